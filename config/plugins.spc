@@ -1,0 +1,175 @@
+# The plugin definitions that ship with spcd: how connections of a plugin become Postgres objects.
+#
+#   extension, wrapper   what brings the foreign data wrapper, and its name
+#   package              what to install where the extension is not available
+#   server, mapping      attributes that become options of the server, and of the user mapping
+#                        (always secret): a list of names, or { attribute = "option" }
+#   public               attributes whose values may be shown; all others are secret
+#   required             attributes that must be given
+#   defaults             options of the server where the connection gives none
+#   ask                  options of the server that hold only while the source is asked
+#   paths                attributes that hold paths: relative ones begin at the file's directory
+#   schema               the remote schema to import; schema_attribute: the attribute that names it
+#   schema_mode          "dynamic": each connection is asked for its tables; "static": all
+#                        connections of the plugin share one set of tables
+#   column_name          the wrapper's option for a column's remote name
+#   positional           columns are mapped by position
+#   connection_string    an attribute that takes a libpq connection string
+#
+# A `plugin` block of your own with the same label changes what it says and keeps the rest.
+
+plugin "postgres" {
+  extension   = "postgres_fdw"
+  wrapper     = "postgres_fdw"
+  package     = "Debian's package postgresql-contrib"
+  schema_mode = "dynamic"
+  schema      = "public"
+  column_name = "column_name"
+
+  schema_attribute  = "schema"
+  connection_string = "connection_string"
+
+  server = [
+    "application_name", "async_capable", "batch_size", "channel_binding", "connect_timeout",
+    "dbname", "extensions", "fdw_startup_cost", "fdw_tuple_cost", "fetch_size", "gssencmode",
+    "gsslib", "host", "hostaddr", "keep_connections", "keepalives", "keepalives_count",
+    "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts", "options",
+    "parallel_abort", "parallel_commit", "passfile", "port", "requirepeer", "service",
+    "ssl_max_protocol_version", "ssl_min_protocol_version", "sslcompression", "sslcrl",
+    "sslcrldir", "sslmode", "sslrootcert", "sslsni", "target_session_attrs",
+    "tcp_user_timeout", "truncatable", "updatable", "use_remote_estimate",
+  ]
+  mapping = ["user", "password", "password_required", "sslcert", "sslkey", "sslpassword"]
+  public = [
+    "application_name", "async_capable", "batch_size", "channel_binding", "connect_timeout",
+    "dbname", "extensions", "fdw_startup_cost", "fdw_tuple_cost", "fetch_size", "gssencmode",
+    "gsslib", "host", "hostaddr", "keep_connections", "keepalives", "keepalives_count",
+    "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts",
+    "parallel_abort", "parallel_commit", "passfile", "password_required", "port", "requirepeer",
+    "schema", "service", "ssl_max_protocol_version", "ssl_min_protocol_version",
+    "sslcompression", "sslcrl", "sslcrldir", "sslmode", "sslrootcert", "sslsni",
+    "target_session_attrs", "tcp_user_timeout", "truncatable", "updatable",
+    "use_remote_estimate",
+  ]
+  # Postgres 15 cannot be interrupted while postgres_fdw connects.
+  defaults = { connect_timeout = 10 }
+  ask      = { keep_connections = "off" }
+}
+
+plugin "mysql" {
+  extension   = "mysql_fdw"
+  wrapper     = "mysql_fdw"
+  package     = "Debian's package postgresql-NN-mysql-fdw"
+  schema_mode = "dynamic"
+
+  # What MySQL calls a database is what is imported.
+  schema_attribute = "database"
+
+  server = [
+    "character_set", "fetch_size", "host", "init_command", "mysql_default_file", "port",
+    "reconnect", "secure_auth", "sql_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_cipher",
+    "ssl_key", "truncatable", "use_remote_estimate",
+  ]
+  mapping  = { user = "username", username = "username", password = "password" }
+  required = ["database"]
+  public = [
+    "character_set", "database", "fetch_size", "host", "mysql_default_file", "port", "reconnect",
+    "secure_auth", "sql_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_cipher", "truncatable",
+    "use_remote_estimate",
+  ]
+  defaults = { host = "127.0.0.1" }
+}
+
+plugin "mssql" {
+  extension   = "tds_fdw"
+  wrapper     = "tds_fdw"
+  package     = "Debian's package postgresql-NN-tds-fdw"
+  schema_mode = "dynamic"
+  schema      = "dbo"
+  column_name = "column_name"
+
+  schema_attribute = "schema"
+
+  server = {
+    host                = "servername"
+    servername          = "servername"
+    port                = "port"
+    database            = "database"
+    dbuse               = "dbuse"
+    language            = "language"
+    character_set       = "character_set"
+    tds_version         = "tds_version"
+    msg_handler         = "msg_handler"
+    fdw_startup_cost    = "fdw_startup_cost"
+    fdw_tuple_cost      = "fdw_tuple_cost"
+    row_estimate_method = "row_estimate_method"
+    use_remote_estimate = "use_remote_estimate"
+  }
+  mapping = { user = "username", username = "username", password = "password" }
+  public = [
+    "character_set", "database", "dbuse", "fdw_startup_cost", "fdw_tuple_cost", "host",
+    "language", "msg_handler", "port", "row_estimate_method", "schema", "servername",
+    "tds_version", "use_remote_estimate",
+  ]
+}
+
+plugin "ogr" {
+  extension   = "ogr_fdw"
+  wrapper     = "ogr_fdw"
+  package     = "Debian's package postgresql-NN-ogr-fdw"
+  schema_mode = "dynamic"
+  schema      = "ogr_all"
+  column_name = "column_name"
+
+  schema_attribute = "layers"
+
+  # A datasource is a path, a URL or a driver's own string, which may hold a password.
+  server = ["character_encoding", "config_options", "datasource", "format", "open_options", "updateable"]
+  required = ["datasource"]
+  public   = ["character_encoding", "format", "layers", "updateable"]
+  paths    = ["datasource"]
+}
+
+plugin "csv" {
+  extension   = "file_fdw"
+  wrapper     = "file_fdw"
+  package     = "Debian's package postgresql-contrib"
+  schema_mode = "dynamic"
+  positional  = true
+
+  # One table a file; spcd reads their heads and infers the columns.
+  files    = ["paths", "header", "separator", "comment"]
+  required = ["paths"]
+  public   = ["paths", "header", "separator", "comment"]
+  paths    = ["paths"]
+}
+
+# Any wrapper: `wrapper`, `extension` (if it has another name), the remote `schema`,
+# `column_name`, and the blocks `server` and `mapping` with options as the wrapper wants them.
+plugin "fdw" {
+  schema_mode = "dynamic"
+  verbatim    = true
+  public      = ["wrapper", "extension", "schema", "column_name"]
+}
+
+# Whatever nobody else defines may be a Steampipe plugin's standalone extension. {name} is the
+# plugin's name. Its server option is the connection's body as HCL, which every role can read.
+plugin "*" {
+  extension   = "steampipe_postgres_{name}"
+  wrapper     = "steampipe_postgres_{name}"
+  package     = "https://hub.steampipe.io/plugins/{org}/{name}"
+  schema_mode = "static"
+  schema      = "{name}"
+  body        = "config"
+  public = [
+    "account", "account_id", "cloud", "config_path", "default_region", "domain",
+    "email", "environment", "host", "ignore_error_codes", "ignore_error_messages",
+    "organization", "paths", "port", "profile", "project", "project_id", "region", "regions",
+    "site", "subscription_id", "tenant_id", "workspace",
+  ]
+  # These ask each source for its tables.
+  dynamic = [
+    "airtable", "csv", "googlesheets", "kubernetes", "ldap", "openapi", "prometheus",
+    "salesforce", "servicenow",
+  ]
+}

@@ -1,0 +1,654 @@
+//! A client that never meets a half-loaded database.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use spcd_protocol::{ConnectionState, Status};
+use tokio::time::Instant;
+use tokio_postgres::error::{ErrorPosition, SqlState};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, SimpleQueryMessage};
+
+use crate::error::{Error, Problem, is_lost};
+use crate::feed::Feed;
+use crate::rules::{self, Memory, Verdict};
+use crate::session::{Connector, Live, Slot};
+use crate::statement::{self, Mention};
+use crate::states::{self, Seen};
+
+/// How long a statement waits for connections unless told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A session with a database that spcd keeps. It opens itself again when it is lost: what a lost
+/// session had set (settings, temporary tables) is gone then, but for the search path given here.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), spcd_client::Error> {
+/// let mut client = spcd_client::Client::connect("postgres://me@localhost/hub").await?;
+/// // Waits if `sales` is still being loaded.
+/// let rows = client.query("SELECT id FROM sales.orders WHERE id > $1", &[&7_i32]).await?;
+/// # drop(rows); Ok(()) }
+/// ```
+pub struct Client {
+    slot: Slot,
+    timeout: Duration,
+    path: Option<Vec<String>>,
+    progress: Option<Report>,
+}
+
+type Report = Box<dyn FnMut(Progress<'_>) + Send>;
+
+/// What is being waited for.
+///
+/// ```
+/// # use spcd_client::Progress;
+/// let progress = Progress { waiting: vec!["sales"], ready: 2, total: 3 };
+/// assert_eq!(progress.to_string(), "waiting for sales: 2 of 3 connections ready");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// The connections that are not settled yet.
+    pub waiting: Vec<&'a str>,
+    /// How many are.
+    pub ready: usize,
+    /// How many there are to wait for.
+    pub total: usize,
+}
+
+impl std::fmt::Display for Progress<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A line on a terminal: the first few tell enough.
+        let shown = self
+            .waiting
+            .iter()
+            .take(3)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = if self.waiting.len() > 3 { ", …" } else { "" };
+        let noun = if self.total == 1 {
+            "connection"
+        } else {
+            "connections"
+        };
+        write!(
+            f,
+            "waiting for {shown}{more}: {} of {} {noun} ready",
+            self.ready, self.total
+        )
+    }
+}
+
+impl Client {
+    /// Opens a session at a URL or keyword string, without TLS.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), spcd_client::Error> {
+    /// let client = spcd_client::Client::connect("host=localhost dbname=hub").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Connect`]
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        Self::open(Connector::new(url)?).await
+    }
+
+    /// Opens a session in any way.
+    ///
+    /// ```no_run
+    /// # async fn example(connector: spcd_client::Connector) -> Result<(), spcd_client::Error> {
+    /// let client = spcd_client::Client::open(connector).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Connect`]
+    pub async fn open(connector: Connector) -> Result<Self, Error> {
+        let mut client = Self::new(connector);
+        client.slot.open().await.map_err(Error::Connect)?;
+        Ok(client)
+    }
+
+    /// Opens its session when it is first needed, waiting for a database that is not up yet.
+    ///
+    /// ```no_run
+    /// # fn example(connector: spcd_client::Connector) {
+    /// let client = spcd_client::Client::new(connector);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn new(connector: Connector) -> Self {
+        Self {
+            slot: Slot::new(connector),
+            timeout: TIMEOUT,
+            path: None,
+            progress: None,
+        }
+    }
+
+    /// How long a statement may wait for connections, and for the database to be there: a minute
+    /// unless set. What the statement itself takes does not count.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut spcd_client::Client) {
+    /// client.set_timeout(std::time::Duration::from_secs(5));
+    /// # }
+    /// ```
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// What to call while waiting: at its beginning and whenever it changes.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut spcd_client::Client) {
+    /// client.on_wait(|progress| eprintln!("{progress}"));
+    /// # }
+    /// ```
+    pub fn on_wait(&mut self, progress: impl FnMut(Progress<'_>) + Send + 'static) {
+        self.progress = Some(Box::new(progress));
+    }
+
+    /// The session, for whatever needs no waiting.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// let cancel = client.session().await?.cancel_token();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Connect`] and [`Error::TimedOut`]
+    pub async fn session(&mut self) -> Result<&tokio_postgres::Client, Error> {
+        let until = self.until();
+        Ok(&self.slot.get(until).await?.session.client)
+    }
+
+    /// The rows of the named connections, or of all; see [`states`](crate::states).
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// let rows = client.states(Some(&["sales"])).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotKept`], [`Error::Database`] and [`Error::Row`]; [`Error::Connect`].
+    pub async fn states<S: AsRef<str>>(
+        &mut self,
+        names: Option<&[S]>,
+    ) -> Result<Vec<ConnectionState>, Error> {
+        let names = names.map(owned);
+        let until = self.until();
+        let live = self.slot.get(until).await?;
+        states::states(&live.session.client, names.as_deref()).await
+    }
+
+    /// Waits until all the named connections are ready; not inside a transaction.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// let minute = std::time::Duration::from_secs(60);
+    /// client.wait_ready(&["sales", "stock"], minute).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Connection`] at once when one is in error, disabled or unknown,
+    /// [`Error::TimedOut`], and those of [`Client::states`].
+    pub async fn wait_ready<S: AsRef<str>>(
+        &mut self,
+        names: &[S],
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        let names = owned(names);
+        let until = Instant::now() + timeout;
+        let judge = |known: &BTreeMap<String, Seen>| {
+            let mut all = true;
+            for name in &names {
+                let status = known.get(name).map(|row| row.status);
+                if !matches!(status, Some(Status::Ready)) {
+                    all = false;
+                }
+                if matches!(status, None | Some(Status::Error | Status::Disabled)) {
+                    return Some(Some(name.clone()));
+                }
+            }
+            all.then_some(None)
+        };
+        let Some(name) = self.follow(&names, until, judge).await? else {
+            return Ok(());
+        };
+        // Messages shorten errors; the table has the whole text.
+        let live = self.slot.get(until).await?;
+        let mut rows = states::seen(&live.session.client, Some(std::slice::from_ref(&name)))
+            .await?
+            .rows;
+        let problem = match rows.remove(&name) {
+            None => Problem::Unknown,
+            Some(row) if row.status == Status::Disabled => Problem::Disabled,
+            Some(row) => Problem::Error(row.error.unwrap_or_default()),
+        };
+        let source = None;
+        Err(Error::Connection {
+            name,
+            problem,
+            source,
+        })
+    }
+
+    /// Waits until none of the named connections is on its way any more: each is ready, in error,
+    /// disabled or not there.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// client.wait_settled(&["sales"], std::time::Duration::from_secs(60)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], and those of [`Client::states`].
+    pub async fn wait_settled<S: AsRef<str>>(
+        &mut self,
+        names: &[S],
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        self.settle(&owned(names), Instant::now() + timeout).await
+    }
+
+    /// Sets the session's search path, now and after a lost session; `None`: back to the role's
+    /// own. From then on every statement waits for the connections on the path that decide what a
+    /// bare name means, and fails if one of them is in error.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// client.set_search_path(Some(&["sales", "public"])).await?;
+    /// client.query("SELECT * FROM orders", &[]).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Database`] and [`Error::Connect`]
+    pub async fn set_search_path<S: AsRef<str>>(
+        &mut self,
+        path: Option<&[S]>,
+    ) -> Result<(), Error> {
+        let path = path.map(owned);
+        let quoted = |name: &String| format!("\"{}\"", name.replace('"', "\"\""));
+        let sql = match &path {
+            // The one form that SET takes for no schema at all.
+            Some(path) if path.is_empty() => "SET search_path = ''".to_owned(),
+            Some(path) => {
+                let names: Vec<_> = path.iter().map(quoted).collect();
+                format!("SET search_path = {}", names.join(", "))
+            }
+            None => "RESET search_path".to_owned(),
+        };
+        let until = self.until();
+        let live = self.slot.get(until).await?;
+        live.session.client.batch_execute(&sql).await?;
+        self.slot.setup = path.is_some().then_some(sql);
+        self.path = path;
+        Ok(())
+    }
+
+    /// Runs one statement; if it does not find a table or schema of a connection that is on its
+    /// way, waits for that connection and runs it again.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// let rows = client.query("SELECT count(*) FROM sales.orders", &[]).await?;
+    /// let count: i64 = rows[0].get(0);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Database`] with what the server says; [`Error::Connection`] where a connection's
+    /// state is the reason; [`Error::TimedOut`]; [`Error::Connect`].
+    pub async fn query(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        let mut attempts = self.attempts(sql);
+        loop {
+            match attempts.begin().await?.query(sql, params).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => attempts.failed(error).await?,
+            }
+        }
+    }
+
+    /// The same for a statement without rows; returns how many it changed.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// let sql = "INSERT INTO totals SELECT sum(total) FROM sales.orders";
+    /// let count = client.execute(sql, &[]).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::query`].
+    pub async fn execute(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error> {
+        let mut attempts = self.attempts(sql);
+        loop {
+            match attempts.begin().await?.execute(sql, params).await {
+                Ok(count) => return Ok(count),
+                Err(error) => attempts.failed(error).await?,
+            }
+        }
+    }
+
+    /// For whatever else `tokio-postgres` can do with a statement, by the same rules; see
+    /// [`Attempts`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// let sql = "COPY (SELECT * FROM sales.orders) TO STDOUT";
+    /// let mut attempts = client.attempts(sql);
+    /// let stream = loop {
+    ///     match attempts.begin().await?.copy_out(sql).await {
+    ///         Ok(stream) => break stream,
+    ///         Err(error) => attempts.failed(error).await?,
+    ///     }
+    /// };
+    /// # drop(stream); Ok(()) }
+    /// ```
+    pub fn attempts<'a>(&'a mut self, sql: &'a str) -> Attempts<'a> {
+        Attempts {
+            until: self.until(),
+            client: self,
+            sql,
+            replanned: false,
+            memory: Memory::default(),
+        }
+    }
+
+    fn until(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Waits for what a search path that was asked for needs.
+    async fn ready_path(&mut self, until: Instant) -> Result<(), Error> {
+        let Some(path) = self.path.clone() else {
+            return Ok(());
+        };
+        loop {
+            let live = self.slot.get(until).await?;
+            let rows = match states::seen(&live.session.client, Some(&path)).await {
+                Ok(table) => table.rows,
+                Err(error) if error.is_lost() => {
+                    self.slot.drop_session();
+                    continue;
+                }
+                // Not kept, not to be seen, or in a transaction that has failed: then nothing is
+                // known, and the statement itself tells.
+                Err(_) => return Ok(()),
+            };
+            match rules::before(&path, &rows) {
+                Verdict::Stands(Some((name, problem))) => {
+                    let source = None;
+                    return Err(Error::Connection {
+                        name,
+                        problem,
+                        source,
+                    });
+                }
+                Verdict::Wait(names) if !is_inside(&live.session.client).await? => {
+                    self.settle(&names, until).await?;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn settle(&mut self, names: &[String], until: Instant) -> Result<(), Error> {
+        // Each counts once it was seen settled: they need not all be so at the same moment.
+        let mut left: BTreeSet<&String> = names.iter().collect();
+        let settled = |known: &BTreeMap<String, Seen>| {
+            left.retain(|name| known.get(*name).is_some_and(|row| !row.status.is_settled()));
+            left.is_empty().then_some(())
+        };
+        self.follow(names, until, settled).await
+    }
+
+    /// Follows the named connections until `judge` has an answer.
+    async fn follow<T>(
+        &mut self,
+        names: &[String],
+        until: Instant,
+        mut judge: impl FnMut(&BTreeMap<String, Seen>) -> Option<T>,
+    ) -> Result<T, Error> {
+        let mut feed = Feed::new(Some(names.to_vec()));
+        loop {
+            match feed.turn(&mut self.slot, until).await {
+                // Below it is told what was waited for.
+                Ok(_) | Err(Error::TimedOut { .. }) => {}
+                Err(error) => {
+                    Feed::end(&mut self.slot);
+                    return Err(error);
+                }
+            }
+            if feed.has_begun() {
+                if let Some(answer) = judge(&feed.known) {
+                    Feed::end(&mut self.slot);
+                    return Ok(answer);
+                }
+                self.report(names.len(), &feed.known);
+            }
+            if Instant::now() >= until {
+                Feed::end(&mut self.slot);
+                let settled = |name: &&String| {
+                    feed.known
+                        .get(*name)
+                        .is_some_and(|row| row.status.is_settled())
+                };
+                let waiting = names
+                    .iter()
+                    .filter(|name| !settled(name))
+                    .cloned()
+                    .collect();
+                let source = None;
+                return Err(Error::TimedOut { waiting, source });
+            }
+        }
+    }
+
+    fn report(&mut self, total: usize, known: &BTreeMap<String, Seen>) {
+        if let Some(progress) = &mut self.progress {
+            let waiting: Vec<&str> = (known.iter())
+                .filter(|(_, row)| !row.status.is_settled())
+                .map(|(name, _)| name.as_str())
+                .collect();
+            let ready = total.saturating_sub(waiting.len());
+            progress(Progress {
+                waiting,
+                ready,
+                total,
+            });
+        }
+    }
+}
+
+/// The attempts at one statement: it is run again after a wait where it failed because something was
+/// not there yet, and once more with a fresh plan where a table changed under it (`0A000`). More than
+/// one statement in a text, `CALL` and `DO` are never run twice, since part of them may have
+/// happened, and neither is anything inside a transaction block.
+///
+/// ```no_run
+/// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+/// let sql = "SELECT * FROM sales.orders";
+/// let mut attempts = client.attempts(sql);
+/// let messages = loop {
+///     match attempts.begin().await?.simple_query(sql).await {
+///         Ok(messages) => break messages,
+///         Err(error) => attempts.failed(error).await?,
+///     }
+/// };
+/// # drop(messages); Ok(()) }
+/// ```
+pub struct Attempts<'a> {
+    client: &'a mut Client,
+    sql: &'a str,
+    until: Instant,
+    replanned: bool,
+    memory: Memory,
+}
+
+impl Attempts<'_> {
+    /// Waits for what has to be there before the statement runs, and returns the session to run
+    /// it on.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
+    /// let mut attempts = client.attempts("SELECT 1");
+    /// let session = attempts.begin().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Connection`], [`Error::TimedOut`], [`Error::Connect`]
+    pub async fn begin(&mut self) -> Result<&tokio_postgres::Client, Error> {
+        self.client.ready_path(self.until).await?;
+        let live = self.client.slot.get(self.until).await?;
+        unlisten(live).await;
+        Ok(&live.session.client)
+    }
+
+    /// Returns once the statement should be run again.
+    ///
+    /// ```no_run
+    /// # async fn example(attempts: &mut spcd_client::Attempts<'_>) -> Result<(), spcd_client::Error> {
+    /// let sql = "SELECT * FROM sales.orders";
+    /// if let Err(error) = attempts.begin().await?.simple_query(sql).await {
+    ///     attempts.failed(error).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// What the statement's failure comes to, if it stands; see [`Client::query`].
+    pub async fn failed(&mut self, error: tokio_postgres::Error) -> Result<(), Error> {
+        let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
+        let code = error.code();
+        let stale = code == Some(&SqlState::FEATURE_NOT_SUPPORTED) && !self.replanned;
+        if !stale && !code.is_some_and(|code| missing.contains(code)) {
+            return Err(Error::Database(error));
+        }
+        // The session that the statement failed on: another one would know nothing of it.
+        let Some(live) = self.client.slot.live() else {
+            return Err(Error::Database(error));
+        };
+        if stale {
+            self.replanned = true;
+            let again =
+                statement::is_repeatable(self.sql) && !is_inside(&live.session.client).await?;
+            return if again {
+                Ok(())
+            } else {
+                Err(Error::Database(error))
+            };
+        }
+        let Some(verdict) = look(live, self.sql, &error, &mut self.memory).await? else {
+            return Err(Error::Database(error));
+        };
+        match verdict {
+            Verdict::Stands(Some((name, problem))) => {
+                let source = Some(error);
+                Err(Error::Connection {
+                    name,
+                    problem,
+                    source,
+                })
+            }
+            Verdict::Stands(None) => Err(Error::Database(error)),
+            _ if !statement::is_repeatable(self.sql) => Err(Error::Database(error)),
+            Verdict::Wait(names) => match self.client.settle(&names, self.until).await {
+                Err(Error::TimedOut { waiting, .. }) => {
+                    let source = Some(error);
+                    Err(Error::TimedOut { waiting, source })
+                }
+                outcome => outcome,
+            },
+            Verdict::Run => Ok(()),
+        }
+    }
+}
+
+/// Takes back the LISTEN of a wait that is over.
+async fn unlisten(live: &mut Live) {
+    if live.listens {
+        let sql = format!("UNLISTEN {}", spcd_protocol::CHANNEL);
+        // In a transaction that has failed it is refused; then it is done another time.
+        live.listens = live.session.client.batch_execute(&sql).await.is_err();
+    }
+}
+
+/// Whether the session is inside a transaction block, also one that has failed.
+async fn is_inside(session: &tokio_postgres::Client) -> Result<bool, Error> {
+    // A transaction of its own begins with the message that brings the statement. By the simple
+    // protocol: in the other one planning and running a statement are two messages.
+    let sql = "SELECT pg_catalog.now() OPERATOR(pg_catalog.<>) pg_catalog.statement_timestamp()";
+    match session.simple_query(sql).await {
+        Ok(rows) => Ok(rows.iter().any(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0) == Some("t"),
+            _ => false,
+        })),
+        Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => Ok(true),
+        Err(error) => Err(Error::Database(error)),
+    }
+}
+
+/// Reads what there is to know about a statement that did not find something: `None` where nothing
+/// can be known, because it failed inside a transaction block, or spcd is not here.
+async fn look(
+    live: &mut Live,
+    sql: &str,
+    error: &tokio_postgres::Error,
+    memory: &mut Memory,
+) -> Result<Option<Verdict>, Error> {
+    let client = &live.session.client;
+    let mention = match error.as_db_error().and_then(|said| said.position()) {
+        Some(ErrorPosition::Original(at)) => statement::mention_at(sql, *at),
+        Some(ErrorPosition::Internal { position, query }) => {
+            statement::mention_at(query, *position)
+        }
+        None => Mention::Nothing,
+    };
+    let schemas = match &mention {
+        Mention::Qualified(schema) => vec![schema.clone()],
+        Mention::Bare => Vec::new(),
+        Mention::Nothing => statement::qualifiers(sql),
+    };
+    let read = async {
+        if !schemas.is_empty() {
+            let rows = states::seen(client, Some(&schemas)).await?.rows;
+            if !rows.is_empty() {
+                return Ok(rules::named(&schemas, &rows, memory));
+            }
+            if matches!(mention, Mention::Qualified(_)) {
+                return Ok(Verdict::Stands(None));
+            }
+        }
+        let sql = "SELECT pg_catalog.current_setting('search_path'), current_user::pg_catalog.text";
+        let row = client.query_one(sql, &[]).await?;
+        let path = statement::path_names(row.try_get(0)?, row.try_get(1)?);
+        let rows = states::seen(client, Some(&path)).await?.rows;
+        Ok(rules::on_path(&path, &rows, memory))
+    };
+    match read.await {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Database(error)) if is_lost(&error) => Err(Error::Database(error)),
+        Err(_) => Ok(None),
+    }
+}
+
+fn owned<S: AsRef<str>>(names: &[S]) -> Vec<String> {
+    names.iter().map(|name| name.as_ref().to_owned()).collect()
+}

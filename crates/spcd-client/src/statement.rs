@@ -1,0 +1,454 @@
+//! Reading SQL texts as far as these rules need: where a statement ends, and which names stand in it.
+
+/// A text cut into statements; see [`statements`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statements<'a> {
+    /// Those that a semicolon ends, without it.
+    pub complete: Vec<&'a str>,
+    /// What comes after the last semicolon: empty, or a statement whose end is not there yet.
+    pub rest: &'a str,
+}
+
+/// Cuts a text at the semicolons that end statements: not those inside quotes, comments,
+/// parentheses, dollar quotes and SQL-standard function bodies. Empty statements are left out.
+///
+/// ```
+/// let cut = spcd_client::statements("SELECT ';'; SELECT 2 -- two;\n; SELECT");
+/// assert_eq!(cut.complete, ["SELECT ';'", "SELECT 2 -- two;"]);
+/// assert_eq!(cut.rest, "SELECT");
+/// ```
+#[must_use]
+pub fn statements(text: &str) -> Statements<'_> {
+    let mut complete = Vec::new();
+    let (mut from, mut depth, mut whole) = (0, 0_usize, true);
+    // `BEGIN ATOMIC … END` in CREATE FUNCTION, with CASE … END inside.
+    let (mut blocks, mut first, mut previous) = (0_usize, String::new(), String::new());
+    let mut any = false;
+    for token in Tokens::new(text) {
+        whole = token.whole;
+        match token.kind {
+            Kind::Semicolon if depth == 0 && blocks == 0 => {
+                if any {
+                    complete.push(text.get(from..token.start).unwrap_or_default().trim());
+                }
+                from = token.start + 1;
+                (any, first, previous) = (false, String::new(), String::new());
+                continue;
+            }
+            Kind::Open => depth += 1,
+            Kind::Close => depth = depth.saturating_sub(1),
+            Kind::Word => {
+                let word = token.text.to_ascii_uppercase();
+                if first.is_empty() {
+                    first.clone_from(&word);
+                }
+                let opens = word == "ATOMIC" && previous == "BEGIN" && first == "CREATE";
+                blocks += usize::from(opens || (blocks > 0 && word == "CASE"));
+                blocks = blocks.saturating_sub(usize::from(word == "END"));
+                previous = word;
+            }
+            _ => {}
+        }
+        any = true;
+    }
+    let rest = text.get(from..).unwrap_or_default().trim();
+    Statements {
+        complete,
+        // A comment alone is no statement; an open comment or quote is the beginning of one.
+        rest: if any || !whole || open_comment(rest) {
+            rest
+        } else {
+            ""
+        },
+    }
+}
+
+/// The name that stands at a place the server points at: its schema, if it has one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Mention {
+    Qualified(String),
+    Bare,
+    /// No name stands there.
+    Nothing,
+}
+
+/// Reads the name at a position as the server gives it: characters, counted from 1. A string
+/// literal there holds the name (`'sales.orders'::regclass`).
+pub(crate) fn mention_at(text: &str, position: u32) -> Mention {
+    let skip = usize::try_from(position)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(1);
+    let start = text.char_indices().nth(skip).map(|(at, _)| at);
+    let Some(rest) = start.and_then(|at| text.get(at..)) else {
+        return Mention::Nothing;
+    };
+    let mut tokens = Tokens::new(rest).peekable();
+    if let Some(literal) = tokens.next_if(|token| token.kind == Kind::Text) {
+        let inner = literal.literal();
+        return chain(Tokens::new(&inner));
+    }
+    chain(tokens)
+}
+
+/// The names before a dot anywhere in the text, also inside literals and function bodies: what it
+/// may mean as a schema when the server does not say which one was missing.
+pub(crate) fn qualifiers(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut last: Option<String> = None;
+    for token in Tokens::new(text) {
+        if token.kind == Kind::Dot {
+            found.extend(last.take());
+        }
+        if token.kind == Kind::Text {
+            found.extend(qualifiers(&token.literal()));
+        }
+        last = token.name();
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Whether a statement that failed outside a transaction block can have left nothing behind, so
+/// that it may be run again: one that can commit midway may have. So may one of several.
+pub(crate) fn is_repeatable(text: &str) -> bool {
+    let cut = statements(text);
+    let one = match (cut.complete.as_slice(), cut.rest) {
+        ([one], "") => one,
+        ([], rest) => rest,
+        _ => return false,
+    };
+    let first = Tokens::new(one).next();
+    let word = first.map(|token| token.text.to_ascii_uppercase());
+    !matches!(word.as_deref(), Some("CALL" | "DO"))
+}
+
+/// The schemas of a search path as `SHOW search_path` prints it.
+pub(crate) fn path_names(setting: &str, user: &str) -> Vec<String> {
+    let names = Tokens::new(setting).filter_map(|token| token.name());
+    let own = |name: String| {
+        if name == "$user" {
+            user.to_owned()
+        } else {
+            name
+        }
+    };
+    names.map(own).collect()
+}
+
+fn chain<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> Mention {
+    let mut names: Vec<String> = Vec::new();
+    while let Some(name) = tokens.next().and_then(|token| token.name()) {
+        names.push(name);
+        if tokens.next().is_none_or(|token| token.kind != Kind::Dot) {
+            break;
+        }
+    }
+    names.pop();
+    match names.pop() {
+        Some(schema) => Mention::Qualified(schema),
+        None => Mention::Bare,
+    }
+}
+
+fn open_comment(text: &str) -> bool {
+    let mut tokens = Tokens::new(text);
+    tokens.by_ref().for_each(drop);
+    tokens.open_comment
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Word,
+    Quoted,
+    /// A string literal of any form.
+    Text,
+    Dot,
+    Semicolon,
+    Open,
+    Close,
+    Other,
+}
+
+struct Token<'a> {
+    kind: Kind,
+    text: &'a str,
+    start: usize,
+    /// Its end is there.
+    whole: bool,
+}
+
+impl Token<'_> {
+    /// The name it stands for.
+    fn name(&self) -> Option<String> {
+        match self.kind {
+            Kind::Word => Some(self.text.to_ascii_lowercase()),
+            Kind::Quoted => {
+                let inner = self.text.strip_prefix('"').unwrap_or(self.text);
+                Some(
+                    inner
+                        .strip_suffix('"')
+                        .unwrap_or(inner)
+                        .replace("\"\"", "\""),
+                )
+            }
+            _ => None,
+        }
+    }
+
+    /// What a literal holds; escapes other than doubled quotes are left as they are.
+    fn literal(&self) -> String {
+        let inner = match self.text.strip_prefix('$') {
+            Some(rest) => rest.split_once('$').map_or("", |(tag, body)| {
+                let end = format!("${tag}$");
+                body.strip_suffix(end.as_str()).unwrap_or(body)
+            }),
+            None => {
+                let from = self.text.find('\'').map_or(0, |at| at + 1);
+                let inner = self.text.get(from..).unwrap_or_default();
+                inner.strip_suffix('\'').unwrap_or(inner)
+            }
+        };
+        inner.replace("''", "'")
+    }
+}
+
+struct Tokens<'a> {
+    text: &'a str,
+    at: usize,
+    open_comment: bool,
+}
+
+impl<'a> Tokens<'a> {
+    fn new(text: &'a str) -> Self {
+        let (at, open_comment) = (0, false);
+        Self {
+            text,
+            at,
+            open_comment,
+        }
+    }
+
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn skip_blanks(&mut self) {
+        loop {
+            let rest = self.rest();
+            if rest.starts_with("--") {
+                self.at += rest.find('\n').unwrap_or(rest.len());
+            } else if rest.starts_with("/*") {
+                let end = block_comment(rest);
+                self.open_comment = end.is_none();
+                self.at += end.unwrap_or(rest.len());
+            } else {
+                let blank = rest.len() - rest.trim_start().len();
+                if blank == 0 {
+                    return;
+                }
+                self.at += blank;
+            }
+        }
+    }
+}
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = Token<'a>;
+
+    fn next(&mut self) -> Option<Token<'a>> {
+        self.skip_blanks();
+        let rest = self.rest();
+        let first = rest.chars().next()?;
+        let (kind, end) = match first {
+            '"' => (Kind::Quoted, quoted(rest, 1, '"', false)),
+            '\'' => (Kind::Text, quoted(rest, 1, '\'', false)),
+            '$' => match dollar_tag(rest) {
+                Some(tag) => {
+                    let body = rest.get(tag.len()..).unwrap_or_default();
+                    let end = body.find(tag).map(|at| at + 2 * tag.len());
+                    (Kind::Text, end)
+                }
+                // `$user` in a search path; `$1` is no name.
+                None => {
+                    let length = 1 + word(rest.get(1..).unwrap_or_default());
+                    let digits = rest
+                        .get(1..length)
+                        .is_some_and(|t| t.bytes().all(|b| b.is_ascii_digit()));
+                    (if digits { Kind::Other } else { Kind::Word }, Some(length))
+                }
+            },
+            '.' => (Kind::Dot, Some(1)),
+            ';' => (Kind::Semicolon, Some(1)),
+            '(' | '[' => (Kind::Open, Some(1)),
+            ')' | ']' => (Kind::Close, Some(1)),
+            c if c.is_ascii_digit() => {
+                let number =
+                    rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_');
+                (Kind::Other, Some(number.unwrap_or(rest.len())))
+            }
+            c if is_word(c) => {
+                let length = word(rest);
+                let prefix = rest.get(..length).unwrap_or_default();
+                let escapes = prefix.eq_ignore_ascii_case("e");
+                let literal = ["e", "b", "x", "n"]
+                    .iter()
+                    .any(|p| prefix.eq_ignore_ascii_case(p));
+                if literal && rest.get(length..).is_some_and(|r| r.starts_with('\'')) {
+                    (Kind::Text, quoted(rest, length + 1, '\'', escapes))
+                } else {
+                    (Kind::Word, Some(length))
+                }
+            }
+            c => (Kind::Other, Some(c.len_utf8())),
+        };
+        let length = end.unwrap_or(rest.len());
+        let token = Token {
+            kind,
+            text: rest.get(..length).unwrap_or_default(),
+            start: self.at,
+            whole: end.is_some(),
+        };
+        self.at += length;
+        Some(token)
+    }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
+}
+
+fn word(text: &str) -> usize {
+    text.find(|c: char| !is_word(c)).unwrap_or(text.len())
+}
+
+/// Where a quoted text ends whose content begins at `from`; doubled quotes belong to it.
+fn quoted(text: &str, from: usize, quote: char, escapes: bool) -> Option<usize> {
+    let mut chars = text.get(from..)?.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        if escapes && c == '\\' {
+            chars.next();
+        } else if c == quote && chars.next_if(|(_, next)| *next == quote).is_none() {
+            return Some(from + at + 1);
+        }
+    }
+    None
+}
+
+/// `$$` or `$tag$` at the beginning.
+fn dollar_tag(text: &str) -> Option<&str> {
+    let end = text.get(1..)?.find('$')? + 2;
+    let name = text.get(1..end - 1)?;
+    let first_is_digit = name.starts_with(|c: char| c.is_ascii_digit());
+    let plain = name.chars().all(|c| is_word(c) && c != '$');
+    (plain && !first_is_digit)
+        .then(|| text.get(..end))
+        .flatten()
+}
+
+/// The length of a block comment; they nest.
+fn block_comment(text: &str) -> Option<usize> {
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        if rest.starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if rest.starts_with("*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return Some(at);
+            }
+        } else {
+            at += rest.chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_end_where_the_server_would_end_them() {
+        let body = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END";
+        for one in [
+            "SELECT ';', $$;$$, $a$ $$ ; $a$, E'\\';', \"a;b\"",
+            "SELECT 1 /* ; /* ; */ ; */",
+            "CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2)",
+            body,
+            "SELECT $1",
+            "SELECT 'é;'",
+        ] {
+            let two = format!(" {one} ;; SELECT 2;");
+            assert_eq!(statements(&two).complete, [one, "SELECT 2"]);
+            assert_eq!(statements(&two).rest, "");
+        }
+        for open in [
+            "SELECT '; ",
+            "SELECT \";",
+            "SELECT $$;",
+            "SELECT (;",
+            "/* ;",
+            "SELECT 1",
+        ] {
+            let cut = statements(open);
+            assert!(cut.complete.is_empty(), "{open}");
+            assert_eq!(cut.rest, open.trim());
+        }
+        assert_eq!(statements(" -- nothing;\n ; ").rest, "");
+        assert_eq!(statements("BEGIN; COMMIT;").complete, ["BEGIN", "COMMIT"]);
+    }
+
+    #[test]
+    fn the_name_at_a_position_is_read_as_the_server_reads_it() {
+        let at = |text: &str, part: &str| {
+            let bytes = text.find(part).unwrap();
+            mention_at(
+                text,
+                u32::try_from(text[..bytes].chars().count()).unwrap() + 1,
+            )
+        };
+        let schema = |name: &str| Mention::Qualified(name.to_owned());
+        assert_eq!(at("SELECT * FROM Sales.orders o", "Sales"), schema("sales"));
+        assert_eq!(
+            at("SELECT 'é' FROM \"a.\"\"B\" . t", "\"a"),
+            schema("a.\"B")
+        );
+        assert_eq!(at("SELECT * FROM db.sales.orders", "db"), schema("sales"));
+        assert_eq!(at("SELECT * FROM orders, a.b", "orders"), Mention::Bare);
+        assert_eq!(at("SELECT 'sales.orders'::regclass", "'"), schema("sales"));
+        assert_eq!(mention_at("SELECT 1", 900), Mention::Nothing);
+    }
+
+    #[test]
+    fn qualifiers_are_found_wherever_they_stand() {
+        assert_eq!(
+            qualifiers("SELECT a.b FROM \"C c\".t, f('d.e', $$ SELECT 1 FROM g.h $$) -- i.j"),
+            ["C c", "a", "d", "g"]
+        );
+    }
+
+    #[test]
+    fn what_may_commit_midway_is_not_repeatable() {
+        for (text, expected) in [
+            ("SELECT 1", true),
+            ("-- CALL\nINSERT INTO t VALUES (1);", true),
+            ("CALL p()", false),
+            (" do $$ BEGIN COMMIT; END $$", false),
+            ("INSERT INTO t VALUES (1); COMMIT; SELECT x", false),
+        ] {
+            assert_eq!(is_repeatable(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_search_path_is_read_as_it_is_shown() {
+        assert_eq!(
+            path_names("\"$user\", public, \"My \"\"x\"\", y\"", "me"),
+            ["me", "public", "My \"x\", y"]
+        );
+        assert!(path_names("\"\"", "me").iter().all(String::is_empty));
+    }
+}

@@ -1,0 +1,124 @@
+//! Reading `spcd.connection_state`.
+
+use std::collections::BTreeMap;
+
+use spcd_protocol::{ConnectionState, Status};
+use tokio_postgres::Client;
+
+use crate::error::Error;
+
+/// The rows of the named connections, or of all, in byte order of their names. Names that are not
+/// known have no row.
+///
+/// ```no_run
+/// # async fn example(client: &tokio_postgres::Client) -> Result<(), spcd_client::Error> {
+/// for row in spcd_client::states(client, None).await? {
+///     println!("{} is {}", row.connection_name, row.status);
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// [`Error::NotKept`], [`Error::Database`] and [`Error::Row`].
+pub async fn states(
+    client: &Client,
+    names: Option<&[String]>,
+) -> Result<Vec<ConnectionState>, Error> {
+    let sql = "SELECT pg_catalog.to_jsonb(s) FROM spcd.connection_state s
+               WHERE $1::pg_catalog.text[] IS NULL
+                  OR connection_name OPERATOR(pg_catalog.=) ANY ($1)
+               ORDER BY connection_name";
+    let rows = client.query(sql, &[&names]).await.map_err(Error::reading)?;
+    rows.iter()
+        .map(|row| serde_json::from_value(row.try_get(0)?).map_err(Error::Row))
+        .collect()
+}
+
+/// Of a row, what the rules ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) status: Status,
+    pub(crate) error: Option<String>,
+    /// The event that brought it there.
+    pub(crate) event: i64,
+    pub(crate) time: String,
+    pub(crate) is_static: bool,
+    pub(crate) plugin_instance: String,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            status: Status::Pending,
+            error: None,
+            event: 0,
+            time: String::new(),
+            is_static: false,
+            plugin_instance: String::new(),
+        }
+    }
+}
+
+/// The table at one moment.
+pub(crate) struct Table {
+    pub(crate) rows: BTreeMap<String, Seen>,
+    /// Which backend read it.
+    pub(crate) backend: i32,
+    /// When.
+    pub(crate) time: String,
+}
+
+/// Reads the named rows, or all.
+pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Table, Error> {
+    // The outer join brings one row even where the table has none.
+    let sql = "SELECT pg_catalog.pg_backend_pid(),
+                      pg_catalog.to_jsonb(pg_catalog.now()) #>> '{}',
+                      s.connection_name, s.status, s.error,
+                      pg_catalog.to_jsonb(s.time_changed) #>> '{}',
+                      s.schema_mode, s.plugin_instance,
+                      (SELECT pg_catalog.max(e.id) FROM spcd.connection_event e
+                       WHERE e.connection_name OPERATOR(pg_catalog.=) s.connection_name)
+               FROM (VALUES (1)) one
+               LEFT JOIN spcd.connection_state s
+                   ON $1::pg_catalog.text[] IS NULL
+                      OR s.connection_name OPERATOR(pg_catalog.=) ANY ($1)";
+    let rows = client.query(sql, &[&names]).await.map_err(Error::reading)?;
+    let mut table = Table {
+        rows: BTreeMap::new(),
+        backend: 0,
+        time: String::new(),
+    };
+    for row in &rows {
+        table.backend = row.try_get(0)?;
+        table.time = row.try_get::<_, Option<String>>(1)?.unwrap_or_default();
+        let Some(name) = row.try_get::<_, Option<String>>(2)? else {
+            continue;
+        };
+        let status: String = row.try_get(3)?;
+        let status = serde_json::from_value(status.into()).map_err(Error::Row)?;
+        let mode: Option<&str> = row.try_get(6)?;
+        let seen = Seen {
+            status,
+            error: row.try_get(4)?,
+            event: row.try_get::<_, Option<i64>>(8)?.unwrap_or_default(),
+            time: row.try_get::<_, Option<String>>(5)?.unwrap_or_default(),
+            is_static: mode == Some("static"),
+            plugin_instance: row.try_get(7)?,
+        };
+        table.rows.insert(name, seen);
+    }
+    Ok(table)
+}
+
+/// The last event of each connection that has one.
+pub(crate) async fn last_events(
+    client: &Client,
+    names: &[String],
+) -> Result<BTreeMap<String, i64>, Error> {
+    let sql = "SELECT e.connection_name, pg_catalog.max(e.id) FROM spcd.connection_event e
+               WHERE e.connection_name OPERATOR(pg_catalog.=) ANY ($1) GROUP BY 1";
+    let rows = client.query(sql, &[&names]).await.map_err(Error::reading)?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
+}

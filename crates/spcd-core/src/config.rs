@@ -1,0 +1,260 @@
+//! From the texts of all files to what is wanted.
+//!
+//! The block is the error domain: reading never fails as a whole. Every bad block is a
+//! [`Diagnostic`] and, where it names a connection, a [`Connection`] whose `target` is an error.
+
+use std::collections::BTreeMap;
+
+mod connection;
+mod load;
+mod options;
+mod place;
+mod plugins;
+
+use crate::pattern::Pattern;
+use crate::secret::Secret;
+use crate::shape::Table;
+
+pub use connection::View;
+pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
+pub(crate) use place::without_mark;
+pub use plugins::PluginBlock;
+
+/// One file as the edge found it. Paths are absolute or as the user typed them; they are
+/// compared and shown as text.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Where it lies.
+    pub path: String,
+    /// Its bytes as text, or why they could not be had (`Permission denied (os error 13)`,
+    /// `not UTF-8 from byte 17`).
+    pub text: Result<String, String>,
+}
+
+/// Everything the files want.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    /// By name. Blocks whose name is refused or that have no name are only diagnostics.
+    pub connections: BTreeMap<String, Connection>,
+    /// Inputs whose contents are not known now: what they held before must stay.
+    pub doubts: Vec<Doubt>,
+    /// `options "database"`.
+    pub database: DatabaseOptions,
+    /// [`crate::plan::target_hash`] of each connection that has a target, where it was reckoned.
+    pub hashes: BTreeMap<String, String>,
+}
+
+impl Desired {
+    /// Reckons the hashes of all targets, once for all who ask.
+    pub fn hash_targets(&mut self) {
+        let hash = |(name, connection): (&String, &Connection)| {
+            let target = connection.target.as_ref().ok()?;
+            Some((name.clone(), crate::plan::target_hash(target)))
+        };
+        self.hashes = self.connections.iter().filter_map(hash).collect();
+    }
+
+    /// The hash of a connection's target; empty if it has none.
+    pub fn target_hash(&self, name: &str) -> String {
+        if let Some(hash) = self.hashes.get(name) {
+            return hash.clone();
+        }
+        let target = self
+            .connections
+            .get(name)
+            .and_then(|c| c.target.as_ref().ok());
+        target.map(crate::plan::target_hash).unwrap_or_default()
+    }
+}
+
+/// A place of which it is not known what it wants. Connections that the database knows from
+/// there, and that no readable block names, keep what they have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// A file, or everything below a directory.
+    pub path: String,
+    /// Whether `path` is a directory.
+    pub directory: bool,
+    /// What those connections' error is to say; `None` leaves their state as it is.
+    pub error: Option<String>,
+}
+
+/// What `options "database"` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DatabaseOptions {
+    /// `search_path`, split; empty if unset.
+    pub search_path: Vec<String>,
+    /// `search_path_prefix`, split; empty if unset.
+    pub search_path_prefix: Vec<String>,
+    /// `manage_search_path`; `true` if unset.
+    pub manage_search_path: Option<bool>,
+}
+
+/// One `connection` block.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The label.
+    pub name: String,
+    /// `plugin` as written (`turbot/aws@latest`; for a reference, the label).
+    pub plugin: String,
+    /// The label of the plugin block it resolved to, or the shipped definition's name.
+    pub plugin_instance: String,
+    /// What kind of connection.
+    pub kind: Kind,
+    /// `import_schema = "enabled"`.
+    pub enabled: bool,
+    /// The file the block is in.
+    pub file: String,
+    /// The line of the block's opening brace, from 1.
+    pub start_line: u32,
+    /// The line of its closing brace.
+    pub end_line: u32,
+    /// What is to be there, or the error for its state: `file:line:col: reason`, without
+    /// source lines and without values that are not public.
+    pub target: Result<Target, String>,
+    /// What its state is to warn of, apart from errors.
+    pub warnings: Vec<String>,
+}
+
+/// `type = …`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Foreign tables of one source.
+    Plugin,
+    /// Views over other connections' tables.
+    Aggregator {
+        /// `connections` as written.
+        patterns: Vec<String>,
+        /// The connections they mean, in byte order.
+        members: Vec<String>,
+    },
+}
+
+/// A connection seen through its plugin's definition: what it becomes in Postgres.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// The extension that brings the wrapper.
+    pub extension: String,
+    /// What to install when the extension is not available: a package or a page.
+    pub package: String,
+    /// The foreign data wrapper.
+    pub wrapper: String,
+    /// Options of the server, with defaults from the definition applied.
+    pub server: BTreeMap<String, OptionValue>,
+    /// Options of the user mapping; always secret.
+    pub mapping: BTreeMap<String, Secret>,
+    /// Server options that hold only while the source is asked (`keep_connections = off`).
+    pub ask: BTreeMap<String, String>,
+    /// What is imported.
+    pub import: Import,
+    /// `dynamic`: asked for itself; `static`: shares one set of tables with all connections of
+    /// its plugin instance.
+    pub dynamic: bool,
+    /// The wrapper maps columns by position (file_fdw), so their order counts.
+    pub positional: bool,
+    /// The wrapper's column option for a remote name (`column_name`), left out where it says
+    /// what the column's own name says.
+    pub column_name_option: Option<String>,
+    /// The tables themselves where the wrapper cannot import (csv): read from the files.
+    pub tables: Option<Vec<Table>>,
+    /// Which files those are and how they are to be read.
+    pub csv: Option<Csv>,
+}
+
+/// What a connection of the plugin `csv` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Csv {
+    /// Absolute paths, or patterns of them.
+    pub paths: Vec<String>,
+    /// Whether the first line names the columns; `None`: look and see.
+    pub header: Option<bool>,
+    /// What stands between values; `None`: a comma.
+    pub separator: Option<char>,
+    /// What a line to be skipped begins with; `None`: nothing.
+    pub comment: Option<char>,
+}
+
+/// A server option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptionValue {
+    /// Its value. Every role can read it in the catalog.
+    pub value: String,
+    /// Whether spcd may show it.
+    pub public: bool,
+}
+
+/// The block `import`, with the definition's defaults applied.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Import {
+    /// The remote schema.
+    pub schema: String,
+    /// Patterns of tables to take; empty: all.
+    pub tables: Vec<String>,
+    /// Patterns of tables to leave out.
+    pub exclude: Vec<String>,
+    /// How often a dynamic source is asked again, in seconds; 0: never; `None`: the default.
+    pub refresh_interval: Option<u64>,
+    /// How long an import may take, in seconds; `None`: the default.
+    pub timeout: Option<u64>,
+}
+
+impl Import {
+    /// Whether a table is wanted. Patterns that cannot be read match nothing; `load` has refused
+    /// them before.
+    pub fn takes(&self, table: &str) -> bool {
+        let any = |patterns: &[String]| {
+            patterns
+                .iter()
+                .any(|text| Pattern::new(text).is_ok_and(|pattern| pattern.matches(table)))
+        };
+        (self.tables.is_empty() || any(&self.tables)) && !any(&self.exclude)
+    }
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The block cannot be used.
+    Error,
+    /// It can, but something in it has no effect or will not last.
+    Warning,
+}
+
+/// One thing that is wrong, with its place and the way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad.
+    pub severity: Severity,
+    /// The file.
+    pub file: String,
+    /// From 1.
+    pub line: u32,
+    /// From 1, in characters.
+    pub column: u32,
+    /// The marked range of the text in bytes, for the excerpt; empty when there is no place.
+    pub span: std::ops::Range<usize>,
+    /// What is wrong, without values that are not public.
+    pub message: String,
+    /// What to type instead.
+    pub hint: Option<String>,
+    /// The connection whose block it is in.
+    pub connection: Option<String>,
+}
+
+impl Diagnostic {
+    /// As it stands in the error of a connection's state: place, reason and way out, on one line
+    /// and without the source.
+    pub fn one_line(&self) -> String {
+        let Self {
+            file,
+            line,
+            column,
+            message,
+            ..
+        } = self;
+        match &self.hint {
+            Some(hint) => format!("{file}:{line}:{column}: {message} ({hint})"),
+            None => format!("{file}:{line}:{column}: {message}"),
+        }
+    }
+}

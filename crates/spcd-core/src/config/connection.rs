@@ -1,0 +1,413 @@
+//! One `connection` block.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::plugins::{Instances, Resolved};
+use super::{Connection, Import, Kind, Target};
+use crate::nearest::nearest;
+use crate::pattern::Pattern;
+use crate::plugin::{Context, Definition, OWN_ATTRIBUTES, OWN_BLOCKS, target};
+use crate::spc::evaluate::Lookup;
+use crate::spc::settings::{Section, Settings};
+use crate::spc::syntax::{Block, Expression, ExpressionKind, Problem, Span, Step};
+use crate::spc::value::Value;
+
+/// A connection with its values, for `check`.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Where it is, and what it means.
+    pub connection: Connection,
+    /// Its configuration in the shape of HCL's JSON syntax, without what spcd itself reads.
+    pub config: BTreeMap<Box<str>, Value>,
+    /// The attributes of `config` that may be shown.
+    pub public: BTreeSet<String>,
+    /// What is wrong with it, as its state would say.
+    pub error: Option<String>,
+}
+
+/// What a block says, as far as it can be told from the block alone.
+pub(super) struct Read {
+    pub(super) connection: Connection,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+    /// Where `connections` is.
+    pub(super) connections_span: Span,
+    pub(super) settings: Settings,
+    pub(super) definition: Option<Arc<Definition>>,
+}
+
+/// Why no connection may have a name.
+pub(super) fn refused(name: &str, span: Span) -> Option<Problem> {
+    let lower = name.to_ascii_lowercase();
+    let (message, hint) = if name.is_empty() {
+        ("a connection's name cannot be empty".to_owned(), None)
+    } else if name.chars().any(char::is_control) {
+        (
+            "a connection's name cannot hold control characters".to_owned(),
+            None,
+        )
+    } else if name.len() > 63 {
+        let message = format!(
+            "a connection's name has at most 63 bytes, this one has {}",
+            name.len()
+        );
+        (message, Some("Postgres would cut it off"))
+    } else if ["public", "information_schema", "spcd"].contains(&name) {
+        (
+            format!("`{name}` is the name of a schema that is not spcd's to fill"),
+            Some("choose another name"),
+        )
+    } else if lower.starts_with("pg_") {
+        (
+            "names that begin with `pg_` are Postgres's own".to_owned(),
+            Some("choose another name"),
+        )
+    } else if name.starts_with("spcd_") || name.starts_with("steampipe_") {
+        let prefix = if name.starts_with("spcd_") {
+            "spcd_"
+        } else {
+            "steampipe_"
+        };
+        (
+            format!("names that begin with `{prefix}` are reserved"),
+            Some("choose another name"),
+        )
+    } else {
+        return None;
+    };
+    Some(Problem {
+        span,
+        message,
+        hint: hint.map(str::to_owned),
+    })
+}
+
+/// Reads a block whose name is good.
+pub(super) fn read(
+    block: &Block,
+    name: &str,
+    file: &str,
+    instances: &Instances,
+    lookup: &mut Lookup<'_>,
+) -> Read {
+    let mut problems = Vec::new();
+    let mut warnings = Vec::new();
+    let plugin = block
+        .body
+        .attributes
+        .iter()
+        .find(|attribute| &*attribute.name == "plugin");
+    let reference = plugin.and_then(|attribute| reference(&attribute.value));
+    let without: &[&str] = if reference.is_some() {
+        &["plugin"]
+    } else {
+        &[]
+    };
+    let settings = Settings::of(&block.body, without, lookup, &mut problems);
+
+    let plugin_span = plugin.map_or(block.span, |attribute| attribute.value.span);
+    let written = match &reference {
+        Some(label) => Some(label.clone()),
+        None => settings.text("plugin", &mut problems),
+    };
+    let resolved = match (&reference, &written) {
+        (Some(label), _) => Some(instances.reference(label)),
+        (None, Some(text)) if text.trim().is_empty() => {
+            problems.push(Problem::new(plugin_span, "a plugin's name cannot be empty"));
+            None
+        }
+        (None, Some(text)) => Some(instances.named(text)),
+        (None, None) => {
+            if !settings.was_written("plugin") {
+                problems.push(
+                    Problem::new(block.span, "a connection needs the attribute `plugin`")
+                        .hint("write `plugin = \"postgres\"`, or the name of another plugin"),
+                );
+            }
+            None
+        }
+    };
+    let resolved = match resolved {
+        Some(Ok(resolved)) => Some(resolved),
+        Some(Err((message, hint))) => {
+            problems.push(Problem {
+                span: plugin_span,
+                message,
+                hint,
+            });
+            None
+        }
+        None => None,
+    };
+    if let Some(warning) = resolved
+        .as_ref()
+        .and_then(|resolved| resolved.warning.clone())
+    {
+        warnings.push(Problem::new(plugin_span, warning));
+    }
+
+    let mut connections_span = block.span;
+    let kind = kind(&settings, block.span, &mut connections_span, &mut problems);
+    let enabled = match settings.text("import_schema", &mut problems).as_deref() {
+        None | Some("enabled") => true,
+        Some("disabled") => false,
+        Some(_) => {
+            let span = settings
+                .get("import_schema")
+                .map_or(block.span, |s| s.value_span);
+            let problem = Problem::new(
+                span,
+                "expected \"enabled\" or \"disabled\" for `import_schema`",
+            );
+            problems.push(problem.hint("write `import_schema = \"disabled\"`"));
+            true
+        }
+    };
+    let import = sections(&settings, &mut problems, &mut warnings);
+
+    let mut target_or = Target::default();
+    if let Some(Resolved { definition, .. }) = &resolved {
+        if kind == Kind::Plugin {
+            let plugin = written.as_deref().unwrap_or("");
+            let context = Context {
+                file,
+                plugin,
+                span: block.span,
+            };
+            target_or = target(&settings, definition, import, &context, &mut problems);
+        } else {
+            aggregator(&settings, &mut problems);
+        }
+    }
+
+    let connection = Connection {
+        name: name.to_owned(),
+        plugin: written.unwrap_or_default(),
+        plugin_instance: resolved
+            .as_ref()
+            .map(|resolved| resolved.instance.clone())
+            .unwrap_or_default(),
+        kind,
+        enabled,
+        file: file.to_owned(),
+        start_line: 0,
+        end_line: 0,
+        target: Ok(target_or),
+        warnings: Vec::new(),
+    };
+    Read {
+        connection,
+        problems,
+        warnings,
+        connections_span,
+        settings,
+        definition: resolved.map(|resolved| resolved.definition),
+    }
+}
+
+/// The label in `plugin.label` or `plugin["label"]`.
+fn reference(expression: &Expression) -> Option<String> {
+    let ExpressionKind::Traversal(base, steps) = &expression.kind else {
+        return None;
+    };
+    if !matches!(&base.kind, ExpressionKind::Variable(name) if &**name == "plugin") {
+        return None;
+    }
+    match steps.as_slice() {
+        [Step::Get(label, _)] => Some(label.to_string()),
+        [
+            Step::Index(Expression {
+                kind: ExpressionKind::Literal(Value::String(label)),
+                ..
+            }),
+        ] => Some(label.to_string()),
+        _ => None,
+    }
+}
+
+fn kind(
+    settings: &Settings,
+    block: Span,
+    connections_span: &mut Span,
+    problems: &mut Vec<Problem>,
+) -> Kind {
+    let written = settings.text("type", problems);
+    let connections = settings.get("connections");
+    if let Some(setting) = connections {
+        *connections_span = setting.value_span;
+    }
+    match written.as_deref() {
+        Some("aggregator") => {
+            if !settings.was_written("connections") {
+                let problem =
+                    Problem::new(block, "an aggregator needs the attribute `connections`");
+                problems.push(problem.hint("write `connections = [\"*\"]`"));
+            }
+            let patterns = settings.texts("connections", problems).unwrap_or_default();
+            for pattern in &patterns {
+                if let Err(bad) = Pattern::new(pattern) {
+                    let message = format!("`{pattern}`: {bad}");
+                    problems.push(Problem::new(*connections_span, message));
+                }
+            }
+            Kind::Aggregator {
+                patterns,
+                members: Vec::new(),
+            }
+        }
+        None | Some("plugin") => {
+            if let Some(setting) = connections {
+                let problem = Problem::new(setting.span, "only an aggregator has `connections`");
+                problems.push(problem.hint("add `type = \"aggregator\"`"));
+            }
+            Kind::Plugin
+        }
+        Some(other) => {
+            let span = settings
+                .get("type")
+                .map_or(block, |setting| setting.value_span);
+            let problem = Problem::new(span, "expected \"plugin\" or \"aggregator\" for `type`");
+            problems.push(match nearest(other, ["plugin", "aggregator"].into_iter()) {
+                Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
+                None => problem.hint("leave it out for a connection to one source"),
+            });
+            Kind::Plugin
+        }
+    }
+}
+
+/// An aggregator has no source, so nothing else may be said of one.
+fn aggregator(settings: &Settings, problems: &mut Vec<Problem>) {
+    for setting in &settings.list {
+        if !OWN_ATTRIBUTES.contains(&&*setting.name) {
+            let message = format!("an aggregator has no attribute `{}`", setting.name);
+            problems.push(Problem::new(setting.span, message).hint("remove it"));
+        }
+    }
+    for section in &settings.sections {
+        if !OWN_BLOCKS.contains(&&*section.kind) {
+            let message = format!("an aggregator has no block `{}`", section.kind);
+            problems.push(Problem::new(section.span, message).hint("remove it"));
+        }
+    }
+}
+
+/// The nested blocks that spcd itself reads.
+fn sections(
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) -> Import {
+    let mut found: Option<Import> = None;
+    for section in &settings.sections {
+        match &*section.kind {
+            "import" => {
+                if found.is_some() {
+                    let problem = Problem::new(section.span, "a connection has one `import` block");
+                    problems.push(problem.hint("join the two"));
+                }
+                found = Some(import(section, problems));
+            }
+            name @ ("labels" | "health" | "ssh") => {
+                let message = format!("the block `{name}` has no effect yet");
+                warnings.push(Problem::new(section.span, message));
+            }
+            "options" => {
+                let problem = Problem::new(
+                    section.span,
+                    "`options` in a connection is deprecated and has no effect",
+                );
+                warnings.push(problem.hint("remove the block"));
+            }
+            _ => {}
+        }
+    }
+    if let Some(setting) = settings.get("import") {
+        let problem = Problem::new(setting.span, "`import` is a block");
+        problems.push(problem.hint("write `import { … }` without `=`"));
+    }
+    found.unwrap_or_default()
+}
+
+fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {
+    const KNOWN: [&str; 5] = ["schema", "tables", "exclude", "refresh_interval", "timeout"];
+    let settings = &section.settings;
+    for setting in &settings.list {
+        if !KNOWN.contains(&&*setting.name) {
+            let problem = Problem::new(
+                setting.span,
+                format!("`import` has no attribute `{}`", setting.name),
+            );
+            problems.push(match nearest(&setting.name, KNOWN.into_iter()) {
+                Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                None => problem
+                    .hint("it has `schema`, `tables`, `exclude`, `refresh_interval` and `timeout`"),
+            });
+        }
+    }
+    for section in &settings.sections {
+        problems.push(Problem::new(
+            section.span,
+            format!("`import` has no block `{}`", section.kind),
+        ));
+    }
+    let mut patterns = |name: &str| {
+        let patterns = settings.texts(name, problems).unwrap_or_default();
+        for pattern in &patterns {
+            if let Err(bad) = Pattern::new(pattern) {
+                let span = settings
+                    .get(name)
+                    .map_or(section.span, |setting| setting.value_span);
+                problems.push(Problem::new(span, format!("`{pattern}`: {bad}")));
+            }
+        }
+        patterns
+    };
+    let (tables, exclude) = (patterns("tables"), patterns("exclude"));
+    Import {
+        schema: settings.text("schema", problems).unwrap_or_default(),
+        tables,
+        exclude,
+        refresh_interval: seconds(settings, "refresh_interval", problems),
+        timeout: seconds(settings, "timeout", problems),
+    }
+}
+
+/// A duration: seconds as a number, or a text with a unit. For `refresh_interval`, `"never"` is 0.
+fn seconds(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Option<u64> {
+    let setting = settings.get(name)?;
+    let text = setting.text(problems)?;
+    let text = text.trim();
+    let never = name == "refresh_interval" && matches!(text, "never" | "off" | "0");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "" | "s" => Some(1),
+        "m" | "min" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let seconds = number
+        .parse::<u64>()
+        .ok()
+        .zip(factor)
+        .and_then(|(n, factor)| n.checked_mul(factor));
+    // Beyond a hundred years nobody means it, and the database's intervals would overflow.
+    match seconds.filter(|seconds| (1..=3_155_760_000).contains(seconds)) {
+        Some(seconds) => Some(seconds),
+        None if never => Some(0),
+        None => {
+            let problem = Problem::new(
+                setting.value_span,
+                format!("this is no duration for `{name}`"),
+            );
+            problems
+                .push(problem.hint("write a number of seconds, or `\"30s\"`, `\"5m\"`, `\"1h\"`"));
+            None
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `options` blocks at the top of a file.
+
+use super::DatabaseOptions;
+use crate::nearest::nearest;
+use crate::spc::settings::Settings;
+use crate::spc::syntax::{Problem, Span};
+use crate::spc::value::Value;
+
+/// The blocks that there are; all but `database` are read and have no effect.
+pub(super) const NAMES: [&str; 8] = [
+    "database",
+    "general",
+    "plugin",
+    "connection",
+    "terminal",
+    "dashboard",
+    "check",
+    "query",
+];
+
+/// What Steampipe's `options "database"` says and spcd has no use for.
+const STEAMPIPE: [&str; 6] = [
+    "cache",
+    "cache_max_ttl",
+    "cache_max_size_mb",
+    "listen",
+    "port",
+    "start_timeout",
+];
+
+const OWN: [&str; 3] = ["search_path", "search_path_prefix", "manage_search_path"];
+
+/// Reads `options "database"`.
+pub(super) fn database(
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) -> DatabaseOptions {
+    for setting in &settings.list {
+        let name = &*setting.name;
+        if OWN.contains(&name) {
+            continue;
+        }
+        let problem = Problem::new(setting.span, format!("`{name}` has no effect here"));
+        warnings.push(match nearest(name, OWN.into_iter()) {
+            Some(near) if !STEAMPIPE.contains(&name) => {
+                problem.hint(format!("did you mean `{near}`?"))
+            }
+            _ => problem,
+        });
+    }
+    for section in &settings.sections {
+        let message = format!("the block `{}` has no effect here", section.kind);
+        warnings.push(Problem::new(section.span, message));
+    }
+    DatabaseOptions {
+        search_path: path(settings, "search_path", problems),
+        search_path_prefix: path(settings, "search_path_prefix", problems),
+        manage_search_path: settings.boolean("manage_search_path", problems),
+    }
+}
+
+/// A comma-separated text or a list; empty if unset.
+fn path(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Vec<String> {
+    let Some(setting) = settings.get(name) else {
+        return Vec::new();
+    };
+    let names: Vec<String> = match &setting.value {
+        Value::List(_) => settings.texts(name, problems).unwrap_or_default(),
+        _ => match setting.text(problems) {
+            Some(text) => text.split(',').map(str::to_owned).collect(),
+            None => return Vec::new(),
+        },
+    };
+    let names: Vec<String> = names
+        .iter()
+        .map(|n| unquoted(n.trim()))
+        .filter(|n| !n.is_empty())
+        .collect();
+    if let Some(long) = names.iter().find(|name| name.len() > 63) {
+        let message = format!(
+            "a schema's name has at most 63 bytes, this one has {}",
+            long.len()
+        );
+        problems.push(Problem::new(setting.value_span, message));
+    }
+    names
+}
+
+/// People also write names as SQL wants them.
+fn unquoted(name: &str) -> String {
+    match name
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+    {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => name.to_owned(),
+    }
+}
+
+/// The path that `options "database"` and the connections make.
+pub(super) fn search_path<'a>(
+    options: &DatabaseOptions,
+    enabled: impl Iterator<Item = &'a str>,
+) -> Vec<String> {
+    let rest: Vec<String> = if options.search_path.is_empty() {
+        std::iter::once("public")
+            .chain(enabled)
+            .map(str::to_owned)
+            .collect()
+    } else {
+        options.search_path.clone()
+    };
+    let mut seen = std::collections::HashSet::from(["spcd".to_owned()]);
+    let mut path: Vec<String> = options
+        .search_path_prefix
+        .iter()
+        .cloned()
+        .chain(rest)
+        .filter(|n| seen.insert(n.clone()))
+        .collect();
+    path.push("spcd".to_owned());
+    path
+}
+
+/// Where an unknown block's label is wrong.
+pub(super) fn unknown(label: &str, span: Span) -> Option<Problem> {
+    if NAMES.contains(&label) {
+        return None;
+    }
+    let problem = Problem::new(
+        span,
+        format!("there are no options `{label}`; the block has no effect"),
+    );
+    Some(match nearest(label, NAMES.into_iter()) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None => problem,
+    })
+}

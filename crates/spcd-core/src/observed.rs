@@ -1,0 +1,183 @@
+//! What the database holds, and what this daemon remembers of its attempts: plain data.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spcd_protocol::Status;
+
+use crate::config;
+use crate::secret::Secret;
+use crate::shape::Table;
+
+/// One look at the database.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Every row of `spcd.connection_state`.
+    pub connections: BTreeMap<String, Known>,
+    /// Names of wanted connections under which a schema or a server exists that spcd did not
+    /// make, with what it is (`schema`, `server`).
+    pub taken: BTreeMap<String, String>,
+    /// What there is of the connections that [`crate::plan::needs_detail`] names.
+    pub details: BTreeMap<String, Detail>,
+    /// The tables that were made for those, and for the connections that are to go.
+    pub tables: BTreeMap<String, Vec<String>>,
+    /// What became of the views of the aggregators that [`crate::plan::needs_detail`] names.
+    pub views: BTreeMap<String, Views>,
+    /// Connections whose sources keep their jobs waiting: nobody else waits for them.
+    pub slow: BTreeSet<String>,
+    /// The roles whose search path is spcd's to set, or was.
+    pub roles: Vec<crate::search_path::Role>,
+    /// The role `spcd_users` exists.
+    pub readers: bool,
+    /// It may use the schema `spcd`; `true` where there is no such role.
+    pub admitted: bool,
+    /// The extensions that targets name.
+    pub extensions: BTreeMap<String, Extension>,
+    /// What came of asking sources since the daemon started, by connection.
+    pub attempts: BTreeMap<String, Attempt>,
+    /// Connections whose sources are to be asked although nothing differs.
+    pub ask: BTreeSet<String>,
+}
+
+/// A row of `spcd.connection_state`, and what spcd made for it.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its status.
+    pub status: Status,
+    /// Its error.
+    pub error: Option<String>,
+    /// Its warnings.
+    pub warnings: Vec<String>,
+    /// What it says of the files.
+    pub written: Written,
+    /// The hash of the imported tables.
+    pub shape_hash: Option<String>,
+    /// What spcd made; `None`: nothing yet.
+    pub applied: Option<Applied>,
+}
+
+/// The columns of the row that repeat the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Written {
+    /// `plugin`
+    pub plugin: String,
+    /// `plugin_instance`
+    pub plugin_instance: String,
+    /// `type`
+    pub kind: String,
+    /// `connections`
+    pub connections: Vec<String>,
+    /// `import_schema`
+    pub import_schema: String,
+    /// `file_name`
+    pub file: String,
+    /// `start_line`
+    pub start_line: u32,
+    /// `end_line`
+    pub end_line: u32,
+}
+
+impl Written {
+    /// What the row of a wanted connection is to say.
+    pub fn of(connection: &config::Connection) -> Self {
+        let (kind, connections) = match &connection.kind {
+            config::Kind::Plugin => ("plugin", Vec::new()),
+            config::Kind::Aggregator { patterns, .. } => ("aggregator", patterns.clone()),
+        };
+        Self {
+            plugin: connection.plugin.clone(),
+            plugin_instance: connection.plugin_instance.clone(),
+            kind: kind.into(),
+            connections,
+            import_schema: match connection.enabled {
+                true => "enabled".into(),
+                false => "disabled".into(),
+            },
+            file: connection.file.clone(),
+            start_line: connection.start_line,
+            end_line: connection.end_line,
+        }
+    }
+}
+
+/// What spcd made for a connection, and whether it is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// The hash of the target that was applied.
+    pub target_hash: String,
+    /// The schema.
+    pub schema: Presence,
+    /// The server.
+    pub server: Presence,
+    /// Nothing of it changed since: the catalog's row versions are those that were written.
+    pub intact: bool,
+    /// Members of `spcd_users` may use the schema; `true` where there is no such role.
+    pub readable: bool,
+    /// What the import left out or refused.
+    pub warnings: Vec<String>,
+}
+
+/// Where an extension stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extension {
+    /// In this database.
+    Installed,
+    /// On the server's disk: it can be created.
+    Available,
+    /// Neither.
+    Missing,
+    /// Creating it failed, and why.
+    Refused(String),
+}
+
+/// Whether an object that spcd made is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// No object of that name.
+    Absent,
+    /// The one that spcd made.
+    Ours,
+    /// One of that name that somebody else made.
+    Foreign,
+}
+
+/// What there is of one connection, in full.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Detail {
+    /// The server's wrapper and options; `None`: no server.
+    pub server: Option<(String, BTreeMap<String, String>)>,
+    /// The mapping's options for PUBLIC; `None`: no mapping.
+    pub mapping: Option<BTreeMap<String, Secret>>,
+    /// Those of the recorded tables that are there, on this server, normalized.
+    pub tables: Vec<Table>,
+    /// Tables that members of `spcd_users` cannot read.
+    pub unreadable: Vec<String>,
+    /// Names in the schema that a new table cannot have: relations that spcd did not make.
+    pub others: Vec<String>,
+}
+
+/// What became of an aggregator's views.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Views {
+    /// Those that are gone or say something else.
+    pub altered: Vec<String>,
+    /// Those that members of `spcd_users` cannot read.
+    pub unreadable: Vec<String>,
+}
+
+/// What came of the last attempt to make a connection what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The target that was tried; empty: to drop it.
+    pub target_hash: String,
+    /// Why it failed.
+    pub error: String,
+    /// The back-off is over: try again.
+    pub due: bool,
+}
+
+impl Attempt {
+    /// Whether the connection was to be dropped.
+    pub fn is_of_drop(&self) -> bool {
+        self.target_hash.is_empty()
+    }
+}

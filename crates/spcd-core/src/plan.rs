@@ -1,0 +1,683 @@
+//! From what is wanted and what is there to what is to be done.
+//!
+//! [`plan`] decides; nothing after it makes a choice that it could have made. What it cannot know
+//! is what a source answers: [`settle`] turns that into statements, as purely.
+
+mod settle;
+mod show;
+mod unite;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use spcd_protocol::Status;
+
+use crate::config::{Connection, Desired, Doubt, Kind, OptionValue, Target};
+use crate::observed::{Applied, Detail, Extension, Known, Observed, Presence, Written};
+use crate::search_path::{self, PathChange};
+use crate::shape::{self, Traits};
+use crate::union;
+
+pub use settle::{Bookkeeping, Record, Unit, drop_unit, error_unit, grant_unit, settle};
+pub use show::{show, show_json, show_sql};
+pub use unite::{Unite, settle_union};
+
+/// What a pass is to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Open spcd's own schema to `spcd_users`.
+    pub admit: bool,
+    /// Extensions to create first.
+    pub extensions: BTreeSet<String>,
+    /// Changes of rows that need nothing else: written at once, in one transaction.
+    pub rows: Vec<RowChange>,
+    /// Connections that somebody touched without changing anything that counts (a GRANT, a restore
+    /// from a dump): what they look like now is recorded, so that the next look is cheap.
+    pub touched: Vec<String>,
+    /// Everything else, in the order in which it should be begun.
+    pub work: Vec<Work>,
+    /// Search paths to set or to take back.
+    pub search_path: Option<PathChange>,
+    /// Aggregators that wait until what is under way for their members is over.
+    pub waiting: BTreeSet<String>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let Plan {
+            admit,
+            extensions,
+            rows,
+            touched: _,
+            work,
+            search_path,
+            waiting: _,
+        } = self;
+        !admit
+            && extensions.is_empty()
+            && rows.is_empty()
+            && work.is_empty()
+            && search_path.as_ref().is_none_or(PathChange::is_empty)
+    }
+}
+
+/// A change of a row of `spcd.connection_state`, in the words of `spcd.publish`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RowChange {
+    /// The connection.
+    pub name: String,
+    /// The statuses it passes through; empty: only other columns change.
+    pub route: Vec<Status>,
+    /// The row goes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
+    /// The error, where the route ends in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// New warnings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warnings: Option<Vec<String>>,
+    /// What the row repeats of the configuration.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub written: Option<WrittenJson>,
+    /// What is imported.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
+}
+
+/// [`Written`] under the table's column names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WrittenJson {
+    plugin: String,
+    plugin_instance: String,
+    #[serde(rename = "type")]
+    kind: String,
+    connections: Vec<String>,
+    import_schema: String,
+    file_name: String,
+    start_line: u32,
+    end_line: u32,
+}
+
+impl From<Written> for WrittenJson {
+    fn from(written: Written) -> Self {
+        Self {
+            plugin: written.plugin,
+            plugin_instance: written.plugin_instance,
+            kind: written.kind,
+            connections: written.connections,
+            import_schema: written.import_schema,
+            file_name: written.file,
+            start_line: written.start_line,
+            end_line: written.end_line,
+        }
+    }
+}
+
+/// What the row says of the tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// `static` or `dynamic`; an aggregator has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_mode: Option<&'static str>,
+    /// A hash of their shapes.
+    pub schema_hash: String,
+    /// How many they are.
+    pub table_count: usize,
+}
+
+/// What one connection needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// The connection.
+    pub name: String,
+    /// What the row says when the work begins.
+    pub status: Status,
+    /// The error in the row then.
+    pub error: Option<String>,
+    /// What is to be done.
+    pub task: Task,
+}
+
+/// Kinds of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Ask the source, and make schema, server, mapping and tables what they should be.
+    Import(Box<Import>),
+    /// Make an aggregator's views what its members make of them.
+    Unite(Box<Unite>),
+    /// Drop what spcd made; then the row is `disabled`, or gone.
+    Drop {
+        /// `Some` for a connection that stays, disabled, and what its row then says.
+        keep: Option<Box<Written>>,
+        /// What was made.
+        applied: Applied,
+        /// Its tables, as far as they are still spcd's.
+        tables: Vec<String>,
+    },
+    /// Let members of `spcd_users` read what is there.
+    Grant {
+        /// The tables that they cannot read.
+        tables: Vec<String>,
+    },
+}
+
+/// An import.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// What is wanted.
+    pub target: Target,
+    /// The hash of it.
+    pub target_hash: String,
+    /// What is there; `None`: nothing.
+    pub applied: Option<Applied>,
+    /// Why.
+    pub why: Why,
+    /// Warnings that come from the configuration.
+    pub warnings: Vec<String>,
+    /// The row's warnings now.
+    pub known_warnings: Vec<String>,
+    /// The role `spcd_users` exists.
+    pub readers: bool,
+}
+
+/// Why a source is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It is new.
+    New,
+    /// Its configuration changed.
+    Changed,
+    /// What spcd made was altered or dropped by somebody.
+    Drift,
+    /// Its turn has come, or somebody asked; nothing is known to differ.
+    Refresh,
+}
+
+/// The hash of a target: it changes when anything does that the database should follow.
+pub fn target_hash(target: &Target) -> String {
+    let mut hasher = Sha256::new();
+    let mut put = |text: &str| {
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    put(&target.extension);
+    put(&target.wrapper);
+    for (name, option) in &target.server {
+        put(name);
+        put(&option.value);
+    }
+    put("mapping");
+    for (name, value) in &target.mapping {
+        put(name);
+        put(value.expose());
+    }
+    put("import");
+    put(&target.import.schema);
+    for list in [&target.import.tables, &target.import.exclude] {
+        put(&list.len().to_string());
+        list.iter().for_each(|pattern| put(pattern));
+    }
+    put(if target.dynamic { "dynamic" } else { "static" });
+    if let Some(tables) = &target.tables {
+        put(&shape::hash(tables, target.traits()));
+    }
+    hasher.finalize()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+impl Target {
+    /// How its wrapper sees tables.
+    pub fn traits(&self) -> Traits<'_> {
+        Traits {
+            positional: self.positional,
+            column_name_option: self.column_name_option.as_deref(),
+        }
+    }
+
+    /// The server's options as the catalog holds them.
+    pub fn server_options(&self) -> BTreeMap<String, String> {
+        let value = |(name, option): (&String, &OptionValue)| (name.clone(), option.value.clone());
+        self.server.iter().map(value).collect()
+    }
+}
+
+/// What [`plan`] needs to know beyond a first look, by connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Those that may differ from what is wanted in a way that only the catalog tells.
+    pub details: Vec<String>,
+    /// Those whose recorded tables matter.
+    pub tables: Vec<String>,
+    /// Aggregators whose views may have been altered.
+    pub views: Vec<String>,
+}
+
+/// What is to be looked at more closely before [`plan`].
+pub fn needs_detail(desired: &Desired, observed: &Observed) -> Needs {
+    let mut needs = Needs::default();
+    for (name, known) in &observed.connections {
+        let Some(applied) = &known.applied else {
+            continue;
+        };
+        let wanted = desired.connections.get(name);
+        if union::is_of_aggregator(&applied.target_hash) {
+            if !applied.intact || !applied.readable {
+                needs.views.push(name.clone());
+            }
+            continue;
+        }
+        let goes = wanted.is_none_or(|connection| !connection.enabled);
+        let differs = wanted.is_some_and(|connection| connection.target.is_ok())
+            && applied.target_hash != desired.target_hash(name);
+        let touched = !applied.intact || !applied.readable;
+        if touched || (differs && !goes) {
+            needs.details.push(name.clone());
+        }
+        if touched || differs || goes {
+            needs.tables.push(name.clone());
+        }
+    }
+    needs
+}
+
+/// What a pass is to do: deterministic, and empty when everything is as wanted.
+pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let mut plan = Plan {
+        admit: observed.readers && !observed.admitted,
+        ..Plan::default()
+    };
+    let names: BTreeSet<&String> = (desired.connections.keys())
+        .chain(observed.connections.keys())
+        .collect();
+    for name in names {
+        match (
+            desired.connections.get(name),
+            observed.connections.get(name),
+        ) {
+            (Some(wanted), known) => wanted_connection(&mut plan, desired, wanted, known, observed),
+            (None, Some(known)) => unwanted_connection(&mut plan, desired, observed, name, known),
+            (None, None) => {}
+        }
+    }
+    let kept = kept(desired, observed);
+    unite::unite_all(&mut plan, desired, &kept, observed);
+    plan.search_path = search_path::change(desired, &kept, &observed.roles);
+    order(&mut plan.work, desired);
+    plan
+}
+
+/// Connections that no block names, but that are not known to be unwanted, as their rows have them.
+fn kept<'a>(desired: &Desired, observed: &'a Observed) -> BTreeMap<&'a str, &'a Written> {
+    if desired.doubts.is_empty() {
+        return BTreeMap::new();
+    }
+    (observed.connections.iter())
+        .filter(|(name, known)| {
+            !desired.connections.contains_key(*name) && doubt_of(desired, known).is_some()
+        })
+        .map(|(name, known)| (name.as_str(), &known.written))
+        .collect()
+}
+
+/// What makes others ready comes first: what is dropped, then the first connection of each plugin,
+/// then the rest, then those that are only asked again.
+fn order(work: &mut [Work], desired: &Desired) {
+    let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+    for connection in desired.connections.values() {
+        let plugin = first.entry(connection.plugin_instance.as_str());
+        plugin.or_insert(connection.name.as_str());
+    }
+    let is_first: BTreeSet<&str> = first.into_values().collect();
+    work.sort_by_key(|work| {
+        let turn = match &work.task {
+            Task::Drop { .. } | Task::Grant { .. } | Task::Unite(_) => 0,
+            Task::Import(import) if import.why == Why::Refresh => 3,
+            Task::Import(_) if is_first.contains(work.name.as_str()) => 1,
+            Task::Import(_) => 2,
+        };
+        (turn, work.name.clone())
+    });
+}
+
+fn wanted_connection(
+    plan: &mut Plan,
+    desired: &Desired,
+    wanted: &Connection,
+    known: Option<&Known>,
+    observed: &Observed,
+) {
+    let target = match &wanted.target {
+        Err(error) => return set(plan, wanted, known, Status::Error, Some(error)),
+        Ok(target) => target,
+    };
+    let applied = known.and_then(|known| known.applied.as_ref());
+    let detail = observed.details.get(&wanted.name);
+    let attempt = observed.attempts.get(&wanted.name);
+    if !wanted.enabled {
+        let Some(applied) = applied else {
+            return set(plan, wanted, known, Status::Disabled, None);
+        };
+        if let Some(attempt) = attempt.filter(|attempt| attempt.is_of_drop() && !attempt.due) {
+            return set(plan, wanted, known, Status::Error, Some(&attempt.error));
+        }
+        plan.work.push(Work {
+            name: wanted.name.clone(),
+            status: known.map_or(Status::Pending, |known| known.status),
+            error: known.and_then(|known| known.error.clone()),
+            task: Task::Drop {
+                keep: Some(Box::new(Written::of(wanted))),
+                applied: applied.clone(),
+                tables: droppable(&wanted.name, observed),
+            },
+        });
+        return;
+    }
+    if matches!(wanted.kind, Kind::Aggregator { .. }) {
+        // After all others.
+        return;
+    }
+    if let Some(error) = cannot(wanted, target, applied, observed) {
+        return set(plan, wanted, known, Status::Error, Some(&error));
+    }
+
+    let hash = desired.target_hash(&wanted.name);
+    let why = match applied {
+        None => Some(Why::New),
+        Some(applied) if applied.target_hash != hash => Some(Why::Changed),
+        Some(applied) => match compare(applied, known, detail, target) {
+            Left::AsItWas => observed.ask.contains(&wanted.name).then_some(Why::Refresh),
+            Left::Touched => {
+                plan.touched.push(wanted.name.clone());
+                observed.ask.contains(&wanted.name).then_some(Why::Refresh)
+            }
+            Left::Unreadable(tables) => {
+                plan.work.push(Work {
+                    name: wanted.name.clone(),
+                    status: known.map_or(Status::Pending, |known| known.status),
+                    error: known.and_then(|known| known.error.clone()),
+                    task: Task::Grant { tables },
+                });
+                return;
+            }
+            Left::Changed => Some(Why::Drift),
+        },
+    };
+    let Some(why) = why else {
+        return set(plan, wanted, known, Status::Ready, None);
+    };
+    let failed = attempt.filter(|attempt| attempt.target_hash == hash);
+    // A new connection goes from pending to ready, one that was there says that it changes, and
+    // one that is tried again stays in error until that is over.
+    let (status, error) = match (why, failed, known.map(|known| known.status)) {
+        (Why::Refresh, _, _) => (Status::Ready, None),
+        (_, Some(attempt), _) => (Status::Error, Some(attempt.error.as_str())),
+        (_, None, None) | (Why::New, None, Some(Status::Pending)) => (Status::Pending, None),
+        (_, None, Some(_)) => (Status::Updating, None),
+    };
+    set(plan, wanted, known, status, error);
+    if failed.is_some_and(|attempt| !attempt.due) {
+        return;
+    }
+    if observed.extensions.get(&target.extension) == Some(&Extension::Available) {
+        plan.extensions.insert(target.extension.clone());
+    }
+    plan.work.push(Work {
+        name: wanted.name.clone(),
+        status,
+        error: error.map(str::to_owned),
+        task: Task::Import(Box::new(Import {
+            target: target.clone(),
+            target_hash: hash,
+            applied: applied.cloned(),
+            why,
+            warnings: wanted.warnings.clone(),
+            known_warnings: known
+                .map(|known| known.warnings.clone())
+                .unwrap_or_default(),
+            readers: observed.readers,
+        })),
+    });
+}
+
+/// Why nothing can be done for a connection as the database is.
+fn cannot(
+    wanted: &Connection,
+    target: &Target,
+    applied: Option<&Applied>,
+    observed: &Observed,
+) -> Option<String> {
+    if target.csv.is_some() && target.tables.is_none() {
+        return Some("the plugin csv is not built by this version of spcd".into());
+    }
+    let taken = match applied {
+        None => observed.taken.get(&wanted.name).map(String::as_str),
+        Some(applied) if applied.schema == Presence::Foreign => Some("schema"),
+        Some(applied) if applied.server == Presence::Foreign => Some("server"),
+        Some(_) => None,
+    };
+    if let Some(what) = taken {
+        return Some(self::taken(what, &wanted.name));
+    }
+    match observed.extensions.get(&target.extension) {
+        None | Some(Extension::Installed | Extension::Available) => None,
+        Some(Extension::Missing) => Some(format!(
+            "the extension {} is not installed on the database's host: get it from {}",
+            target.extension,
+            match target.package.as_str() {
+                "" => "its vendor",
+                package => package,
+            }
+        )),
+        Some(Extension::Refused(reason)) => Some(format!(
+            "the extension {} cannot be created: {reason}",
+            target.extension
+        )),
+    }
+}
+
+fn taken(what: &str, name: &str) -> String {
+    format!(
+        "a {what} named {name:?} exists that spcd did not make, and is left alone: \
+         rename the connection, or let `spcd adopt {name}` take it over"
+    )
+}
+
+/// How what was made compares with what is there.
+enum Left {
+    AsItWas,
+    /// Row versions differ, and nothing that counts.
+    Touched,
+    /// `spcd_users` came into being, or lost what it was granted.
+    Unreadable(Vec<String>),
+    Changed,
+}
+
+fn compare(
+    applied: &Applied,
+    known: Option<&Known>,
+    detail: Option<&Detail>,
+    target: &Target,
+) -> Left {
+    let ours = applied.schema == Presence::Ours && applied.server == Presence::Ours;
+    if ours && applied.intact && applied.readable {
+        return Left::AsItWas;
+    }
+    let Some(detail) = detail.filter(|_| ours) else {
+        return Left::Changed;
+    };
+    let hash = shape::hash(&detail.tables, target.traits());
+    let same = detail.server == Some((target.wrapper.clone(), target.server_options()))
+        && detail.mapping.as_ref() == Some(&target.mapping)
+        && known.and_then(|known| known.shape_hash.as_ref()) == Some(&hash);
+    match same {
+        false => Left::Changed,
+        true if !applied.readable || !detail.unreadable.is_empty() => {
+            Left::Unreadable(detail.unreadable.clone())
+        }
+        true => Left::Touched,
+    }
+}
+
+/// The tables that may be dropped: those that were made and are still spcd's.
+fn droppable(name: &str, observed: &Observed) -> Vec<String> {
+    match observed.details.get(name) {
+        Some(detail) => detail
+            .tables
+            .iter()
+            .map(|table| table.name.clone())
+            .collect(),
+        None => observed.tables.get(name).cloned().unwrap_or_default(),
+    }
+}
+
+fn unwanted_connection(
+    plan: &mut Plan,
+    desired: &Desired,
+    observed: &Observed,
+    name: &str,
+    known: &Known,
+) {
+    if let Some(doubt) = doubt_of(desired, known) {
+        let (status, error) = in_doubt(known, doubt);
+        plan.rows
+            .extend(row_change(name, known, status, error, None, None));
+        return;
+    }
+    let Some(applied) = &known.applied else {
+        plan.rows.push(RowChange {
+            name: name.into(),
+            route: match known.status {
+                Status::Deleting => vec![],
+                _ => vec![Status::Deleting],
+            },
+            remove: true,
+            ..RowChange::default()
+        });
+        return;
+    };
+    let failed = observed
+        .attempts
+        .get(name)
+        .filter(|attempt| attempt.is_of_drop());
+    let (status, error) = match failed {
+        Some(attempt) => (Status::Error, Some(attempt.error.clone())),
+        None => (Status::Deleting, None),
+    };
+    plan.rows
+        .extend(row_change(name, known, status, error.clone(), None, None));
+    if failed.is_none_or(|attempt| attempt.due) {
+        plan.work.push(Work {
+            name: name.into(),
+            status,
+            error,
+            task: Task::Drop {
+                keep: None,
+                applied: applied.clone(),
+                tables: droppable(name, observed),
+            },
+        });
+    }
+}
+
+/// Where a connection stands of which nobody knows whether it is still wanted: what is there goes
+/// on serving.
+fn in_doubt(known: &Known, doubt: &Doubt) -> (Status, Option<String>) {
+    if let Some(error) = &doubt.error {
+        return (Status::Error, Some(error.clone()));
+    }
+    let whole = (known.applied.as_ref())
+        .is_some_and(|applied| applied.schema == Presence::Ours && applied.intact);
+    match known.status {
+        Status::Pending | Status::Deleting | Status::Updating if whole => (Status::Ready, None),
+        Status::Pending | Status::Deleting | Status::Updating => {
+            let error = format!("{}: no longer there", known.written.file);
+            (Status::Error, Some(error))
+        }
+        status => (status, known.error.clone()),
+    }
+}
+
+/// The doubtful input from which a connection came.
+fn doubt_of<'a>(desired: &'a Desired, known: &Known) -> Option<&'a Doubt> {
+    let file = known.written.file.as_str();
+    let holds = |doubt: &&Doubt| match file.strip_prefix(&doubt.path) {
+        Some("") => true,
+        Some(rest) => doubt.directory && (rest.starts_with('/') || doubt.path.ends_with('/')),
+        None => false,
+    };
+    desired.doubts.iter().find(holds)
+}
+
+/// Brings a wanted connection's row to a status, if it is not there yet.
+fn set(
+    plan: &mut Plan,
+    wanted: &Connection,
+    known: Option<&Known>,
+    status: Status,
+    error: Option<&str>,
+) {
+    let written = Written::of(wanted);
+    let error = error.map(str::to_owned);
+    let Some(known) = known else {
+        plan.rows.push(RowChange {
+            name: wanted.name.clone(),
+            route: Status::route(None, status),
+            error,
+            warnings: (!wanted.warnings.is_empty()).then(|| wanted.warnings.clone()),
+            written: Some(written.into()),
+            ..RowChange::default()
+        });
+        return;
+    };
+    let written = (written != known.written).then_some(written);
+    let of_import = known.applied.iter().flat_map(|applied| &applied.warnings);
+    let warnings = merged(wanted.warnings.iter().chain(of_import));
+    let warnings = (known.warnings != warnings).then_some(warnings);
+    plan.rows.extend(row_change(
+        &wanted.name,
+        known,
+        status,
+        error,
+        written,
+        warnings,
+    ));
+}
+
+fn row_change(
+    name: &str,
+    known: &Known,
+    status: Status,
+    error: Option<String>,
+    written: Option<Written>,
+    warnings: Option<Vec<String>>,
+) -> Option<RowChange> {
+    let mut route = Status::route(Some(known.status), status);
+    if route.is_empty() && known.error != error {
+        route = vec![status];
+    }
+    if route.is_empty() && written.is_none() && warnings.is_none() {
+        return None;
+    }
+    Some(RowChange {
+        name: name.into(),
+        route,
+        error,
+        warnings,
+        written: written.map(WrittenJson::from),
+        ..RowChange::default()
+    })
+}
+
+/// Warnings in the order in which they are stored.
+fn merged<'a>(warnings: impl Iterator<Item = &'a String>) -> Vec<String> {
+    warnings
+        .cloned()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}

@@ -1,0 +1,307 @@
+//! What is written for one connection, once its source has answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use spcd_protocol::Status;
+
+use super::{Import, Imported, RowChange, Why, merged};
+use crate::observed::{Applied, Detail, Presence, Written};
+use crate::secret::Secret;
+use crate::shape::{self, Dependents, Table, TableChange};
+use crate::sql;
+use crate::union;
+
+/// What is written for one connection, in one transaction with its state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unit {
+    /// The connection.
+    pub name: String,
+    /// The statements; none of them holds a secret.
+    pub sql: String,
+    /// The mapping's options, if they are to be set: they reach the server by COPY.
+    pub mapping: Option<BTreeMap<String, Secret>>,
+    /// How many tables the statements create or drop: the measure of their locks.
+    pub tables: usize,
+    /// The row's change, in the same transaction.
+    pub row: RowChange,
+    /// What to record of it.
+    pub record: Bookkeeping,
+}
+
+/// What a unit changes in spcd's own memory of what it made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Bookkeeping {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// What was made still is, but looks another way.
+    Touch,
+    /// This was made.
+    Made(Record),
+    /// Nothing is there any more.
+    Forget,
+}
+
+/// What spcd remembers of what it made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// The target that was applied.
+    pub target_hash: String,
+    /// The tables that were made.
+    pub tables: Vec<String>,
+    /// An aggregator's members; `None` for all others.
+    pub members: Option<Vec<String>>,
+    /// What was left out or refused.
+    pub warnings: Vec<String>,
+}
+
+impl Import {
+    /// The changes that lead from the tables that are there to those that the source has; both
+    /// normalized.
+    pub fn changes(&self, detail: &Detail, wanted: &[Table]) -> Vec<TableChange> {
+        match self.same_wrapper(detail) {
+            true => shape::diff(&detail.tables, wanted, self.target.traits()),
+            // A server's wrapper cannot be altered: everything is made anew.
+            false => {
+                let gone =
+                    (detail.tables.iter()).map(|table| TableChange::Drop(table.name.clone()));
+                let new = wanted.iter().cloned().map(TableChange::Create);
+                gone.chain(new).collect()
+            }
+        }
+    }
+
+    fn same_wrapper(&self, detail: &Detail) -> bool {
+        (detail.server.as_ref()).is_none_or(|(wrapper, _)| *wrapper == self.target.wrapper)
+    }
+}
+
+/// What a source's answer means for the database; `None`: nothing.
+///
+/// `status` is what the row says now. `detail` is what there is, `wanted` what the source has,
+/// both normalized; `dependents` is what people made that hangs on what is there.
+pub fn settle(
+    name: &str,
+    status: Status,
+    import: &Import,
+    detail: &Detail,
+    mut wanted: Vec<Table>,
+    dependents: &Dependents,
+) -> Option<Unit> {
+    let target = &import.target;
+    let mut warnings = Vec::new();
+    wanted.retain(|table| {
+        let clashes = detail.others.contains(&table.name);
+        if clashes {
+            let table = &table.name;
+            warnings.push(format!(
+                "table {table:?} is left out: something else in the schema has its name"
+            ));
+        }
+        !clashes
+    });
+
+    let changes = import.changes(detail, &wanted);
+    let (changes, refused) = match import.same_wrapper(detail) {
+        true => shape::guard(changes, dependents),
+        // All or nothing: the server refuses where people's objects hang on the tables.
+        false => (changes, Vec::new()),
+    };
+    warnings.extend(refused);
+    let after = shape::after(&detail.tables, &wanted, &changes);
+
+    let mut sql = String::new();
+    let made = import.applied.as_ref();
+    let has_schema = made.is_some_and(|applied| applied.schema == Presence::Ours);
+    let has_server = made.is_some_and(|applied| applied.server == Presence::Ours);
+    if !has_schema {
+        sql.push_str(&sql::create_schema(name));
+    }
+    if made.is_some_and(|applied| union::is_of_aggregator(&applied.target_hash)) {
+        sql.push_str(&sql::drop_views(name));
+    }
+    let drops = changes
+        .iter()
+        .filter(|change| matches!(change, TableChange::Drop(_)));
+    for change in drops {
+        sql::change_table(name, name, change, &mut sql);
+    }
+    let server = server_statements(name, import, detail, has_server);
+    sql.push_str(&server);
+    for change in changes
+        .iter()
+        .filter(|change| !matches!(change, TableChange::Drop(_)))
+    {
+        sql::change_table(name, name, change, &mut sql);
+    }
+    if import.readers {
+        let fresh = changes.iter().filter_map(|change| match change {
+            TableChange::Create(table) | TableChange::Rebuild(table) => Some(table.name.as_str()),
+            TableChange::Drop(_) | TableChange::Alter { .. } => None,
+        });
+        let unreadable = detail.unreadable.iter().map(String::as_str);
+        let there = |name: &&str| after.iter().any(|table| table.name == *name);
+        let tables: BTreeSet<&str> = fresh.chain(unreadable).filter(there).collect();
+        let schema = !has_schema || made.is_some_and(|applied| !applied.readable);
+        grant(name, schema, tables, &mut sql);
+    }
+
+    let mapping_is_there = has_server
+        && import.same_wrapper(detail)
+        && detail.mapping.as_ref() == Some(&target.mapping);
+    let shown = merged(warnings.iter().chain(&import.warnings));
+    let same = sql.is_empty() && mapping_is_there;
+    if same && import.why == Why::Refresh && shown == import.known_warnings {
+        return None;
+    }
+    let route = match (status, same) {
+        // What was asked while ready, or tried again while in error, and does differ.
+        (Status::Ready | Status::Error, false) => vec![Status::Updating, Status::Ready],
+        (status, _) => Status::route(Some(status), Status::Ready),
+    };
+    let tables: Vec<String> = after.iter().map(|table| table.name.clone()).collect();
+    Some(Unit {
+        name: name.into(),
+        sql,
+        mapping: (!mapping_is_there).then(|| target.mapping.clone()),
+        tables: changes.len(),
+        row: RowChange {
+            name: name.into(),
+            route,
+            warnings: Some(shown),
+            imported: Some(Imported {
+                schema_mode: Some(if target.dynamic { "dynamic" } else { "static" }),
+                schema_hash: shape::hash(&after, target.traits()),
+                table_count: tables.len(),
+            }),
+            ..RowChange::default()
+        },
+        record: Bookkeeping::Made(Record {
+            target_hash: import.target_hash.clone(),
+            tables,
+            members: None,
+            warnings,
+        }),
+    })
+}
+
+fn server_statements(name: &str, import: &Import, detail: &Detail, has_server: bool) -> String {
+    let target = &import.target;
+    let options = target.server_options();
+    let create = || sql::create_server(name, &target.wrapper, &options);
+    match &detail.server {
+        Some((_, old)) if has_server && import.same_wrapper(detail) => {
+            sql::alter_server(name, old, &options)
+        }
+        Some(_) if has_server => format!("{}{}", sql::drop_server(name), create()),
+        _ => create(),
+    }
+}
+
+fn grant(name: &str, schema: bool, tables: BTreeSet<&str>, sql: &mut String) {
+    if schema {
+        sql.push_str(&sql::grant_schema(name));
+    }
+    if !tables.is_empty() {
+        sql.push_str(&sql::grant_tables(name, tables));
+    }
+}
+
+/// The statements that let `spcd_users` read what is there.
+pub fn grant_unit(name: &str, status: Status, tables: &[String]) -> Unit {
+    let mut sql = String::new();
+    grant(
+        name,
+        true,
+        tables.iter().map(String::as_str).collect(),
+        &mut sql,
+    );
+    Unit {
+        name: name.into(),
+        sql,
+        row: RowChange {
+            name: name.into(),
+            route: match status {
+                Status::Ready => vec![Status::Updating, Status::Ready],
+                status => Status::route(Some(status), Status::Ready),
+            },
+            ..RowChange::default()
+        },
+        record: Bookkeeping::Touch,
+        ..Unit::default()
+    }
+}
+
+/// The statements that take a connection away. They fail where people's objects hang on what
+/// spcd made: CASCADE is never used.
+pub fn drop_unit(
+    name: &str,
+    status: Status,
+    applied: &Applied,
+    tables: &[String],
+    keep: Option<&Written>,
+) -> Unit {
+    let mut sql = String::new();
+    if applied.schema == Presence::Ours {
+        match union::is_of_aggregator(&applied.target_hash) {
+            true => sql.push_str(&sql::drop_views(name)),
+            false => drop_tables(name, tables, &mut sql),
+        }
+        sql.push_str(&sql::drop_schema(name));
+    }
+    if applied.server == Presence::Ours {
+        sql.push_str(&sql::drop_server(name));
+    }
+    let row = RowChange {
+        name: name.into(),
+        ..RowChange::default()
+    };
+    Unit {
+        name: name.into(),
+        sql,
+        mapping: None,
+        tables: tables.len(),
+        row: match keep {
+            Some(written) => RowChange {
+                route: Status::route(Some(status), Status::Disabled),
+                warnings: Some(Vec::new()),
+                written: Some(written.clone().into()),
+                ..row
+            },
+            None => RowChange {
+                route: match status {
+                    Status::Deleting => Vec::new(),
+                    _ => vec![Status::Deleting],
+                },
+                remove: true,
+                ..row
+            },
+        },
+        record: Bookkeeping::Forget,
+    }
+}
+
+pub(super) fn drop_tables(name: &str, tables: &[String], sql: &mut String) {
+    for table in tables {
+        sql::change_table(name, name, &TableChange::Drop(table.clone()), sql);
+    }
+}
+
+/// A change of nothing but a connection's row: what it could not become, and why.
+pub fn error_unit(name: &str, status: Status, error: String) -> Unit {
+    let mut route = Status::route(Some(status), Status::Error);
+    if route.is_empty() {
+        route = vec![Status::Error];
+    }
+    Unit {
+        name: name.into(),
+        row: RowChange {
+            name: name.into(),
+            route,
+            error: Some(error),
+            ..RowChange::default()
+        },
+        ..Unit::default()
+    }
+}

@@ -1,0 +1,288 @@
+//! Aggregators in the plan: when their views are to be looked at, and what is written then.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spcd_protocol::Status;
+
+use super::{Bookkeeping, Record, Unit};
+use super::{Imported, Plan, RowChange, Task, Why, Work, merged, set, settle};
+use crate::config::{Connection, Desired};
+use crate::observed::{Applied, Known, Observed, Presence, Written};
+use crate::shape::{self, Traits};
+use crate::sql;
+use crate::union::{self, Found};
+
+/// What an aggregator's views are made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unite {
+    /// The hash of its members and their shapes when this was planned.
+    pub target_hash: String,
+    /// The connections whose tables it shows.
+    pub members: Vec<String>,
+    /// What is there; `None`: nothing.
+    pub applied: Option<Applied>,
+    /// Why.
+    pub why: Why,
+    /// Warnings that come from the configuration.
+    pub warnings: Vec<String>,
+    /// The foreign tables of the connection that bore its name before, to be dropped.
+    pub tables: Vec<String>,
+    /// The role `spcd_users` exists.
+    pub readers: bool,
+}
+
+/// Plans the aggregators; everything else is planned already.
+pub(super) fn unite_all(
+    plan: &mut Plan,
+    desired: &Desired,
+    kept: &BTreeMap<&str, &Written>,
+    observed: &Observed,
+) {
+    let all = union::members(desired, kept);
+    if all.is_empty() {
+        return;
+    }
+    // A member that is about to change is waited for, but not one that fails again and again.
+    let unsettled: BTreeSet<String> = (plan.work.iter())
+        .filter(|work| match &work.task {
+            Task::Import(import) => import.why != Why::Refresh && work.status != Status::Error,
+            _ => false,
+        })
+        .map(|work| work.name.clone())
+        .collect();
+    for (name, members) in all {
+        let Some(wanted) = desired.connections.get(name) else {
+            continue;
+        };
+        if wanted.target.is_ok() {
+            unite(plan, wanted, &members, &unsettled, observed);
+        }
+    }
+}
+
+fn unite(
+    plan: &mut Plan,
+    wanted: &Connection,
+    members: &[&str],
+    unsettled: &BTreeSet<String>,
+    observed: &Observed,
+) {
+    let name = &wanted.name;
+    let known = observed.connections.get(name);
+    let applied = known.and_then(|known| known.applied.as_ref());
+    let taken = match applied {
+        None => observed
+            .taken
+            .get(name)
+            .is_some_and(|what| what == "schema"),
+        Some(applied) => applied.schema == Presence::Foreign,
+    };
+    if taken {
+        let error = super::taken("schema", name);
+        return set(plan, wanted, known, Status::Error, Some(&error));
+    }
+    let hash = target_hash(members, &observed.connections);
+    let why = match applied {
+        None => Why::New,
+        Some(applied) if applied.target_hash != hash => Why::Changed,
+        Some(applied) => match compare(name, applied, observed) {
+            Left::AsItWas => return set(plan, wanted, known, Status::Ready, None),
+            Left::Touched => {
+                plan.touched.push(name.clone());
+                return set(plan, wanted, known, Status::Ready, None);
+            }
+            Left::Unreadable | Left::Changed => Why::Drift,
+        },
+    };
+    let attempt = observed.attempts.get(name);
+    let failed = attempt.filter(|attempt| attempt.target_hash == hash);
+    let (status, error) = match (why, failed, known.map(|known| known.status)) {
+        (_, Some(attempt), _) => (Status::Error, Some(attempt.error.as_str())),
+        (_, None, None) | (Why::New, None, Some(Status::Pending)) => (Status::Pending, None),
+        (_, None, Some(_)) => (Status::Updating, None),
+    };
+    set(plan, wanted, known, status, error);
+    if failed.is_some_and(|attempt| !attempt.due) {
+        return;
+    }
+    let waits = |member: &&&str| unsettled.contains(**member) && !observed.slow.contains(**member);
+    if members.iter().any(|member| waits(&member)) {
+        plan.waiting.insert(name.clone());
+        return;
+    }
+    plan.work.push(Work {
+        name: name.clone(),
+        status,
+        error: error.map(str::to_owned),
+        task: Task::Unite(Box::new(Unite {
+            target_hash: hash,
+            members: members.iter().map(|member| (*member).to_owned()).collect(),
+            applied: applied.cloned(),
+            why,
+            warnings: wanted.warnings.clone(),
+            tables: match applied.is_some_and(|applied| applied.server == Presence::Ours) {
+                true => super::droppable(name, observed),
+                false => Vec::new(),
+            },
+            readers: observed.readers,
+        })),
+    });
+}
+
+/// The hash of an aggregator's members as the rows have them.
+fn target_hash(members: &[&str], connections: &BTreeMap<String, Known>) -> String {
+    let shape = |name: &str| {
+        let known = connections.get(name)?;
+        let applied = known.applied.as_ref()?;
+        let takes_part =
+            applied.schema == Presence::Ours && !union::is_of_aggregator(&applied.target_hash);
+        known.shape_hash.as_deref().filter(|_| takes_part)
+    };
+    union::target_hash(members.iter().map(|name| (*name, shape(name))))
+}
+
+/// How what was made compares with what is there.
+enum Left {
+    AsItWas,
+    Touched,
+    Unreadable,
+    Changed,
+}
+
+fn compare(name: &str, applied: &Applied, observed: &Observed) -> Left {
+    let ours = applied.schema == Presence::Ours;
+    if ours && applied.intact && applied.readable {
+        return Left::AsItWas;
+    }
+    match observed.views.get(name) {
+        _ if !ours => Left::Changed,
+        None => Left::Changed,
+        Some(views) if !views.altered.is_empty() => Left::Changed,
+        Some(views) if !views.unreadable.is_empty() || !applied.readable => Left::Unreadable,
+        Some(_) => Left::Touched,
+    }
+}
+
+/// A view over many tables takes a lock on each, also where only one of them is asked for.
+const SHARE_OF_LOCKS: usize = 4;
+/// Members without tables are named up to here.
+const MOST_NAMED: usize = 10;
+/// Recorded while the views are written in packages: no target has it.
+const INCOMPLETE: &str = "aggregator:incomplete";
+
+/// What is written for an aggregator whose members were looked at: units to be written one after
+/// the other, the last of which makes it ready. Only what needs too many locks for one transaction
+/// is more than one.
+pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) -> Vec<Unit> {
+    let mut changes = union::changes(name, found, None, false);
+    let made = unite.applied.as_ref();
+    let has_schema = made.is_some_and(|applied| applied.schema == Presence::Ours);
+    let tables = std::mem::take(&mut changes.tables);
+    let warnings = warnings(unite, found, std::mem::take(&mut changes.warnings));
+    let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
+    let record = |target_hash: &str| {
+        Bookkeeping::Made(Record {
+            target_hash: target_hash.into(),
+            tables: names.clone(),
+            members: Some(unite.members.clone()),
+            warnings: warnings.clone(),
+        })
+    };
+
+    let mut first = String::new();
+    if !has_schema {
+        first.push_str(&sql::create_schema(name));
+    }
+    if made.is_some_and(|applied| applied.server == Presence::Ours) {
+        settle::drop_tables(name, &unite.tables, &mut first);
+        first.push_str(&sql::drop_server(name));
+    }
+    if unite.readers {
+        if made.is_none_or(|applied| !applied.readable) || !has_schema {
+            first.push_str(&sql::grant_schema(name));
+        }
+        let unreadable = found
+            .made
+            .iter()
+            .filter(|view| view.there && view.unreadable);
+        let unreadable: Vec<&str> = unreadable.map(|view| view.name.as_str()).collect();
+        if !unreadable.is_empty() {
+            first.push_str(&sql::grant_tables(name, unreadable));
+        }
+    }
+
+    let mut units: Vec<Unit> = Vec::new();
+    let mut packages = changes.packages(found.locks / SHARE_OF_LOCKS);
+    let last = packages.pop().unwrap_or_default();
+    for package in packages {
+        units.push(Unit {
+            name: name.into(),
+            sql: std::mem::take(&mut first) + &package.statements(name, found, unite.readers),
+            tables: package.locks(),
+            row: RowChange {
+                name: name.into(),
+                ..RowChange::default()
+            },
+            record: record(INCOMPLETE),
+            ..Unit::default()
+        });
+    }
+    let sql = first + &last.statements(name, found, unite.readers);
+    let route = match status {
+        Status::Ready | Status::Error => vec![Status::Updating, Status::Ready],
+        status => Status::route(Some(status), Status::Ready),
+    };
+    units.push(Unit {
+        name: name.into(),
+        sql,
+        tables: last.locks(),
+        row: RowChange {
+            name: name.into(),
+            route,
+            warnings: Some(merged(warnings.iter().chain(&unite.warnings))),
+            imported: Some(Imported {
+                schema_mode: None,
+                schema_hash: shape::hash(&tables, Traits::default()),
+                table_count: tables.len(),
+            }),
+            ..RowChange::default()
+        },
+        record: record(&found.target_hash),
+        ..Unit::default()
+    });
+    units
+}
+
+fn warnings(unite: &Unite, found: &Found, mut warnings: Vec<String>) -> Vec<String> {
+    let there: BTreeSet<&str> = found
+        .members
+        .iter()
+        .map(|(name, _, _)| name.as_str())
+        .collect();
+    let without: Vec<&str> = (unite.members.iter().map(String::as_str))
+        .filter(|name| !there.contains(name))
+        .collect();
+    if !without.is_empty() {
+        let more = match without.len().saturating_sub(MOST_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named: Vec<_> = (without.iter().take(MOST_NAMED))
+            .map(|name| format!("{name:?}"))
+            .collect();
+        warnings.push(format!(
+            "connections without tables so far are not shown: {}{more}",
+            named.join(", ")
+        ));
+    }
+    let most = found.locks / SHARE_OF_LOCKS;
+    if found.members.len() > most {
+        warnings.push(format!(
+            "a query on a view of {} members locks each of them, and the server has room for {} \
+             locks in all: raise max_locks_per_transaction",
+            found.members.len(),
+            found.locks
+        ));
+    }
+    warnings
+}

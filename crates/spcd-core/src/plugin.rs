@@ -1,0 +1,257 @@
+//! Plugin definitions, and a connection seen through one.
+//!
+//! Definitions are data: those that ship are in `config/plugins.spc`, and a `plugin` block of the
+//! user's changes one or adds another.
+
+mod definition;
+mod libpq;
+mod target;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+use crate::spc::settings::Settings;
+
+pub(crate) use definition::STEAMPIPE_ATTRIBUTES;
+pub(crate) use target::{Context, OWN_ATTRIBUTES, OWN_BLOCKS, target};
+
+/// The text of the definitions that ship, with its comments.
+pub const SHIPPED: &str = include_str!("../../../config/plugins.spc");
+
+/// How connections of a plugin become Postgres objects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Definition {
+    /// The extension that brings the wrapper.
+    pub extension: String,
+    /// The foreign data wrapper.
+    pub wrapper: String,
+    /// What to install where the extension is not available.
+    pub package: String,
+    /// Attributes that become options of the server, with the options' names.
+    pub server: BTreeMap<String, String>,
+    /// Attributes that become options of the user mapping, with the options' names.
+    pub mapping: BTreeMap<String, String>,
+    /// Attributes whose values may be shown.
+    pub public: BTreeSet<String>,
+    /// Attributes that must be given.
+    pub required: Vec<String>,
+    /// Options of the server where the connection gives none.
+    pub defaults: BTreeMap<String, String>,
+    /// Options of the server that hold only while the source is asked.
+    pub ask: BTreeMap<String, String>,
+    /// Attributes that hold paths.
+    pub paths: BTreeSet<String>,
+    /// Attributes that say which files become tables, and how they are read.
+    pub files: BTreeSet<String>,
+    /// The remote schema, unless the connection names one.
+    pub schema: String,
+    /// The attribute that names the remote schema.
+    pub schema_attribute: Option<String>,
+    /// Each connection is asked for its tables; else all of the plugin share one set.
+    pub dynamic: bool,
+    /// In the rule for undefined plugins: those that are to be asked each for itself.
+    pub ask_each: BTreeSet<String>,
+    /// Columns are mapped by position.
+    pub positional: bool,
+    /// The wrapper's option for a column's remote name.
+    pub column_name: Option<String>,
+    /// The attribute that takes a libpq connection string.
+    pub connection_string: Option<String>,
+    /// The option of the server that takes the connection's body as HCL.
+    pub body: Option<String>,
+    /// The connection itself names wrapper and options.
+    pub verbatim: bool,
+    /// A body with secrets may become an option of the server, which every role can read.
+    pub allow_visible_secrets: bool,
+}
+
+impl Definition {
+    /// Whether an attribute's value may be shown.
+    pub fn is_public(&self, attribute: &str) -> bool {
+        self.public.contains(attribute)
+    }
+
+    /// Whether a connection may give an attribute of this name.
+    fn knows(&self, name: &str) -> bool {
+        self.body.is_some()
+            || self.server.contains_key(name)
+            || self.mapping.contains_key(name)
+            || self.files.contains(name)
+            || self.schema_attribute.as_deref() == Some(name)
+            || self.connection_string.as_deref() == Some(name)
+            || (self.verbatim && VERBATIM.contains(&name))
+    }
+
+    /// Every attribute that a connection may give, where they can be told.
+    fn attributes(&self) -> impl Iterator<Item = &str> {
+        let names = self
+            .server
+            .keys()
+            .chain(self.mapping.keys())
+            .chain(&self.files);
+        let named = [&self.schema_attribute, &self.connection_string];
+        let verbatim: &[&str] = if self.verbatim { &VERBATIM } else { &[] };
+        names
+            .map(String::as_str)
+            .chain(named.into_iter().filter_map(|name| name.as_deref()))
+            .chain(verbatim.iter().copied())
+    }
+}
+
+/// What a connection says where it names wrapper and options itself.
+const VERBATIM: [&str; 6] = [
+    "wrapper",
+    "extension",
+    "schema",
+    "column_name",
+    "server",
+    "mapping",
+];
+
+/// What a plugin's name means: `"aws"`, `"turbot/aws"`, `"aws@latest"` and
+/// `hub.steampipe.io/plugins/turbot/aws@latest` are one plugin.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PluginName {
+    /// The organisation, or a registry's path; `turbot` if none is written.
+    pub org: String,
+    /// The name itself.
+    pub name: String,
+    /// `latest` if none is written.
+    pub version: String,
+}
+
+impl PluginName {
+    /// Reads a name as people write it.
+    pub fn new(written: &str) -> Self {
+        let written = written.trim();
+        let written = written
+            .strip_prefix("hub.steampipe.io/plugins/")
+            .unwrap_or(written);
+        let slash = written.rfind('/');
+        let (path, version) = match written
+            .rfind('@')
+            .filter(|at| slash.is_none_or(|slash| *at > slash))
+        {
+            Some(at) => (&written[..at], &written[at + 1..]),
+            None => (written, ""),
+        };
+        let (org, name) = path.rsplit_once('/').unwrap_or(("turbot", path));
+        let version = if version.is_empty() {
+            "latest"
+        } else {
+            version
+        };
+        Self {
+            org: org.to_owned(),
+            name: name.to_owned(),
+            version: version.to_owned(),
+        }
+    }
+
+    /// The shortest way to write it.
+    pub fn short(&self) -> String {
+        let mut short = match self.org.as_str() {
+            "turbot" => self.name.clone(),
+            org => format!("{org}/{}", self.name),
+        };
+        if self.version != "latest" {
+            short.push('@');
+            short.push_str(&self.version);
+        }
+        short
+    }
+}
+
+/// The definitions that ship, by name. `*` is the rule for plugins that nobody defines.
+pub fn shipped() -> &'static BTreeMap<String, Definition> {
+    static DEFINITIONS: OnceLock<BTreeMap<String, Definition>> = OnceLock::new();
+    DEFINITIONS.get_or_init(|| {
+        let mut definitions = BTreeMap::new();
+        for piece in crate::spc::cut::cut(SHIPPED).pieces {
+            let parsed = crate::spc::parse::parse(&SHIPPED[piece.start..piece.end]);
+            let Some(block) = parsed.block else { continue };
+            let Some(label) = block.labels.first() else {
+                continue;
+            };
+            let mut problems = parsed.problems;
+            let mut lookup = |_, _: &str| Err(String::new());
+            let settings = Settings::of(&block.body, &[], &mut lookup, &mut problems);
+            let mut definition = Definition::default();
+            definition.change(&settings, &mut problems);
+            debug_assert!(problems.is_empty(), "{}: {problems:?}", label.text);
+            definitions.insert(label.text.to_string(), definition);
+        }
+        definitions
+    })
+}
+
+/// The definition that a name means where no block of the user's says otherwise.
+pub(crate) fn definition_of(name: &PluginName) -> Definition {
+    if let (Some(found), true) = (shipped().get(&name.name), name.org == "turbot") {
+        return found.clone();
+    }
+    let rule = shipped().get("*").cloned().unwrap_or_default();
+    rule.for_plugin(name)
+}
+
+/// Whether a name means a definition that ships.
+pub(crate) fn is_shipped(name: &PluginName) -> bool {
+    name.org == "turbot" && name.name != "*" && shipped().contains_key(&name.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PluginName, definition_of, shipped};
+
+    #[test]
+    fn names_that_mean_the_same_plugin_are_equal() {
+        let aws = PluginName::new("aws");
+        for same in [
+            "turbot/aws",
+            "aws@latest",
+            "hub.steampipe.io/plugins/turbot/aws@latest",
+        ] {
+            assert_eq!(PluginName::new(same), aws, "{same}");
+            assert_eq!(PluginName::new(same).short(), "aws");
+        }
+        for other in ["aws@0.1", "me/aws", "AWS", "ghcr.io/turbot/aws"] {
+            assert_ne!(PluginName::new(other), aws, "{other}");
+            assert_eq!(PluginName::new(other).short(), other);
+        }
+    }
+
+    #[test]
+    fn the_shipped_definitions_can_be_read() {
+        let names: Vec<_> = shipped().keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["*", "csv", "fdw", "mssql", "mysql", "ogr", "postgres"]
+        );
+        let postgres = &shipped()["postgres"];
+        assert_eq!(postgres.defaults["connect_timeout"], "10");
+        assert_eq!(postgres.ask["keep_connections"], "off");
+        assert!(postgres.dynamic);
+        for definition in shipped().values() {
+            let secret = definition
+                .mapping
+                .keys()
+                .filter(|name| *name != "password_required");
+            assert!(secret.into_iter().all(|name| !definition.is_public(name)));
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_nobody_defines_is_a_steampipe_extension() {
+        let definition = definition_of(&PluginName::new(
+            "ghcr.io/mlavrinenko/steampipe-plugin-redmine@latest",
+        ));
+        assert_eq!(definition.extension, "steampipe_postgres_redmine");
+        assert!(!definition.dynamic);
+        let definition = definition_of(&PluginName::new("turbot/kubernetes"));
+        assert_eq!(
+            definition.package,
+            "https://hub.steampipe.io/plugins/turbot/kubernetes"
+        );
+        assert!(definition.dynamic);
+    }
+}

@@ -1,0 +1,486 @@
+//! A connection's settings through a definition: what it becomes in Postgres.
+
+use std::collections::BTreeMap;
+
+use super::{Definition, libpq};
+use crate::config::{Csv, Import, OptionValue, Target};
+use crate::nearest::nearest;
+use crate::secret::Secret;
+use crate::spc::settings::{Section, Setting, Settings};
+use crate::spc::syntax::{Problem, Span};
+use crate::spc::value::Value;
+
+/// Attributes that spcd itself reads in a connection; never a part of the plugin's configuration.
+pub(crate) const OWN_ATTRIBUTES: [&str; 6] = [
+    "plugin",
+    "type",
+    "connections",
+    "import_schema",
+    "import",
+    "allow_visible_secrets",
+];
+
+/// The blocks that spcd itself reads.
+pub(crate) const OWN_BLOCKS: [&str; 5] = ["import", "labels", "health", "ssh", "options"];
+
+/// Where a connection is.
+pub(crate) struct Context<'a> {
+    /// Its file.
+    pub(crate) file: &'a str,
+    /// Its plugin as people write it.
+    pub(crate) plugin: &'a str,
+    /// The place to mark where something is missing.
+    pub(crate) span: Span,
+}
+
+/// Builds the target; what is wrong is added to `problems`.
+pub(crate) fn target(
+    settings: &Settings,
+    definition: &Definition,
+    import: Import,
+    context: &Context<'_>,
+    problems: &mut Vec<Problem>,
+) -> Target {
+    let mut builder = Builder {
+        definition,
+        context,
+        problems,
+        target: Target::default(),
+        origin: BTreeMap::new(),
+    };
+    builder.target = Target {
+        extension: definition.extension.clone(),
+        package: definition.package.clone(),
+        wrapper: definition.wrapper.clone(),
+        ask: definition.ask.clone(),
+        dynamic: definition.dynamic,
+        positional: definition.positional,
+        column_name_option: definition.column_name.clone(),
+        import,
+        ..Target::default()
+    };
+    builder.required(settings);
+    match &definition.body {
+        Some(option) => builder.body(settings, option),
+        None => builder.settings(settings),
+    }
+    builder.defaults();
+    builder.target
+}
+
+struct Builder<'a, 'p> {
+    definition: &'a Definition,
+    context: &'a Context<'a>,
+    problems: &'p mut Vec<Problem>,
+    target: Target,
+    /// Which attribute gave an option.
+    origin: BTreeMap<String, String>,
+}
+
+impl Builder<'_, '_> {
+    fn problem(&mut self, span: Span, message: impl Into<String>, hint: Option<String>) {
+        self.problems.push(Problem {
+            span,
+            message: message.into(),
+            hint,
+        });
+    }
+
+    fn required(&mut self, settings: &Settings) {
+        let mut required: Vec<&str> = self
+            .definition
+            .required
+            .iter()
+            .map(String::as_str)
+            .collect();
+        if self.definition.verbatim {
+            required.push("wrapper");
+        }
+        for name in required {
+            let named_by_import = self.definition.schema_attribute.as_deref() == Some(name)
+                && !self.target.import.schema.is_empty();
+            if !settings.was_written(name) && !named_by_import {
+                let message = format!("`{}` needs the attribute `{name}`", self.context.plugin);
+                self.problem(
+                    self.context.span,
+                    message,
+                    Some(format!("write `{name} = \"…\"`")),
+                );
+            }
+        }
+    }
+
+    fn settings(&mut self, settings: &Settings) {
+        for setting in &settings.list {
+            self.setting(setting);
+        }
+        let definition = self.definition;
+        for broken in &settings.broken {
+            if !definition.knows(broken) && !OWN_ATTRIBUTES.contains(&&**broken) {
+                let message = format!("`{}` has no attribute `{broken}`", self.context.plugin);
+                self.problem(self.context.span, message, None);
+            }
+        }
+        for section in &settings.sections {
+            if OWN_BLOCKS.contains(&&*section.kind) {
+                continue;
+            }
+            if self.definition.verbatim && matches!(&*section.kind, "server" | "mapping") {
+                self.verbatim_section(section);
+                continue;
+            }
+            let message = format!("`{}` has no block `{}`", self.context.plugin, section.kind);
+            let hint = definition
+                .knows(&section.kind)
+                .then(|| format!("write `{} = …`", section.kind));
+            self.problem(section.span, message, hint);
+        }
+    }
+
+    fn setting(&mut self, setting: &Setting) {
+        let definition = self.definition;
+        let name = &*setting.name;
+        if OWN_ATTRIBUTES.contains(&name) {
+            return;
+        }
+        if !definition.knows(name) {
+            let message = format!("`{}` has no attribute `{name}`", self.context.plugin);
+            let near = nearest(
+                name,
+                definition
+                    .attributes()
+                    .chain(["plugin", "import_schema", "import"]),
+            );
+            let hint = near.map(|near| format!("did you mean `{near}`?"));
+            return self.problem(setting.span, message, hint);
+        }
+        if setting.value == Value::Null {
+            return;
+        }
+        if definition.verbatim {
+            return self.verbatim(setting);
+        }
+        if definition.files.contains(name) {
+            return self.file_setting(setting);
+        }
+        let Some(mut text) = setting.text(self.problems) else {
+            return;
+        };
+        if definition.connection_string.as_deref() == Some(name) {
+            return self.connection_string(setting, &text);
+        }
+        if definition.schema_attribute.as_deref() == Some(name) {
+            if self.target.import.schema.is_empty() {
+                self.target.import.schema.clone_from(&text);
+            } else if self.target.import.schema != text {
+                let message = format!("`{name}` and `import` name two remote schemas");
+                self.problem(
+                    setting.span,
+                    message,
+                    Some("keep one of the two".to_owned()),
+                );
+            }
+            if !definition.server.contains_key(name) {
+                return;
+            }
+        }
+        if definition.paths.contains(name) {
+            text = absolute(self.context.file, &text);
+        }
+        self.option(name, text, setting.span);
+    }
+
+    /// An attribute as an option of the server or the user mapping.
+    fn option(&mut self, name: &str, text: String, span: Span) {
+        let (option, secret) = match (
+            self.definition.server.get(name),
+            self.definition.mapping.get(name),
+        ) {
+            (Some(option), _) => (option, false),
+            (None, Some(option)) => (option, true),
+            (None, None) => {
+                let message = format!("`{}` has no parameter `{name}`", self.context.plugin);
+                let hint = nearest(name, self.definition.attributes())
+                    .map(|near| format!("did you mean `{near}`?"));
+                return self.problem(span, message, hint);
+            }
+        };
+        if let Some(before) = self.origin.insert(option.clone(), name.to_owned()) {
+            let message = if before == name {
+                format!("`{name}` is given twice: by itself and in the connection string")
+            } else {
+                format!("`{before}` and `{name}` mean the same")
+            };
+            return self.problem(span, message, Some("keep one of the two".to_owned()));
+        }
+        if secret {
+            self.target
+                .mapping
+                .insert(option.clone(), Secret::new(text));
+        } else {
+            let public = self.definition.is_public(name);
+            self.target.server.insert(
+                option.clone(),
+                OptionValue {
+                    value: text,
+                    public,
+                },
+            );
+        }
+    }
+
+    fn connection_string(&mut self, setting: &Setting, text: &str) {
+        match libpq::parameters(text) {
+            Ok(parameters) => {
+                for (name, value) in parameters {
+                    if value.is_empty() {
+                        continue;
+                    }
+                    if value.contains('\0') {
+                        let message =
+                            "the connection string holds a NUL, which Postgres cannot store";
+                        self.problem(setting.value_span, message, None);
+                        continue;
+                    }
+                    self.parameter(&name, value, setting.value_span);
+                }
+            }
+            Err(bad) => {
+                let hint = "write `\"host=… dbname=… user=… password=…\"` or `\"postgresql://…\"`; in a URL, `%25` stands for `%`";
+                self.problem(setting.value_span, bad.to_string(), Some(hint.to_owned()));
+            }
+        }
+    }
+
+    /// A parameter of a connection string. Its name may hold a secret if the string is broken, so
+    /// one that is not known is not shown.
+    fn parameter(&mut self, name: &str, value: String, span: Span) {
+        if self.definition.server.contains_key(name) || self.definition.mapping.contains_key(name) {
+            return self.option(name, value, span);
+        }
+        let message = "the connection string has a parameter that the wrapper does not know";
+        let known = self
+            .definition
+            .server
+            .keys()
+            .chain(self.definition.mapping.keys());
+        let hint =
+            nearest(name, known.map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
+        self.problem(span, message, hint);
+    }
+
+    fn file_setting(&mut self, setting: &Setting) {
+        let csv = self.target.csv.get_or_insert_with(Csv::default);
+        let texts = match &setting.value {
+            Value::List(values) => values
+                .iter()
+                .map(Value::as_text)
+                .collect::<Option<Vec<_>>>(),
+            other => other.as_text().map(|text| vec![text]),
+        };
+        let Some(texts) = texts else {
+            let message = format!(
+                "expected text for `{}`, found {}",
+                setting.name,
+                setting.value.kind()
+            );
+            return self.problem(setting.value_span, message, None);
+        };
+        let first = texts.first().cloned().unwrap_or_default();
+        let wrong = match &*setting.name {
+            "paths" => {
+                csv.paths = texts
+                    .iter()
+                    .map(|path| absolute(self.context.file, path))
+                    .collect();
+                None
+            }
+            "header" => match first.as_str() {
+                "auto" | "" => None,
+                "on" | "true" => {
+                    csv.header = Some(true);
+                    None
+                }
+                "off" | "false" => {
+                    csv.header = Some(false);
+                    None
+                }
+                _ => Some("write `header = \"auto\"`, `\"on\"` or `\"off\"`"),
+            },
+            name => match <[u8; 1]>::try_from(first.as_bytes()) {
+                Ok([byte]) if byte.is_ascii() && name == "separator" => {
+                    csv.separator = Some(char::from(byte));
+                    None
+                }
+                Ok([byte]) if byte.is_ascii() => {
+                    csv.comment = Some(char::from(byte));
+                    None
+                }
+                _ => Some("write one ASCII character in quotes (a tab is `\"\\t\"`)"),
+            },
+        };
+        if let Some(hint) = wrong {
+            let message = format!("this is no value for `{}`", setting.name);
+            self.problem(setting.value_span, message, Some(hint.to_owned()));
+        }
+    }
+
+    fn verbatim(&mut self, setting: &Setting) {
+        if matches!(&*setting.name, "server" | "mapping") {
+            let Value::Object(values) = &setting.value else {
+                let message = format!("expected an object for `{}`", setting.name);
+                return self.problem(setting.value_span, message, None);
+            };
+            for (name, value) in values {
+                self.verbatim_option(&setting.name, name, value, setting.value_span);
+            }
+            return;
+        }
+        let Some(text) = setting.text(self.problems) else {
+            return;
+        };
+        match &*setting.name {
+            "wrapper" => {
+                if self.target.extension.is_empty() {
+                    self.target.extension.clone_from(&text);
+                }
+                self.target.wrapper = text;
+            }
+            "extension" => self.target.extension = text,
+            "column_name" => self.target.column_name_option = Some(text),
+            _ => {
+                if self.target.import.schema.is_empty() {
+                    self.target.import.schema = text;
+                }
+            }
+        }
+    }
+
+    fn verbatim_section(&mut self, section: &Section) {
+        for setting in &section.settings.list {
+            self.verbatim_option(
+                &section.kind,
+                &setting.name,
+                &setting.value,
+                setting.value_span,
+            );
+        }
+    }
+
+    fn verbatim_option(&mut self, kind: &str, name: &str, value: &Value, span: Span) {
+        if *value == Value::Null {
+            return;
+        }
+        let Some(text) = value.as_text() else {
+            let message = format!("expected text for `{name}`, found {}", value.kind());
+            return self.problem(span, message, None);
+        };
+        if kind == "mapping" {
+            self.target
+                .mapping
+                .insert(name.to_owned(), Secret::new(text));
+        } else {
+            self.target.server.insert(
+                name.to_owned(),
+                OptionValue {
+                    value: text,
+                    public: false,
+                },
+            );
+        }
+    }
+
+    /// The whole body as one option, which every role can read.
+    fn body(&mut self, settings: &Settings, option: &str) {
+        let own = |name: &str, block: bool| match block {
+            true => OWN_BLOCKS.contains(&name),
+            false => OWN_ATTRIBUTES.contains(&name),
+        };
+        let mut nobody = Vec::new();
+        let allowed = settings.boolean("allow_visible_secrets", &mut nobody);
+        self.problems.append(&mut nobody);
+        let secret = first_secret(settings, self.definition, &own);
+        if let (Some((name, span)), false) = (
+            secret,
+            allowed.unwrap_or(self.definition.allow_visible_secrets),
+        ) {
+            let message = format!(
+                "`{name}` may be a secret, and every role of the database could read it: the extension \
+                 `{}` takes its configuration as an option of the server",
+                self.definition.extension
+            );
+            let hint = "write `allow_visible_secrets = true` if that is acceptable, or leave the secret \
+                        to the plugin's own files or environment";
+            self.problem(span, message, Some(hint.to_owned()));
+        }
+        let mut text = String::new();
+        settings.write_hcl(&mut text, 0, &own);
+        if !text.is_empty() {
+            self.target.server.insert(
+                option.to_owned(),
+                OptionValue {
+                    value: text,
+                    public: false,
+                },
+            );
+        }
+    }
+
+    fn defaults(&mut self) {
+        for (option, value) in &self.definition.defaults {
+            if !self.target.server.contains_key(option) {
+                let public = self.definition.is_public(option);
+                let value = OptionValue {
+                    value: value.clone(),
+                    public,
+                };
+                self.target.server.insert(option.clone(), value);
+            }
+        }
+        if self.target.import.schema.is_empty() {
+            self.target
+                .import
+                .schema
+                .clone_from(&self.definition.schema);
+        }
+        // A wrapper that knows no schemas does not look at it, but the statement must name one.
+        if self.target.import.schema.is_empty() {
+            self.target.import.schema = "public".to_owned();
+        }
+        for option in self.target.server.keys() {
+            self.target.ask.remove(option);
+        }
+    }
+}
+
+/// The first attribute in a body that is not known to be public.
+fn first_secret<'a>(
+    settings: &'a Settings,
+    definition: &Definition,
+    own: &dyn Fn(&str, bool) -> bool,
+) -> Option<(&'a str, Span)> {
+    let here = settings
+        .list
+        .iter()
+        .find(|s| s.value != Value::Null && !own(&s.name, false) && !definition.is_public(&s.name))
+        .map(|setting| (&*setting.name, setting.span));
+    here.or_else(|| {
+        let mut sections = settings
+            .sections
+            .iter()
+            .filter(|section| !own(&section.kind, true));
+        sections.find_map(|section| first_secret(&section.settings, definition, &|_, _| false))
+    })
+}
+
+/// A path that begins at the directory of its file, unless it is absolute or no path (`https://…`,
+/// `PG:…`).
+fn absolute(file: &str, path: &str) -> String {
+    if path.starts_with('/') || path.contains(':') {
+        return path.to_owned();
+    }
+    match file.rsplit_once('/') {
+        Some((directory, _)) => format!("{directory}/{}", path.strip_prefix("./").unwrap_or(path)),
+        None => path.to_owned(),
+    }
+}

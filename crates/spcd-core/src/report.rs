@@ -1,0 +1,448 @@
+//! Diagnostics as people read them: the line, a marker, what to type. Values that are not public
+//! are masked in the excerpt, whether or not the block could be read.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+use crate::config::{Diagnostic, Loaded, Severity, Source, without_mark};
+use crate::spc::cut::TOP_LEVEL;
+use crate::spc::lex::{Kind, Lexer, Token};
+
+/// What stands for a value that may not be shown.
+pub const MASK: &str = "***";
+
+/// Attributes whose values anyone may see.
+const ALWAYS_PUBLIC: [&str; 4] = ["plugin", "type", "connections", "import_schema"];
+
+/// How much of a line is shown on each side of the marker.
+const WINDOW: usize = 120;
+
+/// How excerpts are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Style {
+    /// With colours, for a terminal.
+    pub colours: bool,
+    /// With values, secrets included.
+    pub show_values: bool,
+}
+
+/// Prints diagnostics with excerpts from their sources.
+pub fn render(loaded: &Loaded, sources: &[Source], style: Style) -> String {
+    let texts: HashMap<&str, &str> = sources
+        .iter()
+        .filter_map(|source| {
+            Some((
+                source.path.as_str(),
+                without_mark(source.text.as_deref().ok()?),
+            ))
+        })
+        .collect();
+    let renderer = if style.colours {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
+    // One reading of each file, however many diagnostics it has.
+    let mut values: HashMap<&str, Vec<Hidden>> = HashMap::new();
+    let mut out = String::new();
+    for diagnostic in &loaded.diagnostics {
+        let text = texts.get(diagnostic.file.as_str()).copied().unwrap_or("");
+        let hidden = match style.show_values {
+            true => &Vec::new(),
+            false => &*values
+                .entry(&diagnostic.file)
+                .or_insert_with(|| hidden(text, diagnostic.file.ends_with(".json"))),
+        };
+        let instance = diagnostic
+            .connection
+            .as_ref()
+            .and_then(|name| loaded.desired.connections.get(name))
+            .map(|connection| connection.plugin_instance.as_str());
+        let public = instance.and_then(|instance| loaded.public.get(instance));
+        out.push_str(&one(diagnostic, text, hidden, public, &renderer));
+        out.push_str("\n\n");
+    }
+    out
+}
+
+fn one(
+    diagnostic: &Diagnostic,
+    text: &str,
+    hidden: &[Hidden],
+    public: Option<&BTreeSet<String>>,
+    renderer: &Renderer,
+) -> String {
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let message = plain(&diagnostic.message);
+    let path = plain(&diagnostic.file);
+    let title = level.primary_title(&message);
+    let excerpt = excerpt(text, &diagnostic.span, hidden, public);
+    let place = format!("{path}:{}", diagnostic.line);
+    let group = match &excerpt {
+        Some((shown, span)) => title.element(
+            Snippet::source(shown.as_str())
+                .line_start(diagnostic.line as usize)
+                .path(path.as_str())
+                .annotation(AnnotationKind::Primary.span(span.clone())),
+        ),
+        None => title.element(Level::NOTE.message(&place)),
+    };
+    let hint = diagnostic.hint.as_deref().map(plain);
+    let group = match &hint {
+        Some(hint) => group.element(Level::HELP.message(hint)),
+        None => group,
+    };
+    renderer.render(&[group])
+}
+
+/// Text without characters that would move the cursor.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// The first line of a marked range, masked and shortened, and the range in it.
+fn excerpt(
+    text: &str,
+    span: &Range<usize>,
+    hidden: &[Hidden],
+    public: Option<&BTreeSet<String>>,
+) -> Option<(String, Range<usize>)> {
+    if text.is_empty() || (span.start == 0 && span.end == 0) {
+        return None;
+    }
+    let start = span.start.min(text.len());
+    let line_start = text
+        .get(..start)?
+        .rfind('\n')
+        .map_or(0, |newline| newline + 1);
+    let line_end = text
+        .get(start..)?
+        .find('\n')
+        .map_or(text.len(), |newline| start + newline);
+    let end = span.end.clamp(start, line_end.max(start));
+    let mut shown = String::new();
+    let mut marked = 0..0;
+    let mut at = line_start;
+    // Copies up to an offset; a marker that begins or ends there is set.
+    let mut ranges: Vec<Range<usize>> = hidden
+        .iter()
+        .skip_while(|hidden| hidden.range.end <= line_start)
+        .take_while(|hidden| hidden.range.start < line_end)
+        .filter(|hidden| !hidden.is_public(public))
+        .map(|hidden| hidden.range.start.max(line_start)..hidden.range.end.min(line_end))
+        .filter(|range| !range.is_empty())
+        .collect();
+    ranges.push(line_end..line_end);
+    let (mut begun, mut ended) = (false, false);
+    for range in ranges {
+        let clear = text.get(at..range.start.max(at)).unwrap_or("");
+        let offset = |position: usize| (position - at).min(clear.len());
+        if !begun && start <= at + clear.len() && (start < range.end || range.is_empty()) {
+            begun = true;
+            marked.start = shown.len() + offset(start.max(at));
+        }
+        if !ended && end <= at + clear.len() && end >= at {
+            ended = true;
+            marked.end = shown.len() + offset(end);
+        }
+        shown.push_str(clear);
+        if !range.is_empty() {
+            // A marker within what is masked marks the mask.
+            if !begun && start < range.end {
+                begun = true;
+                marked.start = shown.len();
+            }
+            shown.push_str(MASK);
+            if !ended && end <= range.end {
+                ended = true;
+                marked.end = shown.len();
+            }
+        }
+        at = at.max(range.end);
+    }
+    if !begun {
+        marked.start = shown.len();
+    }
+    marked.end = marked.end.max(marked.start);
+    Some(window(&shown.replace('\r', " "), marked))
+}
+
+/// A part of a long line around the marker.
+fn window(line: &str, marked: Range<usize>) -> (String, Range<usize>) {
+    let boundary = |mut at: usize| {
+        while !line.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let from = boundary(marked.start.saturating_sub(WINDOW));
+    let to = boundary((marked.start + WINDOW).min(line.len()));
+    let end = boundary(marked.end.min(to).max(marked.start));
+    let (before, after) = (
+        if from > 0 { "…" } else { "" },
+        if to < line.len() { "…" } else { "" },
+    );
+    let shift = before.len();
+    let shown = format!("{before}{}{after}", line.get(from..to).unwrap_or(""));
+    (shown, marked.start - from + shift..end - from + shift)
+}
+
+/// A part of a file that may be a value.
+#[derive(Debug)]
+struct Hidden {
+    range: Range<usize>,
+    /// The attribute it belongs to, where that can be told.
+    key: Option<Box<str>>,
+    /// It is in a block `import`.
+    import: bool,
+}
+
+impl Hidden {
+    fn is_public(&self, public: Option<&BTreeSet<String>>) -> bool {
+        self.import
+            || self.key.as_deref().is_some_and(|key| {
+                ALWAYS_PUBLIC.contains(&key) || public.is_some_and(|public| public.contains(key))
+            })
+    }
+}
+
+/// Where a file's values are. It goes by tokens alone, since excerpts are wanted above all where
+/// nothing could be parsed: whatever is no name of an attribute and no header of a block is one.
+fn hidden(text: &str, json: bool) -> Vec<Hidden> {
+    if json {
+        return hidden_json(text);
+    }
+    let tokens: Vec<Token> = Lexer::new(text).collect();
+    let kind = |index: usize| tokens.get(index).map_or(Kind::End, |token| token.kind);
+    let mut hidden: Vec<Hidden> = Vec::new();
+    // The types of the blocks that we are in.
+    let mut blocks: Vec<&str> = Vec::new();
+    let mut index = 0;
+    while let Some(token) = tokens.get(index) {
+        match token.kind {
+            Kind::Newline | Kind::End => index += 1,
+            Kind::CloseBrace => {
+                blocks.pop();
+                index += 1;
+            }
+            // A header's brace on a line of its own.
+            Kind::OpenBrace => {
+                blocks.push("");
+                index += 1;
+            }
+            // What is commented out may be a secret all the same.
+            Kind::Comment => {
+                hidden.push(Hidden {
+                    range: token.start + 1..token.end,
+                    key: None,
+                    import: false,
+                });
+                index += 1;
+            }
+            _ => {
+                let mut brace = index + 1;
+                while matches!(kind(brace), Kind::Word | Kind::Quoted) {
+                    brace += 1;
+                }
+                if token.kind == Kind::Word && kind(brace) == Kind::OpenBrace {
+                    blocks.push(token.text(text));
+                    index = brace + 1;
+                    continue;
+                }
+                let key: Option<Box<str>> =
+                    (token.kind == Kind::Word).then(|| token.text(text).into());
+                let assigned = matches!(kind(index + 1), Kind::Equal | Kind::Colon);
+                let from = match (&key, assigned) {
+                    // A word that nothing is assigned to may be a secret that was pasted here.
+                    (Some(key), false) if TOP_LEVEL.contains(&&**key) => index + 1,
+                    (None, _) | (Some(_), false) => index,
+                    (Some(_), true) => index + 2,
+                };
+                let mut braces = 0_usize;
+                let mut end = from;
+                loop {
+                    match kind(end) {
+                        Kind::End => break,
+                        Kind::Newline if braces == 0 => break,
+                        Kind::CloseBrace if braces == 0 => break,
+                        Kind::OpenBrace => braces += 1,
+                        Kind::CloseBrace => braces -= 1,
+                        _ => {}
+                    }
+                    end += 1;
+                }
+                let import =
+                    blocks.get(1).is_some_and(|block| *block == "import") && blocks.len() == 2;
+                if let (Some(first), Some(last)) =
+                    (tokens.get(from), tokens.get(end.wrapping_sub(1)))
+                    && end > from
+                {
+                    let nested = blocks.len() > 1;
+                    let clean = is_whole(&tokens[from..end]);
+                    let key = key.filter(|_| assigned && !nested && clean);
+                    let import = import && assigned && clean;
+                    hidden.push(Hidden {
+                        range: first.start..last.end,
+                        key,
+                        import,
+                    });
+                }
+                index = end.max(index + 1);
+            }
+        }
+    }
+    hidden
+}
+
+/// Whether tokens are one value and nothing behind it: a second one may be somebody else's.
+fn is_whole(tokens: &[Token]) -> bool {
+    let Some((first, rest)) = tokens.split_first() else {
+        return true;
+    };
+    if tokens.iter().any(|token| token.flaw.is_some()) {
+        return false;
+    }
+    let rest = match (first.kind, rest) {
+        (Kind::Word, [open, rest @ ..]) if open.kind == Kind::OpenParen => rest,
+        (Kind::OpenBracket, rest) => rest,
+        (Kind::Word, rest) => {
+            let mut rest = rest.iter();
+            return rest.all(|token| matches!(token.kind, Kind::Dot | Kind::Word));
+        }
+        (_, rest) => return rest.is_empty(),
+    };
+    let opens = |kind| matches!(kind, Kind::OpenBracket | Kind::OpenParen | Kind::OpenBrace);
+    let closes = |kind| {
+        matches!(
+            kind,
+            Kind::CloseBracket | Kind::CloseParen | Kind::CloseBrace
+        )
+    };
+    let mut depth = 1_usize;
+    for token in rest {
+        match token.kind {
+            Kind::Comment => return false,
+            kind if depth == 0 || kind == Kind::Equal => return false,
+            kind if opens(kind) => depth += 1,
+            kind if closes(kind) => depth -= 1,
+            _ => {}
+        }
+    }
+    depth == 0
+}
+
+/// In JSON, everything that is not the name before a `:`.
+fn hidden_json(text: &str) -> Vec<Hidden> {
+    let tokens: Vec<Token> = Lexer::new(text)
+        .filter(|token| token.kind != Kind::Newline)
+        .collect();
+    let mut hidden = Vec::new();
+    let mut key: Option<Box<str>> = None;
+    let mut depth = 0_usize;
+    for (index, token) in tokens.iter().enumerate() {
+        match token.kind {
+            Kind::OpenBrace => depth += 1,
+            Kind::CloseBrace => depth = depth.saturating_sub(1),
+            Kind::Quoted
+                if tokens
+                    .get(index + 1)
+                    .is_some_and(|next| next.kind == Kind::Colon) =>
+            {
+                key = Some(token.text(text).trim_matches('"').into());
+            }
+            Kind::OpenBracket | Kind::CloseBracket | Kind::Comma | Kind::Colon | Kind::End => {}
+            _ => {
+                let key = key.clone().filter(|_| depth == 3);
+                hidden.push(Hidden {
+                    range: token.start..token.end,
+                    key,
+                    import: false,
+                });
+            }
+        }
+    }
+    hidden
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Style, render};
+    use crate::config::{Cache, Given, Source, load};
+
+    /// What is shown of one file, in which `SECRET` stands wherever a value may be secret.
+    fn shown(path: &str, text: &str) -> String {
+        let source = Source {
+            path: path.to_owned(),
+            text: Ok(text.to_owned()),
+        };
+        let sources = [source];
+        let mut lookup = |_, _: &str, _: &str| Err("it is not set".to_owned());
+        let mut given = Given {
+            lookup: &mut lookup,
+        };
+        let loaded = load(&sources, &mut given, &mut Cache::default());
+        assert!(!loaded.diagnostics.is_empty(), "{text}");
+        render(&loaded, &sources, Style::default())
+    }
+
+    #[test]
+    fn an_excerpt_shows_no_value_that_is_not_public() {
+        for line in [
+            "password = \"SECRET",
+            "password = SECRET",
+            "password = SECRET and SECRET",
+            "password = “SECRET”",
+            "password = 'SECRET'",
+            "password: \"SECRET\"",
+            "password \"SECRET\"",
+            "password = \"SECRET\" \"SECRET\"",
+            "password = [\"SECRET\", \"SECRET\" \"SECRET\"]",
+            "password = \"${SECRET}\"",
+            "password = \"\\SECRET\"",
+            "password = {\n SECRET\n }",
+            "password = \"a\" # SECRET",
+            "pasword = \"SECRET\" # SECRET",
+            "host = \"x\" password = \"SECRET\"",
+            "host = \"x password = \"SECRET\"",
+            "host = x # SECRET",
+            "host = [1, password = \"SECRET\"]",
+            "SECRET",
+            "\"SECRET\" = 1",
+            "password = 12345678901234567890123456789012345678901234567890 # SECRET",
+            "nested { password = SECRET }",
+            "connection_string = \"postgres://me:SECRET@x/y?bogus=SECRET\"",
+            "password = \"SECRET\\u0000\"",
+        ] {
+            let text = format!(
+                "connection \"a\" {{\n  plugin = \"postgres\"\n  {line}\n  bogus = 1\n}}\n"
+            );
+            let shown = shown("a.spc", &text);
+            assert!(!shown.contains("SECRET"), "{line}\n{shown}");
+        }
+        let text = "connection \"a\"\n{\n  password = \"SECRET\" 1\n}\n";
+        let shown_here = shown("a.spc", text);
+        assert!(
+            !shown_here.contains("SECRET") && shown_here.contains("2 | {\n"),
+            "{shown_here}"
+        );
+        let json = r#"{"connection": {"a": {"plugin": "postgres", "bogus": "SECRET", "password": ["SECRET"]}}}"#;
+        assert!(!shown("a.spc.json", json).contains("SECRET"));
+    }
+
+    #[test]
+    fn public_values_are_shown_with_a_marker_under_them() {
+        let text = "connection \"a\" {\n  plugin = \"postgres\"\n  type   = \"agregator\"\n}\n";
+        let shown = shown("a.spc", text);
+        assert!(
+            shown.contains("type   = \"agregator\"\n  |            ^^^^^^^^^^^"),
+            "{shown}"
+        );
+    }
+}

@@ -1,0 +1,555 @@
+//! Tables and their columns as data, their hash, and the smallest changes from one to another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// A foreign table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Table {
+    /// Its name on the hub.
+    pub name: String,
+    /// In order.
+    pub columns: Vec<Column>,
+    /// Options of the table (`schema_name`, `table_name`, `filename`).
+    pub options: BTreeMap<String, String>,
+}
+
+/// A column of a foreign table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type as `format_type` writes it under `search_path = pg_catalog`: qualified unless
+    /// it lives in `pg_catalog`, with its modifier.
+    pub data_type: String,
+    /// `NOT NULL`.
+    pub not_null: bool,
+    /// The qualified, quoted name of its collation when it is not its type's own.
+    pub collation: Option<String>,
+    /// The expression of its default.
+    pub default: Option<String>,
+    /// The expression of a generated column.
+    pub generated: Option<String>,
+    /// Options of the column.
+    pub options: BTreeMap<String, String>,
+}
+
+/// How a wrapper sees tables, as its plugin's definition says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traits<'a> {
+    /// Columns are mapped by position, so their order is part of the shape.
+    pub positional: bool,
+    /// The column option that names the remote column; it is left out where it says what the
+    /// column's own name says.
+    pub column_name_option: Option<&'a str>,
+}
+
+/// One change of one table, the smallest that is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TableChange {
+    /// A table that is not there.
+    Create(Table),
+    /// A table that the source has no more.
+    Drop(String),
+    /// Columns moved where the wrapper maps by position: no ALTER can do that.
+    Rebuild(Table),
+    /// What differs in a table that stays.
+    Alter {
+        /// Its name.
+        table: String,
+        /// In the order in which they are to be done.
+        columns: Vec<ColumnChange>,
+        /// The table's own options, old and new, if they differ.
+        options: Option<(BTreeMap<String, String>, BTreeMap<String, String>)>,
+    },
+}
+
+/// One change of one column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ColumnChange {
+    /// A new column; it comes last.
+    Add(Column),
+    /// A column that the source has no more.
+    Drop(String),
+    /// Another type or collation.
+    Retype {
+        /// The column.
+        name: String,
+        /// The type it had.
+        from: String,
+        /// The type it gets.
+        data_type: String,
+        /// The collation it gets, if not the type's own.
+        collation: Option<String>,
+    },
+    /// NOT NULL comes or goes.
+    NotNull {
+        /// The column.
+        name: String,
+        /// Whether it comes.
+        set: bool,
+    },
+    /// Another default, or none.
+    Default {
+        /// The column.
+        name: String,
+        /// The new one.
+        expression: Option<String>,
+    },
+    /// Other options.
+    Options {
+        /// The column.
+        name: String,
+        /// What it has.
+        old: BTreeMap<String, String>,
+        /// What it gets.
+        new: BTreeMap<String, String>,
+    },
+}
+
+/// What people made that hangs on a table: by table, and by column (`""` for the table as such).
+pub type Dependents = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+/// Puts tables into the form in which they are compared and written: in byte order of their
+/// names, without column options that say nothing.
+pub fn normalize(tables: &mut [Table], traits: Traits<'_>) {
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    let Some(option) = traits.column_name_option else {
+        return;
+    };
+    for column in tables.iter_mut().flat_map(|table| &mut table.columns) {
+        if column.options.get(option) == Some(&column.name) {
+            column.options.remove(option);
+        }
+    }
+}
+
+/// A hash of normalized tables. The order of columns counts only where the wrapper maps by it.
+pub fn hash(tables: &[Table], traits: Traits<'_>) -> String {
+    let mut hasher = Sha256::new();
+    let mut put = |text: &str| {
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    for table in tables {
+        put("table");
+        put(&table.name);
+        for (name, value) in &table.options {
+            put(name);
+            put(value);
+        }
+        let mut columns: Vec<_> = table.columns.iter().collect();
+        if !traits.positional {
+            columns.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        for column in columns {
+            put("column");
+            put(&column.name);
+            put(&column.data_type);
+            put(if column.not_null { "not null" } else { "" });
+            for part in [&column.collation, &column.default, &column.generated] {
+                put(part.as_deref().map_or("-", |_| "+"));
+                put(part.as_deref().unwrap_or_default());
+            }
+            for (name, value) in &column.options {
+                put(name);
+                put(value);
+            }
+        }
+    }
+    hasher.finalize()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The changes that lead from the tables that are there to those that are wanted, both
+/// normalized; nothing if they agree.
+pub fn diff(there: &[Table], wanted: &[Table], traits: Traits<'_>) -> Vec<TableChange> {
+    let by_name = |tables: &[Table]| -> BTreeMap<String, usize> {
+        (tables.iter().enumerate())
+            .map(|(n, table)| (table.name.clone(), n))
+            .collect()
+    };
+    let (old, new) = (by_name(there), by_name(wanted));
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    let mut changes: Vec<_> = gone.cloned().map(TableChange::Drop).collect();
+    for (name, n) in &new {
+        let table = &wanted[*n];
+        match old.get(name).map(|n| &there[*n]) {
+            None => changes.push(TableChange::Create(table.clone())),
+            Some(old) => changes.extend(alter(old, table, traits)),
+        }
+    }
+    changes
+}
+
+fn alter(old: &Table, new: &Table, traits: Traits<'_>) -> Option<TableChange> {
+    if traits.positional && moved(old, new) {
+        return Some(TableChange::Rebuild(new.clone()));
+    }
+    let find = |table: &Table, name: &str| table.columns.iter().position(|c| c.name == name);
+    let mut columns = Vec::new();
+    for column in &old.columns {
+        match find(new, &column.name).map(|n| &new.columns[n]) {
+            None => columns.push(ColumnChange::Drop(column.name.clone())),
+            // A generated column cannot be altered into or out of being one.
+            Some(wanted) if wanted.generated != column.generated => {
+                columns.push(ColumnChange::Drop(column.name.clone()));
+                columns.push(ColumnChange::Add(wanted.clone()));
+            }
+            Some(wanted) => alter_column(column, wanted, &mut columns),
+        }
+    }
+    for column in &new.columns {
+        if find(old, &column.name).is_none() {
+            columns.push(ColumnChange::Add(column.clone()));
+        }
+    }
+    let options = (old.options != new.options).then(|| (old.options.clone(), new.options.clone()));
+    (!columns.is_empty() || options.is_some()).then(|| TableChange::Alter {
+        table: new.name.clone(),
+        columns,
+        options,
+    })
+}
+
+/// Whether a column that stays would be read from another position: only columns that are added
+/// or dropped at the end leave the others where they are.
+fn moved(old: &Table, new: &Table) -> bool {
+    let common = old.columns.len().min(new.columns.len());
+    old.columns[..common]
+        .iter()
+        .zip(&new.columns[..common])
+        .any(|(old, new)| old.name != new.name)
+}
+
+fn alter_column(old: &Column, new: &Column, changes: &mut Vec<ColumnChange>) {
+    let name = || new.name.clone();
+    let retyped = old.data_type != new.data_type || old.collation != new.collation;
+    if retyped {
+        // The old default might have no cast to the new type.
+        if old.default.is_some() {
+            changes.push(ColumnChange::Default {
+                name: name(),
+                expression: None,
+            });
+        }
+        changes.push(ColumnChange::Retype {
+            name: name(),
+            from: old.data_type.clone(),
+            data_type: new.data_type.clone(),
+            collation: new.collation.clone(),
+        });
+    }
+    let default_is_there = !retyped && old.default == new.default;
+    if !default_is_there && (new.default.is_some() || !retyped) {
+        changes.push(ColumnChange::Default {
+            name: name(),
+            expression: new.default.clone(),
+        });
+    }
+    if old.not_null != new.not_null {
+        changes.push(ColumnChange::NotNull {
+            name: name(),
+            set: new.not_null,
+        });
+    }
+    if old.options != new.options {
+        changes.push(ColumnChange::Options {
+            name: name(),
+            old: old.options.clone(),
+            new: new.options.clone(),
+        });
+    }
+}
+
+impl TableChange {
+    /// The table.
+    pub fn table(&self) -> &str {
+        match self {
+            TableChange::Create(table) | TableChange::Rebuild(table) => &table.name,
+            TableChange::Drop(name) => name,
+            TableChange::Alter { table, .. } => table,
+        }
+    }
+
+    /// What in this change would break, or quietly lose, which of the things that people made.
+    fn breaks(&self, dependents: &Dependents) -> Vec<(String, Vec<String>)> {
+        let Some(of_table) = dependents.get(self.table()) else {
+            return Vec::new();
+        };
+        let all = || {
+            of_table
+                .values()
+                .flatten()
+                .cloned()
+                .collect::<BTreeSet<_>>()
+        };
+        let of = |name: &str| of_table.get(name).cloned().unwrap_or_default();
+        let broken = match self {
+            TableChange::Create(_) => Vec::new(),
+            TableChange::Drop(_) => vec![("dropping it".to_owned(), all())],
+            TableChange::Rebuild(_) => vec![("rebuilding it".to_owned(), all())],
+            TableChange::Alter { columns, .. } => (columns.iter())
+                .filter_map(|change| match change {
+                    ColumnChange::Drop(name) => Some((format!("dropping column {name}"), of(name))),
+                    ColumnChange::Retype {
+                        name,
+                        from,
+                        data_type,
+                        ..
+                    } => {
+                        let what = format!("changing column {name} from {from} to {data_type}");
+                        Some((what, of(name)))
+                    }
+                    _ => None,
+                })
+                .collect(),
+        };
+        let listed = broken
+            .into_iter()
+            .map(|(what, of)| (what, of.into_iter().collect::<Vec<_>>()));
+        listed.filter(|(_, of)| !of.is_empty()).collect()
+    }
+
+    /// Whether it can take something away from what people made, so that those must be known.
+    pub fn is_risky(&self) -> bool {
+        match self {
+            TableChange::Create(_) => false,
+            TableChange::Drop(_) | TableChange::Rebuild(_) => true,
+            TableChange::Alter { columns, .. } => columns.iter().any(|change| {
+                matches!(change, ColumnChange::Drop(_) | ColumnChange::Retype { .. })
+            }),
+        }
+    }
+}
+
+/// Parts changes into those that are done, and warnings about those that are not, because
+/// something that people made would break or be lost.
+pub fn guard(
+    changes: Vec<TableChange>,
+    dependents: &Dependents,
+) -> (Vec<TableChange>, Vec<String>) {
+    let mut done = Vec::new();
+    let mut warnings = Vec::new();
+    for change in changes {
+        let broken = change.breaks(dependents);
+        if broken.is_empty() {
+            done.push(change);
+            continue;
+        }
+        let reasons: Vec<_> = (broken.into_iter())
+            .map(|(what, of)| format!("{what} would break or lose {}", of.join(", ")))
+            .collect();
+        warnings.push(format!(
+            "table {:?} stays as it was: {}",
+            change.table(),
+            reasons.join("; ")
+        ));
+    }
+    (done, warnings)
+}
+
+/// The tables that will be there once `changes` are done.
+pub fn after(there: &[Table], wanted: &[Table], changes: &[TableChange]) -> Vec<Table> {
+    let changed: BTreeSet<&str> = changes.iter().map(TableChange::table).collect();
+    let kept = there
+        .iter()
+        .filter(|table| !changed.contains(table.name.as_str()));
+    let made = wanted
+        .iter()
+        .filter(|table| changed.contains(table.name.as_str()));
+    let mut tables: Vec<_> = kept.chain(made).cloned().collect();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    tables
+}
+
+impl fmt::Display for TableChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TableChange::Create(table) => {
+                write!(
+                    f,
+                    "+ table {} ({} columns)",
+                    table.name,
+                    table.columns.len()
+                )
+            }
+            TableChange::Drop(name) => write!(f, "- table {name}"),
+            TableChange::Rebuild(table) => write!(
+                f,
+                "± table {} (rebuilt: its wrapper maps columns by position)",
+                table.name
+            ),
+            TableChange::Alter {
+                table,
+                columns,
+                options,
+            } => {
+                write!(f, "~ table {table}")?;
+                for change in columns {
+                    write!(f, "\n    {change}")?;
+                }
+                if options.is_some() {
+                    write!(f, "\n    ~ options")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for ColumnChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ColumnChange::Add(column) => write!(f, "+ column {} {}", column.name, column.data_type),
+            ColumnChange::Drop(name) => write!(f, "- column {name}"),
+            ColumnChange::Retype {
+                name,
+                from,
+                data_type,
+                ..
+            } => write!(f, "~ column {name} {from} → {data_type}"),
+            ColumnChange::NotNull { name, set } => {
+                let sign = if *set { '+' } else { '-' };
+                write!(f, "~ column {name} {sign} NOT NULL")
+            }
+            ColumnChange::Default { name, .. } => write!(f, "~ column {name} default"),
+            ColumnChange::Options { name, .. } => write!(f, "~ column {name} options"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, data_type: &str) -> Column {
+        Column {
+            name: name.into(),
+            data_type: data_type.into(),
+            ..Column::default()
+        }
+    }
+
+    fn table(name: &str, columns: &[(&str, &str)]) -> Table {
+        Table {
+            name: name.into(),
+            columns: columns.iter().map(|(n, t)| column(n, t)).collect(),
+            ..Table::default()
+        }
+    }
+
+    const BY_NAME: Traits<'_> = Traits {
+        positional: false,
+        column_name_option: Some("column_name"),
+    };
+    const BY_POSITION: Traits<'_> = Traits {
+        positional: true,
+        column_name_option: None,
+    };
+
+    fn shown(changes: &[TableChange]) -> Vec<String> {
+        changes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn equal_shapes_differ_in_nothing_whatever_their_order() {
+        let old = [table("t", &[("a", "integer"), ("b", "text")])];
+        let new = [table("t", &[("b", "text"), ("a", "integer")])];
+        assert_eq!(diff(&old, &new, BY_NAME), []);
+        assert_eq!(hash(&old, BY_NAME), hash(&new, BY_NAME));
+        assert_ne!(hash(&old, BY_POSITION), hash(&new, BY_POSITION));
+        assert_eq!(
+            shown(&diff(&old, &new, BY_POSITION)),
+            ["± table t (rebuilt: its wrapper maps columns by position)"]
+        );
+    }
+
+    #[test]
+    fn a_column_option_that_repeats_the_name_says_nothing() {
+        let mut tables = [table("t", &[("a", "integer"), ("b", "integer")])];
+        for (n, remote) in ["a", "B"].into_iter().enumerate() {
+            let options = &mut tables[0].columns[n].options;
+            options.insert("column_name".into(), remote.into());
+        }
+        normalize(&mut tables, BY_NAME);
+        assert!(tables[0].columns[0].options.is_empty());
+        assert_eq!(tables[0].columns[1].options["column_name"], "B");
+    }
+
+    #[test]
+    fn the_smallest_changes() {
+        let old = [
+            table("gone", &[("a", "integer")]),
+            table("t", &[("a", "integer"), ("b", "text"), ("c", "text")]),
+        ];
+        let new = [
+            table("fresh", &[("x", "text")]),
+            table("t", &[("d", "date"), ("a", "bigint"), ("c", "text")]),
+        ];
+        assert_eq!(
+            shown(&diff(&old, &new, BY_NAME)),
+            [
+                "- table gone",
+                "+ table fresh (1 columns)",
+                "~ table t\n    ~ column a integer → bigint\n    - column b\n    + column d date",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_column_at_the_end_needs_no_rebuild() {
+        let old = [table("t", &[("a", "text")])];
+        let new = [table("t", &[("a", "text"), ("b", "text")])];
+        assert_eq!(
+            shown(&diff(&old, &new, BY_POSITION)),
+            ["~ table t\n    + column b text"]
+        );
+    }
+
+    #[test]
+    fn what_people_made_is_kept_and_the_rest_goes_on() {
+        let old = [
+            table("t", &[("a", "integer"), ("b", "text")]),
+            table("u", &[("a", "integer")]),
+        ];
+        let new = [
+            table("t", &[("a", "integer")]),
+            table("u", &[("a", "bigint")]),
+        ];
+        let view = BTreeSet::from(["view public.v".to_owned()]);
+        let dependents = BTreeMap::from([("t".into(), BTreeMap::from([("b".into(), view)]))]);
+        let (done, warnings) = guard(diff(&old, &new, BY_NAME), &dependents);
+        assert_eq!(shown(&done), ["~ table u\n    ~ column a integer → bigint"]);
+        assert_eq!(
+            warnings,
+            ["table \"t\" stays as it was: dropping column b would break or lose view public.v"]
+        );
+        let after = after(&old, &new, &done);
+        assert_eq!(after[0], old[0]);
+        assert_eq!(after[1], new[1]);
+    }
+
+    #[test]
+    fn a_default_is_dropped_before_its_column_gets_another_type() {
+        let mut old = [table("t", &[("a", "integer")])];
+        old[0].columns[0].default = Some("1".into());
+        let new = [table("t", &[("a", "text")])];
+        let TableChange::Alter { columns, .. } = &diff(&old, &new, BY_NAME)[0] else {
+            panic!("altered");
+        };
+        assert!(matches!(
+            columns[0],
+            ColumnChange::Default {
+                expression: None,
+                ..
+            }
+        ));
+        assert!(matches!(columns[1], ColumnChange::Retype { .. }));
+        assert_eq!(columns.len(), 2);
+    }
+}

@@ -1,0 +1,267 @@
+//! A file's text to the pieces that are read each for itself, by counting braces alone.
+
+use super::lex::{Flaw, Kind, Lexer, Token, line_end};
+use super::syntax::{Problem, Span};
+
+/// The block types that stand at the top of a file.
+pub(crate) const TOP_LEVEL: [&str; 5] =
+    ["connection", "plugin", "options", "workspace", "partition"];
+
+/// A block, or whatever else stands between two blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// The line of its first byte, from 1.
+    pub(crate) line: u32,
+    /// It closes a brace that nothing opened, or stands alone before such a one: the block
+    /// before it has probably ended too early.
+    pub(crate) stray: bool,
+}
+
+/// What a file consists of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Pieces {
+    pub(crate) pieces: Vec<Piece>,
+    /// Why the pieces' borders cannot be told from some place on; its span counts from the
+    /// text's start.
+    pub(crate) open: Option<Problem>,
+}
+
+/// Cuts a text.
+pub(crate) fn cut(text: &str) -> Pieces {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut counted = (0, 1);
+    let mut line_of = |offset: usize| {
+        let newlines = text.as_bytes()[counted.0..offset]
+            .iter()
+            .filter(|&&b| b == b'\n')
+            .count();
+        counted = (
+            offset,
+            counted.1 + u32::try_from(newlines).unwrap_or(u32::MAX),
+        );
+        counted.1
+    };
+    // Of the piece being read: its start, its open braces, and where its current line began.
+    let mut start: Option<usize> = None;
+    let mut braces: Vec<usize> = Vec::new();
+    let mut line_start = 0;
+    let mut equal_in_line = false;
+    let mut end = 0;
+    let mut first = Kind::End;
+
+    for token in Lexer::new(text) {
+        let Token { kind, .. } = token;
+        if let Some(problem) = never_closed(&token) {
+            let from = start.unwrap_or(token.start);
+            pieces.retain(|piece| piece.end <= from);
+            return Pieces {
+                pieces,
+                open: Some(problem),
+            };
+        }
+        match kind {
+            Kind::Comment => continue,
+            Kind::Newline | Kind::End => {
+                if let (Some(from), true) = (start, braces.is_empty()) {
+                    let line = line_of(from);
+                    // A header whose brace stands on the next line belongs to it.
+                    let headless = first == Kind::OpenBrace;
+                    match pieces.last_mut() {
+                        Some(header) if headless && is_header(&text[header.start..header.end]) => {
+                            header.end = end;
+                        }
+                        _ => {
+                            let stray = first == Kind::CloseBrace;
+                            if stray {
+                                mark_loose(&mut pieces, text);
+                            }
+                            pieces.push(Piece {
+                                start: from,
+                                end,
+                                line,
+                                stray,
+                            });
+                        }
+                    }
+                    start = None;
+                }
+                line_start = token.end;
+                equal_in_line = false;
+                continue;
+            }
+            _ => {}
+        }
+        if start.is_none() {
+            start = Some(token.start);
+            first = kind;
+        }
+        end = token.end;
+        match kind {
+            Kind::OpenBrace => {
+                braces.push(token.start);
+            }
+            Kind::CloseBrace => {
+                braces.pop();
+            }
+            Kind::Equal => equal_in_line = true,
+            // What an open quote has swallowed up to the line's end is nearly always the brace
+            // of a header (`connection "a {`) or of a one-line block (`{ plugin = "aws }`).
+            Kind::Quoted if token.flaw == Some(Flaw::Quote) => {
+                let swallowed = token.text(text).trim_end();
+                if swallowed.ends_with('{') && !equal_in_line {
+                    braces.push(token.start + swallowed.len() - 1);
+                } else if swallowed.ends_with('}')
+                    && braces.last().is_some_and(|&brace| brace >= line_start)
+                {
+                    braces.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    let open = braces.first().map(|&outer| {
+        let from = start.unwrap_or(outer);
+        let brace = braces.last().copied().unwrap_or(outer);
+        let problem = Problem::new(Span::new(brace, brace + 1), "this brace is never closed");
+        match next_header(text, from) {
+            Some(offset) => {
+                let line = line_of(from) + newlines(&text[from..offset]);
+                problem.hint(format!(
+                    "type `}}` before line {line}, where the next block begins"
+                ))
+            }
+            None => problem.hint("type `}` where the block ends"),
+        }
+    });
+    Pieces { pieces, open }
+}
+
+fn newlines(text: &str) -> u32 {
+    u32::try_from(text.bytes().filter(|&byte| byte == b'\n').count()).unwrap_or(u32::MAX)
+}
+
+fn never_closed(token: &Token) -> Option<Problem> {
+    let span = Span::new(token.start, token.start + 2);
+    match token.flaw? {
+        Flaw::Comment => Some(
+            Problem::new(span, "this comment is never closed")
+                .hint("type `*/` where it ends, or begin each of its lines with `#`"),
+        ),
+        Flaw::Heredoc => Some(
+            Problem::new(span, "this heredoc is never closed")
+                .hint("write its marker alone on the line after its last one"),
+        ),
+        // It ends with its line, so the borders around it can be told.
+        Flaw::Quote => None,
+    }
+}
+
+/// Whether a piece looks like a block's header without its brace.
+fn is_header(text: &str) -> bool {
+    let mut tokens = Lexer::new(text).filter(|token| token.kind != Kind::Comment);
+    tokens.next().is_some_and(|token| token.kind == Kind::Word)
+        && tokens.all(|token| matches!(token.kind, Kind::Word | Kind::Quoted | Kind::End))
+}
+
+/// Marks the attributes that stand between the last block and a stray brace.
+fn mark_loose(pieces: &mut [Piece], text: &str) {
+    for piece in pieces.iter_mut().rev() {
+        let mut tokens = Lexer::new(&text[piece.start..piece.end]);
+        let loose = tokens.next().is_some_and(|token| token.kind == Kind::Word)
+            && tokens.next().is_some_and(|token| token.kind == Kind::Equal);
+        if !loose || piece.stray {
+            break;
+        }
+        piece.stray = true;
+    }
+}
+
+/// The first line after `from` that begins, without indentation, like a top-level block.
+fn next_header(text: &str, from: usize) -> Option<usize> {
+    let mut line = line_end(text, from) + 1;
+    while let Some(rest) = text.get(line..).filter(|rest| !rest.is_empty()) {
+        let word = rest.split([' ', '\t', '"', '{', '\n']).next().unwrap_or("");
+        let end = line_end(text, line);
+        if TOP_LEVEL.contains(&word) && text[line..end].trim_end().ends_with('{') {
+            return Some(line);
+        }
+        line = end + 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    fn pieces(text: &str) -> Vec<(u32, &str)> {
+        cut(text)
+            .pieces
+            .iter()
+            .map(|piece| (piece.line, &text[piece.start..piece.end]))
+            .collect()
+    }
+
+    #[test]
+    fn blocks_are_told_apart_whatever_they_hold() {
+        let text = "# {\nconnection \"a\" {\n  x = \"}\" // {\n  y = <<E\n}{\nE\n}\n\n/* { */ plugin \"b\" { z = \"${\"}\"}\" }\nconnection \"c\" {}";
+        assert_eq!(
+            pieces(text),
+            [
+                (
+                    2,
+                    "connection \"a\" {\n  x = \"}\" // {\n  y = <<E\n}{\nE\n}"
+                ),
+                (9, "plugin \"b\" { z = \"${\"}\"}\" }"),
+                (10, "connection \"c\" {}"),
+            ]
+        );
+        assert_eq!(cut(text).open, None);
+    }
+
+    #[test]
+    fn an_open_quote_costs_no_other_block() {
+        for first in [
+            "connection \"a\" {\n  password = \"x\n}",
+            "connection \"a {\n  plugin = \"x\"\n}",
+            "connection \"a\" { plugin = \"x }",
+            "connection \"a\" {\n  limiter \"x {\n  }\n}",
+        ] {
+            let text = format!("{first}\nconnection \"b\" {{\n}}\n");
+            assert_eq!(pieces(&text).len(), 2, "{text}");
+            assert_eq!(pieces(&text)[0].1, first);
+            assert_eq!(cut(&text).open, None);
+        }
+    }
+
+    #[test]
+    fn an_open_brace_puts_the_rest_in_doubt_and_says_where_it_is_missing() {
+        let text = "connection \"a\" {\n}\nconnection \"b\" {\n  x = 1\n\nconnection \"c\" {\n}\n";
+        let cut = cut(text);
+        assert_eq!(cut.pieces.len(), 1);
+        let problem = cut.open.unwrap();
+        assert_eq!(
+            problem.span.start as usize,
+            text.find("\"b\" {").unwrap() + 4
+        );
+        assert_eq!(
+            problem.hint.unwrap(),
+            "type `}` before line 6, where the next block begins"
+        );
+    }
+
+    #[test]
+    fn a_brace_on_the_next_line_belongs_to_its_header() {
+        assert_eq!(pieces("connection \"a\"\n\n{\n x = 1\n}\n{\n}\n").len(), 2);
+    }
+
+    #[test]
+    fn a_stray_brace_marks_the_loose_attributes_before_it() {
+        let text = "connection \"a\" {\n}\n}\nx = 1\n}\nconnection \"b\" {\n}\n";
+        let strays: Vec<_> = cut(text).pieces.iter().map(|piece| piece.stray).collect();
+        assert_eq!(strays, [false, true, true, true, false]);
+    }
+}

@@ -1,0 +1,567 @@
+//! Expressions.
+
+use super::lex::{Flaw, Kind, Token};
+use super::parse::{MAX_DEPTH, Parser, Result, mark_hint};
+use super::syntax::{Binary, Call, Expression, ExpressionKind, For, Problem, Span, Step, Unary};
+use super::value::Value;
+
+impl Parser<'_> {
+    /// Any expression.
+    pub(super) fn expression(&mut self) -> Result<Expression> {
+        self.deeper(|parser| {
+            let condition = parser.operation()?;
+            if parser.take(Kind::Question).is_none() {
+                return Ok(condition);
+            }
+            let yes = parser.expression()?;
+            parser.expect(Kind::Colon, "`:` and the value for the other case")?;
+            let no = parser.expression()?;
+            let span = condition.span.to(no.span);
+            Ok(Expression {
+                span,
+                kind: ExpressionKind::Conditional(Box::new((condition, yes, no))),
+            })
+        })
+    }
+
+    fn expect(&mut self, kind: Kind, expected: &str) -> Result<Token> {
+        let token = self.peek();
+        if token.kind == kind {
+            Ok(self.next())
+        } else {
+            Err(self.unexpected(&token, expected))
+        }
+    }
+
+    /// Operands and the operators between them.
+    fn operation(&mut self) -> Result<Expression> {
+        let first = self.operand()?;
+        let Some((operator, level)) = operator(self.peek().kind) else {
+            return Ok(first);
+        };
+        let mut operands = vec![first];
+        let mut operators = vec![(operator, level)];
+        self.next();
+        loop {
+            operands.push(self.operand()?);
+            let Some(next) = operator_of(self) else { break };
+            operators.push(next);
+        }
+        let mut operands = operands.into_iter();
+        let mut operators = operators.into_iter().peekable();
+        Ok(fold(0, &mut operands, &mut operators))
+    }
+
+    /// A term with the signs before it and the steps after it.
+    fn operand(&mut self) -> Result<Expression> {
+        let mut signs: Vec<(Unary, Span)> = Vec::new();
+        loop {
+            let token = self.peek();
+            let sign = match token.kind {
+                Kind::Minus => Unary::Negate,
+                Kind::Bang => Unary::Not,
+                _ => break,
+            };
+            let span = self.span_of(&token);
+            if signs.len() >= MAX_DEPTH {
+                return Err(self.problem(Problem::new(span, "there are too many signs here")));
+            }
+            signs.push((sign, span));
+            self.next();
+        }
+        let term = self.term()?;
+        let mut operand = self.steps(term)?;
+        while let Some((sign, span)) = signs.pop() {
+            let span = span.to(operand.span);
+            operand = match (sign, operand.kind) {
+                (Unary::Negate, ExpressionKind::Literal(Value::Integer(number))) => Expression {
+                    span,
+                    kind: ExpressionKind::Literal(Value::Integer(-number)),
+                },
+                (_, kind) => {
+                    let inner = Expression {
+                        span: operand.span,
+                        kind,
+                    };
+                    Expression {
+                        span,
+                        kind: ExpressionKind::Unary(sign, Box::new(inner)),
+                    }
+                }
+            };
+        }
+        Ok(operand)
+    }
+
+    fn term(&mut self) -> Result<Expression> {
+        let token = self.peek();
+        let span = self.span_of(&token);
+        match token.kind {
+            Kind::Quoted => {
+                self.next();
+                self.quoted(&token)
+            }
+            Kind::Heredoc => {
+                self.next();
+                self.heredoc(&token)
+            }
+            Kind::Number => {
+                self.next();
+                let value = self.number(&token)?;
+                // An address or a version: `10.0.0.1`, `1.2.3`, `30s`, `10.0.0.0/8`.
+                let next = self.token(self.at);
+                if next.start == token.end
+                    && matches!(next.kind, Kind::Dot | Kind::Word | Kind::Number)
+                {
+                    let problem = Problem::new(span.to(self.span_of(&next)), "this is no number");
+                    return Err(self.problem(problem.hint("put a text in quotes: `\"…\"`")));
+                }
+                Ok(Expression {
+                    span,
+                    kind: ExpressionKind::Literal(value),
+                })
+            }
+            Kind::Word => {
+                self.next();
+                let name = token.text(self.text);
+                if self.token(self.at).kind == Kind::OpenParen {
+                    return self.call(name, span);
+                }
+                let kind = match name {
+                    "true" => ExpressionKind::Literal(Value::Bool(true)),
+                    "false" => ExpressionKind::Literal(Value::Bool(false)),
+                    "null" => ExpressionKind::Literal(Value::Null),
+                    _ => ExpressionKind::Variable(name.into()),
+                };
+                Ok(Expression { span, kind })
+            }
+            Kind::OpenParen => {
+                self.next();
+                let inner = self.lines(Self::expression)?;
+                let close = self.closed(Kind::CloseParen, "`)`")?;
+                Ok(Expression {
+                    span: span.to(self.span_of(&close)),
+                    kind: inner.kind,
+                })
+            }
+            Kind::OpenBracket => self.list(),
+            Kind::OpenBrace => self.object(),
+            Kind::Slash | Kind::Dot | Kind::Star | Kind::Less => {
+                let problem = Problem::new(span, "expected a value");
+                Err(self.problem(problem.hint("put a path or pattern in quotes: `\"…\"`")))
+            }
+            Kind::Unknown => match mark_hint(token.text(self.text)) {
+                Some(hint) => {
+                    let message = match token.text(self.text) {
+                        "'" => "single quotes make no text",
+                        "`" => "backticks make no text",
+                        "“" | "”" | "„" | "«" | "»" | "‘" | "’" | "‚" => {
+                            "curly quotes make no text"
+                        }
+                        _ => "expected a value",
+                    };
+                    Err(self.problem(Problem::new(span, message).hint(hint)))
+                }
+                None => {
+                    let problem = Problem::new(span, "expected a value");
+                    Err(self.problem(problem.hint("put a text in quotes: `\"…\"`")))
+                }
+            },
+            _ => Err(self.unexpected(&token, "a value")),
+        }
+    }
+
+    /// Reads with newlines as white space, up to what closes it.
+    fn lines<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outer = std::mem::replace(&mut self.multiline, true);
+        let result = read(self);
+        if result.is_ok() {
+            self.skip_newlines();
+        }
+        self.multiline = outer;
+        result
+    }
+
+    fn closed(&mut self, kind: Kind, expected: &str) -> Result<Token> {
+        let token = self.token(self.at);
+        if token.kind != kind {
+            return Err(self.unexpected(&token, expected));
+        }
+        self.at += 1;
+        Ok(token)
+    }
+
+    fn number(&mut self, token: &Token) -> Result<Value> {
+        let text = token.text(self.text);
+        let span = self.span_of(token);
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return text.parse().map(Value::Integer).map_err(|_| {
+                let problem = Problem::new(span, "this number is too large to be kept exactly");
+                self.problem(problem.hint("put it in quotes"))
+            });
+        }
+        match text.parse::<f64>() {
+            Ok(number) if number.is_finite() && same_digits(text, &number.to_string()) => {
+                Ok(if number.fract() == 0.0 && number.abs() < 1e15 {
+                    #[allow(clippy::cast_possible_truncation)]
+                    Value::Integer(number as i128)
+                } else {
+                    Value::Float(number)
+                })
+            }
+            _ => {
+                let problem = Problem::new(span, "this number cannot be kept exactly");
+                Err(self.problem(problem.hint("put it in quotes")))
+            }
+        }
+    }
+
+    fn call(&mut self, name: &str, span: Span) -> Result<Expression> {
+        self.at += 1;
+        let (arguments, spread) = self.lines(|parser| {
+            let mut arguments = Vec::new();
+            let mut spread = false;
+            while parser.peek().kind != Kind::CloseParen {
+                arguments.push(parser.expression()?);
+                if parser.take(Kind::Ellipsis).is_some() {
+                    spread = true;
+                    break;
+                }
+                if parser.take(Kind::Comma).is_none() {
+                    break;
+                }
+            }
+            Ok((arguments, spread))
+        })?;
+        let close = self.closed(Kind::CloseParen, "`,` or `)`")?;
+        let call = Call {
+            name: name.into(),
+            span,
+            arguments,
+            spread,
+        };
+        let span = span.to(self.span_of(&close));
+        Ok(Expression {
+            span,
+            kind: ExpressionKind::Call(Box::new(call)),
+        })
+    }
+
+    fn list(&mut self) -> Result<Expression> {
+        let open = self.next();
+        let start = self.span_of(&open);
+        if self.for_follows() {
+            let result = self.lines(|parser| parser.for_expression(false))?;
+            let close = self.closed(Kind::CloseBracket, "`]`")?;
+            let span = start.to(self.span_of(&close));
+            return Ok(Expression {
+                span,
+                kind: ExpressionKind::For(Box::new(result)),
+            });
+        }
+        let elements = self.lines(|parser| {
+            let mut elements = Vec::new();
+            while parser.peek().kind != Kind::CloseBracket {
+                elements.push(parser.expression()?);
+                let after = parser.peek();
+                match after.kind {
+                    Kind::Comma => {
+                        parser.next();
+                    }
+                    Kind::CloseBracket => break,
+                    Kind::Quoted | Kind::Number | Kind::Word | Kind::OpenBrace
+                        if after.flaw.is_none() =>
+                    {
+                        let span = parser.span_of(&after);
+                        // `name =` on the next line: it is the bracket that is missing.
+                        let next = parser.token(parser.at + 1).kind;
+                        let problem = Problem::new(span, "expected `,` or `]` before this");
+                        return Err(parser.problem(problem.hint(
+                            if after.kind == Kind::Word && next == Kind::Equal {
+                                "type `]` where the list ends"
+                            } else {
+                                "put a comma between the elements of a list"
+                            },
+                        )));
+                    }
+                    _ => return Err(parser.unexpected(&after, "`,` or `]`")),
+                }
+            }
+            Ok(elements)
+        })?;
+        let close = self.closed(Kind::CloseBracket, "`]`")?;
+        let span = start.to(self.span_of(&close));
+        Ok(Expression {
+            span,
+            kind: ExpressionKind::List(elements),
+        })
+    }
+
+    fn object(&mut self) -> Result<Expression> {
+        let open = self.next();
+        let start = self.span_of(&open);
+        if self.for_follows() {
+            let result = self.lines(|parser| parser.for_expression(true))?;
+            let close = self.closed(Kind::CloseBrace, "`}`")?;
+            let span = start.to(self.span_of(&close));
+            return Ok(Expression {
+                span,
+                kind: ExpressionKind::For(Box::new(result)),
+            });
+        }
+        let outer = std::mem::replace(&mut self.multiline, false);
+        let items = self.object_items();
+        self.multiline = outer;
+        let items = items?;
+        let close = self.closed(Kind::CloseBrace, "`}`")?;
+        let span = start.to(self.span_of(&close));
+        Ok(Expression {
+            span,
+            kind: ExpressionKind::Object(items),
+        })
+    }
+
+    fn object_items(&mut self) -> Result<Vec<(Expression, Expression)>> {
+        let mut items = Vec::new();
+        loop {
+            self.skip_newlines();
+            let token = self.peek();
+            if token.kind == Kind::CloseBrace {
+                return Ok(items);
+            }
+            let follows = self.token(self.at + 1).kind;
+            let key = if token.kind == Kind::Word && matches!(follows, Kind::Equal | Kind::Colon) {
+                self.next();
+                let name = token.text(self.text);
+                let kind = ExpressionKind::Literal(Value::String(name.into()));
+                Expression {
+                    span: self.span_of(&token),
+                    kind,
+                }
+            } else {
+                self.expression()?
+            };
+            let assign = self.peek();
+            if !matches!(assign.kind, Kind::Equal | Kind::Colon) {
+                return Err(self.unexpected(&assign, "`=` between the key and its value"));
+            }
+            self.next();
+            let value = self.expression()?;
+            items.push((key, value));
+            let after = self.peek();
+            match after.kind {
+                Kind::Comma | Kind::Newline => {
+                    self.next();
+                }
+                Kind::CloseBrace => {}
+                _ => return Err(self.unexpected(&after, "`,`, a new line or `}`")),
+            }
+        }
+    }
+
+    fn for_follows(&mut self) -> bool {
+        let mut index = self.at;
+        let mut words = 0;
+        while words < 2 {
+            let token = self.token(index);
+            match token.kind {
+                Kind::Newline => {}
+                Kind::Word if words == 1 || token.text(self.text) == "for" => words += 1,
+                _ => return false,
+            }
+            index += 1;
+        }
+        true
+    }
+
+    /// `for a, b in x : … ` up to what closes it.
+    fn for_expression(&mut self, object: bool) -> Result<For> {
+        let mut head = self.for_head()?;
+        self.expect(Kind::Colon, "`:` and the result")?;
+        head.result = self.expression()?;
+        if object {
+            self.expect(Kind::Arrow, "`=>` and the value")?;
+            head.result_key = Some(std::mem::replace(&mut head.result, self.expression()?));
+            head.group = self.take(Kind::Ellipsis).is_some();
+        }
+        let token = self.peek();
+        if token.kind == Kind::Word && token.text(self.text) == "if" {
+            self.next();
+            head.condition = Some(self.expression()?);
+        }
+        Ok(head)
+    }
+
+    /// `for a, b in x`
+    pub(super) fn for_head(&mut self) -> Result<For> {
+        self.next();
+        let first = self.expect(Kind::Word, "a name for the element")?;
+        let mut key = None;
+        let mut element: Box<str> = first.text(self.text).into();
+        if self.take(Kind::Comma).is_some() {
+            let second = self.expect(Kind::Word, "a name for the element")?;
+            key = Some(std::mem::replace(
+                &mut element,
+                second.text(self.text).into(),
+            ));
+        }
+        let token = self.peek();
+        if token.kind != Kind::Word || token.text(self.text) != "in" {
+            return Err(self.unexpected(&token, "`in`"));
+        }
+        self.next();
+        let collection = self.expression()?;
+        let result = Expression {
+            span: collection.span,
+            kind: ExpressionKind::Literal(Value::Null),
+        };
+        Ok(For {
+            key,
+            element,
+            collection,
+            result_key: None,
+            result,
+            group: false,
+            condition: None,
+        })
+    }
+
+    /// `.name`, `[index]`, `.*` … after a term.
+    fn steps(&mut self, base: Expression) -> Result<Expression> {
+        let mut steps = Vec::new();
+        let mut end = base.span;
+        loop {
+            let token = self.peek();
+            match token.kind {
+                Kind::Dot => {
+                    self.next();
+                    let name = self.next();
+                    end = self.span_of(&name);
+                    match name.kind {
+                        Kind::Word => steps.push(Step::Get(name.text(self.text).into(), end)),
+                        // `.0.1` looks like `.` and a number with a fraction.
+                        Kind::Number => {
+                            for part in name.text(self.text).split('.') {
+                                let Ok(index) = part.parse() else {
+                                    return Err(self.unexpected(&name, "an index"));
+                                };
+                                let kind = ExpressionKind::Literal(Value::Integer(index));
+                                steps.push(Step::Index(Expression { span: end, kind }));
+                            }
+                        }
+                        Kind::Star => steps.push(Step::Splat {
+                            full: false,
+                            span: end,
+                        }),
+                        _ => return Err(self.unexpected(&name, "a name after `.`")),
+                    }
+                }
+                Kind::OpenBracket => {
+                    self.next();
+                    let step = self.lines(|parser| {
+                        let star = parser.peek();
+                        if star.kind == Kind::Star {
+                            parser.next();
+                            return Ok(Step::Splat {
+                                full: true,
+                                span: parser.span_of(&star),
+                            });
+                        }
+                        Ok(Step::Index(parser.expression()?))
+                    })?;
+                    let close = self.closed(Kind::CloseBracket, "`]`")?;
+                    end = self.span_of(&close);
+                    steps.push(step);
+                }
+                _ => break,
+            }
+        }
+        if steps.is_empty() {
+            return Ok(base);
+        }
+        let span = base.span.to(end);
+        Ok(Expression {
+            span,
+            kind: ExpressionKind::Traversal(Box::new(base), steps),
+        })
+    }
+
+    /// A quoted text.
+    fn quoted(&mut self, token: &Token) -> Result<Expression> {
+        if token.flaw == Some(Flaw::Quote) {
+            return Err(self.open_quote(token));
+        }
+        self.quoted_template(token)
+    }
+}
+
+fn operator_of(parser: &mut Parser<'_>) -> Option<(Binary, usize)> {
+    let found = operator(parser.peek().kind)?;
+    parser.next();
+    Some(found)
+}
+
+/// An operator and how strongly it binds.
+fn operator(kind: Kind) -> Option<(Binary, usize)> {
+    Some(match kind {
+        Kind::Or => (Binary::Or, 0),
+        Kind::And => (Binary::And, 1),
+        Kind::EqualEqual => (Binary::Equal, 2),
+        Kind::NotEqual => (Binary::NotEqual, 2),
+        Kind::Less => (Binary::Less, 3),
+        Kind::LessEqual => (Binary::LessEqual, 3),
+        Kind::Greater => (Binary::Greater, 3),
+        Kind::GreaterEqual => (Binary::GreaterEqual, 3),
+        Kind::Plus => (Binary::Add, 4),
+        Kind::Minus => (Binary::Subtract, 4),
+        Kind::Star => (Binary::Multiply, 5),
+        Kind::Slash => (Binary::Divide, 5),
+        Kind::Percent => (Binary::Modulo, 5),
+        _ => return None,
+    })
+}
+
+type Operands = std::vec::IntoIter<Expression>;
+type Operators = std::iter::Peekable<std::vec::IntoIter<(Binary, usize)>>;
+
+/// Operands and operators as a tree whose depth does not grow with their number.
+fn fold(level: usize, operands: &mut Operands, operators: &mut Operators) -> Expression {
+    if level > 5 {
+        let none = Expression {
+            span: Span::default(),
+            kind: ExpressionKind::Broken,
+        };
+        return operands.next().unwrap_or(none);
+    }
+    let first = fold(level + 1, operands, operators);
+    let mut rest = Vec::new();
+    while let Some((operator, _)) = operators.next_if(|(_, found)| *found == level) {
+        rest.push((operator, fold(level + 1, operands, operators)));
+    }
+    match rest.last() {
+        None => first,
+        Some((_, last)) => {
+            let span = first.span.to(last.span);
+            Expression {
+                span,
+                kind: ExpressionKind::Binary(Box::new(first), rest),
+            }
+        }
+    }
+}
+
+/// Whether two decimal numbers, the first possibly with an exponent, have the same digits.
+fn same_digits(written: &str, kept: &str) -> bool {
+    let digits = |text: &str| -> String {
+        let mantissa = text.split(['e', 'E']).next().unwrap_or("");
+        let mut digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+        if mantissa.contains('.') || text.len() != mantissa.len() {
+            digits.truncate(digits.trim_end_matches('0').len());
+        }
+        digits
+            .trim_start_matches('0')
+            .trim_end_matches('0')
+            .to_owned()
+    };
+    digits(written) == digits(kept)
+}

@@ -1,0 +1,421 @@
+//! Bytes to tokens. Nothing is an error here: what no token begins with is [`Kind::Unknown`], and
+//! a quote, heredoc or comment that stays open is a token with a [`Flaw`].
+
+/// What a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Newline,
+    Comment,
+    Word,
+    Number,
+    /// A quoted template, with its quotes.
+    Quoted,
+    /// From `<<` to the end of the line with the marker, without that line's newline.
+    Heredoc,
+    OpenBrace,
+    CloseBrace,
+    OpenBracket,
+    CloseBracket,
+    OpenParen,
+    CloseParen,
+    Comma,
+    Dot,
+    Ellipsis,
+    Equal,
+    Colon,
+    Arrow,
+    Question,
+    Plus,
+    Minus,
+    Star,
+    Slash,
+    Percent,
+    Bang,
+    And,
+    Or,
+    EqualEqual,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    /// One character that begins nothing.
+    Unknown,
+    End,
+}
+
+/// What a token lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// The closing quote before the end of the line.
+    Quote,
+    /// The line with the heredoc's marker.
+    Heredoc,
+    /// `*/`.
+    Comment,
+}
+
+/// A token: byte offsets into the text it was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) kind: Kind,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) flaw: Option<Flaw>,
+}
+
+impl Token {
+    /// Its text.
+    pub(crate) fn text<'a>(&self, text: &'a str) -> &'a str {
+        text.get(self.start..self.end).unwrap_or("")
+    }
+}
+
+/// The tokens of a text, in order; ends with one [`Kind::End`].
+#[derive(Debug, Clone)]
+pub(crate) struct Lexer<'a> {
+    text: &'a str,
+    at: usize,
+    ended: bool,
+}
+
+impl<'a> Lexer<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            at: 0,
+            ended: false,
+        }
+    }
+
+    fn byte(&self, ahead: usize) -> u8 {
+        self.text
+            .as_bytes()
+            .get(self.at + ahead)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn next_token(&mut self) -> Token {
+        while matches!(self.byte(0), b' ' | b'\t' | b'\r') {
+            self.at += 1;
+        }
+        let start = self.at;
+        let mut flaw = None;
+        let Some(&first) = self.text.as_bytes().get(start) else {
+            return Token {
+                kind: Kind::End,
+                start,
+                end: start,
+                flaw,
+            };
+        };
+        let (kind, length) = match (first, self.byte(1)) {
+            (b'\n', _) => (Kind::Newline, 1),
+            (b'#', _) | (b'/', b'/') => (Kind::Comment, line_end(self.text, start) - start),
+            (b'/', b'*') => match self.text[start + 2..].find("*/") {
+                Some(length) => (Kind::Comment, length + 4),
+                None => {
+                    flaw = Some(Flaw::Comment);
+                    (Kind::Comment, self.text.len() - start)
+                }
+            },
+            (b'"', _) => {
+                let (end, closed) = quoted_end(self.text, start);
+                if !closed {
+                    flaw = Some(Flaw::Quote);
+                }
+                (Kind::Quoted, end - start)
+            }
+            (b'0'..=b'9', _) => (Kind::Number, self.number_length()),
+            (b'<', b'<') => match heredoc(self.text, start) {
+                Some(heredoc) => {
+                    if !heredoc.closed {
+                        flaw = Some(Flaw::Heredoc);
+                    }
+                    (Kind::Heredoc, heredoc.end - start)
+                }
+                None => (Kind::Less, 1),
+            },
+            (b'{', _) => (Kind::OpenBrace, 1),
+            (b'}', _) => (Kind::CloseBrace, 1),
+            (b'[', _) => (Kind::OpenBracket, 1),
+            (b']', _) => (Kind::CloseBracket, 1),
+            (b'(', _) => (Kind::OpenParen, 1),
+            (b')', _) => (Kind::CloseParen, 1),
+            (b',', _) => (Kind::Comma, 1),
+            (b'.', b'.') if self.byte(2) == b'.' => (Kind::Ellipsis, 3),
+            (b'.', _) => (Kind::Dot, 1),
+            (b'=', b'=') => (Kind::EqualEqual, 2),
+            (b'=', b'>') => (Kind::Arrow, 2),
+            (b'=', _) => (Kind::Equal, 1),
+            (b':', _) => (Kind::Colon, 1),
+            (b'?', _) => (Kind::Question, 1),
+            (b'+', _) => (Kind::Plus, 1),
+            (b'-', _) => (Kind::Minus, 1),
+            (b'*', _) => (Kind::Star, 1),
+            (b'/', _) => (Kind::Slash, 1),
+            (b'%', _) => (Kind::Percent, 1),
+            (b'!', b'=') => (Kind::NotEqual, 2),
+            (b'!', _) => (Kind::Bang, 1),
+            (b'&', b'&') => (Kind::And, 2),
+            (b'|', b'|') => (Kind::Or, 2),
+            (b'<', b'=') => (Kind::LessEqual, 2),
+            (b'<', _) => (Kind::Less, 1),
+            (b'>', b'=') => (Kind::GreaterEqual, 2),
+            (b'>', _) => (Kind::Greater, 1),
+            _ => match word_length(&self.text[start..]) {
+                0 => (
+                    Kind::Unknown,
+                    self.text[start..].chars().next().map_or(1, char::len_utf8),
+                ),
+                length => (Kind::Word, length),
+            },
+        };
+        self.at = start + length;
+        Token {
+            kind,
+            start,
+            end: self.at,
+            flaw,
+        }
+    }
+
+    fn number_length(&self) -> usize {
+        let digits = |from: usize| {
+            (from..)
+                .take_while(|&ahead| self.byte(ahead).is_ascii_digit())
+                .count()
+        };
+        let mut length = digits(0);
+        if self.byte(length) == b'.' && self.byte(length + 1).is_ascii_digit() {
+            length += 1 + digits(length + 1);
+        }
+        if matches!(self.byte(length), b'e' | b'E') {
+            let sign = usize::from(matches!(self.byte(length + 1), b'+' | b'-'));
+            let exponent = digits(length + 1 + sign);
+            if exponent > 0 {
+                length += 1 + sign + exponent;
+            }
+        }
+        length
+    }
+}
+
+impl Iterator for Lexer<'_> {
+    type Item = Token;
+
+    fn next(&mut self) -> Option<Token> {
+        if self.ended {
+            return None;
+        }
+        let token = self.next_token();
+        self.ended = token.kind == Kind::End;
+        Some(token)
+    }
+}
+
+/// A heredoc's parts, as byte offsets into the text it was found in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heredoc {
+    /// `<<-`: the lines' common indentation is no part of the value.
+    pub(crate) indented: bool,
+    /// The marker's word.
+    pub(crate) marker: (usize, usize),
+    /// The value's lines, the last one's newline included.
+    pub(crate) body: (usize, usize),
+    /// The end of the closing marker.
+    pub(crate) end: usize,
+    pub(crate) closed: bool,
+}
+
+/// The heredoc that begins with the `<<` at `start`, if one does.
+pub(crate) fn heredoc(text: &str, start: usize) -> Option<Heredoc> {
+    let indented = text[start + 2..].starts_with('-');
+    let from = start + 2 + usize::from(indented);
+    let length = word_length(&text[from..]);
+    let marker = (from, from + length);
+    let first_line_end = line_end(text, start);
+    if length == 0 || !text[marker.1..first_line_end].trim().is_empty() {
+        return None;
+    }
+    let word = &text[marker.0..marker.1];
+    let begin = (first_line_end + 1).min(text.len());
+    let mut line = begin;
+    while line < text.len() {
+        let end = line_end(text, line);
+        let content = &text[line..end];
+        if content.trim() == word {
+            let end = line + content.trim_end().len();
+            return Some(Heredoc {
+                indented,
+                marker,
+                body: (begin, line),
+                end,
+                closed: true,
+            });
+        }
+        line = end + 1;
+    }
+    Some(Heredoc {
+        indented,
+        marker,
+        body: (begin, text.len()),
+        end: text.len(),
+        closed: false,
+    })
+}
+
+/// How many bytes of an identifier `text` begins with.
+pub(crate) fn word_length(text: &str) -> usize {
+    let mut length = 0;
+    for character in text.chars() {
+        let belongs = match character {
+            'a'..='z' | 'A'..='Z' | '_' => true,
+            '0'..='9' | '-' => length > 0,
+            other if other.is_ascii() => false,
+            other => other.is_alphabetic() || (length > 0 && other.is_alphanumeric()),
+        };
+        if !belongs {
+            break;
+        }
+        length += character.len_utf8();
+    }
+    length
+}
+
+/// The offset of the line's newline, or of the text's end.
+pub(crate) fn line_end(text: &str, from: usize) -> usize {
+    text.as_bytes()
+        .get(from..)
+        .and_then(|rest| rest.iter().position(|&byte| byte == b'\n'))
+        .map_or(text.len(), |length| from + length)
+}
+
+/// The end of the quoted template that begins at `start`, and whether it is closed. An open one
+/// ends with its line: a quoted text cannot hold a newline, except within `${…}`.
+pub(crate) fn quoted_end(text: &str, start: usize) -> (usize, bool) {
+    let bytes = text.as_bytes();
+    // One entry for each template we are in: `None` between quotes, `Some(braces)` within `${`.
+    let mut modes: Vec<Option<usize>> = vec![None];
+    let mut at = start + 1;
+    while let (Some(&byte), Some(mode)) = (bytes.get(at), modes.last_mut()) {
+        let next = bytes.get(at + 1).copied().unwrap_or(0);
+        match mode {
+            None => match byte {
+                b'\n' => break,
+                b'\\' if next != b'\n' && next != b'\r' => at += 1,
+                b'"' => {
+                    modes.pop();
+                    if modes.is_empty() {
+                        return (at + 1, true);
+                    }
+                }
+                b'$' | b'%' if next == byte && bytes.get(at + 2) == Some(&b'{') => at += 2,
+                b'$' | b'%' if next == b'{' => {
+                    modes.push(Some(1));
+                    at += 1;
+                }
+                _ => {}
+            },
+            Some(braces) => match byte {
+                b'"' => modes.push(None),
+                b'{' => *braces += 1,
+                b'}' => {
+                    *braces -= 1;
+                    if *braces == 0 {
+                        modes.pop();
+                    }
+                }
+                b'#' => at = line_end(text, at),
+                b'/' if next == b'/' => at = line_end(text, at),
+                _ => {}
+            },
+        }
+        at += 1;
+    }
+    let end = line_end(text, start);
+    (start + text[start..end].trim_end_matches('\r').len(), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Flaw, Kind, Lexer};
+
+    fn kinds(text: &str) -> Vec<(Kind, &str)> {
+        Lexer::new(text)
+            .map(|token| (token.kind, token.text(text)))
+            .collect()
+    }
+
+    #[test]
+    fn every_byte_is_in_a_token_or_white_space() {
+        let text = "a-b = \"x${ {y = \"}\"} }\" # c\r\n[1.5e3, 2...] → <<-E\n  }\"{\n  E\n}";
+        assert_eq!(
+            kinds(text),
+            [
+                (Kind::Word, "a-b"),
+                (Kind::Equal, "="),
+                (Kind::Quoted, "\"x${ {y = \"}\"} }\""),
+                (Kind::Comment, "# c\r"),
+                (Kind::Newline, "\n"),
+                (Kind::OpenBracket, "["),
+                (Kind::Number, "1.5e3"),
+                (Kind::Comma, ","),
+                (Kind::Number, "2"),
+                (Kind::Ellipsis, "..."),
+                (Kind::CloseBracket, "]"),
+                (Kind::Unknown, "→"),
+                (Kind::Heredoc, "<<-E\n  }\"{\n  E"),
+                (Kind::Newline, "\n"),
+                (Kind::CloseBrace, "}"),
+                (Kind::End, ""),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_open_quote_ends_with_its_line() {
+        for text in [
+            "\"abc\nx = \"y\"",
+            "\"abc\r\nx",
+            "\"a ${b\nx = \"y\"",
+            "\"a\\\nx",
+            "\"a ${\"b}\nc\"",
+        ] {
+            let first = Lexer::new(text).next().unwrap();
+            assert_eq!(
+                (first.kind, first.flaw),
+                (Kind::Quoted, Some(Flaw::Quote)),
+                "{text:?}"
+            );
+            assert_eq!(first.text(text), text.lines().next().unwrap(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn escapes_and_templates_do_not_close_a_quote() {
+        for text in [
+            r#""a\"b""#,
+            r#""$${""#,
+            r#""%%{ x""#,
+            "\"${\n{a = \"}\"}\n}\"",
+            r#""a\\""#,
+            "\"$\"",
+        ] {
+            let tokens: Vec<_> = Lexer::new(text).collect();
+            assert_eq!(tokens.len(), 2, "{text:?}");
+            assert_eq!(tokens[0].flaw, None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_stays_open_says_so() {
+        assert_eq!(Lexer::new("/* x").next().unwrap().flaw, Some(Flaw::Comment));
+        assert_eq!(
+            Lexer::new("<<E\nx\n").next().unwrap().flaw,
+            Some(Flaw::Heredoc)
+        );
+        assert_eq!(Lexer::new("<<E x\nE\n").next().unwrap().kind, Kind::Less);
+    }
+}

@@ -1,0 +1,508 @@
+//! One top-level block from its text, going on after each mistake.
+
+use std::collections::HashSet;
+
+use super::lex::{Flaw, Kind, Lexer, Token};
+use super::syntax::{Attribute, Block, Body, Expression, ExpressionKind, Label, Problem, Span};
+
+/// How deep blocks, expressions and templates may be nested in each other: far beyond what
+/// anyone writes, and small enough for the stack of any thread.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// How many problems of one block are kept; the rest is counted.
+pub(crate) const MAX_PROBLEMS: usize = 100;
+
+/// What a piece of a file turned out to be.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Parsed {
+    /// The block, if its type could be read. An attribute at the top of a file is none.
+    pub(crate) block: Option<Block>,
+    /// What is wrong with it.
+    pub(crate) problems: Vec<Problem>,
+    /// How many more problems there are.
+    pub(crate) further: usize,
+}
+
+/// The problem has been noted already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Noted;
+
+pub(super) type Result<T> = std::result::Result<T, Noted>;
+
+/// Reads a piece as [`super::cut::cut`] makes them.
+pub(crate) fn parse(text: &str) -> Parsed {
+    let mut parser = Parser::new(text);
+    let mut body = Body::default();
+    parser.skip_newlines();
+    let first = parser.peek();
+    match first.kind {
+        Kind::Word => parser.item(&mut body, &mut HashSet::new()),
+        Kind::CloseBrace => {
+            parser.problem(
+                Problem::new(parser.span_of(&first), "this brace closes nothing")
+                    .hint("remove it, or the `}` before it that ended its block too early"),
+            );
+            parser.at = parser.tokens.len();
+        }
+        _ => {
+            parser.unexpected(&first, "a block such as `connection \"name\" {`");
+            parser.at = parser.tokens.len();
+        }
+    }
+    parser.skip_newlines();
+    let rest = parser.peek();
+    if rest.kind != Kind::End && parser.problems.is_empty() {
+        let mut problem =
+            Problem::new(parser.span_of(&rest), "expected a new line after the block");
+        if rest.kind == Kind::CloseBrace {
+            problem =
+                Problem::new(parser.span_of(&rest), "this brace closes nothing").hint("remove it");
+        }
+        parser.problem(problem);
+    }
+    for attribute in &body.attributes {
+        let message = format!("`{}` stands outside of any block", attribute.name);
+        parser.problem(
+            Problem::new(attribute.span, message)
+                .hint("move it between the braces of the block it belongs to"),
+        );
+    }
+    let block = body.blocks.into_iter().next();
+    Parsed {
+        block,
+        problems: parser.problems,
+        further: parser.further,
+    }
+}
+
+/// Reads a template that is the text of a JSON string; every span in the result is `span`.
+pub(super) fn parse_text(text: &str, span: Span) -> (Expression, Vec<Problem>) {
+    let mut parser = Parser {
+        fixed: Some(span),
+        ..Parser::new("")
+    };
+    parser.text = text;
+    let expression = parser.text_template((0, text.len())).unwrap_or(Expression {
+        span,
+        kind: ExpressionKind::Broken,
+    });
+    (expression, parser.problems)
+}
+
+pub(super) struct Parser<'a> {
+    pub(super) text: &'a str,
+    pub(super) tokens: Vec<Token>,
+    pub(super) at: usize,
+    /// Newlines are white space here: between parentheses and brackets.
+    pub(super) multiline: bool,
+    pub(super) depth: usize,
+    /// Where everything is said to be, for texts that are no part of the file as they stand.
+    fixed: Option<Span>,
+    problems: Vec<Problem>,
+    further: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            tokens: Lexer::new(text)
+                .filter(|token| token.kind != Kind::Comment)
+                .collect(),
+            at: 0,
+            multiline: false,
+            depth: 0,
+            fixed: None,
+            problems: Vec::new(),
+            further: 0,
+        }
+    }
+
+    /// The next token, which stays.
+    pub(super) fn peek(&mut self) -> Token {
+        if self.multiline {
+            self.skip_newlines();
+        }
+        self.token(self.at)
+    }
+
+    /// The next token, which is taken.
+    pub(super) fn next(&mut self) -> Token {
+        let token = self.peek();
+        self.at = (self.at + 1).min(self.tokens.len());
+        token
+    }
+
+    /// Takes the next token if it is of that kind.
+    pub(super) fn take(&mut self, kind: Kind) -> Option<Token> {
+        (self.peek().kind == kind).then(|| self.next())
+    }
+
+    /// The token at an index; past the last one, the end.
+    pub(super) fn token(&self, index: usize) -> Token {
+        let end = self
+            .tokens
+            .last()
+            .map_or(self.text.len(), |token| token.end);
+        let past = Token {
+            kind: Kind::End,
+            start: end,
+            end,
+            flaw: None,
+        };
+        self.tokens.get(index).copied().unwrap_or(past)
+    }
+
+    pub(super) fn skip_newlines(&mut self) {
+        while self
+            .tokens
+            .get(self.at)
+            .is_some_and(|token| token.kind == Kind::Newline)
+        {
+            self.at += 1;
+        }
+    }
+
+    pub(super) fn span(&self, start: usize, end: usize) -> Span {
+        self.fixed.unwrap_or_else(|| Span::new(start, end))
+    }
+
+    pub(super) fn span_of(&self, token: &Token) -> Span {
+        // A newline or the end shows as the place just after what stands before it.
+        match token.kind {
+            Kind::Newline | Kind::End => self.span(token.start, token.start + 1),
+            _ => self.span(token.start, token.end),
+        }
+    }
+
+    pub(super) fn problem(&mut self, problem: Problem) -> Noted {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        } else {
+            self.further += 1;
+        }
+        Noted
+    }
+
+    /// Notes that something else was expected here.
+    pub(super) fn unexpected(&mut self, token: &Token, expected: &str) -> Noted {
+        let span = self.span_of(token);
+        if token.flaw == Some(Flaw::Quote) {
+            return self.open_quote(token);
+        }
+        let text = token.text(self.text);
+        let found = match token.kind {
+            Kind::Newline => "the end of the line".to_owned(),
+            Kind::End => "the end".to_owned(),
+            // What a word, number or text says may be a secret.
+            Kind::Word => "a word".to_owned(),
+            Kind::Number => "a number".to_owned(),
+            Kind::Quoted | Kind::Heredoc => "a text".to_owned(),
+            Kind::Unknown if !is_mark(text) => "a character that has no meaning here".to_owned(),
+            _ => format!("`{text}`"),
+        };
+        let problem = Problem::new(span, format!("expected {expected}, found {found}"));
+        self.problem(match mark_hint(text) {
+            Some(hint) if token.kind == Kind::Unknown => problem.hint(hint),
+            _ => problem,
+        })
+    }
+
+    pub(super) fn open_quote(&mut self, token: &Token) -> Noted {
+        let span = self.span_of(token);
+        self.problem(
+            Problem::new(
+                span,
+                "this quote is never closed; a text ends on the line it begins on",
+            )
+            .hint("type `\"` where the text ends; for several lines use a heredoc (`<<EOT`)"),
+        )
+    }
+
+    /// Goes one level deeper, if that is allowed.
+    pub(super) fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.depth >= MAX_DEPTH {
+            let token = self.peek();
+            let span = self.span_of(&token);
+            let message = format!("this is nested more than {MAX_DEPTH} levels deep");
+            return Err(self.problem(Problem::new(span, message)));
+        }
+        self.depth += 1;
+        let result = read(self);
+        self.depth -= 1;
+        result
+    }
+
+    /// An attribute or a block; the next token is a word.
+    fn item(&mut self, body: &mut Body, seen: &mut HashSet<&'a str>) {
+        let begin = self.at;
+        if self.read_item(body, seen).is_err() {
+            self.recover(begin);
+        }
+    }
+
+    fn read_item(&mut self, body: &mut Body, seen: &mut HashSet<&'a str>) -> Result<()> {
+        let begin = self.at;
+        let name = self.next();
+        let text = name.text(self.text);
+        let span = self.span_of(&name);
+        let next = self.peek();
+        match next.kind {
+            Kind::Equal | Kind::Colon => {
+                self.next();
+                if !seen.insert(text) {
+                    let problem =
+                        Problem::new(span, format!("`{text}` is written twice in this block"));
+                    self.problem(problem.hint("keep one of the two"));
+                }
+                if next.kind == Kind::Colon {
+                    let span = self.span_of(&next);
+                    let problem =
+                        Problem::new(span, format!("expected `=` after `{text}`, found `:`"));
+                    self.problem(problem.hint(format!("write `{text} = …`")));
+                }
+                let value = self.value();
+                let failed = value.is_err();
+                let value = value.unwrap_or(Expression {
+                    span,
+                    kind: ExpressionKind::Broken,
+                });
+                body.attributes.push(Attribute {
+                    name: text.into(),
+                    span,
+                    value,
+                });
+                if failed {
+                    self.recover(begin);
+                }
+                Ok(())
+            }
+            Kind::Word | Kind::Quoted | Kind::OpenBrace => {
+                let block = self.block(text, span)?;
+                if body
+                    .attributes
+                    .iter()
+                    .any(|attribute| *attribute.name == *text)
+                {
+                    let message = format!("`{text}` is both an attribute and a block");
+                    self.problem(Problem::new(span, message).hint("keep one of the two"));
+                }
+                body.blocks.push(block);
+                Ok(())
+            }
+            _ => {
+                let problem = Problem::new(
+                    self.span_of(&next),
+                    "expected `=` and a value after this name, or `{` for a block",
+                );
+                let hint = mark_hint(next.text(self.text)).filter(|_| next.kind == Kind::Unknown);
+                Err(self.problem(problem.hint(hint.unwrap_or("write `name = value`"))))
+            }
+        }
+    }
+
+    /// An attribute's value and the end of its line.
+    fn value(&mut self) -> Result<Expression> {
+        let first = self.peek();
+        if matches!(first.kind, Kind::Newline | Kind::End | Kind::CloseBrace) {
+            let span = self.span_of(&first);
+            let problem = Problem::new(span, "expected a value after `=`");
+            return Err(self.problem(problem.hint("write a text in quotes, a number, a list …")));
+        }
+        let value = self.expression()?;
+        let after = self.peek();
+        if matches!(after.kind, Kind::Newline | Kind::End | Kind::CloseBrace) {
+            return Ok(value);
+        }
+        if after.flaw == Some(Flaw::Quote) {
+            let span = self.span_of(&after);
+            let problem = Problem::new(span, "this quote opens a text that is never closed");
+            return Err(self.problem(problem.hint("type the missing `\"` before the text")));
+        }
+        let span = self.span_of(&after);
+        let problem = Problem::new(span, "expected a new line after the value");
+        let hint = match after.kind {
+            Kind::Comma => "attributes are ended by a new line: remove the comma",
+            Kind::Quoted => "several texts are a list: `[\"…\", \"…\"]`",
+            Kind::Word if self.token(self.at + 1).kind == Kind::Equal => {
+                "write each attribute on its own line"
+            }
+            Kind::Unknown if after.text(self.text) == ";" => {
+                "attributes are ended by a new line: remove the `;`"
+            }
+            Kind::Unknown => {
+                mark_hint(after.text(self.text)).unwrap_or("put a text in quotes: `\"…\"`")
+            }
+            _ => "put a text in quotes: `\"…\"`",
+        };
+        Err(self.problem(problem.hint(hint)))
+    }
+
+    /// A block from after its type.
+    fn block(&mut self, kind: &str, span: Span) -> Result<Block> {
+        let mut labels = Vec::new();
+        let open = loop {
+            let token = self.peek();
+            match token.kind {
+                Kind::Word => {
+                    let text = token.text(self.text);
+                    labels.push(Label {
+                        text: text.into(),
+                        span: self.span_of(&token),
+                    });
+                    self.next();
+                }
+                Kind::Quoted if token.flaw.is_none() => {
+                    self.next();
+                    let text = self.label(&token)?;
+                    labels.push(Label {
+                        text: text.into(),
+                        span: self.span_of(&token),
+                    });
+                }
+                Kind::OpenBrace => break self.next(),
+                Kind::Newline => {
+                    let mut next = self.at;
+                    while self.token(next).kind == Kind::Newline {
+                        next += 1;
+                    }
+                    if self.token(next).kind == Kind::OpenBrace {
+                        let brace = self.token(next);
+                        let problem = Problem::new(
+                            self.span_of(&brace),
+                            "the opening brace stands on another line than its block's name",
+                        );
+                        self.problem(problem.hint(format!("write `{kind} … {{` on one line")));
+                        self.at = next + 1;
+                        break brace;
+                    }
+                    let message = "expected `=` after the name, or `{` at the end of the line";
+                    let span = self.span_of(&token);
+                    return Err(self.problem(Problem::new(span, message).hint(
+                        "write `name = …` for an attribute, `type \"label\" {` for a block",
+                    )));
+                }
+                Kind::Equal if labels.len() == 1 => {
+                    let message = "a name before `=` is one word without spaces";
+                    let span = self.span_of(&token);
+                    return Err(self.problem(Problem::new(span, message)));
+                }
+                _ => return Err(self.unexpected(&token, "a block's label in quotes, or `{`")),
+            }
+        };
+        let outer = std::mem::replace(&mut self.multiline, false);
+        let body = self.deeper(Self::body);
+        self.multiline = outer;
+        let body = body?;
+        let Some(close) = self.take(Kind::CloseBrace) else {
+            let token = self.peek();
+            return Err(self.unexpected(&token, "`}`"));
+        };
+        // Two blocks, or a block and something else, on one line would be hard to read.
+        let after = self.token(self.at);
+        if !matches!(after.kind, Kind::Newline | Kind::End | Kind::CloseBrace) {
+            let span = self.span_of(&after);
+            self.problem(Problem::new(span, "expected a new line after the block"));
+        }
+        let [open, close] = [open, close].map(|token| self.span_of(&token).start);
+        Ok(Block {
+            kind: kind.into(),
+            span,
+            labels,
+            body,
+            open,
+            close,
+        })
+    }
+
+    fn body(&mut self) -> Result<Body> {
+        let mut body = Body::default();
+        let mut seen = HashSet::new();
+        loop {
+            self.skip_newlines();
+            let token = self.peek();
+            match token.kind {
+                Kind::CloseBrace | Kind::End => break,
+                Kind::Word => self.item(&mut body, &mut seen),
+                Kind::Quoted if self.token(self.at + 1).kind == Kind::Equal => {
+                    let span = self.span_of(&token);
+                    let problem =
+                        Problem::new(span, "an attribute's name is written without quotes");
+                    self.problem(problem.hint("remove the quotes around the name"));
+                    self.recover(self.at);
+                }
+                _ => {
+                    let begin = self.at;
+                    self.unexpected(&token, "an attribute (`name = value`), a block or `}`");
+                    self.next();
+                    self.recover(begin);
+                }
+            }
+        }
+        body.attributes.shrink_to_fit();
+        Ok(body)
+    }
+
+    /// Goes on to the end of the item that begins at `begin` and in which something is wrong.
+    fn recover(&mut self, begin: usize) {
+        let mut braces = 0_usize;
+        for index in begin..self.at {
+            match self.token(index).kind {
+                Kind::OpenBrace => braces += 1,
+                Kind::CloseBrace => braces = braces.saturating_sub(1),
+                _ => {}
+            }
+        }
+        loop {
+            match self.token(self.at).kind {
+                Kind::End => return,
+                Kind::OpenBrace => braces += 1,
+                Kind::CloseBrace if braces == 0 => return,
+                Kind::CloseBrace => braces -= 1,
+                Kind::Newline if braces == 0 && self.item_follows() => return,
+                _ => {}
+            }
+            self.at += 1;
+        }
+    }
+
+    /// Whether what follows the newlines here looks like the beginning of an item.
+    fn item_follows(&self) -> bool {
+        let mut index = self.at;
+        while self.token(index).kind == Kind::Newline {
+            index += 1;
+        }
+        match self.token(index).kind {
+            Kind::CloseBrace | Kind::End => return true,
+            Kind::Word => {}
+            _ => return false,
+        }
+        loop {
+            index += 1;
+            match self.token(index).kind {
+                Kind::Word | Kind::Quoted => {}
+                kind => return matches!(kind, Kind::Equal | Kind::Colon | Kind::OpenBrace),
+            }
+        }
+    }
+}
+
+/// Whether a character that begins no token may be shown: one that people type by habit.
+fn is_mark(text: &str) -> bool {
+    mark_hint(text).is_some()
+}
+
+/// What to type instead of a character that people type by habit.
+pub(super) fn mark_hint(text: &str) -> Option<&'static str> {
+    match text {
+        "“" | "”" | "„" | "«" | "»" | "‘" | "’" | "‚" => {
+            Some("use straight double quotes: `\"…\"`")
+        }
+        "'" | "`" => Some("use double quotes: `\"…\"`"),
+        ";" => Some("remove it: a new line ends an attribute"),
+        "\u{a0}" | "\u{200b}" | "\u{feff}" => {
+            Some("an invisible character stands here: type a space instead")
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,287 @@
+//! Statements. Every quoted name and every literal in the program is made here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::shape::{Column, ColumnChange, Table, TableChange};
+
+/// A name, quoted: always, so that no list of keywords is needed.
+pub fn ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// `schema.name`, both quoted.
+pub fn qualified(schema: &str, name: &str) -> String {
+    format!("{}.{}", ident(schema), ident(name))
+}
+
+/// A string literal that means the same whatever `standard_conforming_strings` is set to.
+pub fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+/// `ARRAY['a','b']::text[]`.
+pub fn text_array<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+    let items: Vec<_> = items.into_iter().map(literal).collect();
+    format!("ARRAY[{}]::text[]", items.join(","))
+}
+
+/// `OPTIONS (a 'x', b 'y')`, or nothing.
+fn options<'a>(options: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    let list: Vec<_> = options
+        .into_iter()
+        .map(|(name, value)| format!("{} {}", ident(name), literal(value)))
+        .collect();
+    match list.is_empty() {
+        true => String::new(),
+        false => format!(" OPTIONS ({})", list.join(", ")),
+    }
+}
+
+/// The `OPTIONS (ADD …, SET …, DROP …)` that leads from `old` to `new`; `None` if they are equal.
+pub fn option_changes(
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) -> Option<String> {
+    let mut list = Vec::new();
+    for name in old.keys().filter(|name| !new.contains_key(*name)) {
+        list.push(format!("DROP {}", ident(name)));
+    }
+    for (name, value) in new {
+        match old.get(name) {
+            Some(old) if old == value => {}
+            Some(_) => list.push(format!("SET {} {}", ident(name), literal(value))),
+            None => list.push(format!("ADD {} {}", ident(name), literal(value))),
+        }
+    }
+    (!list.is_empty()).then(|| format!(" OPTIONS ({})", list.join(", ")))
+}
+
+/// Creates a foreign server.
+pub fn create_server(name: &str, wrapper: &str, with: &BTreeMap<String, String>) -> String {
+    format!(
+        "CREATE SERVER {} FOREIGN DATA WRAPPER {}{};\n",
+        ident(name),
+        ident(wrapper),
+        options(with)
+    )
+}
+
+/// Alters a server's options; nothing if they agree.
+pub fn alter_server(
+    name: &str,
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) -> String {
+    match option_changes(old, new) {
+        Some(options) => format!("ALTER SERVER {}{options};\n", ident(name)),
+        None => String::new(),
+    }
+}
+
+/// Drops a server and the mapping that spcd made for it. A mapping of somebody else's stops it.
+pub fn drop_server(name: &str) -> String {
+    let name = ident(name);
+    format!("DROP USER MAPPING IF EXISTS FOR PUBLIC SERVER {name};\nDROP SERVER {name};\n")
+}
+
+/// Creates a schema.
+pub fn create_schema(name: &str) -> String {
+    format!("CREATE SCHEMA {};\n", ident(name))
+}
+
+/// Drops an empty schema.
+pub fn drop_schema(name: &str) -> String {
+    format!("DROP SCHEMA {};\n", ident(name))
+}
+
+/// Drops all views that were made for an aggregator. What people hung on them stops it.
+pub fn drop_views(aggregator: &str) -> String {
+    format!("SELECT spcd.drop_views({});\n", literal(aggregator))
+}
+
+/// Lets `spcd_users` look into a schema.
+pub fn grant_schema(name: &str) -> String {
+    format!("GRANT USAGE ON SCHEMA {} TO spcd_users;\n", ident(name))
+}
+
+/// Lets `spcd_users` read tables; at least one.
+pub fn grant_tables<'a>(schema: &str, tables: impl IntoIterator<Item = &'a str>) -> String {
+    let tables: Vec<_> = (tables.into_iter())
+        .map(|table| qualified(schema, table))
+        .collect();
+    format!("GRANT SELECT ON {} TO spcd_users;\n", tables.join(", "))
+}
+
+/// Creates or alters a server's mapping from what the session put into `pg_temp.spcd_secret`.
+pub fn set_user_mapping(server: &str) -> String {
+    format!("SELECT spcd.set_user_mapping({});\n", literal(server))
+}
+
+/// Imports what `limit` allows of a remote schema into a local one.
+pub fn import(remote: &str, server: &str, into: &str, limit: &str) -> String {
+    format!(
+        "IMPORT FOREIGN SCHEMA {}{limit} FROM SERVER {} INTO {};\n",
+        ident(remote),
+        ident(server),
+        ident(into)
+    )
+}
+
+/// Creates a foreign table.
+pub fn create_table(schema: &str, server: &str, table: &Table, out: &mut String) {
+    let _ = write!(
+        out,
+        "CREATE FOREIGN TABLE {} (",
+        qualified(schema, &table.name)
+    );
+    for (n, column) in table.columns.iter().enumerate() {
+        if n > 0 {
+            out.push_str(", ");
+        }
+        column_definition(column, out);
+    }
+    let _ = writeln!(
+        out,
+        ") SERVER {}{};",
+        ident(server),
+        options(&table.options)
+    );
+}
+
+fn column_definition(column: &Column, out: &mut String) {
+    let _ = write!(
+        out,
+        "{} {}{}",
+        ident(&column.name),
+        column.data_type,
+        options(&column.options)
+    );
+    if let Some(collation) = &column.collation {
+        let _ = write!(out, " COLLATE {collation}");
+    }
+    if let Some(default) = &column.default {
+        let _ = write!(out, " DEFAULT {default}");
+    }
+    if let Some(expression) = &column.generated {
+        let _ = write!(out, " GENERATED ALWAYS AS ({expression}) STORED");
+    }
+    if column.not_null {
+        out.push_str(" NOT NULL");
+    }
+}
+
+/// The statements of one change of one table.
+pub fn change_table(schema: &str, server: &str, change: &TableChange, out: &mut String) {
+    match change {
+        TableChange::Create(table) => create_table(schema, server, table, out),
+        TableChange::Drop(name) => {
+            let _ = writeln!(out, "DROP FOREIGN TABLE {};", qualified(schema, name));
+        }
+        TableChange::Rebuild(table) => {
+            let _ = writeln!(
+                out,
+                "DROP FOREIGN TABLE {};",
+                qualified(schema, &table.name)
+            );
+            create_table(schema, server, table, out);
+        }
+        TableChange::Alter {
+            table,
+            columns,
+            options,
+        } => {
+            let mut parts: Vec<String> = columns.iter().map(alter_column).collect();
+            parts.extend(
+                options
+                    .as_ref()
+                    .and_then(|(old, new)| option_changes(old, new))
+                    .map(|changes| changes.trim_start().to_owned()),
+            );
+            if !parts.is_empty() {
+                let _ = writeln!(
+                    out,
+                    "ALTER FOREIGN TABLE {} {};",
+                    qualified(schema, table),
+                    parts.join(", ")
+                );
+            }
+        }
+    }
+}
+
+fn alter_column(change: &ColumnChange) -> String {
+    let alter = |name: &str, rest: String| format!("ALTER COLUMN {} {rest}", ident(name));
+    match change {
+        ColumnChange::Add(column) => {
+            let mut text = "ADD COLUMN ".to_owned();
+            column_definition(column, &mut text);
+            text
+        }
+        ColumnChange::Drop(name) => format!("DROP COLUMN {}", ident(name)),
+        ColumnChange::Retype {
+            name,
+            data_type,
+            collation,
+            ..
+        } => {
+            let collate = collation.as_ref().map(|c| format!(" COLLATE {c}"));
+            alter(
+                name,
+                format!("TYPE {data_type}{}", collate.unwrap_or_default()),
+            )
+        }
+        ColumnChange::NotNull { name, set } => alter(
+            name,
+            format!("{} NOT NULL", if *set { "SET" } else { "DROP" }),
+        ),
+        ColumnChange::Default { name, expression } => alter(
+            name,
+            match expression {
+                Some(expression) => format!("SET DEFAULT {expression}"),
+                None => "DROP DEFAULT".to_owned(),
+            },
+        ),
+        ColumnChange::Options { name, old, new } => alter(
+            name,
+            option_changes(old, new)
+                .unwrap_or_default()
+                .trim_start()
+                .to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_literals_are_quoted_whatever_they_hold() {
+        assert_eq!(ident(r#"a"b.c d"#), r#""a""b.c d""#);
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal(r"a\'b"), r"E'a\\''b'");
+        assert_eq!(text_array(["a", "b'"]), "ARRAY['a','b''']::text[]");
+    }
+
+    #[test]
+    fn options_change_in_the_smallest_step() {
+        let map = |list: &[(&str, &str)]| {
+            list.iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let old = map(&[("host", "a"), ("port", "1"), ("gone", "x")]);
+        let new = map(&[("host", "a"), ("port", "2"), ("fresh", "y")]);
+        assert_eq!(
+            option_changes(&old, &new).as_deref(),
+            Some(r#" OPTIONS (DROP "gone", ADD "fresh" 'y', SET "port" '2')"#)
+        );
+        assert_eq!(option_changes(&old, &old), None);
+    }
+}

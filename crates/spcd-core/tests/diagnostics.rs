@@ -1,0 +1,353 @@
+//! `tests/spc/*`: a file, and beside it what spcd makes of it, as a person would read it. Run with
+//! `UPDATE_GOLDEN=1` to write what it makes now.
+
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use spcd_core::config::{Cache, Given, Inspection, Kind, Source, inspect, load};
+use spcd_core::report::{Style, render};
+use spcd_core::spc::evaluate::Function;
+
+fn lookup(function: Function, directory: &str, argument: &str) -> Result<String, String> {
+    match (function, directory, argument) {
+        (Function::Env, _, "SET") => Ok("from the environment".to_owned()),
+        (Function::Env, ..) => Err("it is not set".to_owned()),
+        _ => Err("there is no such file".to_owned()),
+    }
+}
+
+fn shown(inspection: &Inspection, sources: &[Source]) -> String {
+    let mut out = render(&inspection.loaded, sources, Style::default());
+    for connection in inspection.loaded.desired.connections.values() {
+        let lines = (connection.start_line, connection.end_line);
+        let instance = &connection.plugin_instance;
+        write!(
+            out,
+            "{:?} ({instance}, lines {} to {})",
+            connection.name, lines.0, lines.1
+        )
+        .unwrap();
+        match &connection.target {
+            Err(error) => writeln!(out, " in error: {error}").unwrap(),
+            Ok(target) => {
+                writeln!(out).unwrap();
+                if let Kind::Aggregator { members, .. } = &connection.kind {
+                    writeln!(out, "    members {members:?}").unwrap();
+                    continue;
+                }
+                writeln!(out, "    {} of {}", target.wrapper, target.extension).unwrap();
+                for (option, value) in &target.server {
+                    let shown = if value.public { &value.value } else { "***" };
+                    writeln!(out, "    server {option} {shown:?}").unwrap();
+                }
+                for option in target.mapping.keys() {
+                    writeln!(out, "    mapping {option}").unwrap();
+                }
+                writeln!(out, "    import {:?}", target.import).unwrap();
+            }
+        }
+        for warning in &connection.warnings {
+            writeln!(out, "    warning: {warning}").unwrap();
+        }
+    }
+    for doubt in &inspection.loaded.desired.doubts {
+        writeln!(
+            out,
+            "in doubt: {} ({})",
+            doubt.path,
+            doubt.error.as_deref().unwrap_or("")
+        )
+        .unwrap();
+    }
+    writeln!(out, "search path {:?}", inspection.search_path).unwrap();
+    out
+}
+
+#[test]
+fn files_are_read_as_the_golden_files_say() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/spc");
+    let mut files: Vec<_> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    files.sort();
+    files.retain(|path| path.extension().is_some_and(|extension| extension != "out"));
+    assert!(files.len() >= 8);
+    let mut different = Vec::new();
+    for path in files {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let sources = [Source {
+            path: name.clone(),
+            text: Ok(text),
+        }];
+        let is = shown(
+            &inspect(
+                &sources,
+                &mut Given {
+                    lookup: &mut lookup,
+                },
+            ),
+            &sources,
+        );
+        assert!(!is.contains("SECRET"), "{name} shows a secret:\n{is}");
+        let expected = directory.join(format!("{name}.out"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&expected, &is).unwrap();
+        }
+        let should = std::fs::read_to_string(&expected).unwrap_or_default();
+        if is != should {
+            different.push(format!("{name}\n--- is\n{is}\n--- should be\n{should}"));
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+fn sources(files: &[(&str, &str)]) -> Vec<Source> {
+    let source = |(path, text): &(&str, &str)| Source {
+        path: (*path).to_owned(),
+        text: Ok((*text).to_owned()),
+    };
+    files.iter().map(source).collect()
+}
+
+#[test]
+fn only_blocks_whose_text_changed_are_parsed_again() {
+    let block = |name: usize, host: &str| {
+        format!("connection \"c{name}\" {{\n plugin = \"postgres\"\n host = \"{host}\"\n}}\n")
+    };
+    let text = |host: &str| {
+        (0..100)
+            .map(|i| block(i, if i == 7 { host } else { "h" }))
+            .collect::<String>()
+    };
+    let mut cache = Cache::default();
+    let mut counts = Vec::new();
+    for text in [
+        text("h"),
+        text("h"),
+        text("other"),
+        format!("\n\n{}", text("other")),
+    ] {
+        let loaded = load(
+            &sources(&[("a.spc", &text)]),
+            &mut Given {
+                lookup: &mut lookup,
+            },
+            &mut cache,
+        );
+        assert!(loaded.diagnostics.is_empty());
+        counts.push(cache.parsed());
+        let line = loaded.desired.connections["c99"].start_line;
+        assert_eq!(line as usize, text.lines().count() - 3);
+    }
+    assert_eq!(counts, [100, 0, 1, 0]);
+}
+
+#[test]
+fn values_from_outside_are_looked_up_each_time() {
+    let files = sources(&[(
+        "a.spc",
+        "connection \"a\" {\n plugin = \"postgres\"\n host = env(\"H\")\n}\n",
+    )]);
+    let mut cache = Cache::default();
+    for value in ["one", "two"] {
+        let mut lookup = |_: Function, _: &str, _: &str| Ok(value.to_owned());
+        let loaded = load(
+            &files,
+            &mut Given {
+                lookup: &mut lookup,
+            },
+            &mut cache,
+        );
+        let target = loaded.desired.connections["a"].target.as_ref().unwrap();
+        assert_eq!(target.server["host"].value, value);
+    }
+}
+
+#[test]
+fn twins_in_two_files_name_each_other() {
+    let block = "connection \"a\" {\n  plugin = \"postgres\"\n}\n";
+    let files = sources(&[("x.spc", block), ("y.spc", block)]);
+    let loaded = load(
+        &files,
+        &mut Given {
+            lookup: &mut lookup,
+        },
+        &mut Cache::default(),
+    );
+    let messages: Vec<_> = loaded
+        .diagnostics
+        .iter()
+        .map(|d| (&*d.file, &*d.message))
+        .collect();
+    assert_eq!(
+        messages,
+        [
+            ("x.spc", "connection `a` is also written at y.spc:1"),
+            ("y.spc", "connection `a` is also written at x.spc:1")
+        ]
+    );
+    assert!(loaded.desired.connections["a"].target.is_err());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_doubt_and_costs_no_other() {
+    let mut files = sources(&[("b.spc", "connection \"b\" {\n  plugin = \"postgres\"\n}\n")]);
+    files.insert(
+        0,
+        Source {
+            path: "a.spc".to_owned(),
+            text: Err("Permission denied".to_owned()),
+        },
+    );
+    let loaded = load(
+        &files,
+        &mut Given {
+            lookup: &mut lookup,
+        },
+        &mut Cache::default(),
+    );
+    assert!(loaded.desired.connections["b"].target.is_ok());
+    let doubt = &loaded.desired.doubts[0];
+    assert_eq!((doubt.path.as_str(), doubt.directory), ("a.spc", false));
+    assert!(
+        doubt
+            .error
+            .as_ref()
+            .unwrap()
+            .starts_with("a.spc:1:1: this file cannot be read: Permission denied")
+    );
+}
+
+#[test]
+fn a_byte_order_mark_and_carriage_returns_change_nothing() {
+    let text = "\u{feff}connection \"a\" {\r\n  plugin = \"postgres\"\r\n  hots = 1\r\n}\r\n";
+    let loaded = load(
+        &sources(&[("a.spc", text)]),
+        &mut Given {
+            lookup: &mut lookup,
+        },
+        &mut Cache::default(),
+    );
+    let places: Vec<_> = loaded
+        .diagnostics
+        .iter()
+        .map(|d| (d.line, d.column))
+        .collect();
+    assert_eq!(places, [(3, 3)]);
+}
+
+#[test]
+fn what_is_nested_too_deep_is_refused_and_never_overflows() {
+    let deep = |open: &str, inner: &str, close: &str, levels: usize| {
+        format!(
+            "connection \"a\" {{\n plugin = \"postgres\"\n host = {}{inner}{}\n}}\nconnection \"b\" {{\n plugin = \"postgres\"\n}}\n",
+            open.repeat(levels),
+            close.repeat(levels)
+        )
+    };
+    for (open, inner, close) in [
+        ("(", "1", ")"),
+        ("[", "1", "]"),
+        ("{ a = ", "1", "}"),
+        ("\"${", "1", "}\""),
+        ("!", "true", ""),
+        ("-", "1", ""),
+        ("true ? ", "1", " : 2"),
+        ("[for x in [1]: ", "x", "]"),
+        ("f(", "1", ")"),
+    ] {
+        let text = deep(open, inner, close, 10_000);
+        let loaded = load(
+            &sources(&[("a.spc", &text)]),
+            &mut Given {
+                lookup: &mut lookup,
+            },
+            &mut Cache::default(),
+        );
+        assert!(loaded.desired.connections["a"].target.is_err(), "{open}");
+        assert!(loaded.desired.connections["b"].target.is_ok(), "{open}");
+    }
+    for (open, inner) in [("x {\n", ""), ("x \"y\" {\n", "")] {
+        let text = format!("{}{inner}{}", open.repeat(10_000), "}\n".repeat(10_000));
+        let text = format!("connection \"a\" {{\n plugin = \"zzz\"\n{text}}}\n");
+        let loaded = load(
+            &sources(&[("a.spc", &text)]),
+            &mut Given {
+                lookup: &mut lookup,
+            },
+            &mut Cache::default(),
+        );
+        assert!(loaded.desired.connections["a"].target.is_err(), "{open}");
+    }
+    // Long is not deep: chains of one operator or of steps are read at any length.
+    let long = format!(
+        "connection \"a\" {{\n plugin = \"postgres\"\n host = 0{}\n}}\n",
+        " + 1".repeat(10_000)
+    );
+    let loaded = load(
+        &sources(&[("a.spc", &long)]),
+        &mut Given {
+            lookup: &mut lookup,
+        },
+        &mut Cache::default(),
+    );
+    let target = loaded.desired.connections["a"].target.as_ref().unwrap();
+    assert_eq!(target.server["host"].value, "10000");
+}
+
+#[test]
+fn the_first_hundred_of_many_errors_are_told_and_the_rest_counted() {
+    let text: String = (0..1000)
+        .map(|i| format!("connection \"c{i}\" {{\n  x =\n}}\n"))
+        .collect();
+    let loaded = load(
+        &sources(&[("a.spc", &text)]),
+        &mut Given {
+            lookup: &mut lookup,
+        },
+        &mut Cache::default(),
+    );
+    assert_eq!(loaded.diagnostics.len(), 101);
+    assert_eq!(
+        loaded.diagnostics[100].message,
+        "and 1900 more in this file"
+    );
+    assert_eq!(loaded.desired.connections.len(), 1000);
+    let text: String = (0..1000).map(|i| format!("  x{i} =\n")).collect();
+    let text = format!("connection \"a\" {{\n{text}}}\n");
+    let loaded = load(
+        &sources(&[("a.spc", &text)]),
+        &mut Given {
+            lookup: &mut lookup,
+        },
+        &mut Cache::default(),
+    );
+    assert_eq!(loaded.diagnostics[100].message, "and 901 more in this file");
+}
+
+#[test]
+fn loops_within_loops_end() {
+    let list = "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20]";
+    let mut value = "1".to_owned();
+    for level in 0..20 {
+        value = format!("[for x{level} in {list}: {value}]");
+    }
+    let text = format!("connection \"a\" {{\n plugin = \"postgres\"\n host = {value}\n}}\n");
+    let loaded = load(
+        &sources(&[("a.spc", &text)]),
+        &mut Given {
+            lookup: &mut lookup,
+        },
+        &mut Cache::default(),
+    );
+    assert!(
+        loaded
+            .diagnostics
+            .iter()
+            .any(|d| d.message == "this value grows too large")
+    );
+}

@@ -1,0 +1,118 @@
+//! What travels on the channel.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Status;
+
+/// The channel on which the daemon announces changes.
+pub const CHANNEL: &str = "connection_state";
+
+/// The channel on which anyone asks the daemon to look again. Its payload is never read.
+pub const WAKE_CHANNEL: &str = "spcd_wake";
+
+/// One message. Unknown fields are ignored, so that later versions can add some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notification {
+    /// 1.
+    pub version: u32,
+    /// The pass that made the changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// The daemon cannot know what was missed: read the table again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resync: bool,
+    /// In the order in which they happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+}
+
+/// One change of one connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Whose.
+    pub connection: String,
+    /// What it is now.
+    pub status: Reported,
+    /// What it was; `None` when it is new.
+    pub previous: Option<Status>,
+    /// The server's clock, ISO 8601.
+    pub time: String,
+    /// The id of its row in `spcd.connection_event`: it grows, so that a client can order
+    /// changes and drop what it has seen.
+    pub event: i64,
+    /// Why, when it is `error`; shortened to fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A status as announced: one of the table's, or that the row is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Reported {
+    /// The row says this.
+    Status(Status),
+    /// There is no row any more.
+    Deleted(Deleted),
+}
+
+/// The word for a removed row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deleted {
+    /// `deleted`.
+    Deleted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, Deleted, Notification, Reported};
+    use crate::Status;
+
+    #[test]
+    fn the_documented_message_is_read() {
+        let message: Notification = serde_json::from_str(
+            r#"{"version":1,"generation":42,"changes":[
+                {"connection":"sales","status":"ready","previous":"updating","time":"t","event":7},
+                {"connection":"old","status":"deleted","previous":"deleting","time":"t","event":8}]}"#,
+        )
+        .unwrap();
+        assert_eq!(message.generation, Some(42));
+        assert_eq!(
+            message.changes,
+            [
+                Change {
+                    connection: "sales".into(),
+                    status: Reported::Status(Status::Ready),
+                    previous: Some(Status::Updating),
+                    time: "t".into(),
+                    event: 7,
+                    error: None,
+                },
+                Change {
+                    connection: "old".into(),
+                    status: Reported::Deleted(Deleted::Deleted),
+                    previous: Some(Status::Deleting),
+                    time: "t".into(),
+                    event: 8,
+                    error: None,
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_resync_is_short() {
+        let message = Notification {
+            version: 1,
+            generation: None,
+            resync: true,
+            changes: vec![],
+        };
+        let text = serde_json::to_string(&message).unwrap();
+        assert_eq!(text, r#"{"version":1,"resync":true}"#);
+        assert_eq!(
+            serde_json::from_str::<Notification>(&text).unwrap(),
+            message
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! `spcd check`
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use spcd_core::config::{Inspection, Kind, PluginBlock, Severity, Source, View};
+use spcd_core::report::{self, MASK, Style};
+use spcd_core::spc::value::Value;
+
+use super::CheckArgs;
+use crate::config::Config;
+use crate::settings::Settings;
+
+/// Reads the files and prints every diagnostic.
+pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let dirs = match args.paths.is_empty() {
+        true => &settings.config_dirs,
+        false => &args.paths,
+    };
+    let (inspection, look) = Config::new(dirs, false).inspect();
+    let count = |severity| {
+        let diagnostics = inspection.loaded.diagnostics.iter();
+        diagnostics.filter(|d| d.severity == severity).count()
+    };
+    // What could not be looked at at all has no diagnostic of its own.
+    let unseen: Vec<String> = look
+        .doubts
+        .iter()
+        .map(|doubt| {
+            doubt
+                .error
+                .clone()
+                .unwrap_or_else(|| format!("{} cannot be read", doubt.path))
+        })
+        .collect();
+    let (errors, warnings) = (
+        count(Severity::Error) + unseen.len(),
+        count(Severity::Warning),
+    );
+    if args.json {
+        let object = Report::of(&inspection, &look.sources, &unseen, args.show_values);
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, &object).context("the report cannot be written")?;
+        writeln!(out)?;
+        return Ok(ExitCode::from(u8::from(errors > 0)));
+    }
+    let style = Style {
+        colours: false,
+        show_values: args.show_values,
+    };
+    for error in &unseen {
+        eprintln!("error: {error}\n");
+    }
+    // Values are shown on standard output only.
+    if args.show_values {
+        let style = Style {
+            colours: std::io::stdout().is_terminal(),
+            ..style
+        };
+        print!(
+            "{}",
+            report::render(&inspection.loaded, &look.sources, style)
+        );
+    } else {
+        let style = Style {
+            colours: std::io::stderr().is_terminal(),
+            ..style
+        };
+        eprint!(
+            "{}",
+            report::render(&inspection.loaded, &look.sources, style)
+        );
+    }
+    println!(
+        "{}, {}: {}, {}",
+        counted(look.sources.len(), "file"),
+        counted(inspection.connections.len(), "connection"),
+        counted(errors, "error"),
+        counted(warnings, "warning")
+    );
+    if args.show_values {
+        show_values(&inspection);
+    }
+    Ok(ExitCode::from(u8::from(errors > 0)))
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn show_values(inspection: &Inspection) {
+    for view in &inspection.connections {
+        let mut text = String::new();
+        Value::Object(view.config.clone()).write_hcl(&mut text, 0);
+        println!("\n{:?} = {text}", view.name);
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    files: Vec<&'a str>,
+    connections: Vec<Connection<'a>>,
+    plugins: &'a [PluginBlock],
+    options: BTreeMap<&'a str, Value>,
+    search_path: &'a [String],
+    diagnostics: Vec<Diagnostic<'a>>,
+}
+
+#[derive(Serialize)]
+struct Connection<'a> {
+    name: &'a str,
+    plugin: &'a str,
+    plugin_instance: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    connections: &'a [String],
+    members: &'a [String],
+    import_schema: &'static str,
+    config: BTreeMap<&'a str, Value>,
+    file: &'a str,
+    start_line: u32,
+    end_line: u32,
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Diagnostic<'a> {
+    severity: &'static str,
+    file: &'a str,
+    line: u32,
+    column: u32,
+    message: &'a str,
+    hint: Option<&'a str>,
+}
+
+impl<'a> Report<'a> {
+    fn of(
+        inspection: &'a Inspection,
+        sources: &'a [Source],
+        unseen: &'a [String],
+        show_values: bool,
+    ) -> Self {
+        let options = inspection.options.iter().map(|(label, value)| {
+            let value = if show_values {
+                value.clone()
+            } else {
+                masked(value)
+            };
+            (label.as_str(), value)
+        });
+        let diagnostics = inspection
+            .loaded
+            .diagnostics
+            .iter()
+            .map(|diagnostic| Diagnostic {
+                severity: match diagnostic.severity {
+                    Severity::Error => "error",
+                    Severity::Warning => "warning",
+                },
+                file: &diagnostic.file,
+                line: diagnostic.line,
+                column: diagnostic.column,
+                message: &diagnostic.message,
+                hint: diagnostic.hint.as_deref(),
+            });
+        let unseen = unseen.iter().map(|message| Diagnostic {
+            severity: "error",
+            file: "",
+            line: 0,
+            column: 0,
+            message,
+            hint: None,
+        });
+        Self {
+            files: sources.iter().map(|source| source.path.as_str()).collect(),
+            connections: inspection
+                .connections
+                .iter()
+                .map(|view| connection(view, show_values))
+                .collect(),
+            plugins: &inspection.loaded.plugins,
+            options: options.collect(),
+            search_path: &inspection.search_path,
+            diagnostics: unseen.chain(diagnostics).collect(),
+        }
+    }
+}
+
+fn connection(view: &View, show_values: bool) -> Connection<'_> {
+    let shown = |name: &str, value: &Value| match show_values
+        || name == "import"
+        || view.public.contains(name)
+    {
+        true => value.clone(),
+        false => masked(value),
+    };
+    let (kind, connections, members): (_, &[String], &[String]) = match &view.connection.kind {
+        Kind::Plugin => ("plugin", &[], &[]),
+        Kind::Aggregator { patterns, members } => ("aggregator", patterns, members),
+    };
+    Connection {
+        name: &view.name,
+        plugin: &view.connection.plugin,
+        plugin_instance: &view.connection.plugin_instance,
+        kind,
+        connections,
+        members,
+        import_schema: if view.connection.enabled {
+            "enabled"
+        } else {
+            "disabled"
+        },
+        config: view
+            .config
+            .iter()
+            .map(|(name, value)| (&**name, shown(name, value)))
+            .collect(),
+        file: &view.connection.file,
+        start_line: view.connection.start_line,
+        end_line: view.connection.end_line,
+        error: view.error.as_deref(),
+    }
+}
+
+/// The same shape without what it says.
+fn masked(value: &Value) -> Value {
+    match value {
+        Value::Null => Value::Null,
+        Value::List(values) => Value::List(values.iter().map(masked).collect()),
+        Value::Object(values) => Value::Object(
+            values
+                .iter()
+                .map(|(key, value)| (key.clone(), masked(value)))
+                .collect(),
+        ),
+        _ => Value::String(MASK.into()),
+    }
+}

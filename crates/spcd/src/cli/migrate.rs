@@ -1,0 +1,25 @@
+//! `spcd migrate`
+
+use std::process::ExitCode;
+
+use crate::hub::migrate::migrate;
+use crate::settings::Settings;
+
+/// Brings spcd's own schema up to date.
+pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let (endpoint, cluster) = super::hub(settings).await?;
+    let session = endpoint.connect("migrate").await?;
+    let applied = migrate(&session.client).await;
+    drop(session);
+    if let Some(cluster) = cluster {
+        cluster.stop().await;
+    }
+    let applied = applied?;
+    for name in &applied {
+        println!("applied {name}");
+    }
+    if applied.is_empty() {
+        println!("up to date");
+    }
+    Ok(ExitCode::SUCCESS)
+}

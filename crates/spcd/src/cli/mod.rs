@@ -1,0 +1,397 @@
+//! The command line: one file a command, each with `run(&Settings, Args) -> Result<ExitCode>`.
+
+mod apply;
+mod check;
+mod completions;
+mod doctor;
+mod follow;
+mod migrate;
+mod plan;
+mod plugins;
+mod query;
+mod run;
+mod status;
+mod url;
+mod wait;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::cluster;
+use crate::hub::connect::{Endpoint, farewell};
+use crate::settings::{Flags, Settings};
+use crate::telemetry;
+
+/// EX_USAGE of sysexits.h.
+const USAGE: u8 = 64;
+
+/// Keeps a Postgres database's foreign schemas true to a directory of .spc files
+#[derive(Debug, Parser)]
+#[command(
+    name = "spcd",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    Run(RunArgs),
+    /// Read the files and print every diagnostic; needs no database
+    Check(CheckArgs),
+    /// Show what a pass would do; writes nothing
+    Plan(PlanArgs),
+    /// Do one pass
+    Apply(ApplyArgs),
+    /// Show the state of every connection
+    Status(StatusArgs),
+    /// Wait until connections are settled
+    Wait(WaitArgs),
+    /// Ask the sources again
+    Refresh(RefreshArgs),
+    /// Run SQL, waiting for connections that are not loaded yet
+    Query(QueryArgs),
+    /// Probe one source: latency, server version, table count
+    Test(TestArgs),
+    /// Print the hub's URL, for psql and others
+    Url,
+    /// Show the plugin definitions
+    Plugins,
+    /// Bring spcd's own schema in the database up to date
+    Migrate,
+    /// Take over a schema or server that exists already
+    Adopt(AdoptArgs),
+    /// Remove all that spcd made, after showing it
+    Destroy(DestroyArgs),
+    /// Say what is missing on this machine and in the database, and what to type
+    Doctor,
+    /// Print a shell's completions
+    Completions(CompletionsArgs),
+}
+
+/// `spcd run`
+#[derive(Debug, Args)]
+pub struct RunArgs {}
+
+/// `spcd check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Files or directories [default: the config directories]
+    pub paths: Vec<PathBuf>,
+    /// Print one JSON object
+    #[arg(long, env = "SPCD_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Print values, secrets included
+    #[arg(long, env = "SPCD_SHOW_VALUES", value_parser = FalseyValueParser::new())]
+    pub show_values: bool,
+}
+
+/// `spcd plan`
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Print the statements
+    #[arg(long, env = "SPCD_SQL", value_parser = FalseyValueParser::new(), conflicts_with = "json")]
+    pub sql: bool,
+    /// Print one JSON object
+    #[arg(long, env = "SPCD_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+}
+
+/// `spcd apply`
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// Ask every source and import all tables again
+    #[arg(long, env = "SPCD_FORCE", value_parser = FalseyValueParser::new())]
+    pub force: bool,
+    /// Remove the connections of a config directory whose files are all gone
+    #[arg(long, env = "SPCD_ALLOW_EMPTY", value_parser = FalseyValueParser::new())]
+    pub allow_empty: bool,
+    /// Also drop people's views on connections that are to be removed
+    #[arg(long, env = "SPCD_DROP_DEPENDENTS", value_parser = FalseyValueParser::new())]
+    pub drop_dependents: bool,
+}
+
+/// `spcd status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Connections [default: all]
+    pub names: Vec<String>,
+    /// Stay and show changes as they happen
+    #[arg(long, env = "SPCD_WATCH", value_parser = FalseyValueParser::new())]
+    pub watch: bool,
+    /// Print an array of the table's rows
+    #[arg(long, env = "SPCD_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+}
+
+/// `spcd wait`
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Connections [default: all]
+    pub names: Vec<String>,
+    /// How long to wait at most (500ms, 60s, 5m, 1h)
+    #[arg(long, env = "SPCD_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// `spcd refresh`
+#[derive(Debug, Args)]
+pub struct RefreshArgs {
+    /// Connections [default: all]
+    pub names: Vec<String>,
+    /// Wait until they are settled
+    #[arg(long, env = "SPCD_WAIT", value_parser = FalseyValueParser::new())]
+    pub wait: bool,
+    /// How long to wait at most (500ms, 60s, 5m, 1h)
+    #[arg(long, env = "SPCD_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// `spcd query`
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// The statements; on a terminal without any: a shell
+    pub sql: Option<String>,
+    /// Read the statements from a file (- for standard input)
+    #[arg(short, long, conflicts_with = "sql")]
+    pub file: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, env = "SPCD_OUTPUT", value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// How long to wait for connections at most (500ms, 60s, 5m, 1h)
+    #[arg(long, env = "SPCD_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// How `query` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Aligned columns
+    Table,
+    /// An array of objects
+    Json,
+    /// Comma-separated, with a header
+    Csv,
+    /// One line a value
+    Line,
+}
+
+/// `spcd test`
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// The connection
+    pub name: String,
+}
+
+/// `spcd adopt`
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The connection
+    pub name: String,
+}
+
+/// `spcd destroy`
+#[derive(Debug, Args)]
+pub struct DestroyArgs {
+    /// Do not ask
+    #[arg(long, env = "SPCD_YES", value_parser = FalseyValueParser::new())]
+    pub yes: bool,
+}
+
+/// `spcd completions`
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Parses, runs, and turns the outcome into an exit code. Errors are printed here, with their
+/// causes, and nowhere else.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, and are no errors.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match start(cli) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spcd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(cli.flags)?;
+    telemetry::start(&settings, matches!(cli.command, Command::Run(_)));
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(dispatch(&settings, cli.command))
+}
+
+async fn dispatch(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
+    // The daemon keeps its private cluster itself; commands use that, or start it while they run.
+    let cluster = if settings.database.is_none() && command.needs_hub() {
+        Some(cluster::join(settings).await?)
+    } else {
+        None
+    };
+    let outcome = run(settings, command).await;
+    farewell().await;
+    if let Some(cluster) = cluster {
+        cluster.stop().await;
+    }
+    outcome
+}
+
+async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Url => url::run(settings),
+        Command::Run(_) => run::run(settings).await,
+        Command::Check(args) => check::run(settings, &args),
+        Command::Plan(args) => plan::run(settings, args).await,
+        Command::Apply(args) => apply::run(settings, args).await,
+        Command::Status(args) => status::run(settings, args).await,
+        Command::Wait(args) => wait::wait(settings, args).await,
+        Command::Refresh(args) => wait::refresh(settings, args).await,
+        Command::Query(args) => query::run(settings, args).await,
+        Command::Test(_) => not_built("test"),
+        Command::Plugins => plugins::run(settings),
+        Command::Migrate => migrate::run(settings).await,
+        Command::Adopt(_) => not_built("adopt"),
+        Command::Destroy(_) => not_built("destroy"),
+        Command::Doctor => doctor::run(settings).await,
+        Command::Completions(args) => completions::run(args),
+    }
+}
+
+impl Command {
+    /// Whether it talks to the hub and does not start it itself.
+    fn needs_hub(&self) -> bool {
+        match self {
+            Self::Plan(_)
+            | Self::Apply(_)
+            | Self::Status(_)
+            | Self::Wait(_)
+            | Self::Refresh(_)
+            | Self::Query(_)
+            | Self::Test(_)
+            | Self::Migrate
+            | Self::Adopt(_)
+            | Self::Destroy(_)
+            | Self::Doctor => true,
+            Self::Run(_) | Self::Check(_) | Self::Url | Self::Plugins | Self::Completions(_) => {
+                false
+            }
+        }
+    }
+}
+
+/// Where the hub is: `--database`, or the private cluster that runs.
+fn endpoint(settings: &Settings) -> anyhow::Result<Endpoint> {
+    Ok(match &settings.database {
+        Some(database) => Endpoint::parse(database)?,
+        None => cluster::endpoint(settings)?,
+    })
+}
+
+/// Where the hub is; the private cluster is started for the time being if no daemon has it up.
+async fn hub(settings: &Settings) -> anyhow::Result<(Endpoint, Option<cluster::Running>)> {
+    let running = match settings.database {
+        Some(_) => None,
+        None => Some(cluster::join(settings).await?),
+    };
+    Ok((endpoint(settings)?, running))
+}
+
+fn not_built(command: &str) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("`spcd {command}` is not built yet")
+}
+
+/// A reader that has seen enough (`spcd status | head`) is no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// A whole number and its unit: `ms`, `s`, `m`, `h`; without one, seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let wrong = || "write a whole number and a unit: 500ms, 60s, 5m, 1h".to_owned();
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let milliseconds = match unit.trim() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(milliseconds)
+        .map(Duration::from_millis)
+        .ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, expected) in [
+            ("60s", 60_000),
+            ("5", 5_000),
+            ("250ms", 250),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(expected)),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "1d",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `spcd plugins`
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::config::Config;
+use crate::settings::Settings;
+
+/// Prints the definitions that ship, in the language they are written in, and names the user's own.
+pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(spcd_core::plugin::SHIPPED.as_bytes())?;
+    let loaded = Config::new(&settings.config_dirs, false).load();
+    if !loaded.plugins.is_empty() {
+        writeln!(out, "\n# Your own blocks:")?;
+    }
+    for block in &loaded.plugins {
+        let error = block.error.as_deref().map(|error| format!(": {error}"));
+        let error = error.unwrap_or_default();
+        let (label, source) = (&block.label, &block.source);
+        writeln!(
+            out,
+            "# plugin {label:?} ({source}), {}:{}{error}",
+            block.file, block.start_line
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,399 @@
+//! `spcd query`
+
+mod print;
+mod shell;
+
+use std::cell::Cell;
+use std::io::{self, IsTerminal as _, Read as _, Write};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::TryStreamExt as _;
+use spcd_client::{Client, Connector, Error, Session, statements};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::error::{DbError, ErrorPosition};
+use tokio_postgres::{AsyncMessage, NoTls, SimpleQueryMessage};
+
+use super::{Output, QueryArgs};
+use crate::config::Config;
+use crate::daemon::Reign;
+use crate::hub::connect::Endpoint;
+use crate::settings::Settings;
+use print::{Column, Printer};
+
+/// psql's: an error of its own, or in the statement that was given.
+const FAILED: u8 = 1;
+
+/// psql's: the connection is bad.
+const LOST: u8 = 2;
+
+/// psql's: an error in a script.
+const SCRIPT_FAILED: u8 = 3;
+
+/// Runs statements, waiting for the connections that they need.
+pub async fn run(settings: &Settings, args: QueryArgs) -> anyhow::Result<ExitCode> {
+    let endpoint = Arc::new(super::endpoint(settings)?);
+    if settings.database.is_none() {
+        lead_once(settings, &endpoint).await?;
+    }
+    let mut client = match Client::open(connector(&endpoint)).await {
+        Ok(client) => client,
+        Err(error) => {
+            eprintln!("spcd: {:#}", anyhow::Error::from(error));
+            return Ok(ExitCode::from(LOST));
+        }
+    };
+    client.set_timeout(args.timeout);
+    let progress = Progress::default();
+    progress.show_on(&mut client);
+    let (text, failed) = match (args.sql, &args.file) {
+        (Some(sql), _) => (sql, FAILED),
+        (None, Some(path)) if path.as_os_str() != "-" => {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+            (text, SCRIPT_FAILED)
+        }
+        (None, file) => {
+            if file.is_none() && io::stdin().is_terminal() {
+                look(&mut client, "", args.timeout).await;
+                return shell::run(settings, client, args.output).await;
+            }
+            let mut text = String::new();
+            io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
+            (text, SCRIPT_FAILED)
+        }
+    };
+    look(&mut client, &text, args.timeout).await;
+    let cut = statements(&text);
+    let rest = Some(cut.rest).filter(|rest| !rest.is_empty());
+    let mut out = io::stdout().lock();
+    for sql in cut.complete.into_iter().chain(rest) {
+        match execute(&mut client, sql, args.output, &mut out).await {
+            Ok(()) => {}
+            Err(Failure::Statement(error)) => {
+                progress.clear();
+                out.flush()?;
+                eprintln!("{}", describe(&error, sql));
+                let lost = matches!(&error, Error::Connect(_)) || is_lost(&error);
+                return Ok(ExitCode::from(if lost { LOST } else { failed }));
+            }
+            Err(Failure::Interrupted) => {
+                progress.clear();
+                eprintln!("Cancel request sent");
+                return Ok(ExitCode::from(failed));
+            }
+            Err(Failure::Output(error)) => return Err(error.into()),
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a statement has no result.
+enum Failure {
+    Statement(Error),
+    /// Ctrl-C while it was waiting.
+    Interrupted,
+    Output(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Statement(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Output(error)
+    }
+}
+
+/// On the private cluster there may be no daemon: then one pass is made here.
+async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<()> {
+    let mut config = Config::new(&settings.config_dirs, false);
+    if let Some(mut reign) = Reign::begin(endpoint, &settings.instance, &mut config, false).await? {
+        reign.settle(|_| ()).await?;
+    }
+    Ok(())
+}
+
+/// Sessions with the settings that the role has for people, not those of the daemon's own work.
+pub fn connector(endpoint: &Arc<Endpoint>) -> Connector {
+    let endpoint = endpoint.clone();
+    Connector::from_fn(move || {
+        let endpoint = endpoint.clone();
+        async move {
+            let mut session = endpoint.connect("query").await?;
+            session.client.batch_execute("RESET ALL").await?;
+            let (sender, messages) = mpsc::unbounded_channel();
+            tokio::spawn(async move {
+                while let Some(message) = session.messages.recv().await {
+                    if let AsyncMessage::Notice(notice) = &message {
+                        eprintln!("{}:  {}", notice.severity(), notice.message());
+                    }
+                    if sender.send(message).is_err() {
+                        break;
+                    }
+                }
+            });
+            Ok(Session::from_messages(session.client, messages))
+        }
+    })
+}
+
+/// Has the daemon look at the files, so that what was saved before counts; then waits for what the
+/// text mentions or the search path holds. Where there is no daemon, or no right to ask, the
+/// statements see what there is.
+async fn look(client: &mut Client, text: &str, limit: Duration) {
+    let until = Instant::now() + limit;
+    if let Some(names) = looked(client, text, until).await {
+        // What is wrong with one of them shows where it is used.
+        let _ = client
+            .wait_settled(&names, until.saturating_duration_since(Instant::now()))
+            .await;
+    }
+}
+
+/// The connections on their way that matter, after the look.
+async fn looked(client: &mut Client, text: &str, until: Instant) -> Option<Vec<String>> {
+    let session = client.session().await.ok()?;
+    let row = session
+        .query_one("SELECT spcd.refresh('{}')", &[])
+        .await
+        .ok()?;
+    let id: i64 = row.try_get(0).ok()?;
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let sql = "SELECT done_at IS NOT NULL,
+                          EXISTS (SELECT FROM spcd.daemon
+                                  WHERE heartbeat > pg_catalog.clock_timestamp() - interval '20 seconds')
+                   FROM spcd.refresh_request WHERE id = $1";
+        let row = session.query_one(sql, &[&id]).await.ok()?;
+        let (done, led): (bool, bool) = (row.try_get(0).ok()?, row.try_get(1).ok()?);
+        if done {
+            break;
+        }
+        if !led || Instant::now() >= until {
+            return None;
+        }
+        sleep(pause).await;
+        pause = (pause * 3 / 2).min(Duration::from_millis(250));
+    }
+    let sql = "SELECT connection_name FROM spcd.connection_state
+               WHERE status IN ('pending', 'updating', 'deleting')
+                 AND (pg_catalog.strpos(pg_catalog.lower($1), pg_catalog.lower(connection_name)) > 0
+                      OR connection_name = ANY (spcd.path_names(pg_catalog.current_setting('search_path'))))";
+    let rows = session.query(sql, &[&text]).await.ok()?;
+    rows.iter().map(|row| row.try_get(0).ok()).collect()
+}
+
+/// Runs one statement and prints what comes back. Ctrl-C cancels it in the server.
+async fn execute(
+    client: &mut Client,
+    sql: &str,
+    output: Output,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let token = client.session().await?.cancel_token();
+    let running = Cell::new(false);
+    let mut work = pin!(attempt(client, sql, output, out, &running));
+    loop {
+        tokio::select! {
+            outcome = &mut work => return outcome,
+            _ = interrupt.recv() => {
+                if !running.get() {
+                    return Err(Failure::Interrupted);
+                }
+                // The server answers the statement with 57014; who cannot be reached has ended it.
+                let _ = token.cancel_query(NoTls).await;
+            }
+        }
+    }
+}
+
+async fn attempt(
+    client: &mut Client,
+    sql: &str,
+    output: Output,
+    out: &mut impl Write,
+    running: &Cell<bool>,
+) -> Result<(), Failure> {
+    let mut attempts = client.attempts(sql);
+    // Up to the first answer it can be run again; after that something may be printed already.
+    let (kinds, mut messages, mut next) = loop {
+        let session = attempts.begin().await?;
+        running.set(true);
+        let begun = async {
+            // Text as the server writes it comes by the simple protocol, types by the other.
+            let kinds = session.prepare(sql).await?;
+            let mut messages = Box::pin(session.simple_query_raw(sql).await?);
+            let mut first = messages.try_next().await?;
+            let mut described = None;
+            if let Some(SimpleQueryMessage::RowDescription(_)) = &first {
+                described = first;
+                first = messages.try_next().await?;
+            }
+            Ok::<_, tokio_postgres::Error>((kinds, messages, (described, first)))
+        };
+        match begun.await {
+            Ok(begun) => break begun,
+            Err(error) => {
+                running.set(false);
+                attempts.failed(error).await?;
+            }
+        }
+    };
+    let mut printer = None;
+    if let Some(SimpleQueryMessage::RowDescription(columns)) = &next.0 {
+        let kinds = kinds.columns();
+        let columns = columns.iter().enumerate().map(|(n, column)| Column {
+            name: column.name().to_owned(),
+            kind: kinds.get(n).map(|column| column.type_().clone()),
+        });
+        printer = Some(Printer::new(out, output, columns.collect())?);
+    }
+    let mut changed = 0;
+    while let Some(message) = next.1 {
+        match (&mut printer, message) {
+            (Some(printer), SimpleQueryMessage::Row(row)) => {
+                printer.row(
+                    (0..row.len())
+                        .map(|n| row.get(n).map(str::to_owned))
+                        .collect(),
+                )?;
+            }
+            (_, SimpleQueryMessage::CommandComplete(count)) => changed = count,
+            _ => {}
+        }
+        next.1 = messages.try_next().await.map_err(Error::Database)?;
+    }
+    match printer {
+        Some(printer) => printer.end()?,
+        None if output == Output::Table => writeln!(out, "{}", tag(sql, changed))?,
+        None => {}
+    }
+    Ok(())
+}
+
+/// What was done, for a statement without rows.
+fn tag(sql: &str, changed: u64) -> String {
+    let word = sql
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .find(|word| !word.is_empty());
+    let word = word.unwrap_or_default().to_ascii_uppercase();
+    match word.as_str() {
+        "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "WITH" => format!("{word} {changed}"),
+        _ => word,
+    }
+}
+
+/// An error as psql shows it, with what a connection has to do with it.
+fn describe(error: &Error, sql: &str) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut server = None;
+    while let Some(at) = cause {
+        server = server.or_else(|| at.downcast_ref::<DbError>());
+        cause = at.source();
+    }
+    let mut lines = Vec::new();
+    if let Some(said) = server {
+        lines.push(format!("{}:  {}", said.severity(), said.message()));
+        if let Some(ErrorPosition::Original(at)) = said.position() {
+            lines.extend(marked(sql, *at));
+        }
+        lines.extend(said.detail().map(|detail| format!("DETAIL:  {detail}")));
+        lines.extend(said.hint().map(|hint| format!("HINT:  {hint}")));
+    }
+    match error {
+        Error::Connection { .. } | Error::TimedOut { .. } => lines.push(format!("spcd: {error}")),
+        _ if lines.is_empty() => {
+            let mut text = format!("spcd: {error}");
+            let mut cause = std::error::Error::source(error);
+            while let Some(at) = cause {
+                text = format!("{text}: {at}");
+                cause = at.source();
+            }
+            lines.push(text);
+        }
+        _ => {}
+    }
+    lines.join("\n")
+}
+
+/// The line in which a position (characters, from 1) is, and a marker below it.
+fn marked(sql: &str, position: u32) -> Option<String> {
+    let skip = usize::try_from(position).ok()?.checked_sub(1)?;
+    let before: String = sql.chars().take(skip).collect();
+    let number = before.matches('\n').count();
+    let line = sql.split('\n').nth(number)?;
+    let column = before.rsplit('\n').next()?.chars().count();
+    let head = format!("LINE {}: ", number + 1);
+    Some(format!(
+        "{head}{line}\n{}^",
+        " ".repeat(head.len() + column)
+    ))
+}
+
+fn is_lost(error: &Error) -> bool {
+    let Error::Database(error) = error else {
+        return false;
+    };
+    error.is_closed()
+        || error
+            .code()
+            .is_some_and(|code| code.code().starts_with("57P"))
+}
+
+/// A line on the terminal while waiting.
+#[derive(Clone, Default)]
+struct Progress {
+    shown: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Progress {
+    fn show_on(&self, client: &mut Client) {
+        if !io::stderr().is_terminal() {
+            return;
+        }
+        let shown = self.shown.clone();
+        client.on_wait(move |progress| {
+            shown.store(true, std::sync::atomic::Ordering::Relaxed);
+            if progress.waiting.is_empty() {
+                eprint!("\r\x1b[K");
+            } else {
+                eprint!("\r\x1b[K{progress}");
+            }
+        });
+    }
+
+    fn clear(&self) {
+        if self.shown.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::marked;
+
+    #[test]
+    fn the_marker_stands_under_the_place() {
+        let sql = "SELECT 'é',\n  FROM x";
+        let at = u32::try_from(sql.chars().position(|c| c == 'F').unwrap() + 1).unwrap();
+        assert_eq!(marked(sql, at).unwrap(), "LINE 2:   FROM x\n          ^");
+        assert_eq!(
+            marked(sql, 900),
+            Some("LINE 2:   FROM x\n                ^".to_owned())
+        );
+    }
+}

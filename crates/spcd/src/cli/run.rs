@@ -1,0 +1,111 @@
+//! `spcd run`
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cluster::{self, ClusterError, Running};
+use crate::config::Config;
+use crate::daemon;
+use crate::files::Files;
+use crate::service;
+use crate::settings::Settings;
+use crate::telemetry;
+use crate::watch::Watcher;
+
+/// Keeps the database true to the files until SIGTERM or SIGINT.
+pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut cluster = None;
+    service::ready();
+    let outcome = tokio::select! {
+        ended = work(settings, &mut cluster) => ended,
+        ended = follow_settings(settings) => ended,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    if outcome.is_ok() {
+        tracing::info!("stopping");
+        service::stopping();
+    }
+    match cluster {
+        Some(cluster) => cluster.stop().await,
+        // The signal came while it was starting.
+        None if outcome.is_ok() && settings.database.is_none() => cluster::gone(settings).await,
+        None => {}
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Reads the settings file again when it changes and on SIGHUP: takes what can be taken, and says
+/// what needs a restart. It does not end by itself.
+async fn follow_settings(settings: &Settings) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut files = Files::new(std::slice::from_ref(&settings.file));
+    let mut watcher = Watcher::new();
+    let mut last = files.look();
+    let mut current = settings.clone();
+    watcher.follow(files.places());
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = watcher.settled() => false,
+        };
+        let look = files.look();
+        watcher.follow(files.places());
+        if !asked && std::sync::Arc::ptr_eq(&look, &last) {
+            continue;
+        }
+        last = look;
+        service::reloading();
+        match current.reload() {
+            Ok(new) => {
+                let restart = settings.needs_restart(&new);
+                if !restart.is_empty() {
+                    tracing::warn!(
+                        "changed settings that need a restart: {}",
+                        restart.join(", ")
+                    );
+                }
+                if new.log != current.log
+                    && let Err(error) = telemetry::set_filter(new.log.as_deref().unwrap_or("info"))
+                {
+                    tracing::warn!(
+                        "the log filter cannot be used: {error}; logging goes on as before"
+                    );
+                }
+                current = new;
+                tracing::info!("settings read again");
+            }
+            Err(error) => tracing::error!("settings stay as they were: {error:#}"),
+        }
+        service::ready();
+    }
+}
+
+/// The cluster is handed out so that it is stopped in order after everything that uses it.
+async fn work(settings: &Settings, cluster: &mut Option<Running>) -> anyhow::Result<()> {
+    if settings.database.is_none() {
+        service::status("starting the private cluster");
+        *cluster = Some(cluster::ensure(settings).await?);
+    }
+    let endpoint = Arc::new(super::endpoint(settings)?);
+    let mut watcher = Watcher::new();
+    let mut config = Config::new(&settings.config_dirs, false);
+    tokio::select! {
+        ended = daemon::run(endpoint, &settings.instance, &mut config, &mut watcher) => {
+            ended?;
+            Ok(())
+        }
+        error = keep(cluster) => Err(error.into()),
+    }
+}
+
+async fn keep(cluster: &mut Option<Running>) -> ClusterError {
+    match cluster {
+        Some(cluster) => cluster.keep().await,
+        None => std::future::pending().await,
+    }
+}

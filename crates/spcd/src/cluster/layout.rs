@@ -1,0 +1,252 @@
+//! The cluster's files. As root, all of them but the data and the socket are root's own: the
+//! server's user must not be able to lead root astray.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use spcd_core::secret::Secret;
+
+use super::server::Owner;
+use super::{ClusterError, Lock};
+
+/// Held by a daemon as long as it runs.
+pub const DAEMON: &str = "daemon.lock";
+/// Held shared by everyone who uses the server.
+pub const USERS: &str = "users.lock";
+/// Held while the server is started or stopped.
+pub const START: &str = "start.lock";
+
+/// A Unix socket's path may have 107 bytes; this much comes after the directory.
+const SOCKET_NAME: usize = "/.s.PGSQL.65535.lock".len();
+
+/// Where everything of one private cluster is.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// All of it.
+    pub dir: PathBuf,
+    /// The data directory.
+    pub data: PathBuf,
+}
+
+impl Layout {
+    /// Of the cluster in this state directory.
+    pub fn of(state_dir: &Path) -> Self {
+        let dir = state_dir.join("cluster");
+        Self {
+            data: dir.join("data"),
+            dir,
+        }
+    }
+
+    /// For messages.
+    pub fn shown(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    /// Makes the directories.
+    pub fn make(&self, owner: &Owner) -> Result<(), ClusterError> {
+        let builder = |mode| {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(mode);
+            builder
+        };
+        // Passed through by the server's user, and by those who connect to its socket.
+        builder(0o755)
+            .create(&self.dir)
+            .map_err(failed("create the directory", &self.dir))?;
+        let socket = self.socket_dir();
+        if !socket.exists() {
+            builder(0o700)
+                .create(&socket)
+                .map_err(failed("create the directory", &socket))?;
+            owner
+                .give(&socket)
+                .map_err(failed("give to the server's user", &socket))?;
+        }
+        if let Some(closed) = owner.first_closed(&self.dir) {
+            return Err(ClusterError::User(format!(
+                "the user {} that runs the private cluster may not pass through {}; give --state-dir a directory that it can reach, or chmod o+x {}",
+                owner.name,
+                closed.display(),
+                closed.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The lock, or `None` if someone else has it.
+    pub fn lock(&self, name: &str, how: FlockArg) -> Result<Option<Lock>, ClusterError> {
+        let path = self.dir.join(name);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        match Flock::lock(file, how) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(failed("lock", &path)(error.into())),
+        }
+    }
+
+    /// Writes this process into its lock, for the message that another daemon gives.
+    pub fn remember_daemon(&self, lock: &Lock) -> Result<(), ClusterError> {
+        let mut file: &File = lock;
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(failed("write", &self.dir.join(DAEMON)))
+    }
+
+    /// The daemon that has the cluster.
+    pub fn daemon_pid(&self) -> Option<i32> {
+        fs::read_to_string(self.dir.join(DAEMON))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// The port that was chosen.
+    pub fn port(&self) -> Option<u16> {
+        fs::read_to_string(self.dir.join("port"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// Keeps a port for the next start, so that what people configured stays right.
+    pub fn remember_port(&self, port: u16) -> Result<(), ClusterError> {
+        self.write("port", &format!("{port}\n"), 0o644)
+    }
+
+    /// Where the socket is.
+    pub fn socket_dir(&self) -> PathBuf {
+        self.dir.join("socket")
+    }
+
+    /// `None` if its path is too long for a socket.
+    pub fn usable_socket_dir(&self) -> Option<PathBuf> {
+        let dir = self.socket_dir();
+        (dir.as_os_str().len() + SOCKET_NAME <= 107).then_some(dir)
+    }
+
+    /// In the form that libpq reads. Only its owner may.
+    pub fn passfile(&self) -> PathBuf {
+        self.dir.join("passfile")
+    }
+
+    /// The superuser's password.
+    pub fn password(&self) -> Result<Secret, ClusterError> {
+        let path = self.passfile();
+        let what = "read the password (stop the server, and the next start sets a new one) in";
+        let text = fs::read_to_string(&path).map_err(failed(what, &path))?;
+        let password = text
+            .lines()
+            .next()
+            .and_then(|line| line.rsplit(':').next())
+            .unwrap_or_default();
+        Ok(Secret::new(password))
+    }
+
+    /// Keeps the superuser's password.
+    pub fn remember_password(&self, password: &Secret) -> Result<(), ClusterError> {
+        self.write(
+            "passfile",
+            &format!("*:*:*:{}:{}\n", super::USER, password.expose()),
+            0o600,
+        )
+    }
+
+    /// Writes a file so that it is there whole or not at all, also after a power cut.
+    pub fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), ClusterError> {
+        let path = self.dir.join(name);
+        // Nothing to write: also where the disk is full.
+        if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            return Ok(());
+        }
+        let new = self.dir.join(format!("{name}.new"));
+        let write = || -> io::Result<()> {
+            let _ = fs::remove_file(&new);
+            let mut file = File::options()
+                .create_new(true)
+                .write(true)
+                .mode(mode)
+                .open(&new)?;
+            // Whatever the umask is: the server's user must be able to read its configuration.
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(failed("write", &path))
+    }
+
+    /// The last lines of what the server said before its own log was open.
+    pub fn startup_log(&self) -> String {
+        let mut text = String::new();
+        let read = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(self.dir.join("startup.log"))
+            .and_then(|file| file.take(64 << 10).read_to_string(&mut text));
+        if read.is_err() {
+            text.clear();
+        }
+        last_lines(&text)
+    }
+
+    /// What to add to a failure whose reason may be a full disk.
+    pub fn disk(&self) -> String {
+        match nix::sys::statvfs::statvfs(&self.dir) {
+            Ok(found) => {
+                let free = (u128::from(found.blocks_available())
+                    * u128::from(found.fragment_size()))
+                    >> 20;
+                if free < 100 {
+                    format!(" (only {free} MB are free there: make room and try again)")
+                } else {
+                    String::new()
+                }
+            }
+            Err(_) => String::new(),
+        }
+    }
+}
+
+/// An error about one path.
+pub fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> ClusterError + 'a {
+    move |source| ClusterError::Files {
+        what: format!("{what} {}", path.display()),
+        source,
+    }
+}
+
+/// The end of a program's output, on one line each.
+pub fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines
+        .get(lines.len().saturating_sub(6)..)
+        .unwrap_or_default()
+        .join("\n")
+}
+
+impl Owner {
+    /// Makes a file or directory the server's user's own.
+    pub fn give(&self, path: &Path) -> io::Result<()> {
+        match self.change_to {
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+}

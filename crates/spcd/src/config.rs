@@ -1,0 +1,107 @@
+//! What the files want now: the edge around `spcd_core::config`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use spcd_core::config::{Cache, Doubt, Given, Inspection, Loaded, inspect, load};
+use spcd_core::spc::evaluate::Function;
+
+use crate::files::{DirState, Files, Look, Place};
+
+/// Reads and understands the config directories, again and again.
+pub struct Config {
+    files: Files,
+    cache: Cache,
+    /// A directory whose files are all gone means that its connections are to go.
+    allow_empty: bool,
+}
+
+impl Config {
+    /// For these directories (or single files).
+    pub fn new(dirs: &[PathBuf], allow_empty: bool) -> Self {
+        Self {
+            files: Files::new(dirs),
+            cache: Cache::default(),
+            allow_empty,
+        }
+    }
+
+    /// What they want now, and what is wrong in them. It blocks on the file system.
+    pub fn load(&mut self) -> Loaded {
+        let look = self.files.look();
+        let mut lookup = look_up;
+        let mut given = Given {
+            lookup: &mut lookup,
+        };
+        let mut loaded = load(&look.sources, &mut given, &mut self.cache);
+        let doubts = &mut loaded.desired.doubts;
+        doubts.extend(look.doubts.iter().cloned());
+        let empty = look
+            .dirs
+            .iter()
+            .filter(|(_, state)| *state == DirState::Empty);
+        if !self.allow_empty {
+            doubts.extend(empty.map(|(dir, _)| Doubt {
+                path: dir.display().to_string(),
+                directory: true,
+                error: None,
+            }));
+        }
+        loaded
+    }
+
+    /// The same with all values, for `check`, and the sources themselves.
+    pub fn inspect(&mut self) -> (Inspection, Arc<Look>) {
+        let look = self.files.look();
+        let mut lookup = look_up;
+        let inspection = inspect(
+            &look.sources,
+            &mut Given {
+                lookup: &mut lookup,
+            },
+        );
+        (inspection, look)
+    }
+
+    /// Where a change may matter, as of the last look.
+    pub fn places(&self) -> &[Place] {
+        self.files.places()
+    }
+}
+
+/// A function's result, for a value in a file of that directory.
+fn look_up(function: Function, directory: &str, argument: &str) -> Result<String, String> {
+    match function {
+        Function::Env => std::env::var(argument).map_err(|error| match error {
+            std::env::VarError::NotPresent => "it is not set".to_owned(),
+            std::env::VarError::NotUnicode(_) => "its value is not UTF-8".to_owned(),
+        }),
+        Function::File => read(&Path::new(directory).join(argument)),
+        Function::Credential => credential(argument),
+    }
+}
+
+/// The largest file that a value may be: what is larger is a mistake.
+const LARGEST: u64 = 1 << 20;
+
+fn read(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if !size.is_file() || size.len() > LARGEST {
+        return Err(format!("it is no file of at most {LARGEST} bytes"));
+    }
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+/// A secret as the service manager hands it out; its last newline is not part of it.
+fn credential(name: &str) -> Result<String, String> {
+    let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
+        return Err(
+            "$CREDENTIALS_DIRECTORY is not set: spcd was not started with credentials".into(),
+        );
+    };
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Err("a credential's name is a file's name".into());
+    }
+    let text = read(&Path::new(&directory).join(name))?;
+    Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+}

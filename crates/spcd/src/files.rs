@@ -1,0 +1,457 @@
+//! All files of the config directories, as they are now.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::OFlag;
+use spcd_core::config::{Doubt, Source};
+
+/// Nobody writes this much by hand; a file that someone put here by mistake must not fill memory.
+const LARGEST: u64 = 16 << 20;
+
+/// Two changes nearer to each other than this may carry the same time: file systems stamp with
+/// the kernel's tick, up to 10 ms. What is younger is looked at again rather than trusted.
+const TICK: Duration = Duration::from_millis(20);
+
+/// As many symlinks as the kernel follows in one path.
+const MOST_LINKS: u32 = 40;
+
+/// Reads the config directories, and remembers what it read.
+pub struct Files {
+    roots: Vec<PathBuf>,
+    read: HashMap<PathBuf, Kept>,
+    last: Arc<Look>,
+    places: Vec<Place>,
+}
+
+/// What the config directories hold at one moment.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Every file, sorted by path.
+    pub sources: Vec<Source>,
+    /// Directories whose contents cannot be known now: missing, unreadable, links into nothing.
+    pub doubts: Vec<Doubt>,
+    /// The config directories in the order given.
+    pub dirs: Vec<(PathBuf, DirState)>,
+}
+
+/// How a config directory is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirState {
+    /// It cannot be read; it is among the doubts.
+    Missing,
+    /// There is no file in it. Whether that was meant is known only by what it held.
+    Empty,
+    /// There are files.
+    Filled,
+}
+
+/// A directory in which a change may matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its path without symlinks.
+    pub dir: PathBuf,
+    /// The entries that matter; `None`: all of them.
+    pub only: Option<BTreeSet<OsString>>,
+    /// Its device and inode; `None` if it vanished meanwhile.
+    pub identity: Option<(u64, u64)>,
+}
+
+/// What tells one state of a file or directory from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// A file that was read, for as long as its stamp holds.
+struct Kept {
+    stamp: Option<Stamp>,
+    text: Result<String, String>,
+}
+
+impl Files {
+    /// For these directories (or single files), which need not exist.
+    pub fn new(roots: &[PathBuf]) -> Self {
+        Self {
+            roots: roots.to_vec(),
+            read: HashMap::new(),
+            last: Arc::default(),
+            places: Vec::new(),
+        }
+    }
+
+    /// Looks at all of them. Unchanged files are not read again; if nothing at all has changed,
+    /// the very same look as before is returned (`Arc::ptr_eq`). It blocks on the file system.
+    pub fn look(&mut self) -> Arc<Look> {
+        let mut look = Look::default();
+        // A rename while a directory is listed may show a file twice or not at all, and a file that
+        // is not seen is a connection that is removed: look again until nothing moved.
+        for _ in 0..10 {
+            let walk = Walk::of(&self.roots);
+            look.sources = self.read(&walk.files);
+            let still = walk.is_still();
+            look.doubts = walk.doubts;
+            self.places = places(walk.places);
+            if still {
+                break;
+            }
+            std::thread::sleep(TICK);
+        }
+        look.dirs = self
+            .roots
+            .iter()
+            .map(|root| (root.clone(), state(root, &look)))
+            .collect();
+        if !look.is_same(&self.last) {
+            self.last = Arc::new(look);
+        }
+        self.last.clone()
+    }
+
+    /// Reads what has changed since the last time. A file that is gone since it was listed is left out.
+    fn read(&mut self, files: &BTreeSet<PathBuf>) -> Vec<Source> {
+        let mut read = HashMap::with_capacity(files.len());
+        let mut sources = Vec::with_capacity(files.len());
+        for path in files {
+            let kept = self
+                .read
+                .remove(path)
+                .filter(|kept| kept.is_current(path))
+                .or_else(|| Kept::read(path));
+            if let Some(kept) = kept {
+                sources.push(Source {
+                    path: path.display().to_string(),
+                    text: kept.text.clone(),
+                });
+                read.insert(path.clone(), kept);
+            }
+        }
+        self.read = read;
+        sources
+    }
+
+    /// Where a change would make another look worth while, as of the last look.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+}
+
+impl Look {
+    fn is_same(&self, other: &Self) -> bool {
+        self.doubts == other.doubts
+            && self.dirs == other.dirs
+            && self.sources.len() == other.sources.len()
+            && self
+                .sources
+                .iter()
+                .zip(&other.sources)
+                .all(|(one, other)| one.path == other.path && one.text == other.text)
+    }
+}
+
+impl Kept {
+    /// `None` if there is no such file any more.
+    fn read(path: &Path) -> Option<Self> {
+        // A file that changes while it is read is read again; whoever writes all the time is
+        // noticed again by the watch.
+        let mut kept = None;
+        for _ in 0..3 {
+            match read_once(path) {
+                Ok((text, stamp, still)) => {
+                    kept = Some(Self {
+                        stamp: stamp.filter(|_| still),
+                        text: Ok(text),
+                    });
+                    if still {
+                        break;
+                    }
+                }
+                // Gone since it was listed; but a link that leads nowhere is still there.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::symlink_metadata(path).ok()?;
+                    return Some(Self {
+                        stamp: None,
+                        text: Err(format!("the link leads nowhere: {error}")),
+                    });
+                }
+                Err(error) => {
+                    return Some(Self {
+                        stamp: None,
+                        text: Err(error.to_string()),
+                    });
+                }
+            }
+        }
+        kept
+    }
+
+    fn is_current(&self, path: &Path) -> bool {
+        self.stamp.is_some()
+            && fs::metadata(path).ok().and_then(|found| Stamp::of(&found)) == self.stamp
+    }
+}
+
+impl Stamp {
+    /// `None` while another change could still carry the same times.
+    fn of(metadata: &Metadata) -> Option<Self> {
+        let seconds = u64::try_from(metadata.ctime()).unwrap_or(0);
+        let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        let settled = match changed.elapsed() {
+            Ok(age) => age > TICK,
+            // A file server whose clock runs ahead is believed: waiting would not help.
+            Err(ahead) => ahead.duration() > TICK,
+        };
+        settled.then(|| Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+/// One walk through all directories.
+#[derive(Default)]
+struct Walk {
+    files: BTreeSet<PathBuf>,
+    doubts: Vec<Doubt>,
+    places: BTreeMap<PathBuf, Option<BTreeSet<OsString>>>,
+    seen: HashSet<(u64, u64)>,
+    /// Listed directories with the stamp they had before.
+    listed: Vec<(PathBuf, Option<Stamp>)>,
+    /// Directories behind links come last, so that a directory that is there twice is read under
+    /// its own name.
+    linked: VecDeque<PathBuf>,
+}
+
+impl Walk {
+    fn of(roots: &[PathBuf]) -> Self {
+        let mut walk = Self::default();
+        for root in roots {
+            walk.root(root);
+        }
+        while let Some(dir) = walk.linked.pop_front() {
+            walk.follow_links(&dir);
+            match fs::canonicalize(&dir) {
+                Ok(real) => walk.directory(&dir, &real),
+                Err(error) => walk.doubt(&dir, &error),
+            }
+        }
+        walk.doubts.sort_by(|one, other| one.path.cmp(&other.path));
+        walk
+    }
+
+    /// Whether no directory has changed since before it was listed.
+    fn is_still(&self) -> bool {
+        self.listed.iter().all(|(dir, before)| {
+            before.is_some()
+                && fs::metadata(dir).ok().and_then(|found| Stamp::of(&found)) == *before
+        })
+    }
+
+    fn root(&mut self, root: &Path) {
+        self.follow_links(root);
+        match fs::canonicalize(root) {
+            Ok(real) if real.is_file() => drop(self.files.insert(root.to_owned())),
+            Ok(real) => self.directory(root, &real),
+            Err(error) => self.doubt(root, &error),
+        }
+    }
+
+    fn directory(&mut self, shown: &Path, real: &Path) {
+        let listing = fs::metadata(real).and_then(|found| {
+            if !self.seen.insert((found.dev(), found.ino())) {
+                return Ok(None);
+            }
+            self.places.insert(real.to_owned(), None);
+            self.listed.push((real.to_owned(), Stamp::of(&found)));
+            fs::read_dir(real)?
+                .collect::<io::Result<Vec<_>>>()
+                .map(Some)
+        });
+        let entries = match listing {
+            Ok(Some(entries)) => entries,
+            // A circle of links, or a directory that is reached twice.
+            Ok(None) => return,
+            Err(error) => return self.doubt(shown, &error),
+        };
+        for entry in entries {
+            let name = entry.file_name();
+            if name.as_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = shown.join(&name);
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
+            let target_is_dir = || match fs::metadata(&path) {
+                Ok(target) => target.is_dir(),
+                // It may have been one, unless it is called a file.
+                Err(_) => !is_source(&name),
+            };
+            if kind.is_dir() {
+                self.directory(&path, &real.join(&name));
+            } else if kind.is_symlink() && target_is_dir() {
+                self.linked.push_back(path);
+            } else if is_source(&name) {
+                if kind.is_symlink() {
+                    self.follow_links(&path);
+                }
+                self.files.insert(path);
+            }
+        }
+    }
+
+    fn doubt(&mut self, dir: &Path, error: &io::Error) {
+        let error = if error.kind() == io::ErrorKind::NotFound {
+            format!(
+                "the directory {} is missing; put it back, or take it out of the settings",
+                dir.display()
+            )
+        } else {
+            format!("the directory {} cannot be read: {error}", dir.display())
+        };
+        self.doubts.push(Doubt {
+            path: dir.display().to_string(),
+            directory: true,
+            error: Some(error),
+        });
+    }
+
+    /// Notes the directories in which a link on the way to `path`, or `path` itself, may be
+    /// replaced; of a path that does not exist, the one where its first missing part would appear.
+    fn follow_links(&mut self, path: &Path) {
+        let mut todo: VecDeque<OsString> = components(path);
+        let mut at = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(part) = todo.pop_front() {
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            match fs::symlink_metadata(&next) {
+                Ok(found) if found.is_symlink() && links < MOST_LINKS => {
+                    links += 1;
+                    self.note(&at, &part);
+                    let Ok(target) = fs::read_link(&next) else {
+                        return;
+                    };
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    for part in components(&target).into_iter().rev() {
+                        todo.push_front(part);
+                    }
+                }
+                Ok(_) if !todo.is_empty() => at = next,
+                // The end of the way, or of what there is of it.
+                _ => return self.note(&at, &part),
+            }
+        }
+    }
+
+    fn note(&mut self, dir: &Path, name: &OsStr) {
+        let only = self
+            .places
+            .entry(dir.to_owned())
+            .or_insert_with(|| Some(BTreeSet::new()));
+        if let Some(only) = only {
+            only.insert(name.to_owned());
+        }
+    }
+}
+
+/// `.`, the root and the like left out; `..` kept.
+fn components(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(part) => Some(part.to_owned()),
+            Component::ParentDir => Some(OsString::from("..")),
+            _ => None,
+        })
+        .collect()
+}
+
+fn places(found: BTreeMap<PathBuf, Option<BTreeSet<OsString>>>) -> Vec<Place> {
+    found
+        .into_iter()
+        .map(|(dir, only)| {
+            let identity = fs::metadata(&dir)
+                .ok()
+                .map(|found| (found.dev(), found.ino()));
+            Place {
+                dir,
+                only,
+                identity,
+            }
+        })
+        .collect()
+}
+
+fn state(root: &Path, look: &Look) -> DirState {
+    let shown = root.display().to_string();
+    if look.doubts.iter().any(|doubt| doubt.path == shown) {
+        DirState::Missing
+    } else if look
+        .sources
+        .iter()
+        .any(|source| Path::new(&source.path).starts_with(root))
+    {
+        DirState::Filled
+    } else {
+        DirState::Empty
+    }
+}
+
+fn is_source(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.ends_with(b".spc") || name.ends_with(b".spc.json")
+}
+
+/// The text, its stamp, and whether the file stayed the same meanwhile.
+fn read_once(path: &Path) -> io::Result<(String, Option<Stamp>, bool)> {
+    // A pipe that someone named so would otherwise hold the daemon until a writer comes.
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    let before = file.metadata()?;
+    if !before.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if before.len() > LARGEST {
+        return Err(io::Error::other(format!(
+            "larger than {} MiB",
+            LARGEST >> 20
+        )));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0));
+    (&file).take(LARGEST + 1).read_to_end(&mut bytes)?;
+    let after = file.metadata()?;
+    let still = (before.len(), before.mtime(), before.mtime_nsec())
+        == (after.len(), after.mtime(), after.mtime_nsec());
+    let text = String::from_utf8(bytes).map_err(|error| {
+        io::Error::other(format!(
+            "not UTF-8 from byte {}; save it as UTF-8",
+            error.utf8_error().valid_up_to()
+        ))
+    })?;
+    Ok((text, Stamp::of(&after), still))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! With a real file system.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+/// A directory `conf` in a directory of its own, with these files.
+fn config(files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("conf");
+    fs::create_dir(&conf).unwrap();
+    for (name, text) in files {
+        write(&conf.join(name), text);
+    }
+    (dir, conf)
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// Paths below `conf` and texts, in the order of the look.
+fn found(look: &Look, conf: &Path) -> Vec<(String, Result<String, String>)> {
+    look.sources
+        .iter()
+        .map(|source| {
+            let path = Path::new(&source.path).strip_prefix(conf).unwrap();
+            (path.display().to_string(), source.text.clone())
+        })
+        .collect()
+}
+
+fn names(look: &Look, conf: &Path) -> Vec<String> {
+    found(look, conf)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[test]
+fn every_spc_file_is_found_in_order_and_nothing_else() {
+    let (_dir, conf) = config(&[
+        ("b.spc", "b"),
+        ("a.spc", "\u{feff}a\r\n"),
+        ("a/z.spc.json", "{}"),
+        ("a/deeper/c.spc", "c"),
+        ("directory.spc/inner.spc", "i"),
+        (".hidden.spc", "x"),
+        (".git/c.spc", "x"),
+        ("a.spc~", "x"),
+        ("README.md", "x"),
+        ("data.json", "x"),
+    ]);
+    let look = Files::new(std::slice::from_ref(&conf)).look();
+    let names = names(&look, &conf);
+    assert_eq!(
+        names,
+        [
+            "a/deeper/c.spc",
+            "a/z.spc.json",
+            "a.spc",
+            "b.spc",
+            "directory.spc/inner.spc"
+        ]
+    );
+    assert_eq!(found(&look, &conf)[2].1.as_deref(), Ok("\u{feff}a\r\n"));
+    assert_eq!(look.dirs, [(conf, DirState::Filled)]);
+    assert_eq!(look.doubts, []);
+}
+
+#[test]
+fn a_config_map_is_read_through_its_links() {
+    let (_dir, conf) = config(&[("..2024/a.spc", "old"), ("..2025/a.spc", "new")]);
+    symlink("..2024", conf.join("..data")).unwrap();
+    symlink("..data/a.spc", conf.join("a.spc")).unwrap();
+    let mut files = Files::new(std::slice::from_ref(&conf));
+    assert_eq!(
+        found(&files.look(), &conf),
+        [("a.spc".to_owned(), Ok("old".to_owned()))]
+    );
+    symlink("..2025", conf.join("..tmp")).unwrap();
+    fs::rename(conf.join("..tmp"), conf.join("..data")).unwrap();
+    assert_eq!(
+        found(&files.look(), &conf),
+        [("a.spc".to_owned(), Ok("new".to_owned()))]
+    );
+    let real = fs::canonicalize(conf.join("..2025")).unwrap();
+    assert!(
+        files.places().iter().any(|place| place.dir == real),
+        "{:?}",
+        files.places()
+    );
+}
+
+#[test]
+fn circles_of_links_end_and_a_directory_is_read_once_under_its_own_name() {
+    let (_dir, conf) = config(&[("one/a.spc", "a"), ("two/b.spc", "b")]);
+    symlink("..", conf.join("one/up")).unwrap();
+    symlink("../two", conf.join("one/two")).unwrap();
+    symlink("../one", conf.join("two/one")).unwrap();
+    symlink("self.spc", conf.join("self.spc")).unwrap();
+    let look = Files::new(std::slice::from_ref(&conf)).look();
+    assert_eq!(names(&look, &conf), ["one/a.spc", "self.spc", "two/b.spc"]);
+    let own = &found(&look, &conf)[1].1;
+    assert!(own.is_err(), "{own:?}");
+    assert_eq!(look.doubts, []);
+}
+
+#[test]
+fn what_cannot_be_read_is_there_with_its_reason() {
+    let (_dir, conf) = config(&[("good.spc", "g")]);
+    fs::write(conf.join("latin1.spc"), b"ok \xe9").unwrap();
+    symlink("nowhere", conf.join("dangling.spc")).unwrap();
+    symlink("nowhere", conf.join("directory")).unwrap();
+    nix::unistd::mkfifo(&conf.join("pipe.spc"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let huge = File::create(conf.join("huge.spc")).unwrap();
+    huge.set_len(LARGEST + 1).unwrap();
+    let look = Files::new(std::slice::from_ref(&conf)).look();
+    for (name, says) in [
+        ("dangling.spc", "leads nowhere"),
+        ("huge.spc", "larger than 16 MiB"),
+        ("latin1.spc", "not UTF-8 from byte 3"),
+        ("pipe.spc", "not a regular file"),
+    ] {
+        let (_, text) = found(&look, &conf)
+            .into_iter()
+            .find(|(found, _)| found == name)
+            .unwrap();
+        let error = text.unwrap_err();
+        assert!(error.contains(says), "{name}: {error}");
+    }
+    assert_eq!(look.sources.len(), 5);
+    let doubt = look.doubts.first().unwrap();
+    assert_eq!(doubt.path, conf.join("directory").display().to_string());
+    assert!(doubt.directory);
+}
+
+#[test]
+fn missing_empty_and_filled_are_told_apart() {
+    let (dir, conf) = config(&[("README", "")]);
+    let other = dir.path().join("other");
+    let mut files = Files::new(&[conf.clone(), other.clone()]);
+    let look = files.look();
+    assert_eq!(
+        look.dirs,
+        [
+            (conf.clone(), DirState::Empty),
+            (other.clone(), DirState::Missing)
+        ]
+    );
+    assert_eq!(look.doubts.len(), 1);
+    assert_eq!(look.doubts[0].path, other.display().to_string());
+
+    write(&other.join("sub/a.spc"), "a");
+    let look = files.look();
+    assert_eq!(look.dirs[1], (other, DirState::Filled));
+    assert_eq!(look.doubts, []);
+}
+
+#[test]
+fn an_unchanged_directory_gives_the_very_same_look() {
+    let (_dir, conf) = config(&[("a.spc", "a"), ("b.spc", "b")]);
+    let mut files = Files::new(std::slice::from_ref(&conf));
+    let first = files.look();
+    assert!(Arc::ptr_eq(&first, &files.look()));
+    // Written anew with the same text: nobody needs to know.
+    write(&conf.join("a.spc"), "a");
+    assert!(Arc::ptr_eq(&first, &files.look()));
+    write(&conf.join("a.spc"), "c");
+    assert!(!Arc::ptr_eq(&first, &files.look()));
+}
+
+#[test]
+fn a_change_of_the_same_size_right_after_a_look_is_seen() {
+    let (_dir, conf) = config(&[("a.spc", "0000")]);
+    let mut files = Files::new(std::slice::from_ref(&conf));
+    for round in 1..200 {
+        let text = format!("{round:04}");
+        fs::write(conf.join("a.spc"), &text).unwrap();
+        assert_eq!(found(&files.look(), &conf)[0].1, Ok(text));
+    }
+}
+
+#[test]
+fn a_rename_is_never_seen_as_a_loss() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    // Long names, so that one listing takes several calls, between which a file can move.
+    let (_dir, conf) = config(&[]);
+    let long = "x".repeat(200);
+    for n in 0..1000 {
+        fs::write(conf.join(format!("{n:04}{long}.spc")), "").unwrap();
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut one, mut other) = (
+                conf.join(format!("0500{long}.spc")),
+                conf.join(format!("again{long}.spc")),
+            );
+            while !stop.load(Ordering::Relaxed) {
+                for _ in 0..101 {
+                    fs::rename(&one, &other).unwrap();
+                    std::mem::swap(&mut one, &mut other);
+                }
+                // Someone who never pauses cannot be outwaited.
+                std::thread::sleep(TICK * 3);
+            }
+        });
+        let mut files = Files::new(std::slice::from_ref(&conf));
+        let counts: Vec<usize> = (0..100).map(|_| files.look().sources.len()).collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(counts.iter().all(|count| *count == 1000), "{counts:?}");
+    });
+}

@@ -1,0 +1,336 @@
+//! Writing: units of statements, many in a transaction, each with its connection's state.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use spcd_core::plan::{Bookkeeping, RowChange, Unit};
+use spcd_core::secret::Secret;
+use spcd_core::sql;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_postgres::Client;
+
+use super::connect::{Endpoint, Session};
+use super::{HubError, lead};
+
+/// Batching small connections into one transaction pays up to 500 to 1,000 tables.
+const TABLES_PER_BATCH: usize = 500;
+/// Above this one message of the batch's notification becomes several; it pays no more.
+const UNITS_PER_BATCH: usize = 250;
+/// Two sessions are 1.3 times as fast as one on two cores; four are slower.
+const SESSIONS: usize = 2;
+/// How often a write that failed in passing (a deadlock) is sent again before its job is told.
+const TRIES: usize = 3;
+
+/// Where units are handed in to be written.
+#[derive(Clone)]
+pub struct Writer {
+    queue: mpsc::UnboundedSender<Submitted>,
+}
+
+struct Submitted {
+    unit: Unit,
+    generation: i64,
+    done: oneshot::Sender<Result<(), HubError>>,
+}
+
+impl Writer {
+    /// Starts the writing sessions of a leader. They end when the writer and all its clones do.
+    pub fn start(endpoint: Arc<Endpoint>, epoch: i64) -> Self {
+        let (queue, receiver) = mpsc::unbounded_channel();
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..SESSIONS {
+            tokio::spawn(run(endpoint.clone(), epoch, receiver.clone()));
+        }
+        Self { queue }
+    }
+
+    /// Writes a unit; returns when it is committed, or why it is not.
+    pub async fn write(&self, unit: Unit, generation: i64) -> Result<(), HubError> {
+        let (done, result) = oneshot::channel();
+        let submitted = Submitted {
+            unit,
+            generation,
+            done,
+        };
+        let gone = || HubError::NoSession;
+        self.queue.send(submitted).map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+}
+
+async fn run(
+    endpoint: Arc<Endpoint>,
+    epoch: i64,
+    queue: Arc<Mutex<mpsc::UnboundedReceiver<Submitted>>>,
+) {
+    let mut session: Option<Session> = None;
+    loop {
+        let batch = next_batch(&mut *queue.lock().await).await;
+        if batch.is_empty() {
+            return;
+        }
+        if session
+            .as_ref()
+            .is_none_or(|session| session.client.is_closed())
+        {
+            session = open(&endpoint, epoch).await;
+        }
+        // Without a session the batch is dropped, and its jobs are told that the lead is over:
+        // the daemon starts anew when the database is back.
+        if let Some(session) = &session {
+            write_batch(&session.client, epoch, batch).await;
+        }
+    }
+}
+
+async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
+    let opened = async {
+        let session = endpoint.connect("writer").await?;
+        let settings = "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '2s'";
+        session.client.batch_execute(settings).await?;
+        prepare_for_secrets(&session.client).await?;
+        lead::register(&session.client, epoch).await?;
+        anyhow::Ok(session)
+    };
+    match opened.await {
+        Ok(session) => Some(session),
+        Err(error) => {
+            tracing::warn!("cannot open a session to write: {error:#}");
+            None
+        }
+    }
+}
+
+/// Waits for one unit, then takes what else is there, up to the size of a batch.
+async fn next_batch(queue: &mut mpsc::UnboundedReceiver<Submitted>) -> Vec<Submitted> {
+    let mut batch: Vec<Submitted> = Vec::new();
+    let mut tables = 0;
+    batch.extend(queue.recv().await);
+    while batch.len() < UNITS_PER_BATCH && tables < TABLES_PER_BATCH {
+        let Ok(next) = queue.try_recv() else {
+            break;
+        };
+        tables += next.unit.tables;
+        batch.push(next);
+    }
+    batch
+}
+
+/// Writes a batch; where it fails, each unit by itself, so that one costs only its own.
+async fn write_batch(client: &Client, epoch: i64, batch: Vec<Submitted>) {
+    let units: Vec<_> = batch.iter().map(|one| &one.unit).collect();
+    let generation = batch
+        .iter()
+        .map(|one| one.generation)
+        .max()
+        .unwrap_or_default();
+    match write(client, epoch, generation, &units).await {
+        Err(HubError::Refused { .. }) => {
+            for one in batch {
+                let result = write_one(client, epoch, &one).await;
+                let _ = one.done.send(result);
+            }
+        }
+        Ok(()) => batch.into_iter().for_each(|one| {
+            let _ = one.done.send(Ok(()));
+        }),
+        // Whether it was committed is not known: their jobs end without an answer, and the next
+        // look tells.
+        Err(error) => tracing::warn!("a batch was cut off: {error}"),
+    }
+}
+
+async fn write_one(client: &Client, epoch: i64, one: &Submitted) -> Result<(), HubError> {
+    let mut result = Ok(());
+    for _ in 0..TRIES {
+        result = write(client, epoch, one.generation, &[&one.unit]).await;
+        match &result {
+            Err(error) if error.is_passing() => {
+                tracing::debug!("{}: {error}, again", one.unit.name)
+            }
+            _ => break,
+        }
+    }
+    result
+}
+
+/// Writes units in one transaction.
+async fn write(
+    client: &Client,
+    epoch: i64,
+    generation: i64,
+    units: &[&Unit],
+) -> Result<(), HubError> {
+    begin(client, epoch).await?;
+    let result = async {
+        let secrets = units
+            .iter()
+            .filter_map(|unit| Some((unit.name.as_str(), unit.mapping.as_ref()?)));
+        send_secrets(client, secrets).await?;
+        client.batch_execute(&statements(generation, units)).await?;
+        Ok(())
+    };
+    let result = result.await;
+    end(client, result).await
+}
+
+/// Writes row changes, what connections look like now, and the diagnostics, in one transaction.
+pub async fn publish(
+    client: &Client,
+    epoch: i64,
+    generation: i64,
+    rows: &[RowChange],
+    touched: &[String],
+    diagnostics: Option<&Value>,
+) -> Result<(), HubError> {
+    begin(client, epoch).await?;
+    let mut text = String::new();
+    if let Some(diagnostics) = diagnostics {
+        let _ = writeln!(
+            text,
+            "DELETE FROM spcd.config_diagnostic;
+             INSERT INTO spcd.config_diagnostic
+             SELECT * FROM pg_catalog.jsonb_populate_recordset(NULL::spcd.config_diagnostic, {}::jsonb);",
+            sql::literal(&diagnostics.to_string())
+        );
+    }
+    if !touched.is_empty() {
+        let names = sql::text_array(touched.iter().map(String::as_str));
+        let _ = writeln!(text, "SELECT spcd.touch({names});");
+    }
+    publish_statement(generation, rows.iter(), &mut text);
+    let result = client.batch_execute(&text).await.map_err(HubError::from);
+    end(client, result).await
+}
+
+pub(super) async fn begin(client: &Client, epoch: i64) -> Result<(), HubError> {
+    let begun = client
+        .batch_execute(&format!("BEGIN; SELECT spcd.assert_lead({epoch})"))
+        .await;
+    match begun {
+        Ok(()) => Ok(()),
+        Err(error) => end(client, Err(error.into())).await,
+    }
+}
+
+pub(super) async fn end(client: &Client, result: Result<(), HubError>) -> Result<(), HubError> {
+    match result {
+        Ok(()) => Ok(client.batch_execute("COMMIT").await?),
+        Err(error) => {
+            if !matches!(error, HubError::Lost(_)) {
+                client.batch_execute("ROLLBACK").await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn statements(generation: i64, units: &[&Unit]) -> String {
+    let mut text = String::new();
+    let (mut made, mut touched, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    for unit in units {
+        text.push_str(&unit.sql);
+        if unit.mapping.is_some() {
+            text.push_str(&sql::set_user_mapping(&unit.name));
+        }
+        match &unit.record {
+            Bookkeeping::Keep => {}
+            Bookkeeping::Touch => touched.push(unit.name.as_str()),
+            Bookkeeping::Forget => gone.push(unit.name.as_str()),
+            Bookkeeping::Made(record) => made.push(json!({
+                "name": unit.name,
+                "target_hash": record.target_hash,
+                "tables": record.tables,
+                "members": record.members,
+                "warnings": record.warnings,
+            })),
+        }
+    }
+    if !made.is_empty() {
+        let made = sql::literal(&Value::Array(made).to_string());
+        let _ = writeln!(text, "SELECT spcd.record({made}::jsonb);");
+    }
+    if !touched.is_empty() {
+        let _ = writeln!(text, "SELECT spcd.touch({});", sql::text_array(touched));
+    }
+    if !gone.is_empty() {
+        let _ = writeln!(
+            text,
+            "DELETE FROM spcd.applied WHERE connection_name = ANY ({});",
+            sql::text_array(gone)
+        );
+    }
+    publish_statement(generation, units.iter().map(|unit| &unit.row), &mut text);
+    text
+}
+
+fn publish_statement<'a>(
+    generation: i64,
+    rows: impl Iterator<Item = &'a RowChange>,
+    text: &mut String,
+) {
+    let rows: Vec<&RowChange> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    // Its fields are texts, numbers and lists of texts: this cannot fail.
+    let json = serde_json::to_string(&rows).unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "SELECT spcd.publish({generation}, {}::jsonb);",
+        sql::literal(&json)
+    );
+}
+
+/// Makes a session ready for [`send_secrets`].
+pub async fn prepare_for_secrets(client: &Client) -> Result<(), HubError> {
+    let table = "CREATE TEMP TABLE IF NOT EXISTS spcd_secret
+                 (server text, option text, value text) ON COMMIT DELETE ROWS";
+    Ok(client.batch_execute(table).await?)
+}
+
+/// Hands the options of user mappings to the session by COPY, inside a transaction: what is copied
+/// stands in no statement, so neither in the log nor in `pg_stat_activity`.
+pub async fn send_secrets<'a>(
+    client: &Client,
+    mappings: impl IntoIterator<Item = (&'a str, &'a BTreeMap<String, Secret>)>,
+) -> Result<(), HubError> {
+    let mut rows = String::new();
+    for (server, options) in mappings {
+        for (option, value) in options {
+            for (text, end) in [
+                (server, '\t'),
+                (option.as_str(), '\t'),
+                (value.expose(), '\n'),
+            ] {
+                copy_escape(text, &mut rows);
+                rows.push(end);
+            }
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    use futures_util::SinkExt as _;
+    let sink = client
+        .copy_in("COPY pg_temp.spcd_secret FROM STDIN")
+        .await?;
+    let mut sink = std::pin::pin!(sink);
+    sink.send(bytes::Bytes::from(rows)).await?;
+    sink.finish().await?;
+    Ok(())
+}
+
+fn copy_escape(text: &str, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c => out.push(c),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a source has: an import into a schema that is rolled back.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use spcd_core::config::Target;
+use spcd_core::shape::{self, Table};
+use spcd_core::sql;
+use tokio_postgres::Client;
+
+use super::{HubError, apply, observe};
+
+/// Distinguishes schemas of imports that run at the same time.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Asks a source for its tables, normalized. Nothing of it stays in the database: server, mapping
+/// and schema bear a name of their own and go with the transaction, so that nobody waits for it
+/// and what is there is not touched before the answer is known.
+pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Table>, HubError> {
+    if let Some(tables) = &target.tables {
+        let mut tables = tables.clone();
+        shape::normalize(&mut tables, target.traits());
+        return Ok(tables);
+    }
+    let name = format!(
+        "spcd_ask_{}_{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    client.batch_execute("BEGIN").await?;
+    let answer = import(client, &name, target).await;
+    client.batch_execute("ROLLBACK").await?;
+    answer.map_err(|error| match error {
+        HubError::Refused { text, code } => HubError::Refused {
+            text: without(&text.replace(&name, "the source"), target),
+            code,
+        },
+        error => error,
+    })
+}
+
+async fn import(client: &Client, name: &str, target: &Target) -> Result<Vec<Table>, HubError> {
+    let mut options = target.server_options();
+    for (option, value) in &target.ask {
+        options.insert(option.clone(), value.clone());
+    }
+    let mut text = sql::create_schema(name);
+    text.push_str(&sql::create_server(name, &target.wrapper, &options));
+    client.batch_execute(&text).await?;
+    apply::send_secrets(client, [(name, &target.mapping)]).await?;
+    let mut text = sql::set_user_mapping(name);
+    text.push_str(&sql::import(&target.import.schema, name, name, ""));
+    client.batch_execute(&text).await?;
+    let mut tables = observe::tables_of_schema(client, name, target.traits()).await?;
+    tables.retain(|table| target.import.takes(&table.name));
+    Ok(tables)
+}
+
+/// A text in which no option of the mapping stands: wrappers repeat user names in their errors.
+fn without(text: &str, target: &Target) -> String {
+    let mut text = text.to_owned();
+    let mut values: Vec<&str> = target
+        .mapping
+        .values()
+        .map(|value| value.expose())
+        .collect();
+    values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+    for value in values {
+        text = mask(&text, value);
+    }
+    text
+}
+
+/// Replaces a value where it stands as a word.
+fn mask(text: &str, value: &str) -> String {
+    if value.is_empty() {
+        return text.to_owned();
+    }
+    let in_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(value) {
+        let (before, after) = (&rest[..at], &rest[at + value.len()..]);
+        let word = !in_word(
+            before
+                .chars()
+                .next_back()
+                .or_else(|| out.chars().next_back()),
+        ) && !in_word(after.chars().next());
+        out.push_str(before);
+        out.push_str(if word { "***" } else { value });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mask;
+
+    #[test]
+    fn a_value_is_masked_where_it_is_a_word() {
+        assert_eq!(
+            mask("password authentication failed for user \"a\" at a.b", "a"),
+            "password authentication failed for user \"***\" at ***.b"
+        );
+        assert_eq!(mask("secret", "secret"), "***");
+        assert_eq!(mask("nothing", ""), "nothing");
+    }
+}

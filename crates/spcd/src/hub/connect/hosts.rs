@@ -1,0 +1,141 @@
+//! Which servers an endpoint names.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::params::Params;
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// How it is reached, and who its certificate must say it is.
+    pub name: Name,
+    /// Skips the look-up of the name, which then only counts for TLS.
+    pub address: Option<IpAddr>,
+    /// Also the number in a socket's name.
+    pub port: u16,
+}
+
+/// A name, or the directory of a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// A host name or an address.
+    Tcp(String),
+    /// The directory of a Unix socket.
+    Socket(PathBuf),
+}
+
+impl Host {
+    /// The name under which a password file knows it.
+    pub fn passfile_name(&self) -> String {
+        match &self.name {
+            Name::Tcp(name) => name.clone(),
+            Name::Socket(directory) if is_default_socket_directory(directory) => {
+                "localhost".to_owned()
+            }
+            Name::Socket(directory) => directory.display().to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Name::Tcp(name) if name.contains(':') => write!(f, "[{name}]:{}", self.port),
+            Name::Tcp(name) => write!(f, "{name}:{}", self.port),
+            Name::Socket(directory) => write!(
+                f,
+                "{}",
+                directory.join(format!(".s.PGSQL.{}", self.port)).display()
+            ),
+        }
+    }
+}
+
+/// Every host with its port, in order.
+///
+/// # Errors
+/// Lists of different lengths, and what is no address or port; without the values.
+pub fn hosts(params: &Params) -> Result<Vec<Host>, String> {
+    let list = |name: &str| -> Vec<&str> {
+        params
+            .get(name)
+            .filter(|value| !value.is_empty())
+            .map(|value| value.split(',').collect())
+            .unwrap_or_default()
+    };
+    let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    let count = names.len().max(addresses.len()).max(1);
+    if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
+        return Err(format!(
+            "{} hosts and {} hostaddr values are given; give one for each",
+            names.len(),
+            addresses.len()
+        ));
+    }
+    if ports.len() > 1 && ports.len() != count {
+        return Err(format!(
+            "{count} hosts and {} ports are given; give one port, or one for each host",
+            ports.len()
+        ));
+    }
+    (0..count)
+        .map(|index| {
+            let address = match addresses.get(index).filter(|text| !text.is_empty()) {
+                Some(text) => {
+                    let address: IpAddr = text.parse().map_err(|_| {
+                        "hostaddr is not an IP address; names belong in host".to_owned()
+                    })?;
+                    Some(address)
+                }
+                None => None,
+            };
+            let name = match (names.get(index).filter(|text| !text.is_empty()), address) {
+                (Some(path), _) if path.starts_with('/') => Name::Socket(PathBuf::from(path)),
+                (Some(name), _) => Name::Tcp((*name).to_owned()),
+                (None, Some(address)) => Name::Tcp(address.to_string()),
+                (None, None) => default_host(),
+            };
+            let port = match ports
+                .get(index)
+                .or_else(|| ports.first())
+                .filter(|text| !text.is_empty())
+            {
+                Some(text) => text
+                    .parse()
+                    .ok()
+                    .filter(|port| *port != 0)
+                    .ok_or_else(|| "the port is not a number from 1 to 65535".to_owned())?,
+                None => 5432,
+            };
+            Ok(Host {
+                name,
+                address,
+                port,
+            })
+        })
+        .collect()
+}
+
+/// Debian's socket directory if the machine has it, else the one compiled into libpq.
+fn default_host() -> Name {
+    let debian = Path::new(DEBIAN_SOCKETS);
+    Name::Socket(
+        if debian.is_dir() {
+            debian
+        } else {
+            Path::new(LIBPQ_SOCKETS)
+        }
+        .to_owned(),
+    )
+}
+
+const DEBIAN_SOCKETS: &str = "/var/run/postgresql";
+const LIBPQ_SOCKETS: &str = "/tmp";
+
+fn is_default_socket_directory(directory: &Path) -> bool {
+    [DEBIAN_SOCKETS, "/run/postgresql", LIBPQ_SOCKETS]
+        .iter()
+        .any(|default| directory == Path::new(default))
+}

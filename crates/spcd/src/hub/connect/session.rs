@@ -1,0 +1,240 @@
+//! An open connection: its settings, the task that reads from it, and how it is interrupted.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{
+    AsyncMessage, CancelToken, Client, Config, Connection, NoTls, SimpleQueryMessage,
+    SimpleQueryRow, Socket,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Connections whose task has not ended.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// A session with the settings that all sessions of spcd have. Dropping it closes it.
+pub struct Session {
+    /// To send statements.
+    pub client: Client,
+    /// Notices and notifications, in order; ends when the connection does. Whoever does not want
+    /// them may drop it.
+    pub messages: mpsc::UnboundedReceiver<AsyncMessage>,
+    /// As the server says it (`15.8 (Debian 15.8-0+deb12u1)`).
+    pub server_version: String,
+    lost: Arc<OnceLock<tokio_postgres::Error>>,
+    tls: Option<MakeRustlsConnect>,
+}
+
+/// Stops what a session is doing, from anywhere, over a connection of its own.
+#[derive(Clone)]
+pub struct Canceller {
+    token: CancelToken,
+    tls: Option<MakeRustlsConnect>,
+}
+
+/// `target_session_attrs`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "libpq's names")]
+pub enum Attributes {
+    Any,
+    ReadWrite,
+    ReadOnly,
+    Primary,
+    Standby,
+    PreferStandby,
+}
+
+impl Session {
+    /// Why the connection ended, if it ended by an error. Meaningful once `messages` has ended or
+    /// a statement failed with a closed connection.
+    pub fn lost(&self) -> Option<&tokio_postgres::Error> {
+        self.lost.get()
+    }
+
+    /// For deadlines: stops the statement under way while its future is being awaited.
+    pub fn canceller(&self) -> Canceller {
+        Canceller {
+            token: self.client.cancel_token(),
+            tls: self.tls.clone(),
+        }
+    }
+}
+
+impl Canceller {
+    /// Asks the server to stop the statement; it then fails with `57014`. The server does not
+    /// say whether there was one.
+    ///
+    /// # Errors
+    /// When the server cannot be reached for this.
+    pub async fn cancel(&self) -> Result<(), tokio_postgres::Error> {
+        match &self.tls {
+            Some(tls) => self.token.cancel_query(tls.clone()).await,
+            None => self.token.cancel_query(NoTls).await,
+        }
+    }
+}
+
+/// Waits a moment until every session that was dropped has said goodbye. A process that ends before
+/// leaves a line in the server's log for each.
+pub async fn farewell() {
+    for _ in 0..100 {
+        if OPEN.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Whether two open sessions are the same one for the server: then a pooler stands between that
+/// lends its connections for one transaction each.
+///
+/// # Errors
+/// As the server or the driver says.
+pub async fn share_a_backend(
+    one: &Session,
+    other: &Session,
+) -> Result<bool, tokio_postgres::Error> {
+    const PID: &str = "SELECT pg_catalog.pg_backend_pid()";
+    // A pooler lends the connection that was given back last, unless someone else was faster.
+    for _ in 0..3 {
+        let first = one.client.simple_query(PID).await?;
+        let second = other
+            .client
+            .simple_query(&format!("BEGIN; {PID}; COMMIT"))
+            .await?;
+        let pid = |answer: &[SimpleQueryMessage]| {
+            row(answer).and_then(|row| row.get(0).map(str::to_owned))
+        };
+        if pid(&first) == pid(&second) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn row(answer: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
+/// What a fresh session says of its server.
+pub struct ServerState {
+    read_only: bool,
+    standby: bool,
+}
+
+impl ServerState {
+    /// Why this server is not one that was asked for.
+    pub fn mismatch(&self, wanted: Attributes) -> Option<&'static str> {
+        match wanted {
+            Attributes::ReadWrite if self.standby => Some("it is a standby"),
+            Attributes::ReadWrite if self.read_only => Some("its sessions are read-only"),
+            Attributes::ReadOnly if !self.standby && !self.read_only => {
+                Some("its sessions are not read-only")
+            }
+            Attributes::Primary if self.standby => Some("it is a standby"),
+            Attributes::Standby if !self.standby => Some("it is not a standby"),
+            _ => None,
+        }
+    }
+}
+
+/// Opens the connection and gives it a task that reads from it until it ends.
+pub async fn open(
+    config: &Config,
+    tls: Option<&MakeRustlsConnect>,
+) -> Result<Session, tokio_postgres::Error> {
+    let mut session = match tls {
+        Some(tls) => open_with(config, tls.clone()).await?,
+        None => open_with(config, NoTls).await?,
+    };
+    session.tls = tls.cloned();
+    Ok(session)
+}
+
+async fn open_with<T>(config: &Config, tls: T) -> Result<Session, tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+    T::TlsConnect: Send,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    let (client, connection) = config.connect(tls).await?;
+    let server_version = connection
+        .parameter("server_version")
+        .unwrap_or_default()
+        .to_owned();
+    let (sender, messages) = mpsc::unbounded_channel();
+    let lost = Arc::new(OnceLock::new());
+    OPEN.fetch_add(1, Ordering::Relaxed);
+    let reader = read(connection, sender, lost.clone());
+    tokio::spawn(async move {
+        reader.await;
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    });
+    Ok(Session {
+        client,
+        messages,
+        server_version,
+        lost,
+        tls: None,
+    })
+}
+
+/// A LISTEN is heard only while the connection is read, whether or not a statement is under way.
+async fn read<S, T>(
+    mut connection: Connection<S, T>,
+    messages: mpsc::UnboundedSender<AsyncMessage>,
+    lost: Arc<OnceLock<tokio_postgres::Error>>,
+) where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    loop {
+        match std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            // Nobody may be there to hear it; the connection is needed all the same.
+            Some(Ok(message)) => drop(messages.send(message)),
+            Some(Err(error)) => {
+                // Set once: this is the only place that does.
+                let _ = lost.set(error);
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Makes the session independent of what a role, a database or a server file sets.
+pub async fn prepare(
+    session: &mut Session,
+    tcp: bool,
+) -> Result<ServerState, tokio_postgres::Error> {
+    // Only settings that 14 to 18 know and that every role may set.
+    const SETTINGS: &str = "\
+        SET search_path = pg_catalog; SET jit = off; SET client_min_messages = warning; \
+        SET timezone = 'UTC'; SET datestyle = 'ISO, MDY'; SET intervalstyle = 'postgres'; \
+        SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET extra_float_digits = 1; \
+        SET row_security = on; SET quote_all_identifiers = off; \
+        SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off; \
+        SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
+        SET idle_in_transaction_session_timeout = 0; ";
+    // The server's side: a daemon that vanished with its machine must not keep its locks for hours.
+    const TCP: &str = "\
+        SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+        SET tcp_user_timeout = 15000; ";
+    const STATE: &str =
+        "SELECT current_setting('default_transaction_read_only') = 'on', pg_is_in_recovery()";
+    let batch = [SETTINGS, if tcp { TCP } else { "" }, STATE].concat();
+    let answer = session.client.simple_query(&batch).await?;
+    let row = row(&answer);
+    let is = |column: usize| row.and_then(|row| row.try_get(column).ok().flatten()) == Some("t");
+    Ok(ServerState {
+        read_only: is(0),
+        standby: is(1),
+    })
+}

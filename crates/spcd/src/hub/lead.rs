@@ -1,0 +1,217 @@
+//! One leader. The lead is a lock on a table of spcd's own, held by a session that does nothing
+//! else; each write carries the lead's epoch, so that a leader that lost it can write no more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::HubError;
+use super::connect::{Endpoint, Session};
+use crate::service;
+
+/// How often the leader says that it is alive.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A leader that was not heard of for so long is stopped or cut off: its sessions are ended.
+const STALE: &str = "20 seconds";
+/// How long events are kept.
+const KEEP_EVENTS: &str = "30 days";
+/// How long answered requests are kept: longer than anybody waits for the answer.
+const KEEP_REQUESTS: &str = "1 day";
+/// How often one that waits looks whether the leader is still heard of.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The lead: nothing else conflicts with this lock, and only the schema's owner can take it.
+const LOCK: &str = "LOCK TABLE spcd.lead IN EXCLUSIVE MODE";
+
+/// The lead, for as long as its lock is held.
+pub struct Lead {
+    /// What each write carries.
+    pub epoch: i64,
+    /// Holds the lock. When it closes, the lead is over.
+    pub lock: Session,
+    /// For looking, publishing and the heartbeat.
+    pub control: Session,
+}
+
+/// The database is kept by a daemon of another instance.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this database is kept by the instance {theirs:?}, and this daemon is {ours:?}: \
+     start it with --instance {theirs}, or with another database"
+)]
+pub struct OtherInstance {
+    theirs: String,
+    ours: String,
+}
+
+/// Takes the lead. If another daemon has it: waits for as long as it does where `wait` says so,
+/// else gives `None`.
+pub async fn take(
+    endpoint: &Arc<Endpoint>,
+    instance: &str,
+    wait: bool,
+) -> anyhow::Result<Option<Lead>> {
+    let control = endpoint.connect("control").await?;
+    check_instance(&control.client, instance).await?;
+    let lock = endpoint.connect("lead").await?;
+    lock.client
+        .batch_execute("SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; BEGIN")
+        .await?;
+    match lock.client.batch_execute(&format!("{LOCK} NOWAIT")).await {
+        Ok(()) => {}
+        Err(error) if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            return Err(error).context("cannot take the lead");
+        }
+        Err(_) if !wait => return Ok(None),
+        Err(_) => {
+            lock.client.batch_execute("ROLLBACK; BEGIN").await?;
+            wait_for_lock(&lock.client, &control.client).await?;
+        }
+    }
+    // It may have changed while we waited.
+    check_instance(&control.client, instance).await?;
+
+    let me = format!("{}:{}", hostname(), std::process::id());
+    let epoch: i64 = control
+        .client
+        .query_one(
+            "SELECT spcd.take_lead($1, $2, $3)",
+            &[&instance, &me, &env!("CARGO_PKG_VERSION")],
+        )
+        .await
+        .context("cannot become the leader")?
+        .get(0);
+    for session in [&control, &lock] {
+        register_pid(&control.client, epoch, &session.client).await?;
+    }
+    Ok(Some(Lead {
+        epoch,
+        lock,
+        control,
+    }))
+}
+
+/// Waits until the leader is gone, and sees to it that one that hangs goes.
+async fn wait_for_lock(lock: &Client, control: &Client) -> anyhow::Result<()> {
+    let leader = look_at_leader(control).await?;
+    tracing::info!(leader, "another daemon leads; waiting to take over");
+    let granted = lock.batch_execute(LOCK);
+    tokio::pin!(granted);
+    loop {
+        service::alive();
+        tokio::select! {
+            result = &mut granted => return result.context("cannot take the lead"),
+            () = tokio::time::sleep(LOOK) => {
+                look_at_leader(control).await?;
+            }
+        }
+    }
+}
+
+/// One of another instance does not lead here.
+async fn check_instance(client: &Client, instance: &str) -> anyhow::Result<()> {
+    let row = client
+        .query_opt("SELECT instance FROM spcd.daemon", &[])
+        .await?;
+    let Some(row) = row else {
+        return Ok(());
+    };
+    let theirs: String = row.get(0);
+    if theirs != instance {
+        return Err(OtherInstance {
+            theirs,
+            ours: instance.to_owned(),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// Ends the sessions of a leader that was not heard of for long; returns who leads.
+async fn look_at_leader(client: &Client) -> Result<String, HubError> {
+    let row = client
+        .query_opt(
+            &format!(
+                "SELECT coalesce(leader, 'nobody'),
+                        coalesce(heartbeat < pg_catalog.clock_timestamp() - interval '{STALE}', false)
+                 FROM spcd.daemon"
+            ),
+            &[],
+        )
+        .await?;
+    let Some(row) = row else {
+        return Ok("nobody".into());
+    };
+    let leader: String = row.get(0);
+    if row.get(1) {
+        tracing::warn!(
+            leader,
+            "the leader was not heard of for {STALE}: ending its sessions"
+        );
+        client
+            .execute(
+                "SELECT pg_catalog.pg_terminate_backend(a.pid)
+                 FROM spcd.daemon d
+                 CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(d.backends)
+                      AS b (pid integer, backend_start timestamptz)
+                 JOIN pg_catalog.pg_stat_activity a
+                      ON a.pid = b.pid AND a.backend_start = b.backend_start",
+                &[],
+            )
+            .await?;
+    }
+    Ok(leader)
+}
+
+/// Records a session of the leader's, so that it can be ended when the leader hangs.
+pub async fn register(client: &Client, epoch: i64) -> Result<(), HubError> {
+    register_pid(client, epoch, client).await
+}
+
+async fn register_pid(by: &Client, epoch: i64, session: &Client) -> Result<(), HubError> {
+    let pid: i32 = session
+        .query_one("SELECT pg_catalog.pg_backend_pid()", &[])
+        .await?
+        .get(0);
+    by.execute(
+        "UPDATE spcd.daemon SET backends = backends || (
+             SELECT pg_catalog.jsonb_build_object('pid', pid, 'backend_start', backend_start)
+             FROM pg_catalog.pg_stat_activity WHERE pid = $2)
+         WHERE epoch = $1",
+        &[&epoch, &pid],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Says that the leader is alive; fails when it leads no more.
+pub async fn beat(client: &Client, epoch: i64) -> Result<(), HubError> {
+    let beat = "UPDATE spcd.daemon SET heartbeat = pg_catalog.clock_timestamp() WHERE epoch = $1";
+    match client.execute(beat, &[&epoch]).await? {
+        0 => Err(HubError::NotLeading),
+        _ => Ok(()),
+    }
+}
+
+/// Removes events and answered requests that are too old to be kept.
+pub async fn sweep(client: &Client, epoch: i64) -> Result<(), HubError> {
+    let sql = format!(
+        "DELETE FROM spcd.connection_event
+         WHERE time < pg_catalog.clock_timestamp() - interval '{KEEP_EVENTS}'
+           AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = {epoch});
+         DELETE FROM spcd.refresh_request
+         WHERE done_at < pg_catalog.clock_timestamp() - interval '{KEEP_REQUESTS}'
+           AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = {epoch})"
+    );
+    Ok(client.batch_execute(&sql).await?)
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".into())
+}

@@ -1,0 +1,114 @@
+//! The Postgres that holds the schemas.
+
+pub mod apply;
+pub mod ask;
+pub mod connect;
+pub mod lead;
+pub mod migrate;
+pub mod observe;
+pub mod search_path;
+mod tls;
+pub mod union;
+
+use tokio_postgres::error::{DbError, SqlState};
+
+/// Why a statement on the hub did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// The session is gone, or the server is going: connect again.
+    #[error("the connection to the database is lost")]
+    Lost(#[source] tokio_postgres::Error),
+    /// There is no session for it now.
+    #[error("cannot open a session with the database")]
+    NoSession,
+    /// The write was refused because another daemon leads.
+    #[error("another daemon leads now")]
+    NotLeading,
+    /// The server says no, in words for the user.
+    #[error("{text}")]
+    Refused {
+        /// Its message, detail and hint.
+        text: String,
+        /// Its SQLSTATE.
+        code: SqlState,
+    },
+}
+
+/// `spcd.assert_lead` raises it.
+const NOT_LEADING: &str = "SP010";
+
+impl From<tokio_postgres::Error> for HubError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            return match is_of_the_request(&error) {
+                false => HubError::Lost(error),
+                true => HubError::Refused {
+                    text: "it cannot be sent to the server: is there a NUL in it?".into(),
+                    code: SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+                },
+            };
+        };
+        let going = [
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        ];
+        if going.contains(db.code()) {
+            HubError::Lost(error)
+        } else if db.code().code() == NOT_LEADING {
+            HubError::NotLeading
+        } else {
+            HubError::Refused {
+                text: describe(db),
+                code: db.code().clone(),
+            }
+        }
+    }
+}
+
+impl HubError {
+    /// Whether the same statements may succeed when sent again: a deadlock, a serialization
+    /// failure, a lock that was not got in time, two ALTERs of one row at once.
+    pub fn is_passing(&self) -> bool {
+        let passing = [
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::INTERNAL_ERROR,
+        ];
+        matches!(self, HubError::Refused { code, .. } if passing.contains(code))
+    }
+
+    /// Whether the statements were made for tables or views that changed meanwhile.
+    pub fn is_stale(&self) -> bool {
+        let stale = [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN];
+        matches!(self, HubError::Refused { code, .. } if stale.contains(code))
+    }
+}
+
+/// Whether the driver refused to send a statement, so that the session is as it was.
+fn is_of_the_request(error: &tokio_postgres::Error) -> bool {
+    use std::error::Error as _;
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    !error.is_closed()
+        && cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::InvalidInput)
+}
+
+/// What the server says, on one line: message, detail, hint.
+fn describe(error: &DbError) -> String {
+    // Its hint is CASCADE, which would take what people made.
+    if *error.code() == SqlState::DEPENDENT_OBJECTS_STILL_EXIST {
+        let what = one_line(error.detail().unwrap_or(error.message()));
+        return format!("objects that spcd did not make are in the way, drop them first: {what}");
+    }
+    let parts = [Some(error.message()), error.detail(), error.hint()];
+    let parts: Vec<_> = parts.into_iter().flatten().map(one_line).collect();
+    parts.join("; ")
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

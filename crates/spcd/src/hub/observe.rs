@@ -1,0 +1,454 @@
+//! One look at the database.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spcd_core::config::Desired;
+use spcd_core::observed::{Applied, Detail, Extension, Known, Observed, Presence, Written};
+use spcd_core::plan::{self, Needs};
+use spcd_core::secret::Secret;
+use spcd_core::shape::{self, Column, Dependents, Table, Traits};
+use tokio_postgres::{Client, Row};
+
+use super::HubError;
+
+/// Everything [`plan::plan`] decides by, except what the daemon itself remembers; also of a
+/// database on which spcd was never run.
+pub async fn observe(client: &Client, desired: &Desired) -> Result<Observed, HubError> {
+    let kept = "SELECT pg_catalog.to_regclass('spcd.applied') IS NOT NULL";
+    let mut observed = match client.query_one(kept, &[]).await?.try_get(0)? {
+        true => first(client).await?,
+        false => Observed {
+            admitted: true,
+            ..Observed::default()
+        },
+    };
+    complete(client, desired, &mut observed).await?;
+    Ok(observed)
+}
+
+/// Adds what depends on the files: the [`first`] look can run while they are read.
+pub async fn complete(
+    client: &Client,
+    desired: &Desired,
+    observed: &mut Observed,
+) -> Result<(), HubError> {
+    let new = |name: &&String| {
+        let known = observed.connections.get(*name);
+        known.is_none_or(|known| known.applied.is_none())
+    };
+    let new: Vec<&String> = desired.connections.keys().filter(new).collect();
+    observed.taken = taken(client, &new).await?;
+    observed.extensions = extensions(client, desired).await?;
+    let Needs {
+        details,
+        tables,
+        views,
+    } = plan::needs_detail(desired, observed);
+    observed.views = super::union::views(client, &views, observed.readers).await?;
+    observed.tables = recorded_tables(client, &tables).await?;
+    observed.details = self::details(client, &details, observed.readers).await?;
+    for (name, detail) in &mut observed.details {
+        if let Some(Ok(target)) = desired.connections.get(name).map(|c| &c.target) {
+            shape::normalize(&mut detail.tables, target.traits());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the role `spcd_users` exists, and whether it may use the schema `spcd`.
+async fn readers(client: &Client) -> Result<(bool, bool), HubError> {
+    let sql = "SELECT r.oid IS NOT NULL, coalesce(
+                   pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE'), true)
+               FROM (SELECT) one
+               LEFT JOIN pg_catalog.pg_roles r ON r.rolname = 'spcd_users'
+               LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'spcd'";
+    let row = client.query_one(sql, &[]).await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}
+
+/// A look at what does not depend on the files.
+pub async fn first(client: &Client) -> Result<Observed, HubError> {
+    let (readers, admitted) = readers(client).await?;
+    Ok(Observed {
+        connections: connections(client, readers).await?,
+        roles: super::search_path::roles(client).await?,
+        readers,
+        admitted,
+        ..Observed::default()
+    })
+}
+
+/// Every row of the state with what was made for it: the one query that observes.
+async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, Known>, HubError> {
+    let readable = match readers {
+        true => {
+            "coalesce(pg_catalog.has_schema_privilege('spcd_users', f.schema_oid, 'USAGE'), true)"
+        }
+        false => "true",
+    };
+    let sql = format!(
+        "SELECT s.connection_name, s.status, s.error, s.warnings, s.plugin, s.plugin_instance,
+                s.type, s.connections, s.import_schema, s.file_name, s.start_line, s.end_line,
+                s.schema_hash, a.target_hash, a.warnings, a.fingerprint = f.fingerprint,
+                f.schema_oid, f.schema_is_ours, f.server_oid, f.server_is_ours, {readable}
+         FROM spcd.connection_state s
+         LEFT JOIN spcd.applied a USING (connection_name)
+         LEFT JOIN spcd.fingerprint f USING (connection_name)"
+    );
+    let rows = client.query(&sql, &[]).await?;
+    rows.iter().map(known).collect()
+}
+
+fn known(row: &Row) -> Result<(String, Known), HubError> {
+    let presence = |oid: Option<u32>, ours: Option<bool>| match (oid, ours) {
+        (None, _) => Presence::Absent,
+        (Some(_), Some(true)) => Presence::Ours,
+        (Some(_), _) => Presence::Foreign,
+    };
+    let line = |n: usize| -> Result<u32, HubError> {
+        Ok(row.try_get::<_, Option<i32>>(n)?.unwrap_or_default() as u32)
+    };
+    let applied = match row.try_get::<_, Option<String>>(13)? {
+        None => None,
+        Some(target_hash) => Some(Applied {
+            target_hash,
+            warnings: row.try_get(14)?,
+            intact: row.try_get::<_, Option<bool>>(15)?.unwrap_or_default(),
+            schema: presence(row.try_get(16)?, row.try_get(17)?),
+            server: presence(row.try_get(18)?, row.try_get(19)?),
+            readable: row.try_get(20)?,
+        }),
+    };
+    let status: &str = row.try_get(1)?;
+    let known = Known {
+        // The table's CHECK allows no other word.
+        status: status.parse().unwrap_or(spcd_protocol::Status::Pending),
+        error: row.try_get(2)?,
+        warnings: row.try_get(3)?,
+        written: Written {
+            plugin: row.try_get(4)?,
+            plugin_instance: row.try_get(5)?,
+            kind: row.try_get(6)?,
+            connections: row.try_get(7)?,
+            import_schema: row.try_get(8)?,
+            file: row.try_get::<_, Option<String>>(9)?.unwrap_or_default(),
+            start_line: line(10)?,
+            end_line: line(11)?,
+        },
+        shape_hash: row.try_get(12)?,
+        applied,
+    };
+    Ok((row.try_get(0)?, known))
+}
+
+async fn taken(client: &Client, names: &[&String]) -> Result<BTreeMap<String, String>, HubError> {
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let sql = "SELECT w.name, CASE WHEN n.oid IS NOT NULL THEN 'schema' ELSE 'server' END
+               FROM pg_catalog.unnest($1::text[]) AS w (name)
+               LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.name
+               LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = w.name
+               WHERE n.oid IS NOT NULL OR s.oid IS NOT NULL";
+    let rows = client.query(sql, &[&names]).await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
+}
+
+async fn extensions(
+    client: &Client,
+    desired: &Desired,
+) -> Result<BTreeMap<String, Extension>, HubError> {
+    let targets = desired
+        .connections
+        .values()
+        .filter_map(|c| c.target.as_ref().ok());
+    let names: BTreeSet<&str> = targets
+        .map(|target| target.extension.as_str())
+        .filter(|name| !name.is_empty())
+        .collect();
+    let mut found = BTreeMap::new();
+    let all: Vec<&str> = names.into_iter().collect();
+    let sql = "SELECT extname::text FROM pg_catalog.pg_extension WHERE extname = ANY ($1::text[])";
+    for row in client.query(sql, &[&all]).await? {
+        found.insert(row.try_get(0)?, Extension::Installed);
+    }
+    let missing: Vec<&str> = (all.into_iter())
+        .filter(|name| !found.contains_key(*name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    let sql = "SELECT w.name, a.name IS NOT NULL FROM pg_catalog.unnest($1::text[]) AS w (name)
+               LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = w.name";
+    for row in client.query(sql, &[&missing]).await? {
+        let state = match row.try_get(1)? {
+            true => Extension::Available,
+            false => Extension::Missing,
+        };
+        found.insert(row.try_get(0)?, state);
+    }
+    Ok(found)
+}
+
+async fn recorded_tables(
+    client: &Client,
+    names: &[String],
+) -> Result<BTreeMap<String, Vec<String>>, HubError> {
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let sql = "SELECT connection_name, tables FROM spcd.applied WHERE connection_name = ANY ($1)";
+    let rows = client.query(sql, &[&names]).await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
+}
+
+/// What there is of some connections, in full. Their tables are not normalized yet.
+pub async fn details(
+    client: &Client,
+    names: &[String],
+    readers: bool,
+) -> Result<BTreeMap<String, Detail>, HubError> {
+    let mut details: BTreeMap<String, Detail> = BTreeMap::new();
+    if names.is_empty() {
+        return Ok(details);
+    }
+    for name in names {
+        details.insert(name.clone(), Detail::default());
+    }
+    let sql =
+        "SELECT s.srvname::text, w.fdwname::text, s.srvoptions, m.umid IS NOT NULL, m.umoptions
+               FROM pg_catalog.pg_foreign_server s
+               JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+               LEFT JOIN pg_catalog.pg_user_mappings m ON m.srvid = s.oid AND m.umuser = 0
+               WHERE s.srvname = ANY ($1::text[])";
+    for row in client.query(sql, &[&names]).await? {
+        let detail = details.entry(row.try_get(0)?).or_default();
+        detail.server = Some((row.try_get(1)?, options(row.try_get(2)?)));
+        if row.try_get(3)? {
+            let options = options(row.try_get(4)?).into_iter();
+            detail.mapping = Some(options.map(|(k, v)| (k, Secret::new(v))).collect());
+        }
+    }
+    for (key, table) in tables(client, RECORDED, &names).await? {
+        details.entry(key).or_default().tables.push(table);
+    }
+    if readers {
+        let sql = format!(
+            "SELECT t.key, t.name FROM ({RECORDED}) t
+             WHERE NOT pg_catalog.has_table_privilege('spcd_users', t.oid, 'SELECT')"
+        );
+        for row in client.query(&sql, &[&names]).await? {
+            let detail = details.entry(row.try_get(0)?).or_default();
+            detail.unreadable.push(row.try_get(1)?);
+        }
+    }
+    let sql = "SELECT n.nspname::text, c.relname::text
+               FROM pg_catalog.pg_namespace n
+               JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
+                    AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_class'::regclass
+               JOIN pg_catalog.pg_class c ON c.oid = d.objid
+               WHERE n.nspname = ANY ($1::text[]) AND NOT EXISTS (
+                   SELECT 1 FROM spcd.aggregator_view v
+                   WHERE v.connection_name = n.nspname AND NOT v.hidden AND v.name = c.relname)";
+    for row in client.query(sql, &[&names]).await? {
+        let name: String = row.try_get(1)?;
+        let detail = details.entry(row.try_get(0)?).or_default();
+        if !detail.tables.iter().any(|table| table.name == name) {
+            detail.others.push(name);
+        }
+    }
+    Ok(details)
+}
+
+/// The tables that were made for connections, as far as they are there.
+const RECORDED: &str = "SELECT n.nspname::text AS key, c.oid, c.relname::text AS name
+                FROM spcd.applied a
+                JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
+                JOIN pg_catalog.pg_foreign_server s ON s.srvname = a.connection_name
+                CROSS JOIN LATERAL pg_catalog.unnest(a.tables) AS t (name)
+                JOIN pg_catalog.pg_class c ON c.relname = t.name AND c.relnamespace = n.oid
+                JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = c.oid AND f.ftserver = s.oid
+                WHERE a.connection_name = ANY ($1)";
+
+/// The tables that were made for some connections, by connection, not normalized.
+pub async fn recorded(
+    client: &Client,
+    names: &[String],
+) -> Result<BTreeMap<String, Vec<Table>>, HubError> {
+    let mut all: BTreeMap<String, Vec<Table>> = BTreeMap::new();
+    if !names.is_empty() {
+        for (key, table) in tables(client, RECORDED, &names).await? {
+            all.entry(key).or_default().push(table);
+        }
+    }
+    Ok(all)
+}
+
+/// The tables of one schema, all of them, normalized: what an import made.
+pub async fn tables_of_schema(
+    client: &Client,
+    schema: &str,
+    traits: Traits<'_>,
+) -> Result<Vec<Table>, HubError> {
+    let from = "SELECT '' AS key, c.oid, c.relname::text AS name
+                FROM pg_catalog.pg_namespace n
+                JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
+                     AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_class'::regclass
+                JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'f'
+                WHERE n.nspname = $1";
+    let mut tables: Vec<Table> = (tables(client, from, &schema).await?.into_iter())
+        .map(|(_, table)| table)
+        .collect();
+    shape::normalize(&mut tables, traits);
+    Ok(tables)
+}
+
+/// The foreign tables that `from` selects as (key, oid, name).
+async fn tables(
+    client: &Client,
+    from: &str,
+    parameter: &(dyn tokio_postgres::types::ToSql + Sync),
+) -> Result<Vec<(String, Table)>, HubError> {
+    let sql = format!(
+        "SELECT t.key, t.name, f.ftoptions, k.attname::text,
+                pg_catalog.format_type(k.atttypid, k.atttypmod), k.attnotnull,
+                CASE WHEN k.attcollation <> y.typcollation AND k.attcollation <> 0
+                     THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END,
+                pg_catalog.pg_get_expr(d.adbin, d.adrelid), k.attgenerated <> '', k.attfdwoptions
+         FROM ({from}) t
+         JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = t.oid
+         LEFT JOIN pg_catalog.pg_attribute k
+              ON k.attrelid = t.oid AND k.attnum > 0 AND NOT k.attisdropped
+         LEFT JOIN pg_catalog.pg_type y ON y.oid = k.atttypid
+         LEFT JOIN pg_catalog.pg_collation co ON co.oid = k.attcollation
+         LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = t.oid AND d.adnum = k.attnum
+         ORDER BY t.key COLLATE \"C\", t.name COLLATE \"C\", k.attnum"
+    );
+    let mut tables: Vec<(String, Table)> = Vec::new();
+    for row in client.query(&sql, &[parameter]).await? {
+        let (key, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        if tables
+            .last()
+            .is_none_or(|(k, t)| *k != key || t.name != name)
+        {
+            let table = Table {
+                name,
+                columns: Vec::new(),
+                options: options(row.try_get(2)?),
+            };
+            tables.push((key, table));
+        }
+        let Some(column) = row.try_get::<_, Option<String>>(3)? else {
+            continue;
+        };
+        let expression: Option<String> = row.try_get(7)?;
+        let (default, generated) = match row.try_get(8)? {
+            true => (None, expression),
+            false => (expression, None),
+        };
+        let column = Column {
+            name: column,
+            data_type: row.try_get(4)?,
+            not_null: row.try_get(5)?,
+            collation: row.try_get(6)?,
+            default,
+            generated,
+            options: options(row.try_get(9)?),
+        };
+        if let Some((_, table)) = tables.last_mut() {
+            table.columns.push(column);
+        }
+    }
+    Ok(tables)
+}
+
+/// `{a=1,b=2}` of the catalog as a map.
+fn options(list: Option<Vec<String>>) -> BTreeMap<String, String> {
+    let split = |option: String| {
+        let (name, value) = option.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    list.into_iter().flatten().filter_map(split).collect()
+}
+
+/// What people made that hangs on tables of a schema, and would break or be lost with them.
+pub async fn dependents(
+    client: &Client,
+    schema: &str,
+    tables: &[&str],
+) -> Result<Dependents, HubError> {
+    let mut found = Dependents::new();
+    if tables.is_empty() {
+        return Ok(found);
+    }
+    for row in client.query(DEPENDENTS, &[&schema, &tables]).await? {
+        let columns = found.entry(row.try_get(0)?).or_default();
+        let names = columns.entry(row.try_get(1)?).or_default();
+        names.insert(row.try_get(2)?);
+    }
+    Ok(found)
+}
+
+/// Table, column (`''`: the table as such), and what hangs on it. What the server would refuse to
+/// drop, and what it would drop without a word: column grants, comments, checks, statistics.
+const DEPENDENTS: &str = "
+WITH t AS (
+    SELECT c.oid, c.relname::text AS name, c.reltype, c.relowner, c.relacl
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind = 'f'
+)
+SELECT t.name, coalesce(k.attname::text, ''),
+       CASE WHEN r.oid IS NOT NULL
+            THEN pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, r.ev_class, 0)
+            ELSE pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) END
+FROM t
+JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+     AND d.refobjid = t.oid AND d.deptype IN ('n', 'a')
+LEFT JOIN pg_catalog.pg_attribute k
+     ON k.attrelid = t.oid AND k.attnum = d.refobjsubid AND d.refobjsubid > 0
+LEFT JOIN pg_catalog.pg_rewrite r
+     ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid
+WHERE d.classid <> 'pg_catalog.pg_attrdef'::regclass
+  -- Aggregators' views follow by themselves.
+  AND NOT EXISTS (
+        SELECT 1
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN spcd.aggregator_view v ON v.name = c.relname
+             AND n.nspname = CASE WHEN v.hidden THEN 'spcd_union' ELSE v.connection_name END
+        WHERE c.oid = r.ev_class)
+  AND NOT (d.classid = 'pg_catalog.pg_constraint'::regclass AND EXISTS (
+        SELECT 1 FROM pg_catalog.pg_constraint q WHERE q.oid = d.objid AND q.contype = 'n'))
+UNION ALL
+SELECT t.name, '', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+FROM t
+JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::regclass
+     AND d.refobjid = t.reltype AND d.deptype = 'n'
+UNION ALL
+SELECT t.name, coalesce(k.attname::text, ''),
+       CASE WHEN k.attname IS NULL THEN 'its comment'
+            ELSE 'the comment on column ' || k.attname END
+FROM t
+JOIN pg_catalog.pg_description d
+     ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = t.oid
+LEFT JOIN pg_catalog.pg_attribute k
+     ON k.attrelid = t.oid AND k.attnum = d.objsubid AND d.objsubid > 0
+UNION ALL
+SELECT t.name, '', 'a grant to ' || CASE WHEN a.grantee = 0 THEN 'PUBLIC'
+                                    ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END
+FROM t
+CROSS JOIN LATERAL pg_catalog.aclexplode(t.relacl) a
+WHERE a.grantee <> t.relowner
+  AND NOT (a.grantee = coalesce(pg_catalog.to_regrole('spcd_users')::oid, 0) AND a.grantee <> 0
+           AND a.privilege_type = 'SELECT')
+UNION ALL
+SELECT t.name, k.attname::text, 'a grant on column ' || k.attname
+FROM t
+JOIN pg_catalog.pg_attribute k ON k.attrelid = t.oid AND k.attnum > 0
+     AND NOT k.attisdropped AND k.attacl IS NOT NULL";

@@ -1,0 +1,407 @@
+//! Aggregators on the hub: what their views are made from, and who reads a member's tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spcd_core::observed::Views;
+use spcd_core::shape::{self, ColumnChange, Dependents, Table, TableChange, Traits};
+use spcd_core::union::{self, Found, HIDDEN_SCHEMA, Made, ViewColumn};
+use tokio_postgres::Client;
+
+use super::{HubError, observe};
+
+/// The recorded views `v` with what is there of them: `m` its schema, `c` the view.
+const VIEWS: &str = "
+    spcd.aggregator_view v
+    LEFT JOIN pg_catalog.pg_namespace m
+         ON m.nspname = CASE WHEN v.hidden THEN 'spcd_union' ELSE v.connection_name END
+    LEFT JOIN pg_catalog.pg_class c
+         ON c.relname = v.name AND c.relnamespace = m.oid AND c.relkind = 'v'";
+
+/// What an aggregator is made from and what was made of it, at one moment. `drift`: also whether
+/// somebody altered the views.
+pub async fn find(
+    client: &Client,
+    aggregator: &str,
+    members: &[String],
+    drift: bool,
+    readers: bool,
+) -> Result<Found, HubError> {
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    client.batch_execute(begin).await?;
+    let found = find_now(client, aggregator, members, drift, readers).await;
+    if !matches!(found, Err(HubError::Lost(_))) {
+        client.batch_execute("ROLLBACK").await?;
+    }
+    found
+}
+
+async fn find_now(
+    client: &Client,
+    aggregator: &str,
+    members: &[String],
+    drift: bool,
+    readers: bool,
+) -> Result<Found, HubError> {
+    let mut found = Found::default();
+    // Members whose tables have one hash have the same tables: one of them is looked at.
+    let sql = "SELECT w.name, s.schema_hash
+               FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS w (name, n)
+               LEFT JOIN (
+                   spcd.connection_state s
+                   JOIN spcd.applied a ON a.connection_name = s.connection_name
+                        AND a.members IS NULL
+                   JOIN pg_catalog.pg_namespace n ON n.oid = a.schema_oid
+                        AND n.nspname = a.connection_name
+               ) ON s.connection_name = w.name
+               ORDER BY w.n";
+    let mut hashes: Vec<(String, Option<String>)> = Vec::new();
+    let mut shapes: BTreeMap<String, usize> = BTreeMap::new();
+    let mut examples: Vec<String> = Vec::new();
+    for row in client.query(sql, &[&members]).await? {
+        let (name, hash): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        if let Some(hash) = &hash {
+            let shape = *shapes.entry(hash.clone()).or_insert_with(|| {
+                examples.push(name.clone());
+                examples.len() - 1
+            });
+            found.members.push((name.clone(), name.clone(), shape));
+        }
+        hashes.push((name, hash));
+    }
+    let hashes = hashes
+        .iter()
+        .map(|(name, hash)| (name.as_str(), hash.as_deref()));
+    found.target_hash = union::target_hash(hashes);
+    let mut tables = observe::recorded(client, &examples).await?;
+    found.shapes = (examples.iter())
+        .map(|example| tables.remove(example).unwrap_or_default())
+        .collect();
+    for tables in &mut found.shapes {
+        shape::normalize(tables, Traits::default());
+    }
+    found.made = made(client, aggregator, drift, readers).await?;
+    let sql = "SELECT c.relname::text
+               FROM pg_catalog.pg_namespace n
+               JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
+                    AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_class'::regclass
+               JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind <> 'f'
+               LEFT JOIN spcd.aggregator_view v ON v.connection_name = n.nspname
+                    AND v.name = c.relname AND NOT v.hidden AND c.relkind = 'v'
+               WHERE n.nspname = $1 AND v.name IS NULL";
+    for row in client.query(sql, &[&aggregator]).await? {
+        found.others.insert(row.try_get(0)?);
+    }
+    let sql = "SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
+                    * (pg_catalog.current_setting('max_connections')::bigint
+                     + pg_catalog.current_setting('max_prepared_transactions')::bigint)";
+    let locks: i64 = client.query_one(sql, &[]).await?.try_get(0)?;
+    found.locks = usize::try_from(locks).unwrap_or(usize::MAX);
+    Ok(found)
+}
+
+async fn made(
+    client: &Client,
+    aggregator: &str,
+    drift: bool,
+    readers: bool,
+) -> Result<Vec<Made>, HubError> {
+    let altered = match drift {
+        true => "coalesce(spcd.view_says(c.oid) <> v.says, false)",
+        false => "false",
+    };
+    let unreadable = match readers {
+        true => {
+            "coalesce(NOT pg_catalog.has_table_privilege('spcd_users', c.oid, 'SELECT'), false)"
+        }
+        false => "false",
+    };
+    let sql = format!(
+        "SELECT v.table_name, v.hidden, v.name, v.definition, c.oid IS NOT NULL, {altered},
+                NOT v.hidden AND {unreadable}
+         FROM {VIEWS} WHERE v.connection_name = $1"
+    );
+    let mut all = Vec::new();
+    for row in client.query(&sql, &[&aggregator]).await? {
+        all.push(Made {
+            table: row.try_get(0)?,
+            hidden: row.try_get(1)?,
+            name: row.try_get(2)?,
+            definition: row.try_get(3)?,
+            there: row.try_get(4)?,
+            altered: row.try_get(5)?,
+            unreadable: row.try_get(6)?,
+            ..Made::default()
+        });
+    }
+    let mut tops: BTreeMap<String, &mut Made> = (all.iter_mut())
+        .filter(|made| !made.hidden)
+        .map(|made| (made.name.clone(), made))
+        .collect();
+    let sql = format!(
+        "SELECT v.name, k.attname::text, pg_catalog.format_type(k.atttypid, k.atttypmod),
+                CASE WHEN k.attcollation <> y.typcollation AND k.attcollation <> 0
+                     THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END
+         FROM {VIEWS}
+         JOIN pg_catalog.pg_attribute k
+              ON k.attrelid = c.oid AND k.attnum > 0 AND NOT k.attisdropped
+         JOIN pg_catalog.pg_type y ON y.oid = k.atttypid
+         LEFT JOIN pg_catalog.pg_collation co ON co.oid = k.attcollation
+         LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+         WHERE v.connection_name = $1 AND NOT v.hidden
+         ORDER BY v.name, k.attnum"
+    );
+    for row in client.query(&sql, &[&aggregator]).await? {
+        if let Some(made) = tops.get_mut(row.try_get::<_, &str>(0)?) {
+            made.columns.push(ViewColumn {
+                name: row.try_get(1)?,
+                data_type: row.try_get(2)?,
+                collation: row.try_get(3)?,
+            });
+        }
+    }
+    let names: Vec<&str> = tops.keys().map(String::as_str).collect();
+    let dependents = people(client, aggregator, &names).await?;
+    for (name, columns) in dependents {
+        if let Some(made) = tops.get_mut(&name) {
+            made.dependents = columns.into_values().flatten().collect();
+        }
+    }
+    Ok(all)
+}
+
+/// What people made that hangs on an aggregator's views and that a view made anew would lose:
+/// what it is given back (grants, comments) is not among it.
+async fn people(client: &Client, aggregator: &str, views: &[&str]) -> Result<Dependents, HubError> {
+    let sql = "
+        WITH t AS (
+            SELECT c.oid, c.relname::text AS name, c.reltype
+            FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind = 'v'
+        )
+        SELECT t.name, coalesce(k.attname::text, ''),
+               CASE WHEN r.oid IS NOT NULL AND r.rulename = '_RETURN'
+                    THEN pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, r.ev_class, 0)
+                    ELSE pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) END
+        FROM t
+        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+             AND d.refobjid = t.oid AND d.deptype IN ('n', 'a')
+        LEFT JOIN pg_catalog.pg_attribute k
+             ON k.attrelid = t.oid AND k.attnum = d.refobjsubid AND d.refobjsubid > 0
+        LEFT JOIN pg_catalog.pg_rewrite r
+             ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid
+        WHERE r.oid IS NULL OR r.rulename <> '_RETURN' OR r.ev_class <> t.oid
+        UNION ALL
+        SELECT t.name, '', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+        FROM t
+        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::regclass
+             AND d.refobjid = t.reltype AND d.deptype = 'n'";
+    let mut found = Dependents::new();
+    if views.is_empty() {
+        return Ok(found);
+    }
+    for row in client.query(sql, &[&aggregator, &views]).await? {
+        let columns = found.entry(row.try_get(0)?).or_default();
+        let names = columns.entry(row.try_get(1)?).or_default();
+        names.insert(row.try_get(2)?);
+    }
+    Ok(found)
+}
+
+/// What became of the views of some aggregators.
+pub async fn views(
+    client: &Client,
+    names: &[String],
+    readers: bool,
+) -> Result<BTreeMap<String, Views>, HubError> {
+    let mut all: BTreeMap<String, Views> = BTreeMap::new();
+    for name in names {
+        let views = all.entry(name.clone()).or_default();
+        for made in made(client, name, true, readers).await? {
+            if !made.there || made.altered {
+                views.altered.push(made.name);
+            } else if made.unreadable {
+                views.unreadable.push(made.name);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// An aggregator whose views read tables of a member that are about to change.
+pub struct Follower {
+    name: String,
+    members: Vec<String>,
+    /// Those of its views.
+    tables: BTreeSet<String>,
+}
+
+/// The aggregators whose views read these tables of a connection.
+pub async fn followers(
+    client: &Client,
+    connection: &str,
+    tables: &[&str],
+) -> Result<Vec<Follower>, HubError> {
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "
+        WITH found AS (
+            SELECT DISTINCT v.connection_name, v.table_name
+            FROM pg_catalog.pg_class t
+            JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+            JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+                 AND d.refobjid = t.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+            JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+            JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+            JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
+            JOIN spcd.aggregator_view v ON v.name = c.relname
+                 AND m.nspname = CASE WHEN v.hidden THEN 'spcd_union' ELSE v.connection_name END
+            WHERE n.nspname = $1 AND t.relname = ANY ($2::text[])
+        )
+        SELECT a.connection_name, a.members, f.table_name
+        FROM found f JOIN spcd.applied a USING (connection_name)
+        WHERE a.members IS NOT NULL
+        ORDER BY 1, 3";
+    let mut followers: Vec<Follower> = Vec::new();
+    for row in client.query(sql, &[&connection, &tables]).await? {
+        let name: String = row.try_get(0)?;
+        if followers
+            .last()
+            .is_none_or(|follower| follower.name != name)
+        {
+            followers.push(Follower {
+                name,
+                members: row.try_get(1)?,
+                tables: BTreeSet::new(),
+            });
+        }
+        if let Some(follower) = followers.last_mut() {
+            follower.tables.insert(row.try_get(2)?);
+        }
+    }
+    Ok(followers)
+}
+
+/// What people hang on a follower's views, as far as it stands in the way of retyping a member's
+/// columns: their values could no longer be shown. (Columns and tables that go leave NULLs and
+/// fewer rows.)
+pub async fn in_the_way(
+    client: &Client,
+    followers: &[Follower],
+    changes: &[TableChange],
+    dependents: &mut Dependents,
+) -> Result<(), HubError> {
+    for follower in followers {
+        let views: Vec<&str> = follower.tables.iter().map(String::as_str).collect();
+        let people = people(client, &follower.name, &views).await?;
+        for change in changes {
+            let (Some(people), TableChange::Alter { table, columns, .. }) =
+                (people.get(change.table()), change)
+            else {
+                continue;
+            };
+            for column in columns {
+                let ColumnChange::Retype { name, .. } = column else {
+                    continue;
+                };
+                let of_table = dependents.entry(table.clone()).or_default();
+                let of_column = of_table.entry(name.clone()).or_default();
+                of_column.extend(people.get(name).into_iter().flatten().cloned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A change of a member's tables, as its followers see it.
+pub struct Step<'a> {
+    /// The member.
+    pub member: &'a str,
+    /// What it has.
+    pub before: &'a [Table],
+    /// What it will have.
+    pub after: &'a [Table],
+    /// What leads there.
+    pub changes: &'a [TableChange],
+}
+
+/// The statements by which followers let go of what a member is about to lose, and those by which
+/// they then show what it has; to be put around the member's own, in one transaction.
+pub async fn follow(
+    client: &Client,
+    followers: &[Follower],
+    step: &Step<'_>,
+    readers: bool,
+) -> Result<(String, String), HubError> {
+    let (mut first, mut last) = (String::new(), String::new());
+    for follower in followers {
+        let mut found = find(client, &follower.name, &follower.members, false, readers).await?;
+        let is_it = |(name, _, _): &(String, String, usize)| name == step.member;
+        let Some(member) = found.members.iter().position(is_it) else {
+            continue;
+        };
+        let shape = found.shapes.len();
+        found.members[member].2 = shape;
+        found.shapes.push(step.what_stays());
+        let tables = Some(&follower.tables);
+        let let_go = union::changes(&follower.name, &found, tables, true);
+        first.push_str(&let_go.statements(&follower.name, &found, readers));
+        // A view that is made of parts is not made anew here: that is for its aggregator's turn.
+        let is_part = |made: &Made| made.hidden && follower.tables.contains(&made.table);
+        if found.made.iter().any(is_part) {
+            continue;
+        }
+        let_go.carry_out(&mut found);
+        found.shapes[shape] = step.after.to_vec();
+        let show = union::changes(&follower.name, &found, tables, false);
+        last.push_str(&show.statements(&follower.name, &found, readers));
+    }
+    Ok((first, last))
+}
+
+impl Step<'_> {
+    /// What is there before, after, and all the time between.
+    fn what_stays(&self) -> Vec<Table> {
+        let mut tables = self.before.to_vec();
+        for change in self.changes {
+            match change {
+                TableChange::Create(_) => {}
+                TableChange::Drop(name) => tables.retain(|table| table.name != *name),
+                TableChange::Rebuild(new) => tables.retain(|table| table.name != new.name),
+                TableChange::Alter { table, columns, .. } => {
+                    let goes = |name: &str| {
+                        columns.iter().any(|change| match change {
+                            ColumnChange::Drop(column) => column == name,
+                            ColumnChange::Retype { name: column, .. } => column == name,
+                            _ => false,
+                        })
+                    };
+                    let table = tables.iter_mut().filter(|old| old.name == *table);
+                    table.for_each(|table| table.columns.retain(|column| !goes(&column.name)));
+                }
+            }
+        }
+        tables
+    }
+}
+
+/// Whether views of an aggregator still read a connection's tables.
+pub async fn is_read(client: &Client, connection: &str) -> Result<bool, HubError> {
+    let sql = format!(
+        "SELECT EXISTS (
+             SELECT 1
+             FROM spcd.applied a
+             JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
+             JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = ANY (a.tables)
+             JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+                  AND d.refobjid = t.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+             JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+             JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+             JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
+             JOIN spcd.aggregator_view v ON v.name = c.relname
+                  AND m.nspname = CASE WHEN v.hidden THEN '{HIDDEN_SCHEMA}' ELSE v.connection_name END
+             WHERE a.connection_name = $1 AND a.members IS NULL)"
+    );
+    Ok(client.query_one(&sql, &[&connection]).await?.try_get(0)?)
+}

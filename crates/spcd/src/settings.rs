@@ -1,0 +1,316 @@
+//! What the program is told from outside: flags, then the environment, then `spcd.hcl`, then
+//! defaults.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use hcl::edit::Span;
+use spcd_core::secret::Secret;
+
+/// The instance name of a daemon that was given none.
+const DEFAULT_INSTANCE: &str = "spcd";
+
+/// Everything that flags, environment and `spcd.hcl` decide, with defaults applied.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directories of `.spc` files, absolute, in the order given. They need not exist.
+    pub config_dirs: Vec<PathBuf>,
+    /// The hub's URL or keyword string; `None`: the private cluster.
+    pub database: Option<Secret>,
+    /// What the program keeps between runs, absolute: the private cluster.
+    pub state_dir: PathBuf,
+    /// Which of several daemons' connections these are.
+    pub instance: String,
+    /// What is logged, as a `tracing` filter (`info`, `spcd=debug`).
+    pub log: Option<String>,
+    /// The settings file, where it is or would be looked for.
+    pub file: PathBuf,
+    flags: Flags,
+}
+
+/// The flags that every command takes. Clap fills them from the environment too.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Flags {
+    /// A directory of .spc files; may be given several times
+    #[arg(
+        long = "config",
+        env = "SPCD_CONFIG",
+        value_name = "DIR",
+        value_delimiter = ':',
+        global = true
+    )]
+    config: Vec<PathBuf>,
+    /// The Postgres that is to hold the schemas, as a URL or a keyword string [default: a private cluster]
+    #[arg(
+        long,
+        env = "SPCD_DATABASE",
+        value_parser = secret,
+        hide_env_values = true,
+        value_name = "URL",
+        global = true
+    )]
+    database: Option<Secret>,
+    /// Where the private cluster is kept
+    #[arg(long, env = "SPCD_STATE_DIR", value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
+    /// A name that tells this daemon's connections from another's in the same database
+    #[arg(long, env = "SPCD_INSTANCE", value_name = "NAME", global = true)]
+    instance: Option<String>,
+    /// The settings file [default: spcd.hcl beside the config directory]
+    #[arg(long, env = "SPCD_SETTINGS", value_name = "FILE", global = true)]
+    settings: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, trace, or a filter like spcd=debug
+    #[arg(long, env = "SPCD_LOG", value_name = "FILTER", global = true)]
+    log: Option<String>,
+}
+
+impl Settings {
+    /// Puts the flags together with the settings file and the defaults.
+    ///
+    /// # Errors
+    /// A settings file that was named and is not there, one that cannot be read or holds what is
+    /// no setting, and values that cannot be used.
+    pub fn load(flags: Flags) -> anyhow::Result<Self> {
+        let defaults = Defaults::of_this_user()?;
+        let here = std::env::current_dir().context("the current directory is gone")?;
+        Self::resolve(flags, &defaults, &here)
+    }
+
+    /// Reads the settings file again, under the same flags and environment.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn reload(&self) -> anyhow::Result<Self> {
+        Self::load(self.flags.clone())
+    }
+
+    /// What differs in another set of settings and holds only from the next start on.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("config", self.config_dirs != other.config_dirs),
+            ("database", self.database != other.database),
+            ("state_dir", self.state_dir != other.state_dir),
+            ("instance", self.instance != other.instance),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+
+    fn resolve(flags: Flags, defaults: &Defaults, here: &Path) -> anyhow::Result<Self> {
+        let kept = flags.clone();
+        let config: Vec<PathBuf> = non_empty(flags.config);
+        let named = flags
+            .settings
+            .filter(|path| !path.as_os_str().is_empty())
+            .map(|path| here.join(path));
+        let file = named.clone().unwrap_or_else(|| {
+            let first = config
+                .first()
+                .map_or_else(|| defaults.config_dir.clone(), |dir| here.join(dir));
+            first.parent().unwrap_or(&first).join("spcd.hcl")
+        });
+        let written = File::read(&file, named.is_some())?;
+        // Paths in the file are relative to it, paths in flags to where they are typed.
+        let beside = file.parent().unwrap_or(here).to_owned();
+        let config_dirs: Vec<PathBuf> = if !config.is_empty() {
+            config.iter().map(|dir| here.join(dir)).collect()
+        } else if !written.config.is_empty() {
+            non_empty(written.config)
+                .iter()
+                .map(|dir| beside.join(dir))
+                .collect()
+        } else {
+            vec![defaults.config_dir.clone()]
+        };
+        let state_dir = match (
+            flags.state_dir.filter(|dir| !dir.as_os_str().is_empty()),
+            written.state_dir,
+        ) {
+            (Some(dir), _) => here.join(dir),
+            (None, Some(dir)) => beside.join(dir),
+            (None, None) => defaults.state_dir.clone(),
+        };
+        let instance = first_text([flags.instance, written.instance])
+            .unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
+        if instance.len() > 63 || instance.chars().any(char::is_control) {
+            bail!("the instance name must be 1 to 63 bytes without control characters");
+        }
+        let database = flags
+            .database
+            .filter(|url| !url.expose().trim().is_empty())
+            .or_else(|| {
+                written
+                    .database
+                    .filter(|url| !url.trim().is_empty())
+                    .map(Secret::new)
+            });
+        let log = first_text([flags.log, written.log]);
+        Ok(Self {
+            config_dirs,
+            database,
+            state_dir,
+            instance,
+            log,
+            file,
+            flags: kept,
+        })
+    }
+}
+
+/// Where things are when nobody says.
+struct Defaults {
+    config_dir: PathBuf,
+    state_dir: PathBuf,
+}
+
+impl Defaults {
+    /// The machine's directories for root and for services, the XDG ones for people.
+    fn of_this_user() -> anyhow::Result<Self> {
+        // systemd sets this for every unit; a person's session does not have it.
+        let service = std::env::var_os("INVOCATION_ID").is_some()
+            && std::env::var_os("STATE_DIRECTORY").is_some();
+        if nix::unistd::geteuid().is_root() || service {
+            return Ok(Self {
+                config_dir: PathBuf::from("/etc/spcd/conf.d"),
+                state_dir: PathBuf::from("/var/lib/spcd"),
+            });
+        }
+        let home = absolute_var("HOME");
+        let xdg = |variable: &str, below: &str| {
+            absolute_var(variable)
+                .or_else(|| home.as_ref().map(|home| home.join(below)))
+                .map(|dir| dir.join("spcd"))
+                .with_context(|| {
+                    format!("neither {variable} nor HOME is set; give --config and --state-dir")
+                })
+        };
+        Ok(Self {
+            config_dir: xdg("XDG_CONFIG_HOME", ".config")?.join("conf.d"),
+            state_dir: xdg("XDG_STATE_HOME", ".local/state")?,
+        })
+    }
+}
+
+/// `spcd.hcl`
+#[derive(Debug, Default)]
+struct File {
+    config: Vec<PathBuf>,
+    database: Option<String>,
+    state_dir: Option<PathBuf>,
+    instance: Option<String>,
+    log: Option<String>,
+}
+
+impl File {
+    /// A file that nobody named need not exist.
+    fn read(path: &Path, named: bool) -> anyhow::Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => {
+                return Ok(Self::default());
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot read the settings file {}", path.display()));
+            }
+        };
+        Self::parse(&text).map_err(|error| anyhow!("{}:{error}", path.display()))
+    }
+
+    /// The errors name the place and never show the line: it may hold the database's password.
+    fn parse(text: &str) -> Result<Self, String> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let body = hcl::edit::parser::parse_body(text).map_err(|error| {
+            let at = error.location();
+            format!("{}:{}: {}", at.line(), at.column(), error.message())
+        })?;
+        let mut file = Self::default();
+        for structure in &body {
+            let at = |reason: String| {
+                let start = structure.span().map_or(0, |span| span.start);
+                format!(
+                    "{}: {reason}",
+                    text.get(..start).unwrap_or_default().matches('\n').count() + 1
+                )
+            };
+            let Some(attribute) = structure.as_attribute() else {
+                return Err(at(format!(
+                    "settings are written NAME = \"VALUE\", not as blocks; {KNOWN}"
+                )));
+            };
+            let name = attribute.key.as_str();
+            let one = || match strings(&attribute.value) {
+                Some(Strings::One(text)) => Ok(text),
+                _ => Err(at(format!("{name} must be a string in double quotes"))),
+            };
+            match name {
+                "config" => {
+                    let dirs = match strings(&attribute.value) {
+                        Some(Strings::One(dir)) => vec![dir],
+                        Some(Strings::Many(dirs)) => dirs,
+                        None => {
+                            return Err(at(
+                                "config must be a string or a list of strings".to_owned()
+                            ));
+                        }
+                    };
+                    file.config = dirs.into_iter().map(PathBuf::from).collect();
+                }
+                "database" => file.database = Some(one()?),
+                "state_dir" => {
+                    file.state_dir =
+                        Some(PathBuf::from(one()?)).filter(|dir| !dir.as_os_str().is_empty())
+                }
+                "instance" => file.instance = Some(one()?),
+                "log" => file.log = Some(one()?),
+                _ => return Err(at(format!("there is no setting {name}; {KNOWN}"))),
+            }
+        }
+        Ok(file)
+    }
+}
+
+const KNOWN: &str = "there are: config, database, state_dir, instance, log";
+
+/// What a setting may be.
+enum Strings {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn strings(value: &hcl::edit::expr::Expression) -> Option<Strings> {
+    let text = |value: &hcl::edit::expr::Expression| value.as_str().map(str::to_owned);
+    match value.as_array() {
+        Some(values) => values
+            .iter()
+            .map(text)
+            .collect::<Option<Vec<_>>>()
+            .map(Strings::Many),
+        None => text(value).map(Strings::One),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "clap's signature")]
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
+}
+
+/// The specification says that relative paths in these variables are to be ignored.
+fn absolute_var(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}
+
+fn non_empty(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    paths
+        .into_iter()
+        .filter(|path| !path.as_os_str().is_empty())
+        .collect()
+}
+
+fn first_text<const N: usize>(texts: [Option<String>; N]) -> Option<String> {
+    texts.into_iter().flatten().find(|text| !text.is_empty())
+}

@@ -1,0 +1,54 @@
+//! Where logs go: for people on a terminal, with fields to journald, else as JSON.
+
+mod journald;
+
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+
+use crate::settings::Settings;
+use journald::Journald;
+
+static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Sends the program's events to where they are read. A short command only says what is wrong.
+pub fn start(settings: &Settings, daemon: bool) {
+    let default = if daemon { "info" } else { "warn" };
+    let filter = settings.log.as_deref().unwrap_or(default);
+    let (filter, wrong) = match EnvFilter::try_new(filter) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new(default), Some(error)),
+    };
+    let (filter, handle) = reload::Layer::new(filter);
+    let terminal = std::io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let layer = match Journald::of_stderr() {
+        Some(journald) => journald.boxed(),
+        None if daemon && !terminal => lines.json().flatten_event(true).boxed(),
+        None => lines.with_ansi(terminal).with_target(daemon).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(layer)
+        .init();
+    let _ = FILTER.set(handle);
+    if let Some(error) = wrong {
+        tracing::warn!("the log filter cannot be used: {error}; logging {default} instead");
+    }
+}
+
+/// Logs by another filter from now on.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    match FILTER.get() {
+        Some(handle) => handle.reload(filter).map_err(|error| error.to_string()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,582 @@
+-- What spcd knows, and what it tells. Applied once, in one transaction, under a lock.
+
+CREATE SCHEMA spcd;
+COMMENT ON SCHEMA spcd IS 'the state of spcd: see spcd.connection_state';
+
+CREATE TABLE spcd.migration (
+    number     integer PRIMARY KEY,
+    name       text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+-- The truth that clients read.
+CREATE TABLE spcd.connection_state (
+    connection_name text COLLATE "C" PRIMARY KEY,
+    status          text NOT NULL
+        CHECK (status IN ('pending', 'updating', 'deleting', 'ready', 'error', 'disabled')),
+    error           text,
+    comments_set    boolean NOT NULL DEFAULT false,
+    time_changed    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    warnings        text[] NOT NULL DEFAULT '{}',
+    plugin          text NOT NULL,
+    plugin_instance text NOT NULL,
+    type            text NOT NULL,
+    connections     text[] NOT NULL DEFAULT '{}',
+    import_schema   text NOT NULL,
+    schema_mode     text,
+    schema_hash     text,
+    table_count     integer,
+    last_ready      timestamptz,
+    file_name       text,
+    start_line      integer,
+    end_line        integer,
+    generation      bigint NOT NULL,
+    CHECK ((status = 'error') = (error IS NOT NULL))
+);
+COMMENT ON TABLE spcd.connection_state IS 'one row a connection: where it stands';
+
+-- Every change of a status or an error, in order of id.
+CREATE TABLE spcd.connection_event (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    time            timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    connection_name text COLLATE "C" NOT NULL,
+    previous        text,
+    status          text NOT NULL,
+    error           text,
+    generation      bigint NOT NULL,
+    duration        interval
+);
+CREATE INDEX connection_event_time ON spcd.connection_event (time);
+CREATE INDEX connection_event_connection ON spcd.connection_event (connection_name, id);
+COMMENT ON TABLE spcd.connection_event IS 'every change: "duration" is how long the previous status lasted';
+
+-- What is wrong in the files now.
+CREATE TABLE spcd.config_diagnostic (
+    severity        text NOT NULL CHECK (severity IN ('error', 'warning')),
+    file_name       text NOT NULL,
+    line            integer NOT NULL,
+    column_number   integer NOT NULL,
+    message         text NOT NULL,
+    hint            text,
+    connection_name text
+);
+
+-- What spcd made. By name, so that it survives dump and restore; the OIDs tell an object that was
+-- dropped and made again by somebody else, and are taken anew when the database is a restored one
+-- (spcd.daemon.identity).
+CREATE TABLE spcd.applied (
+    connection_name text COLLATE "C" PRIMARY KEY,
+    target_hash     text NOT NULL,
+    schema_oid      oid NOT NULL,
+    server_oid      oid,
+    tables          text[] NOT NULL DEFAULT '{}',
+    -- an aggregator's: the connections that its views show; NULL for all others
+    members         text[],
+    -- what the import left out or refused
+    warnings        text[] NOT NULL DEFAULT '{}',
+    fingerprint     text NOT NULL
+);
+
+-- The views that spcd made for aggregators: "definition" is a hash of the statement, "says" one of
+-- what the server made of it. The hidden ones are parts of the others, in the schema spcd_union.
+CREATE TABLE spcd.aggregator_view (
+    connection_name text COLLATE "C" NOT NULL,
+    hidden          boolean NOT NULL,
+    name            text COLLATE "C" NOT NULL,
+    table_name      text COLLATE "C" NOT NULL,
+    definition      text NOT NULL,
+    says            text NOT NULL,
+    PRIMARY KEY (connection_name, hidden, name)
+);
+
+-- The daemon that leads. One row. Writers hold a key share of it, so that a new leader, who changes
+-- the key, waits for what is under way and stops what comes later; the heartbeat changes no key and
+-- waits for nobody.
+CREATE TABLE spcd.daemon (
+    epoch     bigint PRIMARY KEY,
+    instance  text NOT NULL,
+    leader    text,
+    since     timestamptz,
+    heartbeat timestamptz,
+    version   text,
+    -- {pid, backend_start} of each of the leader's sessions
+    backends  jsonb NOT NULL DEFAULT '[]',
+    identity  text
+);
+CREATE UNIQUE INDEX daemon_is_one_row ON spcd.daemon ((true));
+
+-- The lead is an EXCLUSIVE lock on this. Unlike an advisory lock nobody but its owner can take it.
+-- A partitioned table has no storage, so vacuum never waits for the lock.
+CREATE TABLE spcd.lead (nothing boolean) PARTITION BY LIST (nothing);
+
+CREATE SEQUENCE spcd.generation;
+
+CREATE TABLE spcd.refresh_request (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- NULL: all; empty: look at the files and the database, ask no source
+    connections  text[],
+    requested_by text NOT NULL DEFAULT SESSION_USER,
+    requested_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    done_at      timestamptz,
+    error        text
+);
+CREATE INDEX refresh_request_open ON spcd.refresh_request (id) WHERE done_at IS NULL;
+
+-- Refuses the transaction of a daemon that lost the lead.
+CREATE FUNCTION spcd.assert_lead(p_epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM spcd.daemon WHERE epoch = p_epoch FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another daemon leads now' USING ERRCODE = 'SP010';
+    END IF;
+END $$;
+
+-- One line a connection that spcd made: whether its schema and server are still the ones it made,
+-- and a text that changes when anything of them does. A sum of row versions can only grow as rows
+-- change, so with the counts beside it two different catalogs do not give the same text.
+CREATE VIEW spcd.fingerprint AS
+-- Aggregators' views once for all: for each connection anew it would cost more than all the rest.
+WITH v AS MATERIALIZED (
+    SELECT w.connection_name, count(*) AS views,
+           sum(((age('3'::xid)::bigint - age(c.xmin)) & 4294967295)
+             + ((age('3'::xid)::bigint - age(r.xmin)) & 4294967295)) AS rows
+    FROM spcd.aggregator_view w
+    JOIN pg_catalog.pg_namespace m
+         ON m.nspname = CASE WHEN w.hidden THEN 'spcd_union' ELSE w.connection_name END
+    JOIN pg_catalog.pg_class c
+         ON c.relname = w.name AND c.relnamespace = m.oid AND c.relkind = 'v'
+    JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+    GROUP BY w.connection_name
+)
+SELECT a.connection_name,
+       n.oid AS schema_oid,
+       s.oid AS server_oid,
+       n.oid IS NOT DISTINCT FROM a.schema_oid AS schema_is_ours,
+       s.oid IS NOT DISTINCT FROM a.server_oid AS server_is_ours,
+       pg_catalog.concat_ws('/', n.oid, s.oid,
+           pg_catalog.hashtextextended(pg_catalog.concat(s.srvfdw, s.srvoptions), 0),
+           pg_catalog.hashtextextended(m.umoptions::text, 0),
+           t.tables, t.rows, t.columns, t.column_rows, v.views, v.rows) AS fingerprint
+FROM spcd.applied a
+LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
+LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = a.connection_name
+LEFT JOIN pg_catalog.pg_user_mappings m ON m.srvid = s.oid AND m.umuser = 0
+LEFT JOIN LATERAL (
+    SELECT count(*) AS tables,
+           sum(((age('3'::xid)::bigint - age(c.xmin)) & 4294967295)
+             + ((age('3'::xid)::bigint - age(f.xmin)) & 4294967295)) AS rows,
+           sum(k.columns) AS columns,
+           sum(k.column_rows) AS column_rows
+    FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_class c ON c.oid = d.objid
+    JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = d.objid AND f.ftserver = s.oid
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS columns,
+               sum((age('3'::xid)::bigint - age(k.xmin)) & 4294967295) AS column_rows
+        FROM pg_catalog.pg_attribute k
+        WHERE k.attrelid = d.objid AND k.attnum > 0
+    ) k
+    WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass
+      AND d.refobjid = n.oid
+      AND d.classid = 'pg_catalog.pg_class'::regclass
+      AND c.relname = ANY (a.tables)
+) t ON true
+LEFT JOIN v ON v.connection_name = a.connection_name;
+
+-- Records what connections look like now.
+CREATE FUNCTION spcd.touch(p_names text[]) RETURNS void LANGUAGE sql AS $$
+    UPDATE spcd.applied a SET fingerprint = f.fingerprint
+    FROM spcd.fingerprint f
+    WHERE f.connection_name = a.connection_name AND a.connection_name = ANY (p_names)
+      -- said of the view too: a planner that did not know would look at all connections
+      AND f.connection_name = ANY (p_names)
+$$;
+
+-- Records what was made for connections: an array of {name, target_hash, tables, members, warnings}.
+CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO spcd.applied
+        (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings, fingerprint)
+    SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, ''
+    FROM pg_catalog.jsonb_to_recordset(p_made)
+         AS r (name text, target_hash text, tables text[], members text[], warnings text[])
+    JOIN pg_catalog.pg_namespace n ON n.nspname = r.name
+    LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = r.name AND r.members IS NULL
+    ON CONFLICT (connection_name) DO UPDATE SET
+        target_hash = excluded.target_hash, schema_oid = excluded.schema_oid,
+        server_oid = excluded.server_oid, tables = excluded.tables, members = excluded.members,
+        warnings = excluded.warnings;
+    PERFORM spcd.touch(ARRAY(SELECT r->>'name' FROM pg_catalog.jsonb_array_elements(p_made) r));
+END $$;
+
+-- Puts changes into the table, the events and onto the channel, all in the caller's transaction.
+-- p_changes: an array of objects
+--   name    the connection
+--   route   the statuses it passes through, the last one stays; empty: only the row's other columns
+--   remove  true: the row goes
+--   and any of error, warnings, plugin, plugin_instance, type, connections, import_schema,
+--   schema_mode, schema_hash, table_count, file_name, start_line, end_line: absent keeps what is there
+-- p_quiet: write the events but announce nothing (the caller announces a resync).
+CREATE FUNCTION spcd.publish(p_generation bigint, p_changes jsonb, p_quiet boolean DEFAULT false)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_message text;
+BEGIN
+    -- The caller's sessions run one at a time for one connection, so reading before writing is safe.
+    CREATE TEMP TABLE IF NOT EXISTS spcd_event (
+        n bigint, step integer, connection_name text, previous text, status text, error text,
+        duration interval
+    ) ON COMMIT DELETE ROWS;
+    DELETE FROM pg_temp.spcd_event;
+
+    INSERT INTO pg_temp.spcd_event
+    SELECT c.n, r.step, c.change->>'name',
+           CASE WHEN r.step = 1 THEN s.status ELSE c.change->'route'->>(r.step::integer - 2) END,
+           r.status,
+           CASE WHEN r.status = 'error' THEN c.change->>'error' END,
+           CASE WHEN r.step = 1
+                THEN pg_catalog.clock_timestamp() - s.time_changed ELSE interval '0' END
+    FROM pg_catalog.jsonb_array_elements(p_changes) WITH ORDINALITY AS c (change, n)
+    LEFT JOIN spcd.connection_state s ON s.connection_name = c.change->>'name'
+    CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(
+        CASE WHEN (c.change->>'remove')::boolean AND s.connection_name IS NOT NULL
+             THEN c.change->'route' || '["deleted"]' ELSE c.change->'route' END
+    ) WITH ORDINALITY AS r (status, step);
+
+    DELETE FROM spcd.connection_state s
+    USING pg_catalog.jsonb_array_elements(p_changes) AS c (change)
+    WHERE (c.change->>'remove')::boolean AND s.connection_name = c.change->>'name';
+
+    INSERT INTO spcd.connection_state (
+        connection_name, status, error, warnings, plugin, plugin_instance, type, connections,
+        import_schema, schema_mode, schema_hash, table_count, last_ready,
+        file_name, start_line, end_line, time_changed, generation)
+    SELECT c.name,
+           coalesce(c.route->>-1, o.status),
+           CASE coalesce(c.route->>-1, o.status)
+               WHEN 'error' THEN coalesce(c.error, o.error, 'unknown') END,
+           coalesce(c.warnings, o.warnings, '{}'),
+           coalesce(c.plugin, o.plugin, ''),
+           coalesce(c.plugin_instance, o.plugin_instance, ''),
+           coalesce(c.type, o.type, 'plugin'),
+           coalesce(c.connections, o.connections, '{}'),
+           coalesce(c.import_schema, o.import_schema, 'enabled'),
+           coalesce(c.schema_mode, o.schema_mode),
+           coalesce(c.schema_hash, o.schema_hash),
+           coalesce(c.table_count, o.table_count),
+           CASE WHEN c.route->>-1 = 'ready' THEN pg_catalog.clock_timestamp() ELSE o.last_ready END,
+           coalesce(c.file_name, o.file_name),
+           coalesce(c.start_line, o.start_line),
+           coalesce(c.end_line, o.end_line),
+           CASE WHEN c.route->0 IS NULL AND o.time_changed IS NOT NULL
+                THEN o.time_changed ELSE pg_catalog.clock_timestamp() END,
+           p_generation
+    FROM pg_catalog.jsonb_to_recordset(p_changes) AS c (
+        name text, route jsonb, remove boolean, error text, warnings text[], plugin text,
+        plugin_instance text, type text, connections text[], import_schema text, schema_mode text,
+        schema_hash text, table_count integer, file_name text, start_line integer, end_line integer)
+    LEFT JOIN spcd.connection_state o ON o.connection_name = c.name
+    WHERE c.remove IS NOT TRUE AND (o.connection_name IS NOT NULL OR c.route->>-1 IS NOT NULL)
+    ON CONFLICT (connection_name) DO UPDATE SET
+        status = excluded.status,
+        error = excluded.error,
+        warnings = excluded.warnings,
+        time_changed = excluded.time_changed,
+        plugin = excluded.plugin,
+        plugin_instance = excluded.plugin_instance,
+        type = excluded.type,
+        connections = excluded.connections,
+        import_schema = excluded.import_schema,
+        schema_mode = excluded.schema_mode,
+        schema_hash = excluded.schema_hash,
+        table_count = excluded.table_count,
+        last_ready = excluded.last_ready,
+        file_name = excluded.file_name,
+        start_line = excluded.start_line,
+        end_line = excluded.end_line,
+        generation = excluded.generation;
+
+    PERFORM spcd.announce(p_generation, p_quiet);
+END $$;
+
+-- Writes the events that publish collected, and packs them into messages.
+CREATE FUNCTION spcd.announce(p_generation bigint, p_quiet boolean) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    WITH event AS (
+        INSERT INTO spcd.connection_event
+            (connection_name, previous, status, error, generation, duration)
+        SELECT connection_name, previous, status, error, p_generation, duration
+        FROM pg_temp.spcd_event ORDER BY n, step
+        RETURNING id, time, connection_name, previous, status, error
+    ), change AS (
+        SELECT id, pg_catalog.json_build_object(
+                   'connection', connection_name, 'status', status, 'previous', previous,
+                   'time', time, 'event', id)::jsonb
+               || CASE WHEN error IS NULL THEN '{}'::jsonb
+                  ELSE pg_catalog.jsonb_build_object('error', spcd.shortened(error)) END AS change
+        FROM event
+        WHERE NOT p_quiet
+    ), message AS (
+        -- A change takes at most about 1,500 bytes, so a message that begins below 6,000 stays
+        -- below the 8,000 that NOTIFY allows.
+        SELECT change, id, (sum(pg_catalog.octet_length(change::text) + 2) OVER (ORDER BY id)
+                       - pg_catalog.octet_length(change::text) - 2)::bigint / 6000 AS part
+        FROM change
+    )
+    SELECT count(pg_catalog.pg_notify('connection_state', text)) INTO p_generation
+    FROM (
+        SELECT pg_catalog.json_build_object('version', 1, 'generation', p_generation,
+                                            'changes', pg_catalog.json_agg(change ORDER BY id))::text
+        FROM message GROUP BY part ORDER BY part
+    ) AS m (text);
+END $$;
+
+-- As much of a text as takes at most 1,000 bytes inside JSON.
+CREATE FUNCTION spcd.shortened(p_text text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN pg_catalog.octet_length(pg_catalog.to_json(p_text)::text) <= 1000 THEN p_text
+        WHEN pg_catalog.octet_length(pg_catalog.to_json(pg_catalog.left(p_text, 800))::text) <= 996
+        THEN pg_catalog.left(p_text, 800) || '…'
+        ELSE pg_catalog.left(p_text, 160) || '…' END
+$$;
+
+-- Creates or alters the mapping for PUBLIC of a server, from the rows that the session put into
+-- pg_temp.spcd_secret by COPY: so that no secret is in the text of any statement. What the server
+-- says is passed on unless it repeats a value.
+CREATE FUNCTION spcd.set_user_mapping(p_server text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_old text[];
+    v_options text;
+    v_state text;
+    v_reason text;
+BEGIN
+    SELECT coalesce(umoptions, '{}') INTO v_old
+    FROM pg_catalog.pg_user_mappings WHERE srvname = p_server AND umuser = 0;
+
+    IF v_old IS NULL THEN
+        SELECT pg_catalog.string_agg(pg_catalog.format('%I %L', option, value), ', ')
+        INTO v_options FROM pg_temp.spcd_secret WHERE server = p_server;
+        EXECUTE pg_catalog.format('CREATE USER MAPPING FOR PUBLIC SERVER %I', p_server)
+             || coalesce(' OPTIONS (' || v_options || ')', '');
+    ELSE
+        SELECT pg_catalog.string_agg(CASE
+            WHEN n.option IS NULL THEN pg_catalog.format('DROP %I', o.option)
+            WHEN o.option IS NULL THEN pg_catalog.format('ADD %I %L', n.option, n.value)
+            ELSE pg_catalog.format('SET %I %L', n.option, n.value) END, ', ')
+        INTO v_options
+        FROM (SELECT option, value FROM pg_temp.spcd_secret WHERE server = p_server) n
+        FULL JOIN (SELECT pg_catalog.split_part(x, '=', 1) AS option,
+                          pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1) AS value
+                   FROM pg_catalog.unnest(v_old) x) o USING (option)
+        WHERE n.value IS DISTINCT FROM o.value;
+        IF v_options IS NOT NULL THEN
+            EXECUTE pg_catalog.format('ALTER USER MAPPING FOR PUBLIC SERVER %I', p_server)
+                 || ' OPTIONS (' || v_options || ')';
+        END IF;
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
+    IF EXISTS (SELECT 1 FROM pg_temp.spcd_secret
+               WHERE value <> '' AND pg_catalog.strpos(v_reason, value) > 0) THEN
+        v_reason := 'the server refuses its options';
+    END IF;
+    RAISE EXCEPTION 'user mapping: %', v_reason USING ERRCODE = v_state;
+END $$;
+
+-- Makes a daemon the leader, in the transaction in which every connection becomes pending: waits for
+-- the writes of the leader before. Returns the epoch that its own writes carry.
+CREATE FUNCTION spcd.take_lead(p_instance text, p_leader text, p_version text) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_epoch bigint;
+    v_identity text;
+    v_known text;
+    v_generation bigint := pg_catalog.nextval('spcd.generation');
+BEGIN
+    -- What tells this database from one restored from its dump.
+    SELECT pg_catalog.concat_ws('/', n.oid, n.xmin, c.oid, d.oid) INTO v_identity
+    FROM pg_catalog.pg_namespace n
+    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'connection_state'
+    JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+    WHERE n.nspname = 'spcd';
+
+    SELECT identity INTO v_known FROM spcd.daemon;
+    UPDATE spcd.daemon SET
+        epoch = epoch + 1, leader = p_leader, since = pg_catalog.clock_timestamp(),
+        heartbeat = pg_catalog.clock_timestamp(), version = p_version, backends = '[]',
+        identity = v_identity
+    RETURNING epoch INTO v_epoch;
+    IF NOT FOUND THEN
+        INSERT INTO spcd.daemon (epoch, instance, leader, since, heartbeat, version, identity)
+        VALUES (1, p_instance, p_leader, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(),
+                p_version, v_identity)
+        RETURNING epoch INTO v_epoch;
+    ELSIF v_known IS DISTINCT FROM v_identity THEN
+        UPDATE spcd.applied a SET schema_oid = n.oid, server_oid = s.oid
+        FROM pg_catalog.pg_namespace n
+        LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = n.nspname
+        WHERE n.nspname = a.connection_name AND a.members IS NULL;
+        UPDATE spcd.applied a SET schema_oid = n.oid
+        FROM pg_catalog.pg_namespace n
+        WHERE n.nspname = a.connection_name AND a.members IS NOT NULL;
+    END IF;
+
+    WITH before AS (
+        SELECT connection_name, status, time_changed FROM spcd.connection_state
+        WHERE status NOT IN ('disabled', 'pending') FOR UPDATE
+    ), changed AS (
+        UPDATE spcd.connection_state s SET
+            status = 'pending', error = NULL, generation = v_generation,
+            time_changed = pg_catalog.clock_timestamp()
+        FROM before b WHERE b.connection_name = s.connection_name
+        RETURNING s.connection_name, b.status, b.time_changed
+    )
+    INSERT INTO spcd.connection_event (connection_name, previous, status, generation, duration)
+    SELECT connection_name, status, 'pending', v_generation,
+           pg_catalog.clock_timestamp() - time_changed
+    FROM changed ORDER BY connection_name;
+    PERFORM pg_catalog.pg_notify('connection_state', '{"version":1,"resync":true}');
+    RETURN v_epoch;
+END $$;
+
+-- A durable request to look again and ask the sources; returns its id.
+-- NULL asks all; an empty array only looks at the files and the database.
+CREATE FUNCTION spcd.refresh(connections text[] DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+#variable_conflict use_variable
+DECLARE
+    v_id bigint;
+BEGIN
+    INSERT INTO spcd.refresh_request (connections) VALUES (connections) RETURNING id INTO v_id;
+    PERFORM pg_catalog.pg_notify('spcd_wake', '');
+    RETURN v_id;
+END $$;
+
+-- The schemas on a search path that is given as SHOW search_path prints it. "$user" stays as it is.
+CREATE FUNCTION spcd.path_names(p_path text) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(pg_catalog.array_agg(
+               coalesce(pg_catalog.replace(m[1], '""', '"'), pg_catalog.lower(m[2]))), '{}')
+    FROM pg_catalog.regexp_matches(p_path, '"((?:[^"]|"")*)"|([^",\s]+)', 'g') AS m
+$$;
+
+-- Waits until connections are settled, and returns their rows.
+-- SP001: a named one is in error; SP002: time is up; SP003: a named one is unknown or disabled;
+-- 25001: waiting could not end inside this transaction.
+--
+-- It runs as its caller, on a standby too. Names and operators are qualified, since a SET clause
+-- would cost every later look-up of a session with a long search path.
+CREATE FUNCTION spcd.wait_until_ready(
+    connections text[] DEFAULT NULL, timeout interval DEFAULT '1 minute')
+RETURNS SETOF spcd.connection_state LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    v_names pg_catalog.text[] := connections;
+    -- NULL: for ever
+    v_until pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    v_pause pg_catalog.float8;
+    v_waiting pg_catalog.text[];
+    v_held pg_catalog.text[];
+    v_name pg_catalog.text;
+    v_status pg_catalog.text;
+    v_error pg_catalog.text;
+BEGIN
+    IF v_names IS NULL THEN
+        v_names := pg_catalog.array_replace(
+            spcd.path_names(pg_catalog.current_setting('search_path')),
+            '$user', current_user::pg_catalog.text);
+    END IF;
+    LOOP
+        IF connections IS NOT NULL THEN
+            SELECT n.name, s.status, s.error INTO v_name, v_status, v_error
+            FROM pg_catalog.unnest(connections) WITH ORDINALITY AS n (name, place)
+            LEFT JOIN spcd.connection_state s ON s.connection_name OPERATOR(pg_catalog.=) n.name
+            WHERE s.status IS NULL
+               OR s.status OPERATOR(pg_catalog.=) ANY (ARRAY['disabled', 'error'])
+            ORDER BY coalesce(s.status OPERATOR(pg_catalog.=) 'error', false), n.place
+            LIMIT 1;
+            IF FOUND AND v_status OPERATOR(pg_catalog.=) 'error' THEN
+                RAISE EXCEPTION 'connection "%" is in error: %', v_name, v_error
+                    USING ERRCODE = 'SP001';
+            ELSIF FOUND THEN
+                RAISE EXCEPTION 'connection "%" is %', v_name, coalesce(v_status, 'not configured')
+                    USING ERRCODE = 'SP003';
+            END IF;
+        END IF;
+
+        v_waiting := ARRAY(
+            SELECT s.connection_name
+            FROM pg_catalog.unnest(v_names) AS n (name)
+            JOIN spcd.connection_state s ON s.connection_name OPERATOR(pg_catalog.=) n.name
+            WHERE s.status OPERATOR(pg_catalog.=) ANY (ARRAY['pending', 'updating', 'deleting']));
+        EXIT WHEN pg_catalog.cardinality(v_waiting) OPERATOR(pg_catalog.=) 0;
+
+        IF v_pause IS NULL THEN
+            v_pause := 0.01;
+            IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=)
+               ANY (ARRAY['repeatable read', 'serializable']) THEN
+                RAISE EXCEPTION 'connection "%" is not ready, and this transaction''s snapshot is frozen: it would never see it become so',
+                    v_waiting[1] USING ERRCODE = '25001',
+                    HINT = 'Wait before the transaction begins, or use READ COMMITTED.';
+            END IF;
+            -- What this transaction holds does not change while it waits here.
+            v_held := ARRAY(
+                SELECT n.nspname::pg_catalog.text
+                FROM pg_catalog.pg_locks l
+                JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation
+                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
+                  AND l.locktype OPERATOR(pg_catalog.=) 'relation' AND l.granted
+                UNION
+                SELECT coalesce(n.nspname, s.srvname)::pg_catalog.text
+                FROM pg_catalog.pg_locks l
+                LEFT JOIN pg_catalog.pg_namespace n
+                    ON l.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                   AND n.oid OPERATOR(pg_catalog.=) l.objid
+                LEFT JOIN pg_catalog.pg_foreign_server s
+                    ON l.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_foreign_server'::pg_catalog.regclass
+                   AND s.oid OPERATOR(pg_catalog.=) l.objid
+                WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
+                  AND l.locktype OPERATOR(pg_catalog.=) 'object' AND l.granted);
+        END IF;
+        SELECT w.name INTO v_name FROM pg_catalog.unnest(v_waiting) AS w (name)
+        WHERE w.name OPERATOR(pg_catalog.=) ANY (v_held) LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'connection "%" is not ready, and this transaction holds locks on its tables: each would wait for the other',
+                v_name USING ERRCODE = '25001', HINT = 'Wait before the transaction begins.';
+        END IF;
+        IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) v_until THEN
+            RAISE EXCEPTION 'not ready in time: %',
+                pg_catalog.array_to_string(v_waiting[1:10], ', ')
+                    OPERATOR(pg_catalog.||)
+                    CASE WHEN pg_catalog.cardinality(v_waiting) OPERATOR(pg_catalog.>) 10
+                         THEN ', …' ELSE '' END
+                USING ERRCODE = 'SP002';
+        END IF;
+        PERFORM pg_catalog.pg_sleep(least(v_pause, greatest(0::pg_catalog.float8,
+            extract(epoch FROM v_until OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())
+                ::pg_catalog.float8)));
+        IF v_until IS NULL THEN
+            PERFORM pg_catalog.pg_sleep(v_pause);
+        END IF;
+        v_pause := least(v_pause OPERATOR(pg_catalog.*) 1.5::pg_catalog.float8, 0.25::pg_catalog.float8);
+    END LOOP;
+    RETURN QUERY
+        SELECT s.* FROM spcd.connection_state s
+        JOIN (SELECT DISTINCT name FROM pg_catalog.unnest(v_names) AS n (name)) n
+            ON s.connection_name OPERATOR(pg_catalog.=) n.name
+        ORDER BY s.connection_name;
+END $$;
+
+-- Lets spcd_users read the state, and not what is only the daemon's.
+CREATE FUNCTION spcd.admit_readers() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    GRANT USAGE ON SCHEMA spcd TO spcd_users;
+    GRANT SELECT ON spcd.connection_state, spcd.connection_event, spcd.config_diagnostic,
+                    spcd.daemon, spcd.refresh_request, spcd.migration TO spcd_users;
+END $$;
+
+-- Only what clients may do is for everyone who can use the schema.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA spcd FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    spcd.refresh(text[]), spcd.wait_until_ready(text[], interval), spcd.path_names(text) TO PUBLIC;

@@ -1,0 +1,158 @@
+-- What is done with the views of aggregators.
+
+-- Parts of views. Nobody but their owner needs to use it.
+CREATE SCHEMA spcd_union;
+COMMENT ON SCHEMA spcd_union IS 'parts of the views of spcd''s aggregators';
+
+-- Refuses a transaction that would change views which another changed since they were looked at.
+-- p_views: an array of {hidden, name, was}, "was" being the hash of the definition they then had.
+CREATE FUNCTION spcd.claim_views(p_connection text, p_views jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1
+    FROM spcd.aggregator_view v
+    WHERE v.connection_name = p_connection AND (v.hidden, v.name) IN (
+        SELECT w.hidden, w.name
+        FROM pg_catalog.jsonb_to_recordset(p_views) AS w (hidden boolean, name text))
+    ORDER BY v.hidden, v.name
+    FOR UPDATE;
+    IF EXISTS (
+        SELECT 1
+        FROM pg_catalog.jsonb_to_recordset(p_views) AS w (hidden boolean, name text, was text)
+        LEFT JOIN spcd.aggregator_view v ON v.connection_name = p_connection
+             AND v.hidden = w.hidden AND v.name = w.name
+        WHERE v.definition IS DISTINCT FROM w.was
+    ) THEN
+        RAISE EXCEPTION 'the views of the aggregator % were changed meanwhile', p_connection
+            USING ERRCODE = 'serialization_failure';
+    END IF;
+END $$;
+
+-- What a view says, by the server's own words.
+CREATE FUNCTION spcd.view_says(p_view oid) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT pg_catalog.md5(pg_catalog.pg_get_viewdef(p_view))
+$$;
+
+-- Records views that were made: an array of {hidden, name, table, definition}, no definition where
+-- one was dropped.
+CREATE FUNCTION spcd.record_views(p_connection text, p_views jsonb) RETURNS void
+LANGUAGE sql AS $$
+    DELETE FROM spcd.aggregator_view v
+    USING pg_catalog.jsonb_to_recordset(p_views) AS w (hidden boolean, name text, definition text)
+    WHERE w.definition IS NULL AND v.connection_name = p_connection
+      AND v.hidden = w.hidden AND v.name = w.name;
+    INSERT INTO spcd.aggregator_view
+        (connection_name, hidden, name, table_name, definition, says)
+    SELECT p_connection, w.hidden, w.name, w."table", w.definition, spcd.view_says(c.oid)
+    FROM pg_catalog.jsonb_to_recordset(p_views)
+         AS w (hidden boolean, name text, "table" text, definition text)
+    JOIN pg_catalog.pg_namespace n
+         ON n.nspname = CASE WHEN w.hidden THEN 'spcd_union' ELSE p_connection END
+    JOIN pg_catalog.pg_class c ON c.relname = w.name AND c.relnamespace = n.oid
+    WHERE w.definition IS NOT NULL
+    ON CONFLICT (connection_name, hidden, name) DO UPDATE SET
+        table_name = excluded.table_name, definition = excluded.definition, says = excluded.says
+$$;
+
+-- Drops a view if it is one; what somebody put in its place stays.
+CREATE FUNCTION spcd.drop_view(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT 1 FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = p_schema AND c.relname = p_view AND c.relkind = 'v'
+    ) THEN
+        EXECUTE pg_catalog.format('DROP VIEW %I.%I', p_schema, p_view);
+    END IF;
+END $$;
+
+-- Drops all views of an aggregator: those that people read first, then the parts of them.
+CREATE FUNCTION spcd.drop_views(p_connection text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_view record;
+BEGIN
+    FOR v_view IN
+        SELECT hidden, name FROM spcd.aggregator_view
+        WHERE connection_name = p_connection ORDER BY hidden, name FOR UPDATE
+    LOOP
+        PERFORM spcd.drop_view(
+            CASE WHEN v_view.hidden THEN 'spcd_union' ELSE p_connection END, v_view.name);
+    END LOOP;
+    DELETE FROM spcd.aggregator_view WHERE connection_name = p_connection;
+END $$;
+
+-- Drops a view, and keeps until the end of the transaction what people gave it: options, grants,
+-- comments, an owner.
+CREATE FUNCTION spcd.set_aside(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    CREATE TEMP TABLE IF NOT EXISTS spcd_aside (
+        schema_name text, view_name text, step integer, statement text
+    ) ON COMMIT DELETE ROWS;
+    WITH v AS (
+        SELECT c.oid, c.relowner, c.relacl, c.reloptions,
+               pg_catalog.format('%I.%I', p_schema, p_view) AS name
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = p_schema AND c.relname = p_view AND c.relkind = 'v'
+    ), statement (step, statement) AS (
+        SELECT 1, pg_catalog.format('ALTER VIEW %s SET (%s)', name,
+                                    pg_catalog.array_to_string(reloptions, ', '))
+        FROM v WHERE reloptions IS NOT NULL
+        UNION ALL
+        SELECT 2, pg_catalog.format('GRANT %s ON %s TO %s%s', a.privilege_type, v.name,
+                   CASE WHEN a.grantee = 0 THEN 'PUBLIC'
+                        ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END,
+                   CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+        FROM v CROSS JOIN LATERAL pg_catalog.aclexplode(v.relacl) a
+        WHERE a.grantee <> v.relowner
+        UNION ALL
+        SELECT 2, pg_catalog.format('GRANT %s (%I) ON %s TO %s%s', a.privilege_type, k.attname, v.name,
+                   CASE WHEN a.grantee = 0 THEN 'PUBLIC'
+                        ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END,
+                   CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+        FROM v
+        JOIN pg_catalog.pg_attribute k ON k.attrelid = v.oid AND k.attnum > 0 AND NOT k.attisdropped
+        CROSS JOIN LATERAL pg_catalog.aclexplode(k.attacl) a
+        WHERE a.grantee <> v.relowner
+        UNION ALL
+        SELECT 3, CASE WHEN k.attname IS NULL
+                  THEN pg_catalog.format('COMMENT ON VIEW %s IS %L', v.name, d.description)
+                  ELSE pg_catalog.format('COMMENT ON COLUMN %s.%I IS %L', v.name, k.attname, d.description)
+                  END
+        FROM v
+        JOIN pg_catalog.pg_description d
+             ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = v.oid
+        LEFT JOIN pg_catalog.pg_attribute k
+             ON k.attrelid = v.oid AND k.attnum = d.objsubid AND d.objsubid > 0
+        UNION ALL
+        SELECT 4, pg_catalog.format('ALTER VIEW %s OWNER TO %I', name,
+                                    pg_catalog.pg_get_userbyid(relowner))
+        FROM v WHERE relowner <> (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
+    )
+    INSERT INTO pg_temp.spcd_aside
+    SELECT p_schema, p_view, s.step, s.statement FROM statement s;
+    PERFORM spcd.drop_view(p_schema, p_view);
+END $$;
+
+-- Gives a view that was made again what set_aside kept of it. What is of a column that it has no
+-- more goes with the column.
+CREATE FUNCTION spcd.restore(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_statement text;
+BEGIN
+    FOR v_statement IN
+        SELECT statement FROM pg_temp.spcd_aside
+        WHERE schema_name = p_schema AND view_name = p_view ORDER BY step
+    LOOP
+        BEGIN
+            EXECUTE v_statement;
+        EXCEPTION WHEN undefined_column THEN
+            NULL;
+        END;
+    END LOOP;
+END $$;
+
+REVOKE ALL ON FUNCTION
+    spcd.claim_views(text, jsonb), spcd.view_says(oid), spcd.record_views(text, jsonb),
+    spcd.drop_view(text, text), spcd.drop_views(text), spcd.set_aside(text, text),
+    spcd.restore(text, text) FROM PUBLIC;

@@ -1,0 +1,90 @@
+# What the scripts share. To be sourced by bash with the repository as the current directory.
+
+say() { printf '== %s\n' "$*"; }
+
+die() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+# Runs a command as root, or says how that could be.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "This needs root for: $*
+Run it as root yourself, or install sudo, and start this script again."
+    fi
+}
+
+# The directory of the newest installed server's programs; fails if there is none.
+server_bindir() {
+    local dir
+    for dir in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV) $(pg_config --bindir 2>/dev/null); do
+        [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && echo "$dir" && return
+    done
+    dir=$(command -v initdb) && dirname "$dir"
+}
+
+# Installs Debian's packages that are missing.
+need_packages() {
+    local missing=() package
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    say "installing ${missing[*]}"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null && return
+    # A fresh machine has no lists, or old ones.
+    as_root apt-get update >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# A Postgres server with its contrib modules. Debian's package would also make and start a cluster
+# of its own, which nobody asked for here.
+need_postgres() {
+    server_bindir >/dev/null && return
+    command -v apt-get >/dev/null || die "No Postgres server is installed.
+Install one, with its contrib modules (postgres_fdw, file_fdw), so that initdb is in your PATH."
+    need_packages postgresql-common
+    local conf=/etc/postgresql-common/createcluster.conf kept
+    kept=$(mktemp)
+    cat "$conf" >"$kept"
+    as_root sh -c "echo 'create_main_cluster = false' >>$conf"
+    need_packages postgresql || { as_root cp "$kept" "$conf"; rm -f "$kept"; die "Postgres could not be installed."; }
+    as_root cp "$kept" "$conf"
+    rm -f "$kept"
+    server_bindir >/dev/null || die "Postgres is installed, but its initdb is not found below /usr/lib/postgresql."
+}
+
+# pgbouncer for the tests, unpacked below target/ unless it is installed: its package would start a
+# service that nobody asked for here.
+need_pgbouncer() {
+    local dir=$PWD/target/pgbouncer package
+    if [ ! -x "$dir/usr/sbin/pgbouncer" ]; then
+        # Where Debian puts it, which is not in everyone's path.
+        PATH=$PATH:/usr/sbin
+        command -v pgbouncer >/dev/null && return
+        command -v apt-get >/dev/null || die "pgbouncer is not installed, which one of the tests needs."
+        say "unpacking pgbouncer"
+        mkdir -p "$dir"
+        for package in pgbouncer libevent-2.1-7 libc-ares2; do
+            (cd "$dir" && apt-get download "$package" >/dev/null 2>&1) ||
+                { as_root apt-get update >/dev/null; (cd "$dir" && apt-get download "$package" >/dev/null); }
+            dpkg -x "$dir/$package"_*.deb "$dir"
+        done
+    fi
+    PATH=$dir/usr/sbin:$PATH
+    export LD_LIBRARY_PATH="$(dirname "$(find "$dir" -name 'libevent-*.so*' | head -n 1)")"
+}
+
+# Rust, and the C compiler that its linker and the TLS library need.
+need_rust() {
+    command -v cargo >/dev/null || [ ! -r "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
+    command -v cargo >/dev/null || die "Rust is not installed. See https://rustup.rs, then start this script again."
+    command -v cc >/dev/null && return
+    command -v apt-get >/dev/null || die "No C compiler is installed (cc)."
+    need_packages gcc libc6-dev
+}

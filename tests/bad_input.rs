@@ -1,0 +1,306 @@
+//! Whatever is wrong costs its own connection: the others are ready, and nothing is lost.
+
+use std::net::TcpListener;
+
+use crate::support::hub::{postgres, postgres_with, until, until_error};
+use crate::support::{Database, Spcd, query, shared, try_query, value};
+
+async fn source() -> Database {
+    let source = shared().database().await;
+    query(
+        &source.url,
+        "CREATE TABLE t (id integer); INSERT INTO t VALUES (7)",
+    )
+    .await;
+    source
+}
+
+/// A connection with these lines.
+fn connection(name: &str, lines: &str) -> String {
+    format!("connection \"{name}\" {{\n  plugin = \"postgres\"\n{lines}\n}}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_cannot_be_used() {
+    let (hub, source) = (shared().database().await, source().await);
+    // It accepts, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let port = shared().port();
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("good.spc", &postgres("good", &source));
+    spcd.write(
+        "bad.spc",
+        &[
+            connection("closed", &format!("  host = \"127.0.0.1\"\n  port = {closed}\n  password = \"hunter2hunter2\"")),
+            connection("hangs", &format!(
+                "  host = \"127.0.0.1\"\n  port = {}\n  connect_timeout = 2",
+                silent.local_addr().unwrap().port()
+            )),
+            connection("nodb", &format!("  host = \"127.0.0.1\"\n  port = {port}\n  dbname = \"no such\"\n  user = \"postgres\"")),
+            connection("nohost", "  host = \"no-such-host.invalid\"\n"),
+            connection("norole", &format!(
+                "  host = \"127.0.0.1\"\n  port = {port}\n  dbname = \"{}\"\n  user = \"nobody_here\"\n  password = \"hunter2hunter2\"",
+                source.name
+            )),
+            postgres_with("noschema", &source, "  import {\n    schema = \"nowhere\"\n  }\n"),
+        ]
+        .concat(),
+    );
+    spcd.start();
+    until(
+        &hub.url,
+        &[
+            "closed error",
+            "good ready",
+            "hangs error",
+            "nodb error",
+            "nohost error",
+            "norole error",
+            "noschema error",
+        ],
+    )
+    .await;
+    for (name, part) in [
+        ("closed", "Connection refused"),
+        ("hangs", "timeout expired"),
+        ("nodb", "database \"no such\" does not exist"),
+        ("nohost", "no-such-host.invalid"),
+        ("norole", "does not exist"),
+        ("noschema", "schema \"nowhere\" is not present"),
+    ] {
+        let error = until_error(&hub.url, name, part).await;
+        assert!(
+            !error.contains("hunter2") && !error.contains("spcd_ask"),
+            "{error}"
+        );
+    }
+    assert_eq!(value(&hub.url, "SELECT id FROM good.t").await, "7");
+    assert!(!spcd.log().contains("hunter2"), "{}", spcd.log());
+    // Nothing of the attempts stays.
+    let left = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^(spcd_ask|closed|hangs|no)'
+                UNION ALL SELECT srvname FROM pg_foreign_server WHERE srvname <> 'good'";
+    assert!(query(&hub.url, left).await.is_empty());
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_source_keeps_what_was_imported() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.write("b.spc", &postgres("b", &source));
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready"]).await;
+    spcd.write(
+        "a.spc",
+        &postgres_with("a", &source, "  sslmode = \"require\"\n"),
+    );
+    let error = until_error(&hub.url, "a", "SSL").await;
+    assert!(error.contains("does not support SSL"), "{error}");
+    assert_eq!(value(&hub.url, "SELECT id FROM a.t").await, "7");
+    spcd.write("a.spc", &postgres("a", &source));
+    until(&hub.url, &["a ready", "b ready"]).await;
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_made_is_never_touched() {
+    let (hub, source) = (shared().database().await, source().await);
+    query(
+        &hub.url,
+        "CREATE SCHEMA theirs; CREATE TABLE theirs.precious (x integer);
+         CREATE EXTENSION postgres_fdw;
+         CREATE SERVER theirserver FOREIGN DATA WRAPPER postgres_fdw",
+    )
+    .await;
+    let mut spcd = Spcd::new(&hub.url);
+    for name in ["theirs", "theirserver", "good"] {
+        spcd.write(&format!("{name}.spc"), &postgres(name, &source));
+    }
+    spcd.start();
+    until(
+        &hub.url,
+        &["good ready", "theirs error", "theirserver error"],
+    )
+    .await;
+    until_error(&hub.url, "theirs", "spcd adopt theirs").await;
+    until_error(&hub.url, "theirserver", "a server named").await;
+    spcd.remove("theirs.spc");
+    spcd.remove("theirserver.spc");
+    until(&hub.url, &["good ready"]).await;
+    assert_eq!(
+        value(&hub.url, "SELECT count(*) FROM theirs.precious").await,
+        "0"
+    );
+    assert_eq!(
+        value(
+            &hub.url,
+            "SELECT count(*) FROM pg_foreign_server WHERE srvname = 'theirserver'"
+        )
+        .await,
+        "1"
+    );
+
+    // Made by spcd, then dropped and made again by somebody: no longer spcd's.
+    query(
+        &hub.url,
+        "DROP SCHEMA good CASCADE; CREATE SCHEMA good; CREATE TABLE good.mine (x integer)",
+    )
+    .await;
+    assert_eq!(spcd.spcd(&["wait"]).code, 1);
+    until_error(&hub.url, "good", "spcd did not make").await;
+    assert_eq!(value(&hub.url, "SELECT count(*) FROM good.mine").await, "0");
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_connection_with_peoples_views_on_it_stays_until_they_are_gone() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    for name in ["good", "viewed", "crowded"] {
+        spcd.write(&format!("{name}.spc"), &postgres(name, &source));
+    }
+    spcd.start();
+    until(&hub.url, &["crowded ready", "good ready", "viewed ready"]).await;
+    query(
+        &hub.url,
+        "CREATE VIEW v AS SELECT * FROM viewed.t; CREATE TABLE crowded.mine (x integer)",
+    )
+    .await;
+    spcd.remove("viewed.spc");
+    spcd.remove("crowded.spc");
+    until(&hub.url, &["crowded error", "good ready", "viewed error"]).await;
+    let error = until_error(&hub.url, "viewed", "view public.v").await;
+    assert!(!error.contains("CASCADE"), "{error}");
+    until_error(&hub.url, "crowded", "mine").await;
+    assert_eq!(value(&hub.url, "SELECT id FROM v").await, "7");
+    query(&hub.url, "DROP VIEW v; DROP TABLE crowded.mine").await;
+    assert_eq!(
+        spcd.spcd(&["refresh", "viewed", "crowded", "--wait"]).code,
+        1,
+        "they are unknown then"
+    );
+    until(&hub.url, &["good ready"]).await;
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_values_are_only_names_and_values() {
+    let hub = shared().database().await;
+    let source = shared().database().await;
+    let names = [
+        "a\"b",
+        "a.b",
+        "a b",
+        "a'b",
+        "ünï",
+        "x; DROP SCHEMA spcd CASCADE; --",
+        "a\\b",
+        "$$",
+        "%I %s",
+        "SELECT",
+        "UPPER",
+    ];
+    let quoted: Vec<_> = names
+        .iter()
+        .map(|name| spcd_core::sql::ident(name))
+        .collect();
+    for table in &quoted {
+        query(
+            &source.url,
+            &format!("CREATE TABLE {table} ({table} integer, \"col umn\" text)"),
+        )
+        .await;
+    }
+    let mut spcd = Spcd::new(&hub.url);
+    for (n, name) in names.iter().enumerate() {
+        let label = name
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace("%", "%%")
+            .replace("%%I", "%I")
+            .replace("%%s", "%s");
+        let evil = "  application_name = \"'); DROP SCHEMA spcd CASCADE; -- \\\\ \\\" $$\"\n  password = \"'); DROP SCHEMA spcd CASCADE; -- \\\\ \\t\"\n";
+        spcd.write(&format!("{n}.spc"), &postgres_with(&label, &source, evil));
+    }
+    spcd.start();
+    let mut wanted: Vec<String> = names.iter().map(|name| format!("{name} ready")).collect();
+    wanted.sort();
+    until(
+        &hub.url,
+        &wanted.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
+    .await;
+    for schema in &quoted {
+        for table in &quoted {
+            assert!(
+                query(&hub.url, &format!("SELECT {table} FROM {schema}.{table}"))
+                    .await
+                    .is_empty()
+            );
+        }
+    }
+    let password = "SELECT umoptions::text FROM pg_user_mappings WHERE srvname = 'a.b'";
+    assert!(
+        value(&hub.url, password)
+            .await
+            .contains("DROP SCHEMA spcd CASCADE")
+    );
+    assert_eq!(spcd.spcd(&["plan"]).code, 0);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nul_costs_its_block() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write(
+        "a.spc",
+        &format!(
+            "{}{}",
+            postgres("good", &source),
+            connection("nul", "  host = \"a\\u0000b\"")
+        ),
+    );
+    spcd.start();
+    until(&hub.url, &["good ready", "nul error"]).await;
+    until_error(&hub.url, "nul", "NUL").await;
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_vanishes_and_a_file_that_cannot_be_read_delete_nothing() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.write("b.spc", &postgres("b", &source));
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready"]).await;
+    std::fs::write(
+        spcd.config_dir().join("b.spc"),
+        b"connection \"b\" { x = \"\xff\xfe\" }",
+    )
+    .unwrap();
+    until(&hub.url, &["a ready", "b error"]).await;
+    until_error(&hub.url, "b", "UTF-8").await;
+    assert_eq!(value(&hub.url, "SELECT id FROM b.t").await, "7");
+
+    let (there, away) = (spcd.config_dir(), spcd.dir().join("away"));
+    std::fs::rename(&there, &away).unwrap();
+    until(&hub.url, &["a error", "b error"]).await;
+    assert_eq!(value(&hub.url, "SELECT id FROM a.t").await, "7");
+    spcd.stop();
+    spcd.start();
+    until(&hub.url, &["a error", "b error"]).await;
+    assert_eq!(value(&hub.url, "SELECT id FROM a.t").await, "7");
+
+    std::fs::rename(&away, &there).unwrap();
+    spcd.write("b.spc", &postgres("b", &source));
+    until(&hub.url, &["a ready", "b ready"]).await;
+    assert!(try_query(&hub.url, "SELECT id FROM a.t").await.is_ok());
+    spcd.stop();
+}

@@ -1,0 +1,24 @@
+//! Measurements, run by scripts/bench.sh. Each figure is printed beside what it is to be compared
+//! with; nothing here passes or fails.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measurement ends by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod first_light;
+
+#[tokio::main]
+async fn main() {
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
+    let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
+    if runs("first_light") {
+        first_light::run().await;
+    }
+}

@@ -1,0 +1,695 @@
+//! Sessions with real servers: every way to authenticate, every sslmode, and what is said when it
+//! does not work.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use crate::support::{
+    Cluster, Finished, Spcd, as_server_user, eventually_now, free_port, fresh_dir, give_to_server,
+    query, shared, value,
+};
+
+/// A certificate authority and what it signs, made by openssl.
+struct Authority {
+    dir: PathBuf,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self {
+            dir: fresh_dir("ca"),
+        };
+        authority.self_signed("ca", "CN=test authority", &[]);
+        authority
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    fn openssl(&self, args: &[&str]) {
+        let output = Command::new("openssl")
+            .args(args)
+            .current_dir(&self.dir)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// `openssl req -x509` marks it as an authority.
+    fn self_signed(&self, name: &str, subject: &str, more: &[&str]) {
+        let (key, cert, subject) = (
+            format!("{name}.key"),
+            format!("{name}.crt"),
+            format!("/{subject}"),
+        );
+        let args = [
+            "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-keyout", &key, "-out", &cert,
+            "-subj", &subject,
+        ];
+        self.openssl(&[&args[..], more].concat());
+        self.close(&key);
+    }
+
+    /// A certificate with these extensions; none makes one of version 1.
+    fn signed(&self, name: &str, subject: &str, extensions: &str, days: &str) {
+        let (key, request, cert) = (
+            format!("{name}.key"),
+            format!("{name}.csr"),
+            format!("{name}.crt"),
+        );
+        let subject = format!("/{subject}");
+        self.openssl(&[
+            "req", "-newkey", "rsa:2048", "-noenc", "-keyout", &key, "-out", &request, "-subj",
+            &subject,
+        ]);
+        let args = [
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            "ca.crt",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-out",
+            &cert,
+            "-days",
+            days,
+        ];
+        let file = format!("{name}.ext");
+        if extensions.is_empty() {
+            self.openssl(&args);
+        } else {
+            fs::write(self.dir.join(&file), extensions).unwrap();
+            self.openssl(&[&args[..], &["-extfile", &file]].concat());
+        }
+        self.close(&key);
+    }
+
+    /// The same, valid only in a January long ago.
+    fn expire(&self, name: &str) {
+        let conf = "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\nrand_serial=yes\nnew_certs_dir=.\n\
+                    certificate=ca.crt\nprivate_key=ca.key\ndefault_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n";
+        fs::write(self.dir.join("ca.cnf"), conf).unwrap();
+        fs::write(self.dir.join("index.txt"), "").unwrap();
+        let (request, cert, ext) = (
+            format!("{name}.csr"),
+            format!("{name}.crt"),
+            format!("{name}.ext"),
+        );
+        let dates = [
+            "-startdate",
+            "20200101000000Z",
+            "-enddate",
+            "20200201000000Z",
+        ];
+        let args = [
+            "ca", "-batch", "-notext", "-config", "ca.cnf", "-in", &request, "-out", &cert,
+            "-extfile", &ext,
+        ];
+        self.openssl(&[&args[..], &dates].concat());
+    }
+
+    fn close(&self, key: &str) {
+        fs::set_permissions(self.dir.join(key), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// A server with one of the certificates.
+    fn server(&self, name: &str, hba: &str) -> Cluster {
+        let mut cluster = Cluster::stopped(&["log_connections = on"]);
+        for (file, from) in [
+            ("server.crt", format!("{name}.crt")),
+            ("server.key", format!("{name}.key")),
+            ("root.crt", "ca.crt".to_owned()),
+        ] {
+            let path = cluster.write(file, &fs::read_to_string(self.dir.join(from)).unwrap());
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        cluster.write(
+            "pg_hba.conf",
+            &format!("{hba}local all postgres trust\nhost all postgres 127.0.0.1/32 trust\n"),
+        );
+        cluster.configure(&["ssl = on", "ssl_ca_file = 'root.crt'"]);
+        cluster.start_again();
+        cluster
+    }
+}
+
+/// Lets a command connect with this connection string.
+fn attempt(spcd: &Spcd, cluster: &Cluster, params: &str) -> Finished {
+    let database = format!(
+        "hostaddr=127.0.0.1 port={} dbname=postgres {params}",
+        cluster.port()
+    );
+    spcd.spcd(&["--database", &database, "migrate"])
+}
+
+#[track_caller]
+fn connects(spcd: &Spcd, cluster: &Cluster, params: &str) {
+    let done = attempt(spcd, cluster, params);
+    assert_eq!(done.code, 0, "{params}: {done:?}");
+}
+
+#[track_caller]
+fn refuses(spcd: &Spcd, cluster: &Cluster, params: &str, says: &[&str]) {
+    let done = attempt(spcd, cluster, params);
+    assert_eq!(done.code, 1, "{params}: {done:?}");
+    for says in says {
+        assert!(done.stderr.contains(says), "{params}: {done:?}");
+    }
+    assert!(!done.stderr.contains("hunter2"), "{done:?}");
+}
+
+#[test]
+fn every_sslmode_means_what_libpq_means() {
+    let authority = Authority::new();
+    authority.signed("server", "CN=db", "subjectAltName=DNS:db.example\n", "10");
+    let server = authority.server(
+        "server",
+        "hostnossl all plain all trust\nhostssl all secure all trust\n",
+    );
+    let spcd = Spcd::with_private_cluster();
+    let ca = authority.path("ca.crt");
+    fs::copy(&ca, spcd.dir().join("other.crt")).unwrap();
+    authority.self_signed("stranger", "CN=stranger", &[]);
+    let stranger = authority.path("stranger.crt");
+    let url = server.url("postgres");
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        query(
+            &url,
+            "CREATE ROLE plain SUPERUSER LOGIN; CREATE ROLE secure SUPERUSER LOGIN",
+        )
+        .await;
+    });
+
+    let works = |params: &str| connects(&spcd, &server, params);
+    let fails = |params: &str, says: &[&str]| refuses(&spcd, &server, params, says);
+    for mode in ["allow", "prefer", "require"] {
+        works(&format!("user=secure host=db.example sslmode={mode}"));
+    }
+    for mode in ["disable", "allow", "prefer"] {
+        works(&format!("user=plain host=db.example sslmode={mode}"));
+    }
+    fails(
+        "user=secure host=db.example sslmode=disable",
+        &["pg_hba.conf", "no encryption"],
+    );
+    fails(
+        "user=plain host=db.example sslmode=require",
+        &["pg_hba.conf"],
+    );
+
+    works(&format!(
+        "user=secure host=db.example sslmode=verify-full sslrootcert={ca}"
+    ));
+    works(&format!(
+        "user=secure host=other.example sslmode=verify-ca sslrootcert={ca}"
+    ));
+    works(&format!(
+        "user=secure host=other.example sslmode=require sslrootcert={ca}"
+    ));
+    fails(
+        &format!("user=secure host=other.example sslmode=verify-full sslrootcert={ca}"),
+        &["db.example", "other.example", "verify-ca"],
+    );
+    for mode in ["require", "verify-ca", "verify-full"] {
+        fails(
+            &format!("user=secure host=db.example sslmode={mode} sslrootcert={stranger}"),
+            &["does not come from a root in", "stranger.crt"],
+        );
+    }
+    fails(
+        "user=secure host=db.example sslmode=verify-full sslrootcert=system",
+        &["does not come from a root in"],
+    );
+    fails(
+        "user=secure host=db.example sslmode=verify-full",
+        &["sslrootcert"],
+    );
+    fails(
+        "user=secure host=db.example sslmode=verify-full sslrootcert=/nowhere.crt",
+        &["/nowhere.crt"],
+    );
+    fails(
+        "user=secure host=db.example sslmode=secure",
+        &["verify-full"],
+    );
+
+    // What went over TLS and what did not, as the server saw it.
+    let log = server.log();
+    let (plain, secure): (Vec<&str>, Vec<&str>) = log
+        .lines()
+        .filter(|line| {
+            line.contains("authorized: user=plain") || line.contains("authorized: user=secure")
+        })
+        .partition(|line| line.contains("user=plain"));
+    assert!(
+        plain.len() >= 3 && plain.iter().all(|line| !line.contains("SSL enabled")),
+        "{plain:?}"
+    );
+    assert!(
+        secure.len() >= 6 && secure.iter().all(|line| line.contains("SSL enabled")),
+        "{secure:?}"
+    );
+}
+
+#[test]
+fn a_server_without_tls_is_no_use_where_it_is_demanded() {
+    let spcd = Spcd::with_private_cluster();
+    refuses(
+        &spcd,
+        shared(),
+        "user=postgres host=localhost sslmode=require",
+        &["does not speak TLS"],
+    );
+    connects(
+        &spcd,
+        shared(),
+        "user=postgres host=localhost sslmode=prefer",
+    );
+}
+
+#[test]
+fn certificates_that_are_no_good_are_each_named_for_what_they_are() {
+    let authority = Authority::new();
+    let spcd = Spcd::with_private_cluster();
+    let ca = authority.path("ca.crt");
+    authority.signed("expired", "CN=db", "subjectAltName=DNS:db.example\n", "10");
+    authority.expire("expired");
+    authority.signed("version1", "CN=db.example", "", "10");
+    authority.signed(
+        "nameless",
+        "CN=db.example",
+        "basicConstraints=CA:FALSE\n",
+        "10",
+    );
+    authority.self_signed(
+        "own",
+        "CN=own",
+        &["-addext", "subjectAltName=DNS:db.example"],
+    );
+    let verify = format!("user=postgres host=db.example sslmode=verify-full sslrootcert={ca}");
+
+    refuses(
+        &spcd,
+        &authority.server("expired", ""),
+        &verify,
+        &["expired ", " days ago; renew it"],
+    );
+    let version1 = authority.server("version1", "");
+    refuses(&spcd, &version1, &verify, &["X.509 version 1"]);
+    refuses(
+        &spcd,
+        &version1,
+        "user=postgres host=db.example sslmode=require",
+        &["X.509 version 1"],
+    );
+    let nameless = authority.server("nameless", "");
+    refuses(
+        &spcd,
+        &nameless,
+        &verify,
+        &["does not name db.example", "common name"],
+    );
+    connects(
+        &spcd,
+        &nameless,
+        &verify.replace("verify-full", "verify-ca"),
+    );
+
+    // One that is its own root, as many servers have: good if it is exactly the one that is trusted.
+    let own = authority.server("own", "");
+    let trusted = format!(
+        "host=db.example user=postgres sslmode=verify-full sslrootcert={}",
+        authority.path("own.crt")
+    );
+    connects(&spcd, &own, &trusted);
+    refuses(
+        &spcd,
+        &own,
+        &trusted.replace("db.example", "other.example"),
+        &["other.example"],
+    );
+    refuses(&spcd, &own, &verify, &["its own root", "sslrootcert"]);
+}
+
+#[tokio::test]
+async fn every_way_to_authenticate_works_and_says_why_when_not() {
+    let authority = Authority::new();
+    authority.signed("server", "CN=db", "subjectAltName=DNS:db.example\n", "10");
+    authority.signed(
+        "certified",
+        "CN=certified",
+        "basicConstraints=CA:FALSE\n",
+        "10",
+    );
+    let hba = "\
+        local all all peer map=tests\n\
+        hostssl all certified all cert\n\
+        host all scram all scram-sha-256\n\
+        host all md5 all md5\n\
+        host all clear all password\n\
+        host all rejected all reject\n";
+    let server = authority.server("server", hba);
+    let me = Command::new("id").arg("-un").output().unwrap();
+    let me = String::from_utf8(me.stdout).unwrap().trim().to_owned();
+    server.write("pg_ident.conf", &format!("tests {me} local_one\n"));
+    server.reload();
+    let url = server.url("postgres");
+    for sql in [
+        "CREATE ROLE certified SUPERUSER LOGIN",
+        "CREATE ROLE rejected SUPERUSER LOGIN",
+        "CREATE ROLE local_one SUPERUSER LOGIN",
+        "CREATE ROLE scram SUPERUSER LOGIN PASSWORD 'hunter2'",
+        "CREATE ROLE clear SUPERUSER LOGIN PASSWORD 'hunter2'",
+        "SET password_encryption = 'md5'; CREATE ROLE md5 SUPERUSER LOGIN PASSWORD 'hunter2'",
+    ] {
+        query(&url, sql).await;
+    }
+    let mut spcd = Spcd::with_private_cluster();
+    let (cert, key) = (
+        authority.path("certified.crt"),
+        authority.path("certified.key"),
+    );
+
+    for role in ["scram", "md5", "clear"] {
+        connects(&spcd, &server, &format!("user={role} password=hunter2"));
+        refuses(
+            &spcd,
+            &server,
+            &format!("user={role} password=hunter23"),
+            &["check the password"],
+        );
+        refuses(
+            &spcd,
+            &server,
+            &format!("user={role}"),
+            &["asks for a password", ".pgpass"],
+        );
+    }
+    connects(
+        &spcd,
+        &server,
+        "user=scram password=hunter2 sslmode=require host=db.example channel_binding=require",
+    );
+    refuses(&spcd, &server, "user=rejected", &["pg_hba.conf"]);
+    refuses(
+        &spcd,
+        &server,
+        "user=nobody_known dbname=nowhere",
+        &["pg_hba.conf"],
+    );
+    refuses(
+        &spcd,
+        &server,
+        "user=postgres dbname=nowhere",
+        &["createdb nowhere"],
+    );
+
+    let certified =
+        format!("user=certified host=db.example sslmode=require sslcert={cert} sslkey={key}");
+    connects(&spcd, &server, &certified);
+    refuses(
+        &spcd,
+        &server,
+        "user=certified host=db.example sslmode=require",
+        &["certificate"],
+    );
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    refuses(&spcd, &server, &certified, &["chmod 600"]);
+
+    let socket = format!(
+        "host={} port={} dbname=postgres",
+        server.socket_dir().display(),
+        server.port()
+    );
+    let done = spcd.spcd(&["--database", &format!("{socket} user=local_one"), "migrate"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    let done = spcd.spcd(&["--database", &format!("{socket} user=scram"), "migrate"]);
+    assert_eq!(done.code, 1, "{done:?}");
+
+    // Passwords from a file: only if nobody else can read it, and read anew each time.
+    let passfile = spcd.home().join(".pgpass");
+    write_private(
+        &passfile,
+        &format!("127.0.0.1:{}:*:scram:hunter2\n", server.port()),
+    );
+    connects(&spcd, &server, "user=scram");
+    write_private(&passfile, "*:*:*:scram:hunter23\n");
+    refuses(&spcd, &server, "user=scram", &["check the password"]);
+    write_private(&passfile, "*:*:*:scram:hunter2\n");
+    fs::set_permissions(&passfile, fs::Permissions::from_mode(0o644)).unwrap();
+    refuses(&spcd, &server, "user=scram", &["chmod 600"]);
+    fs::remove_file(&passfile).unwrap();
+
+    // A service, and the environment.
+    fs::write(
+        spcd.home().join(".pg_service.conf"),
+        "[ours]\nuser=scram\npassword=hunter2\n",
+    )
+    .unwrap();
+    connects(&spcd, &server, "service=ours");
+    spcd.env("PGUSER", "md5").env("PGPASSWORD", "hunter2");
+    connects(&spcd, &server, "");
+    connects(&spcd, &server, "service=ours");
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[tokio::test]
+async fn of_several_hosts_the_one_that_takes_writes_is_found() {
+    let reader = Cluster::start(&["default_transaction_read_only = on"]);
+    let writer = shared().database().await;
+    let spcd = Spcd::with_private_cluster();
+    let ports = |last: u16| format!("{},{},{last}", free_port(), reader.port());
+    let hosts = format!(
+        "postgres://postgres@/{}?host=127.0.0.1,127.0.0.1,127.0.0.1",
+        writer.name
+    );
+    let done = spcd.spcd(&[
+        "--database",
+        &format!("{hosts}&port={}", ports(shared().port())),
+        "migrate",
+    ]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(
+        value(
+            &writer.url,
+            "SELECT count(*) FROM pg_namespace WHERE nspname = 'spcd'"
+        )
+        .await,
+        "1"
+    );
+
+    let hosts = hosts.replace(&format!("/{}?", writer.name), "/postgres?");
+    let done = spcd.spcd(&[
+        "--database",
+        &format!("{hosts}&port={}", ports(reader.port())),
+        "migrate",
+    ]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("read-only"), "{done:?}");
+}
+
+/// pgbouncer before the shared cluster.
+struct Pooler {
+    process: Child,
+    port: u16,
+}
+
+impl Pooler {
+    fn start(mode: &str) -> Self {
+        let (dir, port) = (fresh_dir("pooler"), free_port());
+        let conf = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {dir}/users\npool_mode = {mode}\nlogfile = {dir}/log\n",
+            shared().port(),
+            dir = dir.display(),
+        );
+        for (name, text) in [
+            ("ini", conf.as_str()),
+            ("users", "\"postgres\" \"\"\n"),
+            ("log", ""),
+        ] {
+            fs::write(dir.join(name), text).unwrap();
+            give_to_server(&dir.join(name));
+        }
+        let mut command = Command::new("pgbouncer");
+        let command = as_server_user(command.arg("-q").arg(dir.join("ini")));
+        let process = command
+            .spawn()
+            .expect("pgbouncer, which scripts/test.sh provides");
+        eventually_now("pgbouncer listens", || {
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        Self { process, port }
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_pooler_is_refused_if_it_mixes_up_sessions() {
+    let database = shared().database().await;
+    let mixing = Pooler::start("transaction");
+    for _ in 0..5 {
+        let refused = Spcd::new(&mixing.url(&database.name)).spcd(&["migrate"]);
+        assert_eq!(refused.code, 1, "{refused:?}");
+        assert!(
+            refused.stderr.contains("pool_mode = session"),
+            "{refused:?}"
+        );
+    }
+    // And nothing was set on connections that others use.
+    assert_eq!(
+        value(&mixing.url(&database.name), "SHOW search_path").await,
+        "\"$user\", public"
+    );
+
+    let honest = Pooler::start("session");
+    let done = Spcd::new(&honest.url(&database.name)).spcd(&["migrate"]);
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+#[test]
+fn a_server_that_is_not_there_or_says_nothing_is_given_up_and_named() {
+    let spcd = Spcd::with_private_cluster();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let silence = spcd.spcd(&[
+        "--database",
+        &format!("postgres://u:hunter2@127.0.0.1:{port}/d?connect_timeout=1"),
+        "migrate",
+    ]);
+    assert_eq!(silence.code, 1);
+    assert!(
+        silence.stderr.contains("no answer within 1 s"),
+        "{silence:?}"
+    );
+
+    let closed = free_port();
+    let closed = spcd.spcd(&[
+        "--database",
+        &format!("postgres://u:hunter2@127.0.0.1:{closed}/d"),
+        "migrate",
+    ]);
+    assert!(closed.stderr.contains("Connection refused"), "{closed:?}");
+    let unknown = spcd.spcd(&[
+        "--database",
+        "postgres://u:hunter2@no-such-host.invalid/d",
+        "migrate",
+    ]);
+    assert!(
+        unknown.stderr.contains("no-such-host.invalid"),
+        "{unknown:?}"
+    );
+    for done in [silence, closed, unknown] {
+        assert!(!done.stderr.contains("hunter2"), "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_does_not_depend_on_what_roles_and_databases_set() {
+    let cluster = Cluster::start(&[]);
+    let url = cluster.url("postgres");
+    // All at once: the next session already has them.
+    let settings = [
+        "statement_timeout = 1",
+        "lock_timeout = 1",
+        "search_path = nowhere",
+        "standard_conforming_strings = off",
+        "default_transaction_isolation = serializable",
+        "datestyle = 'German'",
+        "client_min_messages = debug1",
+    ];
+    let sql: String = settings
+        .iter()
+        .map(|setting| format!("ALTER ROLE postgres SET {setting};"))
+        .collect();
+    query(&url, &sql).await;
+    let spcd = Spcd::new(&url);
+    let done = spcd.spcd(&["migrate"]);
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_of_ones_own_survives_a_power_cut() {
+    let mut cluster = Cluster::start(&["max_locks_per_transaction = 77"]);
+    let url = cluster.url("postgres");
+    assert_eq!(value(&url, "SHOW max_locks_per_transaction").await, "77");
+    cluster.kill9();
+    cluster.start_again();
+    assert_eq!(value(&url, "SELECT 1").await, "1");
+}
+
+#[tokio::test]
+async fn databases_of_the_shared_cluster_are_apart() {
+    let (one, other) = (shared().database().await, shared().database().await);
+    query(&one.url, "CREATE TABLE t ()").await;
+    assert_eq!(
+        value(
+            &other.url,
+            "SELECT count(*) FROM pg_class WHERE relname = 't'"
+        )
+        .await,
+        "0"
+    );
+}
+
+#[tokio::test]
+async fn the_doctor_says_what_to_type_and_that_helps() {
+    let cluster = Cluster::start(&[]);
+    let database = cluster.database().await;
+    query(
+        &database.url,
+        "CREATE EXTENSION postgres_fdw; CREATE ROLE \"a role\" LOGIN",
+    )
+    .await;
+    let spcd = Spcd::new(&cluster.url_as("a%20role", &database.name));
+    spcd.write("a.spc", "");
+    let ill = spcd.spcd(&["doctor"]);
+    assert_eq!(ill.code, 1, "{ill:?}");
+    let cures: Vec<&str> = ill
+        .stdout
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("GRANT"))
+        .collect();
+    assert_eq!(cures.len(), 2, "{ill:?}");
+    for cure in cures {
+        query(&database.url, cure).await;
+    }
+    let well = spcd.spcd(&["doctor"]);
+    assert_eq!(well.code, 0, "{well:?}");
+    // And it may now do its work.
+    assert_eq!(spcd.spcd(&["migrate"]).code, 0);
+
+    // Where there is no database, that is what is missing.
+    let lost = spcd.spcd(&["doctor", "--database", "postgres://u:hunter2@127.0.0.1:1/d"]);
+    assert_eq!(lost.code, 1, "{lost:?}");
+    assert!(
+        lost.stdout.contains("Connection refused") && !lost.stdout.contains("hunter2"),
+        "{lost:?}"
+    );
+}

@@ -1,0 +1,19 @@
+//! Tests that drive the built binary against real servers and a real file system.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends by panicking"
+)]
+
+mod aggregate;
+mod bad_input;
+mod client;
+mod cluster;
+mod connect;
+mod crash;
+mod pass;
+mod query;
+mod search_path;
+mod settings;
+mod support;
+mod wait;

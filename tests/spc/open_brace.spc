@@ -1,0 +1,10 @@
+connection "before" {
+  plugin = "postgres"
+}
+
+connection "open" {
+  plugin = "postgres"
+
+connection "after" {
+  plugin = "postgres"
+}

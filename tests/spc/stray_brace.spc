@@ -1,0 +1,9 @@
+connection "a" {
+  plugin = "postgres"
+}
+  password = "SECRET"
+}
+
+connection "b" {
+  plugin = "postgres"
+}

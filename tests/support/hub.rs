@@ -1,0 +1,83 @@
+//! What most tests ask a hub, and the files they give the daemon.
+
+use super::postgres::{Database, shared};
+use super::{DEADLINE, eventually, query, try_query};
+
+/// A `postgres` connection to a database of the shared cluster.
+pub fn postgres(name: &str, source: &Database) -> String {
+    postgres_with(name, source, "")
+}
+
+/// The same with more attributes.
+pub fn postgres_with(name: &str, source: &Database, more: &str) -> String {
+    format!(
+        "connection \"{name}\" {{\n  plugin = \"postgres\"\n  host   = \"127.0.0.1\"\n  \
+         port   = {}\n  dbname = \"{}\"\n  user   = \"postgres\"\n{more}}}\n",
+        shared().port(),
+        source.name
+    )
+}
+
+/// The status of every connection, by name; empty where spcd was never run.
+pub async fn statuses(hub: &str) -> Vec<(String, String)> {
+    let sql = "SELECT connection_name, status FROM spcd.connection_state ORDER BY 1";
+    let rows = try_query(hub, sql).await.unwrap_or_default();
+    let text = |cell: &Option<String>| cell.clone().unwrap_or_default();
+    rows.iter()
+        .map(|row| (text(&row[0]), text(&row[1])))
+        .collect()
+}
+
+/// Waits until the states are these, given as `name status` in byte order of the names.
+///
+/// # Panics
+/// When they do not become so.
+pub async fn until(hub: &str, wanted: &[&str]) {
+    let mut last = Vec::new();
+    let mut look = async || {
+        let rows = statuses(hub).await;
+        last = rows
+            .iter()
+            .map(|(name, status)| format!("{name} {status}"))
+            .collect();
+        (last == wanted).then_some(())
+    };
+    let start = std::time::Instant::now();
+    while look().await.is_none() {
+        if start.elapsed() > DEADLINE {
+            let errors = query(
+                hub,
+                "SELECT connection_name, error, warnings FROM spcd.connection_state",
+            )
+            .await;
+            panic!(
+                "waited in vain for {wanted:?}, the last was {:?} {errors:?}",
+                statuses(hub).await
+            );
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until a connection's error contains a text; returns the whole error.
+pub async fn until_error(hub: &str, name: &str, part: &str) -> String {
+    let sql = format!(
+        "SELECT error FROM spcd.connection_state WHERE status = 'error' AND connection_name = {}",
+        spcd_core::sql::literal(name)
+    );
+    eventually(&format!("{name} says {part:?}"), DEADLINE, || async {
+        let rows = try_query(hub, &sql).await.ok()?;
+        let error = rows.first()?.first()?.clone()?;
+        error.contains(part).then_some(error)
+    })
+    .await
+}
+
+/// The columns of a foreign table, in order, with their types.
+pub async fn columns(hub: &str, table: &str) -> Vec<String> {
+    let sql = format!(
+        "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
+         WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    );
+    query(hub, &sql).await.concat()
+}

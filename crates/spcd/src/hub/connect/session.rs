@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{
     AsyncMessage, CancelToken, Client, Config, Connection, NoTls, SimpleQueryMessage,
@@ -100,11 +101,8 @@ pub async fn share_a_backend(
     const PID: &str = "SELECT pg_catalog.pg_backend_pid()";
     // A pooler lends the connection that was given back last, unless someone else was faster.
     for _ in 0..3 {
-        let first = one.client.simple_query(PID).await?;
-        let second = other
-            .client
-            .simple_query(&format!("BEGIN; {PID}; COMMIT"))
-            .await?;
+        let first = patiently(one, PID).await?;
+        let second = patiently(other, &format!("BEGIN; {PID}; COMMIT")).await?;
         let pid = |answer: &[SimpleQueryMessage]| {
             row(answer).and_then(|row| row.get(0).map(str::to_owned))
         };
@@ -113,6 +111,28 @@ pub async fn share_a_backend(
         }
     }
     Ok(false)
+}
+
+/// Sends what may be sent twice, before the session has settings of its own: a role may bear a
+/// `statement_timeout` of a millisecond, and it is in force until then.
+async fn patiently(
+    session: &Session,
+    sql: &str,
+) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
+    // Each try stands a fair chance even at 1 ms on a busy machine.
+    const TRIES: usize = 200;
+    let mut tries = 1;
+    loop {
+        match session.client.simple_query(sql).await {
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) && tries < TRIES => {
+                tries += 1;
+                // Its transaction, if the statements had opened one. Stopped as well, it comes
+                // again before the next try.
+                let _ = session.client.simple_query("ROLLBACK").await;
+            }
+            result => return result,
+        }
+    }
 }
 
 fn row(answer: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
@@ -214,6 +234,8 @@ pub async fn prepare(
     session: &mut Session,
     tcp: bool,
 ) -> Result<ServerState, tokio_postgres::Error> {
+    // Alone and first: what takes longer than a role's time-out would else never get through.
+    const NO_TIMEOUT: &str = "SET statement_timeout = 0";
     // Only settings that 14 to 18 know and that every role may set.
     const SETTINGS: &str = "\
         SET search_path = pg_catalog; SET jit = off; SET client_min_messages = warning; \
@@ -221,7 +243,7 @@ pub async fn prepare(
         SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET extra_float_digits = 1; \
         SET row_security = on; SET quote_all_identifiers = off; \
         SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off; \
-        SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
+        SET lock_timeout = 0; SET idle_session_timeout = 0; \
         SET idle_in_transaction_session_timeout = 0; ";
     // The server's side: a daemon that vanished with its machine must not keep its locks for hours.
     const TCP: &str = "\
@@ -230,7 +252,8 @@ pub async fn prepare(
     const STATE: &str =
         "SELECT current_setting('default_transaction_read_only') = 'on', pg_is_in_recovery()";
     let batch = [SETTINGS, if tcp { TCP } else { "" }, STATE].concat();
-    let answer = session.client.simple_query(&batch).await?;
+    patiently(session, NO_TIMEOUT).await?;
+    let answer = patiently(session, &batch).await?;
     let row = row(&answer);
     let is = |column: usize| row.and_then(|row| row.try_get(column).ok().flatten()) == Some("t");
     Ok(ServerState {

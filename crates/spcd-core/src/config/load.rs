@@ -728,7 +728,7 @@ impl Cache {
     }
 }
 
-fn look_up(
+pub(super) fn look_up(
     given: &mut Given<'_>,
     file: &str,
     function: Function,

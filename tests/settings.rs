@@ -48,39 +48,114 @@ fn the_settings_file_can_be_named_and_must_then_be_there() {
 }
 
 #[test]
-fn what_is_wrong_in_the_settings_file_is_named_with_its_line_and_never_shown() {
+fn the_settings_file_is_written_in_the_language_of_the_connections() {
+    let mut spcd = Spcd::with_private_cluster();
+    let file = spcd.dir().join("spcd.hcl");
+    fs::write(spcd.dir().join("host"), "from-a-file").unwrap();
+    spcd.env("DB_NAME", "d");
+    let text =
+        "\u{feff}# where\r\ndatabase = \"postgres://${file(\"host\")}/${env(\"DB_NAME\")}\"\r\n";
+    fs::write(&file, text).unwrap();
+    assert_eq!(url(&spcd, &[]).stdout, "postgres://from-a-file/d\n");
+
+    // As systemd hands secrets out.
+    fs::write(spcd.dir().join("hub"), "postgres://credential/d\n").unwrap();
+    let dir = spcd.dir().display().to_string();
+    spcd.env("CREDENTIALS_DIRECTORY", &dir);
+    fs::write(&file, "database = credential(\"hub\")\n").unwrap();
+    assert_eq!(url(&spcd, &[]).stdout, "postgres://credential/d\n");
+}
+
+#[test]
+fn what_is_wrong_in_the_settings_file_is_shown_in_its_place_without_secrets() {
     let spcd = Spcd::with_private_cluster();
+    let file = spcd.dir().join("spcd.hcl");
     for (text, says) in [
         (
             "databse = \"hunter2\"\n",
-            "spcd.hcl:1: there is no setting databse",
+            &[
+                "spcd.hcl:1:1",
+                "there is no setting `databse`",
+                "did you mean `database`?",
+                "1 | databse = ***",
+            ][..],
         ),
         (
             "log = \"info\"\n\ndatabase = [\"hunter2\"]\n",
-            "spcd.hcl:3: database must be a string",
+            &[
+                "spcd.hcl:3:12",
+                "expected a URL or keyword string in quotes for `database`, found a list",
+            ],
+        ),
+        ("database = hunter2\n", &["spcd.hcl:1:12", "database = ***"]),
+        ("database = \"${hunter2}\"\n", &["spcd.hcl:1:"]),
+        (
+            "config = 7\n",
+            &[
+                "spcd.hcl:1:10",
+                "a directory in quotes, or a list of them",
+                "config = 7",
+                "^",
+            ],
+        ),
+        ("config = [\"a\", 7]\n", &["spcd.hcl:1:10"]),
+        (
+            "database = \"postgres://u:hunter2@h/d\n",
+            &["spcd.hcl:1:12", "this quote is never closed"],
         ),
         (
-            "database = hunter2\n",
-            "spcd.hcl:1: database must be a string",
+            "log = \"info\"\nconnection \"a\" { password = \"hunter2\" }\n",
+            &[
+                "spcd.hcl:2:1",
+                "settings are not written as blocks",
+                "config directory",
+            ],
         ),
         (
-            "database = \"${hunter2}\"\n",
-            "spcd.hcl:1: database must be a string",
+            "database = \"x\"\ndatabase = \"hunter2\"\n",
+            &["spcd.hcl:2:1", "written twice"],
         ),
-        ("config = 7\n", "spcd.hcl:1: config must be"),
-        ("database = \"postgres://u:hunter2@h/d\n", "spcd.hcl:1:"),
         (
-            "log = \"info\"\ndatabase \"hunter2\" {}\n",
-            "spcd.hcl:2: settings are written",
+            "log = \"info\"\n}\n",
+            &["spcd.hcl:2:1", "this brace closes nothing"],
         ),
-        ("database = \"x\"\ndatabase = \"hunter2\"\n", "spcd.hcl:2:"),
+        (
+            "database = credential(\"hub\")\n",
+            &["spcd.hcl:1:", "CREDENTIALS_DIRECTORY"],
+        ),
+        ("database {\n", &["spcd.hcl:"]),
+        // All of it at once.
+        (
+            "frob = 1\ninstance = \"a\\nb\"\nlog = 3\n",
+            &["spcd.hcl:1:1", "spcd.hcl:2:12", "spcd.hcl:3:7"],
+        ),
     ] {
-        fs::write(spcd.dir().join("spcd.hcl"), text).unwrap();
+        fs::write(&file, text).unwrap();
         let wrong = url(&spcd, &[]);
-        assert_eq!(wrong.code, 1, "{text}: {wrong:?}");
-        assert!(wrong.stderr.contains(says), "{text}: {wrong:?}");
+        assert_eq!(
+            (wrong.code, wrong.stdout.as_str()),
+            (1, ""),
+            "{text}: {wrong:?}"
+        );
+        for says in says {
+            assert!(
+                wrong.stderr.contains(says),
+                "{text}: {says}: {}",
+                wrong.stderr
+            );
+        }
         assert!(!wrong.stderr.contains("hunter2"), "{text}: {wrong:?}");
     }
+
+    // What cannot be read is said too, and never waited for.
+    fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let strange = url(&spcd, &[]);
+    assert_eq!(strange.code, 1);
+    assert!(
+        strange.stderr.contains("the settings file cannot be read"),
+        "{strange:?}"
+    );
 }
 
 #[test]

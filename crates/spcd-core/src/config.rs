@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 mod connection;
+mod daemon;
 mod load;
 mod options;
 mod place;
@@ -16,6 +17,8 @@ use crate::secret::Secret;
 use crate::shape::Table;
 
 pub use connection::View;
+pub(crate) use daemon::public as public_settings;
+pub use daemon::{DaemonSettings, INSTANCE_NAME, daemon_settings, is_instance_name};
 pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
 pub(crate) use place::without_mark;
 pub use plugins::PluginBlock;

@@ -41,8 +41,8 @@
 //! - The parser of `.spc` files is our own ([`spc`]). `hcl-rs` stops at the first error of a text,
 //!   takes a newline inside quotes, so that a missing quote is reported lines too late, rounds
 //!   integers beyond 64 bits, and calls only bare function pointers, while the contract promises
-//!   all mistakes at their places, exact numbers, and functions that the edge hands in. It reads
-//!   `spcd.hcl`, and is the second opinion on the language in the tests.
+//!   all mistakes at their places, exact numbers, and functions that the edge hands in. It is the
+//!   second opinion on the language in the tests.
 //! - A source is asked by an import that is rolled back, in a schema and with a server of a name
 //!   of its own: nobody waits for its locks, and what is there stays as it is until the answer is
 //!   known. The tables are then written as text, many connections in one transaction.

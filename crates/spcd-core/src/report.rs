@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
-use crate::config::{Diagnostic, Loaded, Severity, Source, without_mark};
+use crate::config::{Diagnostic, Loaded, Severity, Source, public_settings, without_mark};
 use crate::spc::cut::TOP_LEVEL;
 use crate::spc::lex::{Kind, Lexer, Token};
 
@@ -30,6 +30,31 @@ pub struct Style {
 
 /// Prints diagnostics with excerpts from their sources.
 pub fn render(loaded: &Loaded, sources: &[Source], style: Style) -> String {
+    let public = |diagnostic: &Diagnostic| {
+        let connection = (loaded.desired.connections).get(diagnostic.connection.as_ref()?)?;
+        loaded.public.get(&connection.plugin_instance)
+    };
+    print(&loaded.diagnostics, sources, style, public)
+}
+
+/// The same for what is wrong in the settings file.
+pub fn render_settings(diagnostics: &[Diagnostic], source: &Source, colours: bool) -> String {
+    let style = Style {
+        colours,
+        show_values: false,
+    };
+    let public = public_settings();
+    print(diagnostics, std::slice::from_ref(source), style, |_| {
+        Some(&public)
+    })
+}
+
+fn print<'a>(
+    diagnostics: &[Diagnostic],
+    sources: &[Source],
+    style: Style,
+    public: impl Fn(&Diagnostic) -> Option<&'a BTreeSet<String>>,
+) -> String {
     let texts: HashMap<&str, &str> = sources
         .iter()
         .filter_map(|source| {
@@ -47,7 +72,7 @@ pub fn render(loaded: &Loaded, sources: &[Source], style: Style) -> String {
     // One reading of each file, however many diagnostics it has.
     let mut values: HashMap<&str, Vec<Hidden>> = HashMap::new();
     let mut out = String::new();
-    for diagnostic in &loaded.diagnostics {
+    for diagnostic in diagnostics {
         let text = texts.get(diagnostic.file.as_str()).copied().unwrap_or("");
         let hidden = match style.show_values {
             true => &Vec::new(),
@@ -55,13 +80,13 @@ pub fn render(loaded: &Loaded, sources: &[Source], style: Style) -> String {
                 .entry(&diagnostic.file)
                 .or_insert_with(|| hidden(text, diagnostic.file.ends_with(".json"))),
         };
-        let instance = diagnostic
-            .connection
-            .as_ref()
-            .and_then(|name| loaded.desired.connections.get(name))
-            .map(|connection| connection.plugin_instance.as_str());
-        let public = instance.and_then(|instance| loaded.public.get(instance));
-        out.push_str(&one(diagnostic, text, hidden, public, &renderer));
+        out.push_str(&one(
+            diagnostic,
+            text,
+            hidden,
+            public(diagnostic),
+            &renderer,
+        ));
         out.push_str("\n\n");
     }
     out

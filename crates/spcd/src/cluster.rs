@@ -6,6 +6,8 @@
 //! stops it. Starting and stopping hold `start.lock`.
 
 mod layout;
+mod make;
+mod programs;
 mod server;
 
 use std::path::PathBuf;
@@ -18,7 +20,8 @@ use tokio_postgres::error::SqlState;
 use crate::hub::connect::{ConnectError, Endpoint};
 use crate::settings::Settings;
 use layout::Layout;
-use server::{Owner, Programs, Server};
+use programs::{Owner, Programs};
+use server::Server;
 
 /// The superuser that `initdb` makes.
 const USER: &str = "spcd";
@@ -298,10 +301,10 @@ async fn start(layout: &Layout, owner: &Owner) -> Result<Server, ClusterError> {
     let programs = Programs::find(layout)?;
     if !layout.data.exists() {
         tracing::info!(directory = %layout.shown(), version = programs.major, "making a private cluster");
-        server::init(layout, owner, &programs).await?;
+        make::init(layout, owner, &programs).await?;
     } else if !layout.passfile().exists() {
         tracing::warn!(file = %layout.passfile().display(), "the private cluster's password file is gone; setting a new password");
-        server::renew_password(layout, owner, &programs).await?;
+        make::renew_password(layout, owner, &programs).await?;
     }
     let server = Server::start(layout, owner, &programs).await?;
     tracing::info!(port = server.port, directory = %layout.shown(), "the private cluster's server is up");

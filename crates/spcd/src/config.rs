@@ -70,7 +70,7 @@ impl Config {
 }
 
 /// A function's result, for a value in a file of that directory.
-fn look_up(function: Function, directory: &str, argument: &str) -> Result<String, String> {
+pub fn look_up(function: Function, directory: &str, argument: &str) -> Result<String, String> {
     match function {
         Function::Env => std::env::var(argument).map_err(|error| match error {
             std::env::VarError::NotPresent => "it is not set".to_owned(),
@@ -84,7 +84,8 @@ fn look_up(function: Function, directory: &str, argument: &str) -> Result<String
 /// The largest file that a value may be: what is larger is a mistake.
 const LARGEST: u64 = 1 << 20;
 
-fn read(path: &Path) -> Result<String, String> {
+/// Reads a small file; an error is the reason why it cannot be read.
+pub fn read(path: &Path) -> Result<String, String> {
     let size = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !size.is_file() || size.len() > LARGEST {
         return Err(format!("it is no file of at most {LARGEST} bytes"));

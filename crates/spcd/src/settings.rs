@@ -3,10 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::Args;
-use hcl::edit::Span;
+use spcd_core::config::{
+    DaemonSettings, Diagnostic, Given, INSTANCE_NAME, Source, daemon_settings, is_instance_name,
+};
+use spcd_core::report;
 use spcd_core::secret::Secret;
+
+use crate::config;
 
 /// The instance name of a daemon that was given none.
 const DEFAULT_INSTANCE: &str = "spcd";
@@ -111,22 +116,20 @@ impl Settings {
                 .map_or_else(|| defaults.config_dir.clone(), |dir| here.join(dir));
             first.parent().unwrap_or(&first).join("spcd.hcl")
         });
-        let written = File::read(&file, named.is_some())?;
+        let written = read(&file, named.is_some())?;
         // Paths in the file are relative to it, paths in flags to where they are typed.
         let beside = file.parent().unwrap_or(here).to_owned();
         let config_dirs: Vec<PathBuf> = if !config.is_empty() {
             config.iter().map(|dir| here.join(dir)).collect()
-        } else if !written.config.is_empty() {
-            non_empty(written.config)
-                .iter()
-                .map(|dir| beside.join(dir))
-                .collect()
+        } else if written.config.iter().any(|dir| !dir.is_empty()) {
+            let dirs = written.config.iter().filter(|dir| !dir.is_empty());
+            dirs.map(|dir| beside.join(dir)).collect()
         } else {
             vec![defaults.config_dir.clone()]
         };
         let state_dir = match (
             flags.state_dir.filter(|dir| !dir.as_os_str().is_empty()),
-            written.state_dir,
+            written.state_dir.filter(|dir| !dir.is_empty()),
         ) {
             (Some(dir), _) => here.join(dir),
             (None, Some(dir)) => beside.join(dir),
@@ -134,18 +137,14 @@ impl Settings {
         };
         let instance = first_text([flags.instance, written.instance])
             .unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
-        if instance.len() > 63 || instance.chars().any(char::is_control) {
-            bail!("the instance name must be 1 to 63 bytes without control characters");
+        if !is_instance_name(&instance) {
+            bail!("{INSTANCE_NAME}");
         }
         let database = flags
             .database
             .filter(|url| !url.expose().trim().is_empty())
-            .or_else(|| {
-                written
-                    .database
-                    .filter(|url| !url.trim().is_empty())
-                    .map(Secret::new)
-            });
+            .or(written.database)
+            .filter(|url| !url.expose().trim().is_empty());
         let log = first_text([flags.log, written.log]);
         Ok(Self {
             config_dirs,
@@ -171,7 +170,13 @@ impl Defaults {
         // systemd sets this for every unit; a person's session does not have it.
         let service = std::env::var_os("INVOCATION_ID").is_some()
             && std::env::var_os("STATE_DIRECTORY").is_some();
-        if nix::unistd::geteuid().is_root() || service {
+        let me = nix::unistd::geteuid();
+        // The package's user is a service too where it was changed to with sudo.
+        let package = || {
+            let user = nix::unistd::User::from_uid(me).ok().flatten();
+            user.is_some_and(|user| user.name == "spcd" && user.dir == Path::new("/var/lib/spcd"))
+        };
+        if me.is_root() || service || package() {
             return Ok(Self {
                 config_dir: PathBuf::from("/etc/spcd/conf.d"),
                 state_dir: PathBuf::from("/var/lib/spcd"),
@@ -193,102 +198,41 @@ impl Defaults {
     }
 }
 
-/// `spcd.hcl`
-#[derive(Debug, Default)]
-struct File {
-    config: Vec<PathBuf>,
-    database: Option<String>,
-    state_dir: Option<PathBuf>,
-    instance: Option<String>,
-    log: Option<String>,
+/// What is wrong in the settings file. It shows the places and reasons on one line, as logs want
+/// it, and [`SettingsError::report`] shows the lines too.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .diagnostics.iter().map(Diagnostic::one_line).collect::<Vec<_>>().join("; "))]
+pub struct SettingsError {
+    diagnostics: Vec<Diagnostic>,
+    file: Source,
 }
 
-impl File {
-    /// A file that nobody named need not exist.
-    fn read(path: &Path, named: bool) -> anyhow::Result<Self> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => {
-                return Ok(Self::default());
-            }
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot read the settings file {}", path.display()));
-            }
-        };
-        Self::parse(&text).map_err(|error| anyhow!("{}:{error}", path.display()))
-    }
-
-    /// The errors name the place and never show the line: it may hold the database's password.
-    fn parse(text: &str) -> Result<Self, String> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let body = hcl::edit::parser::parse_body(text).map_err(|error| {
-            let at = error.location();
-            format!("{}:{}: {}", at.line(), at.column(), error.message())
-        })?;
-        let mut file = Self::default();
-        for structure in &body {
-            let at = |reason: String| {
-                let start = structure.span().map_or(0, |span| span.start);
-                format!(
-                    "{}: {reason}",
-                    text.get(..start).unwrap_or_default().matches('\n').count() + 1
-                )
-            };
-            let Some(attribute) = structure.as_attribute() else {
-                return Err(at(format!(
-                    "settings are written NAME = \"VALUE\", not as blocks; {KNOWN}"
-                )));
-            };
-            let name = attribute.key.as_str();
-            let one = || match strings(&attribute.value) {
-                Some(Strings::One(text)) => Ok(text),
-                _ => Err(at(format!("{name} must be a string in double quotes"))),
-            };
-            match name {
-                "config" => {
-                    let dirs = match strings(&attribute.value) {
-                        Some(Strings::One(dir)) => vec![dir],
-                        Some(Strings::Many(dirs)) => dirs,
-                        None => {
-                            return Err(at(
-                                "config must be a string or a list of strings".to_owned()
-                            ));
-                        }
-                    };
-                    file.config = dirs.into_iter().map(PathBuf::from).collect();
-                }
-                "database" => file.database = Some(one()?),
-                "state_dir" => {
-                    file.state_dir =
-                        Some(PathBuf::from(one()?)).filter(|dir| !dir.as_os_str().is_empty())
-                }
-                "instance" => file.instance = Some(one()?),
-                "log" => file.log = Some(one()?),
-                _ => return Err(at(format!("there is no setting {name}; {KNOWN}"))),
-            }
-        }
-        Ok(file)
+impl SettingsError {
+    /// Each mistake with its line, a marker and what to type; without secrets.
+    pub fn report(&self, colours: bool) -> String {
+        report::render_settings(&self.diagnostics, &self.file, colours)
     }
 }
 
-const KNOWN: &str = "there are: config, database, state_dir, instance, log";
-
-/// What a setting may be.
-enum Strings {
-    One(String),
-    Many(Vec<String>),
-}
-
-fn strings(value: &hcl::edit::expr::Expression) -> Option<Strings> {
-    let text = |value: &hcl::edit::expr::Expression| value.as_str().map(str::to_owned);
-    match value.as_array() {
-        Some(values) => values
-            .iter()
-            .map(text)
-            .collect::<Option<Vec<_>>>()
-            .map(Strings::Many),
-        None => text(value).map(Strings::One),
+/// Reads `spcd.hcl`. A file that nobody named need not exist.
+fn read(path: &Path, named: bool) -> Result<DaemonSettings, SettingsError> {
+    if !named && matches!(path.try_exists(), Ok(false)) {
+        return Ok(DaemonSettings::default());
+    }
+    let source = Source {
+        path: path.display().to_string(),
+        text: config::read(path),
+    };
+    let mut lookup = config::look_up;
+    let mut given = Given {
+        lookup: &mut lookup,
+    };
+    match daemon_settings(&source, &mut given) {
+        (settings, diagnostics) if diagnostics.is_empty() => Ok(settings),
+        (_, diagnostics) => Err(SettingsError {
+            diagnostics,
+            file: source,
+        }),
     }
 }
 

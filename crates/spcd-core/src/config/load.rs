@@ -21,6 +21,7 @@ mod cache;
 mod tell;
 
 pub use cache::Cache;
+pub(super) use blocks::look_up;
 use cache::Entry;
 
 /// Asks the edge for a function's result: the function, the directory of the `.spc` file, the

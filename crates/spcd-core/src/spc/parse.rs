@@ -75,6 +75,26 @@ pub(crate) fn parse(text: &str) -> Parsed {
     }
 }
 
+/// Reads a whole text as a block's body: attributes and blocks, and nothing around them.
+pub(crate) fn parse_body(text: &str) -> (Body, Vec<Problem>) {
+    let mut parser = Parser::new(text);
+    let mut body = Body::default();
+    loop {
+        // A body is read without an error of its own; what is wrong in it is noted.
+        if let Ok(more) = parser.body() {
+            body.attributes.extend(more.attributes);
+            body.blocks.extend(more.blocks);
+        }
+        let token = parser.peek();
+        if token.kind == Kind::End {
+            return (body, parser.problems);
+        }
+        let span = parser.span_of(&token);
+        parser.problem(Problem::new(span, "this brace closes nothing").hint("remove it"));
+        parser.next();
+    }
+}
+
 /// Reads a template that is the text of a JSON string; every span in the result is `span`.
 pub(super) fn parse_text(text: &str, span: Span) -> (Expression, Vec<Problem>) {
     let mut parser = Parser {

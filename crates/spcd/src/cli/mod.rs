@@ -14,6 +14,7 @@ mod status;
 mod url;
 mod wait;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cluster;
 use crate::hub::connect::{Endpoint, farewell};
-use crate::settings::{Flags, Settings};
+use crate::settings::{Flags, Settings, SettingsError};
 use crate::telemetry;
 
 /// EX_USAGE of sysexits.h.
@@ -234,7 +235,10 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("spcd: {error:#}");
+            match error.downcast_ref::<SettingsError>() {
+                Some(error) => eprint!("{}", error.report(std::io::stderr().is_terminal())),
+                None => eprintln!("spcd: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use spcd_core::secret::Secret;
 
-use super::server::Owner;
+use super::programs::Owner;
 use super::{ClusterError, Lock};
 
 /// Held by a daemon as long as it runs.

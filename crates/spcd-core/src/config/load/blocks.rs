@@ -275,7 +275,7 @@ impl Pass<'_, '_> {
     }
 }
 
-fn look_up(
+pub(in crate::config) fn look_up(
     given: &mut Given<'_>,
     file: &str,
     function: Function,

@@ -1,0 +1,146 @@
+//! `spcd.hcl`: the daemon's own settings, in the language of the `.spc` files.
+
+use std::collections::BTreeSet;
+
+use super::load::{Given, look_up};
+use super::place::Text;
+use super::{Diagnostic, Severity, Source};
+use crate::nearest::nearest;
+use crate::secret::Secret;
+use crate::spc::parse;
+use crate::spc::settings::Settings;
+use crate::spc::syntax::{Problem, Span};
+use crate::spc::value::Value;
+
+/// What can be set, with what it must be.
+const KNOWN: [(&str, &str); 5] = [
+    ("config", "a directory in quotes, or a list of them"),
+    ("database", "a URL or keyword string in quotes"),
+    ("state_dir", "a directory in quotes"),
+    ("instance", "a name in quotes"),
+    ("log", "a level or filter in quotes"),
+];
+
+/// What [`is_instance_name`] asks for.
+pub const INSTANCE_NAME: &str =
+    "the instance name must be 1 to 63 bytes without control characters";
+
+/// Whether a daemon can have that name. (An empty one is as good as unset.)
+pub fn is_instance_name(name: &str) -> bool {
+    name.len() <= 63 && !name.chars().any(char::is_control)
+}
+
+/// What `spcd.hcl` says; empty texts are as good as unset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// `config`: directories of `.spc` files, as written.
+    pub config: Vec<String>,
+    /// `database`: the hub's URL or keyword string.
+    pub database: Option<Secret>,
+    /// `state_dir`, as written.
+    pub state_dir: Option<String>,
+    /// `instance`
+    pub instance: Option<String>,
+    /// `log`: a `tracing` filter.
+    pub log: Option<String>,
+}
+
+/// Reads the settings file. What is wrong is an error, all of it: a daemon does not start on half
+/// of its settings. (A running one keeps those it has.)
+pub fn daemon_settings(
+    source: &Source,
+    given: &mut Given<'_>,
+) -> (DaemonSettings, Vec<Diagnostic>) {
+    let text = match &source.text {
+        Ok(text) => Text::new(&source.path, text),
+        Err(reason) => {
+            let message = format!("the settings file cannot be read: {reason}");
+            let problem = Problem::new(Span::default(), message);
+            let text = Text::new(&source.path, "");
+            let told = text.diagnostic(0, Severity::Error, &problem, None);
+            return (DaemonSettings::default(), vec![told]);
+        }
+    };
+    let (body, mut problems) = parse::parse_body(text.text);
+    let mut lookup = |function, argument: &str| look_up(given, &source.path, function, argument);
+    let settings = Settings::of(&body, &[], &mut lookup, &mut problems);
+    let read = read(&settings, &mut problems);
+    problems.sort_by_key(|problem| problem.span.start);
+    let told = |problem| text.diagnostic(0, Severity::Error, problem, None);
+    (read, problems.iter().map(told).collect())
+}
+
+/// The settings whose values may be shown.
+pub(crate) fn public() -> BTreeSet<String> {
+    let names = KNOWN.iter().map(|(name, _)| (*name).to_owned());
+    names.filter(|name| name != "database").collect()
+}
+
+fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
+    let names = || KNOWN.iter().map(|(name, _)| *name);
+    let list = names().collect::<Vec<_>>().join(", ");
+    for setting in &settings.list {
+        if names().any(|name| *name == *setting.name) {
+            continue;
+        }
+        let problem = Problem::new(
+            setting.span,
+            format!("there is no setting `{}`", setting.name),
+        );
+        problems.push(match nearest(&setting.name, names()) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem.hint(format!("there are: {list}")),
+        });
+    }
+    for section in &settings.sections {
+        let problem = Problem::new(section.span, "settings are not written as blocks");
+        problems.push(match &*section.kind {
+            "connection" | "plugin" | "options" => problem.hint(
+                "connections, plugins and options belong into a file `*.spc` in the config directory",
+            ),
+            _ => problem.hint(format!("write `name = \"value\"`; there are: {list}")),
+        });
+    }
+    let texts = |name: &str, problems: &mut Vec<Problem>| -> Vec<String> {
+        let Some(setting) = settings.get(name) else {
+            return Vec::new();
+        };
+        let (many, values) = match &setting.value {
+            Value::List(values) => (name == "config", values.as_slice()),
+            one => (true, std::slice::from_ref(one)),
+        };
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.to_string()),
+            _ => None,
+        };
+        let found: Option<Vec<String>> = values.iter().map(text).collect();
+        match found.filter(|_| many) {
+            Some(found) => found,
+            None => {
+                let wanted = KNOWN.iter().find(|(known, _)| *known == name);
+                let wanted = wanted.map_or("a text", |(_, wanted)| *wanted);
+                let message = format!(
+                    "expected {wanted} for `{name}`, found {}",
+                    setting.value.kind()
+                );
+                problems.push(Problem::new(setting.value_span, message));
+                Vec::new()
+            }
+        }
+    };
+    let config = texts("config", problems);
+    if let Some(setting) = settings.get("instance")
+        && let Value::String(name) = &setting.value
+        && !is_instance_name(name)
+    {
+        problems.push(Problem::new(setting.value_span, INSTANCE_NAME));
+    }
+    let mut one = |name: &str| texts(name, problems).into_iter().next();
+    DaemonSettings {
+        config,
+        database: one("database").map(Secret::new),
+        state_dir: one("state_dir"),
+        instance: one("instance"),
+        log: one("log"),
+    }
+}

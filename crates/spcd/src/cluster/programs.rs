@@ -1,0 +1,214 @@
+//! Who runs the server, and the server's programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::User;
+
+use super::ClusterError;
+use super::layout::{Layout, failed};
+
+/// What spcd uses of Postgres is in every version from here on.
+const OLDEST: u32 = 14;
+
+/// Who runs the server.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// For messages.
+    pub name: String,
+    /// The user and group to change to: only as root, which Postgres refuses.
+    pub change_to: Option<(u32, u32)>,
+    /// The user.
+    pub uid: u32,
+    home: PathBuf,
+}
+
+/// The programs of one version.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// 15 for 15.8.
+    pub major: u32,
+    /// Where they are.
+    pub bindir: PathBuf,
+}
+
+impl Owner {
+    /// The owner of the data if there is any; else this process's user; as root, the package's user
+    /// or the one of Debian's Postgres.
+    pub fn find(data: &Path) -> Result<Self, ClusterError> {
+        let me = nix::unistd::geteuid();
+        let user = if me.is_root() {
+            let of_data = fs::metadata(data)
+                .ok()
+                .map(|found| found.uid())
+                .filter(|uid| *uid != 0);
+            of_data
+                .and_then(|uid| User::from_uid(uid.into()).ok().flatten())
+                .or_else(|| ["spcd", "postgres"].into_iter().find_map(|name| User::from_name(name).ok().flatten()))
+                .ok_or_else(|| {
+                    ClusterError::User(
+                        "Postgres does not run as root, and there is neither a user spcd nor postgres to run the private cluster as; add one (adduser --system --group spcd), or start spcd as another user"
+                            .to_owned(),
+                    )
+                })?
+        } else {
+            User::from_uid(me).ok().flatten().ok_or_else(|| {
+                ClusterError::User(format!(
+                    "the user with the number {me} has no entry in /etc/passwd, and Postgres does not make a cluster for it; add the entry, or give --database"
+                ))
+            })?
+        };
+        Ok(Self {
+            change_to: me.is_root().then(|| (user.uid.as_raw(), user.gid.as_raw())),
+            uid: user.uid.as_raw(),
+            home: user.dir,
+            name: user.name,
+        })
+    }
+
+    /// The first directory on the way to `path` that the user may not pass through.
+    pub fn first_closed(&self, path: &Path) -> Option<PathBuf> {
+        let (uid, gid) = self.change_to?;
+        let mut way: Vec<&Path> = path.ancestors().collect();
+        way.reverse();
+        way.into_iter()
+            .find(|dir| {
+                fs::metadata(dir).is_ok_and(|found| {
+                    let bit = if found.uid() == uid {
+                        0o100
+                    } else if found.gid() == gid {
+                        0o010
+                    } else {
+                        0o001
+                    };
+                    found.mode() & bit == 0
+                })
+            })
+            .map(Path::to_owned)
+    }
+
+    /// A command that runs as this user, in the environment that wrappers may need (a cloud's
+    /// credentials, a proxy) but without what is meant for spcd or for clients of Postgres.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            let private = ["PG", "SPCD_", "WATCHDOG_", "LISTEN_"]
+                .iter()
+                .any(|prefix| text.starts_with(prefix));
+            if private
+                || text == "NOTIFY_SOCKET"
+                || text.starts_with("LC_")
+                || text == "LANG"
+                || text == "LANGUAGE"
+            {
+                command.env_remove(&name);
+            }
+        }
+        if let Some((uid, gid)) = self.change_to {
+            command
+                .uid(uid)
+                .gid(gid)
+                .env("HOME", &self.home)
+                .env("USER", &self.name)
+                .env("LOGNAME", &self.name);
+        }
+        command.stdin(Stdio::null()).current_dir("/");
+        command
+    }
+}
+
+impl Programs {
+    /// Those that the data needs, or for a new cluster the best there are.
+    pub fn find(layout: &Layout) -> Result<Self, ClusterError> {
+        let version_file = layout.data.join("PG_VERSION");
+        let wanted = match fs::read_to_string(&version_file) {
+            Ok(text) => Some(text.trim().parse::<u32>().map_err(|_| {
+                ClusterError::Programs(format!(
+                    "{} does not hold a version; the cluster is damaged",
+                    version_file.display()
+                ))
+            })?),
+            Err(_) if !layout.data.exists() => None,
+            Err(error) => return Err(failed("read", &version_file)(error)),
+        };
+        let found = installed();
+        let versions = |found: &[Self]| {
+            found
+                .iter()
+                .map(|found| found.major.to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        match wanted {
+            Some(major) => found.iter().find(|programs| programs.major == major).cloned().ok_or_else(|| {
+                ClusterError::Programs(format!(
+                    "the private cluster in {} belongs to Postgres {major}, whose server is not installed (installed: {}); install it (apt-get install postgresql-{major})",
+                    layout.shown(),
+                    if found.is_empty() { "none".to_owned() } else { versions(&found) }
+                ))
+            }),
+            None => found.iter().find(|programs| programs.major >= OLDEST).cloned().ok_or_else(|| {
+                ClusterError::Programs(format!(
+                    "no Postgres server from {OLDEST} on is installed, which the private cluster needs; install it (apt-get install postgresql), or give --database"
+                ))
+            }),
+        }
+    }
+}
+
+/// Every server there is, the preferred one first: that of `pg_config`, then Debian's from the
+/// newest on, then the one in `PATH`.
+fn installed() -> Vec<Programs> {
+    let of_config = Command::new("pg_config")
+        .arg("--bindir")
+        .stderr(Stdio::null())
+        .output()
+        .ok();
+    let of_config =
+        of_config.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    let debian: BTreeMap<u32, PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
+        .collect();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut programs: Vec<Programs> = Vec::new();
+    for bindir in of_config
+        .into_iter()
+        .chain(debian.into_values().rev())
+        .chain(std::env::split_paths(&path))
+    {
+        if !bindir.join("initdb").exists() || programs.iter().any(|known| known.bindir == bindir) {
+            continue;
+        }
+        if let Some(major) = major_version(&bindir.join("postgres")) {
+            programs.push(Programs { major, bindir });
+        }
+    }
+    programs
+}
+
+/// From `postgres (PostgreSQL) 15.8 (Debian …)`.
+fn major_version(postgres: &Path) -> Option<u32> {
+    let output = Command::new(postgres).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let number = text
+        .split_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    number
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
+}

@@ -19,18 +19,22 @@
 //!
 //! TLS is the caller's business: see [`Connector::with_tls`].
 
+mod attempts;
 mod changes;
 mod client;
 mod error;
 mod feed;
+mod progress;
 mod rules;
 mod session;
 mod statement;
 mod states;
 
+pub use attempts::Attempts;
 pub use changes::Changes;
-pub use client::{Attempts, Client, Progress};
+pub use client::Client;
 pub use error::{Cause, Error, Problem};
+pub use progress::Progress;
 pub use session::{Connector, Session};
 pub use spcd_protocol::{
     CHANNEL, Change, ConnectionState, Deleted, Notification, Reported, Status,

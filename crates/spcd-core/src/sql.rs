@@ -133,6 +133,12 @@ pub fn import(remote: &str, server: &str, into: &str, limit: &str) -> String {
     )
 }
 
+/// What limits an import to some tables; at least one.
+pub fn limit_to<'a>(tables: impl IntoIterator<Item = &'a str>) -> String {
+    let tables: Vec<_> = tables.into_iter().map(ident).collect();
+    format!(" LIMIT TO ({})", tables.join(", "))
+}
+
 /// Creates a foreign table.
 pub fn create_table(schema: &str, server: &str, table: &Table, out: &mut String) {
     let _ = write!(

@@ -1,4 +1,5 @@
-//! What a source has: an import into a schema that is rolled back.
+//! What a source has: its catalog where that can be read, else an import into a schema that is
+//! rolled back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,8 +7,9 @@ use spcd_core::config::Target;
 use spcd_core::shape::{self, Table};
 use spcd_core::sql;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use super::{HubError, apply, observe};
+use super::{HubError, apply, catalog, observe};
 
 /// Distinguishes schemas of imports that run at the same time.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -26,9 +28,19 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Table>, HubErro
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     );
-    client.batch_execute("BEGIN").await?;
-    let answer = import(client, &name, target).await;
-    client.batch_execute("ROLLBACK").await?;
+    let mut answer = None;
+    if target.extension == catalog::WRAPPER && target.wrapper == catalog::WRAPPER {
+        answer = match rolled_back(client, look(client, &name, target)).await {
+            Ok(tables) => tables.map(Ok),
+            Err(error) if is_final(&error) => Some(Err(error)),
+            // A source whose catalog is another one: an import knows it better.
+            Err(_) => None,
+        };
+    }
+    let answer = match answer {
+        Some(answer) => answer,
+        None => rolled_back(client, import(client, &name, target)).await,
+    };
     answer.map_err(|error| match error {
         HubError::Refused { text, code } => HubError::Refused {
             text: without(&text.replace(&name, "the source"), target),
@@ -38,16 +50,72 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Table>, HubErro
     })
 }
 
-async fn import(client: &Client, name: &str, target: &Target) -> Result<Vec<Table>, HubError> {
+/// Runs statements in a transaction of which nothing stays.
+async fn rolled_back<T>(
+    client: &Client,
+    statements: impl Future<Output = Result<T, HubError>>,
+) -> Result<T, HubError> {
+    client.batch_execute("BEGIN").await?;
+    let answer = statements.await;
+    client.batch_execute("ROLLBACK").await?;
+    answer
+}
+
+/// Whether another way of asking would meet the same error.
+fn is_final(error: &HubError) -> bool {
+    let HubError::Refused { code, .. } = error else {
+        return true;
+    };
+    let of_the_source = [
+        SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+        SqlState::CONNECTION_FAILURE,
+        SqlState::S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
+        SqlState::QUERY_CANCELED,
+    ];
+    of_the_source.contains(code)
+}
+
+/// The statements that make schema, server and mapping, all of one name; the mapping's options are
+/// on their way already.
+async fn prepare(client: &Client, name: &str, target: &Target) -> Result<String, HubError> {
     let mut options = target.server_options();
     for (option, value) in &target.ask {
         options.insert(option.clone(), value.clone());
     }
-    let mut text = sql::create_schema(name);
-    text.push_str(&sql::create_server(name, &target.wrapper, &options));
-    client.batch_execute(&text).await?;
     apply::send_secrets(client, [(name, &target.mapping)]).await?;
-    let mut text = sql::set_user_mapping(name);
+    Ok([
+        sql::create_schema(name),
+        sql::create_server(name, &target.wrapper, &options),
+        sql::set_user_mapping(name),
+    ]
+    .concat())
+}
+
+/// Reads the source's catalog, and imports only what that does not tell. `None`: nothing is there,
+/// and an import says why.
+async fn look(
+    client: &Client,
+    name: &str,
+    target: &Target,
+) -> Result<Option<Vec<Table>>, HubError> {
+    let before = prepare(client, name, target).await?;
+    let answer = catalog::look(client, name, &before, target).await?;
+    let mut tables = answer.tables;
+    if !answer.odd.is_empty() {
+        let into = format!("{name}_odd");
+        let limit = sql::limit_to(answer.odd.iter().map(String::as_str));
+        let mut text = sql::create_schema(&into);
+        text.push_str(&sql::import(&target.import.schema, name, &into, &limit));
+        client.batch_execute(&text).await?;
+        let odd = observe::tables_of_schema(client, &into, target.traits()).await?;
+        tables.extend(odd);
+    }
+    shape::normalize(&mut tables, target.traits());
+    Ok((!tables.is_empty()).then_some(tables))
+}
+
+async fn import(client: &Client, name: &str, target: &Target) -> Result<Vec<Table>, HubError> {
+    let mut text = prepare(client, name, target).await?;
     text.push_str(&sql::import(&target.import.schema, name, name, ""));
     client.batch_execute(&text).await?;
     let mut tables = observe::tables_of_schema(client, name, target.traits()).await?;

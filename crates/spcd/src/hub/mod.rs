@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod ask;
+mod catalog;
 pub mod connect;
 pub mod lead;
 pub mod migrate;

@@ -1,0 +1,166 @@
+//! What another Postgres has, read from its catalog through its own wrapper.
+//!
+//! `IMPORT FOREIGN SCHEMA` costs mostly what it writes: an ALTER for each column, because it names
+//! the remote column of each. Here three foreign tables over the source's catalog are joined over
+//! there, in one statement, and nothing but types is looked up here.
+
+use std::collections::BTreeMap;
+
+use spcd_core::config::Target;
+use spcd_core::shape::{Column, Table};
+use spcd_core::sql;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+use super::HubError;
+
+/// What a look at a source's catalog gave.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The tables as an import would make them, without options that name columns.
+    pub tables: Vec<Table>,
+    /// Tables that only an import can tell: with columns of types that are not every server's own,
+    /// of other collations, or generated.
+    pub odd: Vec<String>,
+}
+
+/// The wrapper that this is about.
+pub const WRAPPER: &str = "postgres_fdw";
+/// How many columns the query returns.
+const WIDTH: usize = 6;
+
+/// The foreign tables for the question, in a schema that exists, on a server that does.
+fn tables(name: &str) -> String {
+    let table = |table: &str, columns: &[(&str, &str)]| {
+        let columns = columns.iter().map(|(name, data_type)| Column {
+            name: (*name).into(),
+            data_type: (*data_type).into(),
+            ..Column::default()
+        });
+        // Whatever the server's options say: no EXPLAIN over there, and few round trips.
+        let options = [
+            ("schema_name", "pg_catalog"),
+            ("table_name", table),
+            ("use_remote_estimate", "false"),
+            ("fetch_size", "10000"),
+        ];
+        let option = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let table = Table {
+            name: table.into(),
+            columns: columns.collect(),
+            options: options.into_iter().map(option).collect(),
+        };
+        let mut text = String::new();
+        sql::create_table(name, name, &table, &mut text);
+        text
+    };
+    // Names as text: a constant of the type name has a collation of its own, and what compares with
+    // it would be done here.
+    [
+        table("pg_namespace", &[("oid", "oid"), ("nspname", "text")]),
+        table(
+            "pg_class",
+            &[
+                ("oid", "oid"),
+                ("relname", "text"),
+                ("relnamespace", "oid"),
+                ("relkind", "\"char\""),
+                ("relispartition", "boolean"),
+            ],
+        ),
+        table(
+            "pg_attribute",
+            &[
+                ("attrelid", "oid"),
+                ("attnum", "smallint"),
+                ("attname", "text"),
+                ("atttypid", "oid"),
+                ("atttypmod", "integer"),
+                ("attnotnull", "boolean"),
+                ("attcollation", "oid"),
+                ("attgenerated", "\"char\""),
+                ("attisdropped", "boolean"),
+            ],
+        ),
+    ]
+    .concat()
+}
+
+/// The question. Types below OID 10,000 are the same on every server; where the collation is not the
+/// type's own it has to be named, which an import does.
+fn question(name: &str, target: &Target) -> String {
+    let table = |table: &str| sql::qualified(name, table);
+    format!(
+        "SELECT c.relname, k.attnum, k.attname,
+                pg_catalog.format_type(k.atttypid, k.atttypmod), k.attnotnull,
+                k.attnum IS NOT NULL AND (k.atttypid >= 10000 OR k.attgenerated <> ''
+                    OR y.oid IS NULL OR k.attcollation <> y.typcollation)
+         FROM {} n
+         JOIN {} c ON c.relnamespace = n.oid
+         LEFT JOIN {} k ON k.attrelid = c.oid AND k.attnum > 0 AND NOT k.attisdropped
+         LEFT JOIN pg_catalog.pg_type y ON y.oid = k.atttypid
+         WHERE n.nspname = {} AND c.relkind IN ('r', 'v', 'f', 'm', 'p') AND NOT c.relispartition;\n",
+        table("pg_namespace"),
+        table("pg_class"),
+        table("pg_attribute"),
+        sql::literal(&target.import.schema)
+    )
+}
+
+/// Asks a source for its tables: `before` makes schema, server and mapping of that name, in the
+/// transaction that is open. Without any table in the answer it is not known whether the source has
+/// the schema at all.
+pub async fn look(
+    client: &Client,
+    name: &str,
+    before: &str,
+    target: &Target,
+) -> Result<Answer, HubError> {
+    let text = [before, &tables(name), &question(name, target)].concat();
+    let mut columns: BTreeMap<String, BTreeMap<i16, Column>> = BTreeMap::new();
+    let mut odd = Vec::new();
+    for message in client.simple_query(&text).await? {
+        let SimpleQueryMessage::Row(row) = message else {
+            continue;
+        };
+        if row.len() != WIDTH {
+            continue;
+        }
+        let table = row.try_get(0)?.unwrap_or_default();
+        if !target.import.takes(table) {
+            continue;
+        }
+        if is_true(&row, 5)? {
+            odd.push(table.to_owned());
+        }
+        let columns = columns.entry(table.to_owned()).or_default();
+        let Some(number) = row.try_get(1)?.and_then(|number| number.parse().ok()) else {
+            continue;
+        };
+        let column = Column {
+            name: row.try_get(2)?.unwrap_or_default().to_owned(),
+            data_type: row.try_get(3)?.unwrap_or_default().to_owned(),
+            not_null: is_true(&row, 4)?,
+            ..Column::default()
+        };
+        columns.insert(number, column);
+    }
+    odd.sort();
+    odd.dedup();
+    columns.retain(|name, _| odd.binary_search(name).is_err());
+    let schema = &target.import.schema;
+    let table = |(name, columns): (String, BTreeMap<i16, Column>)| Table {
+        columns: columns.into_values().collect(),
+        options: [("schema_name", schema), ("table_name", &name)]
+            .map(|(option, value)| (option.to_owned(), value.clone()))
+            .into(),
+        name,
+    };
+    Ok(Answer {
+        tables: columns.into_iter().map(table).collect(),
+        odd,
+    })
+}
+
+fn is_true(row: &SimpleQueryRow, column: usize) -> Result<bool, HubError> {
+    Ok(row.try_get(column)? == Some("t"))
+}

@@ -4,6 +4,7 @@
 //! [`Diagnostic`] and, where it names a connection, a [`Connection`] whose `target` is an error.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 mod connection;
 mod daemon;
@@ -38,35 +39,19 @@ pub struct Source {
 #[derive(Debug, Clone, Default)]
 pub struct Desired {
     /// By name. Blocks whose name is refused or that have no name are only diagnostics.
-    pub connections: BTreeMap<String, Connection>,
+    pub connections: BTreeMap<String, Arc<Connection>>,
     /// Inputs whose contents are not known now: what they held before must stay.
     pub doubts: Vec<Doubt>,
     /// `options "database"`.
     pub database: DatabaseOptions,
-    /// [`crate::plan::target_hash`] of each connection that has a target, where it was reckoned.
-    pub hashes: BTreeMap<String, String>,
 }
 
 impl Desired {
-    /// Reckons the hashes of all targets, once for all who ask.
-    pub fn hash_targets(&mut self) {
-        let hash = |(name, connection): (&String, &Connection)| {
-            let target = connection.target.as_ref().ok()?;
-            Some((name.clone(), crate::plan::target_hash(target)))
-        };
-        self.hashes = self.connections.iter().filter_map(hash).collect();
-    }
-
     /// The hash of a connection's target; empty if it has none.
-    pub fn target_hash(&self, name: &str) -> String {
-        if let Some(hash) = self.hashes.get(name) {
-            return hash.clone();
-        }
-        let target = self
-            .connections
+    pub fn target_hash(&self, name: &str) -> &str {
+        self.connections
             .get(name)
-            .and_then(|c| c.target.as_ref().ok());
-        target.map(crate::plan::target_hash).unwrap_or_default()
+            .map_or("", |connection| connection.target_hash())
     }
 }
 
@@ -117,6 +102,25 @@ pub struct Connection {
     pub target: Result<Target, String>,
     /// What its state is to warn of, apart from errors.
     pub warnings: Vec<String>,
+    pub(crate) hash: TargetHash,
+}
+
+impl Connection {
+    /// [`crate::plan::target_hash`] of its target; empty if it has none.
+    pub fn target_hash(&self) -> &str {
+        let Ok(target) = &self.target else { return "" };
+        self.hash.0.get_or_init(|| crate::plan::target_hash(target))
+    }
+}
+
+/// Reckoned once for all who share a connection. A copy is made to be changed, so it starts anew.
+#[derive(Debug, Default)]
+pub(crate) struct TargetHash(OnceLock<String>);
+
+impl Clone for TargetHash {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// `type = …`.

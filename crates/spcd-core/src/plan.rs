@@ -432,7 +432,7 @@ fn wanted_connection(
         error: error.map(str::to_owned),
         task: Task::Import(Box::new(Import {
             target: target.clone(),
-            target_hash: hash,
+            target_hash: hash.to_owned(),
             applied: applied.cloned(),
             why,
             warnings: wanted.warnings.clone(),

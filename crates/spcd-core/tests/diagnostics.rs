@@ -5,8 +5,9 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use spcd_core::config::{Cache, Given, Inspection, Kind, Source, inspect, load};
+use spcd_core::config::{Cache, Connection, Given, Inspection, Kind, Source, inspect, load};
 use spcd_core::report::{Style, render};
 use spcd_core::spc::evaluate::Function;
 
@@ -144,6 +145,40 @@ fn only_blocks_whose_text_changed_are_parsed_again() {
         assert_eq!(line as usize, text.lines().count() - 3);
     }
     assert_eq!(counts, [100, 0, 1, 0]);
+}
+
+/// What is kept of a connection rests on the plugin blocks, wherever they are.
+#[test]
+fn a_connection_that_is_kept_follows_its_plugin_and_its_twins() {
+    let block = "connection \"a\" {\n plugin = \"postgres\"\n host = \"h\"\n}\n";
+    let plugin = |fetch: &str| {
+        format!("plugin \"postgres\" {{\n defaults = {{ fetch_size = \"{fetch}\" }}\n}}\n")
+    };
+    let (ten, twenty) = (plugin("10"), plugin("20"));
+    let mut cache = Cache::default();
+    let mut lookup = |_: Function, _: &str, _: &str| Err(String::new());
+    let mut read = |files: &[(&str, &str)]| {
+        let given = &mut Given {
+            lookup: &mut lookup,
+        };
+        load(&sources(files), given, &mut cache).desired.connections["a"].clone()
+    };
+    let fetch = |connection: &Connection| {
+        let target = connection.target.as_ref().unwrap();
+        target.server.get("fetch_size").map(|o| o.value.clone())
+    };
+    let first = read(&[("a.spc", block), ("p.spc", &ten)]);
+    assert_eq!(fetch(&first).as_deref(), Some("10"));
+    let again = read(&[("a.spc", block), ("p.spc", &ten)]);
+    assert!(Arc::ptr_eq(&first, &again));
+    assert_eq!(
+        fetch(&read(&[("a.spc", block), ("p.spc", &twenty)])).as_deref(),
+        Some("20")
+    );
+    assert_eq!(fetch(&read(&[("a.spc", block)])), None);
+    let twin = read(&[("a.spc", block), ("b.spc", block)]);
+    assert!(twin.target.as_ref().unwrap_err().contains("b.spc:1"));
+    assert!(read(&[("a.spc", block)]).target.is_ok());
 }
 
 #[test]

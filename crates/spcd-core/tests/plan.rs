@@ -134,7 +134,7 @@ impl World {
                 }
                 Ok(target) => {
                     known.applied = Some(Applied {
-                        target_hash: desired.target_hash(name),
+                        target_hash: desired.target_hash(name).to_owned(),
                         schema: Presence::Ours,
                         server: Presence::Ours,
                         intact: true,
@@ -217,7 +217,11 @@ impl World {
                 let wanted = self.now.connections.get(name).is_some_and(|c| c.enabled);
                 let hash = self.now.target_hash(name);
                 let attempt = Attempt {
-                    target_hash: if wanted { hash } else { String::new() },
+                    target_hash: if wanted {
+                        hash.to_owned()
+                    } else {
+                        String::new()
+                    },
                     error: error.into(),
                     due: due == "now",
                 };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::plugins::{Instances, Resolved};
-use super::{Connection, Import, Kind, Target};
+use super::{Connection, Import, Kind, Target, TargetHash};
 use crate::nearest::nearest;
 use crate::pattern::Pattern;
 use crate::plugin::{Context, Definition, OWN_ATTRIBUTES, OWN_BLOCKS, target};
@@ -197,6 +197,7 @@ pub(super) fn read(
         end_line: 0,
         target: Ok(target_or),
         warnings: Vec::new(),
+        hash: TargetHash::default(),
     };
     Read {
         connection,

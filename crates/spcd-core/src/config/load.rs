@@ -9,7 +9,7 @@ use super::place::Text;
 use super::plugins::{Instances, PluginBlock};
 use super::{Desired, Diagnostic, Severity, Source};
 use crate::nearest::nearest;
-use crate::spc::cut::{TOP_LEVEL, cut};
+use crate::spc::cut::{Piece, Pieces, TOP_LEVEL, cut};
 use crate::spc::evaluate::Function;
 use crate::spc::parse::Parsed;
 use crate::spc::syntax::{Block, Problem, Span};
@@ -20,9 +20,10 @@ mod blocks;
 mod cache;
 mod tell;
 
-pub use cache::Cache;
 pub(super) use blocks::look_up;
-use cache::Entry;
+pub use cache::Cache;
+use cache::{Entry, Settled};
+pub(super) use cache::{Key, key};
 
 /// Asks the edge for a function's result: the function, the directory of the `.spc` file, the
 /// argument. The error is the reason why there is none (`No such file or directory …`).
@@ -94,10 +95,16 @@ struct Item {
     /// The line of that offset where it is known without looking.
     line: Option<u32>,
     stray: bool,
+    /// What was parsed; empty where it is settled.
     entry: Arc<Entry>,
     index: usize,
     /// Problems that are not of the block itself.
     extra: Vec<Problem>,
+    /// What it was when it was read last, and by which key that is kept.
+    settled: Option<Settled>,
+    key: Key,
+    /// Where its text ends.
+    end: usize,
 }
 
 impl Item {
@@ -107,6 +114,16 @@ impl Item {
 
     fn block(&self) -> Option<&Block> {
         self.parsed()?.block.as_ref()
+    }
+
+    /// Has the piece of native syntax itself, and no longer what it was when it was read last.
+    fn parse(&mut self, file: &str, cache: &mut Cache) {
+        let text = file.get(self.base..self.end).unwrap_or_default();
+        self.settled = None;
+        self.entry = cache.entry(self.key, || Entry {
+            blocks: vec![parse::parse(text)],
+            broken: None,
+        });
     }
 }
 
@@ -145,7 +162,6 @@ impl<'a, 'g> Pass<'a, 'g> {
         for source in sources {
             pass.read(source, cache, &mut items);
         }
-        cache.end();
 
         let mut connections = Vec::new();
         let mut database = None;
@@ -153,7 +169,9 @@ impl<'a, 'g> Pass<'a, 'g> {
             pass.sort(item, &mut connections, &mut database);
         }
         pass.twins();
-        pass.connections(connections);
+        cache.rest_on(pass.instances.key());
+        pass.connections(connections, cache);
+        cache.end();
         pass.finish()
     }
 
@@ -176,7 +194,8 @@ impl<'a, 'g> Pass<'a, 'g> {
             }
         };
         if source.path.ends_with(".json") {
-            let entry = cache.entry(text, || {
+            let key = key([&source.path, text]);
+            let entry = cache.entry(key, || {
                 let json::File { blocks, broken } = json::parse(text);
                 Entry { blocks, broken }
             });
@@ -190,6 +209,9 @@ impl<'a, 'g> Pass<'a, 'g> {
                     entry,
                     index,
                     extra: Vec::new(),
+                    settled: None,
+                    key,
+                    end: text.len(),
                 });
             }
             if let Some(problem) = &entry.broken {
@@ -198,18 +220,19 @@ impl<'a, 'g> Pass<'a, 'g> {
             }
             return;
         }
-        let pieces = cut(text);
+        let pieces = cache.pieces(key([&source.path, text]), || {
+            let Pieces { pieces, open } = cut(text);
+            let key = |piece: Piece| (key([&source.path, &text[piece.start..piece.end]]), piece);
+            (pieces.into_iter().map(key).collect(), open)
+        });
+        let (pieces, open) = &*pieces;
         let first = items.len();
-        for piece in &pieces.pieces {
-            let text = &text[piece.start..piece.end];
-            let entry = cache.entry(text, || Entry {
-                blocks: vec![parse::parse(text)],
-                broken: None,
-            });
+        for &(key, ref piece) in pieces {
             if piece.stray && !items.last().is_some_and(|last: &Item| last.stray) {
                 // The block before it has ended where it should not, so it lacks something.
                 if let Some(before) = items.get_mut(first..).and_then(<[Item]>::last_mut) {
                     let line = piece.line;
+                    before.parse(text, cache);
                     let span = before.block().map_or(Span::default(), |block| block.span);
                     let message = format!(
                         "this block ends before what follows it on line {line}, which belongs to no block"
@@ -220,18 +243,24 @@ impl<'a, 'g> Pass<'a, 'g> {
                         .push(problem.hint("one of its `}` stands too early, or one is too many"));
                 }
             }
-            let (base, line) = (piece.start, Some(piece.line));
-            items.push(Item {
+            let mut item = Item {
                 file,
-                base,
-                line,
+                base: piece.start,
+                line: Some(piece.line),
                 stray: piece.stray,
-                entry,
+                entry: Arc::default(),
                 index: 0,
                 extra: Vec::new(),
-            });
+                settled: cache.settled(&key),
+                key,
+                end: piece.end,
+            };
+            if item.settled.is_none() {
+                item.parse(text, cache);
+            }
+            items.push(item);
         }
-        if let Some(problem) = &pieces.open {
+        if let Some(problem) = open {
             self.tell(file, 0, Severity::Error, problem, None);
             self.doubt(file);
         }
@@ -244,6 +273,9 @@ impl<'a, 'g> Pass<'a, 'g> {
         connections: &mut Vec<Item>,
         database: &mut Option<(usize, u32)>,
     ) {
+        if item.settled.is_some() {
+            return connections.push(item);
+        }
         let Some(parsed) = item.parsed() else { return };
         *self.further.entry(item.file).or_default() += parsed.further;
         let mut problems = parsed.problems.clone();

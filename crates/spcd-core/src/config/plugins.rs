@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::load::{Key, key};
 use crate::plugin::{Definition, PluginName, STEAMPIPE_ATTRIBUTES, definition_of, is_shipped};
 use crate::spc::evaluate::Lookup;
 use crate::spc::settings::Settings;
@@ -123,6 +124,11 @@ impl Instances {
             .or_default()
             .push(index);
         self.list.push(instance);
+    }
+
+    /// Stands for everything that connections can learn here.
+    pub(super) fn key(&self) -> Key {
+        key([&format!("{:?}", self.list), ""])
     }
 
     pub(super) fn views(&self) -> impl Iterator<Item = &PluginBlock> {

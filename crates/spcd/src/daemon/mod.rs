@@ -7,7 +7,7 @@ mod jobs;
 mod look;
 mod requests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,15 +216,19 @@ impl<'a> Reign<'a> {
         self.memory.forget(&observed, &plan, &self.jobs);
         let mut deferred = BTreeSet::new();
         let running: Vec<String> = self.jobs.names().cloned().collect();
+        let planned: HashMap<&str, &Work> = match running.is_empty() {
+            true => HashMap::new(),
+            false => (plan.work.iter().map(|work| (work.name.as_str(), work))).collect(),
+        };
         for name in running {
-            let work = plan.work.iter().find(|work| work.name == name);
+            let work = planned.get(name.as_str()).copied();
             let wanted = desired.connections.get(&name);
             let target = match wanted.is_some_and(|connection| connection.enabled) {
                 true => desired.target_hash(&name),
-                false => String::new(),
+                false => "",
             };
             let ask = self.memory.ask.contains(&name);
-            if self.jobs.settle_with(&name, work, &target, ask) {
+            if self.jobs.settle_with(&name, work, target, ask) {
                 deferred.insert(name);
             }
         }

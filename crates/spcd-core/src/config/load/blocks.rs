@@ -1,7 +1,9 @@
 //! What each kind of block says.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
+use super::cache::{Cache, Settled};
 use super::{Given, Item, Pass};
 use crate::aggregate::{Candidate, circles, members};
 use crate::config::connection::{self, Read, View, refused};
@@ -113,24 +115,22 @@ impl Pass<'_, '_> {
         self.warn(item, &warnings, None);
     }
 
-    pub(super) fn connections(&mut self, items: Vec<Item>) {
-        // Where each name is written, so that twins can name each other.
-        let mut places: HashMap<String, Vec<String>> = HashMap::with_capacity(items.len());
-        for item in &items {
-            let Some(block) = item.block() else { continue };
-            let Some(label) = block.labels.first() else {
-                continue;
-            };
-            let path = self.texts.get(item.file).map_or("", |text| text.path);
-            let place = format!("{path}:{}", self.lines(item, block).0);
-            places
-                .entry(label.text.to_string())
-                .or_default()
-                .push(place);
-        }
+    pub(super) fn connections(&mut self, items: Vec<Item>, cache: &mut Cache) {
+        let twins = self.places_of_twins(&items);
         let mut counted: HashMap<String, usize> = HashMap::new();
         let mut spans: BTreeMap<String, (Item, Span)> = BTreeMap::new();
-        for item in items {
+        for mut item in items {
+            if let Some(settled) = item.settled.take() {
+                let connection = &settled.connection;
+                // What it rests on may have changed since, and plugin blocks are read after it.
+                let holds = cache.settled(&item.key).is_some();
+                if holds && !twins.contains_key(&connection.name) {
+                    self.settled(&item, settled, cache);
+                    continue;
+                }
+                let text = self.texts.get(item.file).map_or("", |text| text.text);
+                item.parse(text, cache);
+            }
             let Some(block) = item.block() else { continue };
             let Some(label) = block.labels.first() else {
                 continue;
@@ -146,14 +146,18 @@ impl Pass<'_, '_> {
                 self.tell_all(&item, &problems, None);
                 continue;
             }
-            if let Some(twins) = places.get(&name).filter(|twins| twins.len() > 1) {
+            if let Some(twins) = twins.get(&name) {
                 let position = counted.entry(name.clone()).or_default();
                 problems.insert(0, twice("connection", &name, *position, twins, span));
                 *position += 1;
             }
             let path = self.texts.get(item.file).map_or("", |text| text.path);
             let given = &mut *self.given;
-            let mut lookup = |function, argument: &str| look_up(given, path, function, argument);
+            let mut asks = false;
+            let mut lookup = |function, argument: &str| {
+                asks = true;
+                look_up(given, path, function, argument)
+            };
             let mut read = connection::read(block, &name, path, &self.instances, &mut lookup);
             problems.append(&mut read.problems);
             (read.connection.start_line, read.connection.end_line) = self.lines(&item, block);
@@ -171,14 +175,66 @@ impl Pass<'_, '_> {
                 let public = public.unwrap_or_default();
                 self.loaded.public.insert(instance.clone(), public);
             }
-            let connection = self.view(read, error);
-            self.loaded
-                .desired
-                .connections
-                .entry(name)
-                .or_insert(connection);
+            let plain = !asks && error.is_none() && read.warnings.is_empty();
+            let connection = Arc::new(self.view(read, error));
+            if let (true, Kind::Plugin, Some(line), None) =
+                (plain, &connection.kind, item.line, &self.inspection)
+            {
+                let public = self.loaded.public.get(&connection.plugin_instance);
+                *cache.public(&connection.plugin_instance) = public.cloned().unwrap_or_default();
+                let connection = connection.clone();
+                cache.settle(item.key, Settled { line, connection });
+            }
+            let connections = &mut self.loaded.desired.connections;
+            connections.entry(name).or_insert(connection);
         }
         self.aggregators(&spans);
+    }
+
+    /// Takes a connection as it was read before.
+    fn settled(&mut self, item: &Item, settled: Settled, cache: &mut Cache) {
+        let before = settled.line;
+        let settled = settled.moved(item.line.unwrap_or(before));
+        let connection = settled.connection.clone();
+        if settled.line != before {
+            cache.settle(item.key, settled);
+        }
+        let (instance, public) = (&connection.plugin_instance, &mut self.loaded.public);
+        if !public.contains_key(instance) {
+            public.insert(instance.clone(), cache.public(instance).clone());
+        }
+        let connections = &mut self.loaded.desired.connections;
+        connections.insert(connection.name.clone(), connection);
+    }
+
+    /// Where each of the names is written that is written more than once, so that they can name
+    /// each other.
+    fn places_of_twins(&self, items: &[Item]) -> HashMap<String, Vec<String>> {
+        let mut named: HashMap<&str, Vec<&Item>> = HashMap::with_capacity(items.len());
+        for item in items {
+            let label = item.block().and_then(|block| block.labels.first());
+            let settled = item.settled.as_ref();
+            let name = settled.map(|settled| settled.connection.name.as_str());
+            if let Some(name) = name.or(label.map(|label| &*label.text)) {
+                named.entry(name).or_default().push(item);
+            }
+        }
+        let place = |item: &&Item| {
+            let path = self.texts.get(item.file).map_or("", |text| text.path);
+            let line = match (&item.settled, item.block()) {
+                (Some(settled), _) => {
+                    let moved = settled.clone().moved(item.line.unwrap_or(settled.line));
+                    moved.connection.start_line
+                }
+                (None, Some(block)) => self.lines(item, block).0,
+                (None, None) => 0,
+            };
+            format!("{path}:{line}")
+        };
+        let twins = named.into_iter().filter(|(_, items)| items.len() > 1);
+        twins
+            .map(|(name, items)| (name.to_owned(), items.iter().map(place).collect()))
+            .collect()
     }
 
     /// Keeps what `check` shows of a connection.
@@ -255,6 +311,7 @@ impl Pass<'_, '_> {
             let Some(connection) = self.loaded.desired.connections.get_mut(&name) else {
                 continue;
             };
+            let connection = Arc::make_mut(connection);
             connection.warnings.append(&mut warnings);
             if let (Some(error), Ok(_)) = (&error, &connection.target) {
                 connection.target = Err(error.clone());

@@ -136,7 +136,6 @@ impl Pass<'_, '_> {
         }
         close(&mut kept, &mut last, in_file.2);
         self.loaded.diagnostics = kept;
-        self.loaded.desired.hash_targets();
         self.loaded
     }
 }

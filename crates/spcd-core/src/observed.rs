@@ -38,6 +38,18 @@ pub struct Observed {
     pub ask: BTreeSet<String>,
 }
 
+impl Observed {
+    /// Notes that what spcd made for these was altered or dropped since.
+    pub fn mark(&mut self, drifted: &BTreeSet<String>) {
+        for name in drifted {
+            let known = self.connections.get_mut(name);
+            if let Some(applied) = known.and_then(|known| known.applied.as_mut()) {
+                applied.intact = false;
+            }
+        }
+    }
+}
+
 /// A row of `spcd.connection_state`, and what spcd made for it.
 #[derive(Debug, Clone)]
 pub struct Known {

@@ -233,6 +233,13 @@ impl Jobs {
         true
     }
 
+    /// Whether a connection's source is being asked although nothing differs from `target`.
+    pub fn is_refresh(&self, name: &str, target: &str) -> bool {
+        self.running
+            .get(name)
+            .is_some_and(|running| running.refresh && running.key == Key::Import(target.to_owned()))
+    }
+
     /// Begins a piece of work, unless one is under way for its connection.
     pub fn start(&mut self, work: Work, generation: i64) {
         if self.running.contains_key(&work.name) {

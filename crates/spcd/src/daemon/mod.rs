@@ -20,13 +20,14 @@ use spcd_core::plan::{self, Plan, Task, Work};
 use spcd_core::search_path::PathChange;
 use spcd_core::sql;
 use spcd_core::union;
+use spcd_protocol::Status;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Config;
 use crate::hub::apply::{self, Writer};
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::lead::{self, Lead};
-use crate::hub::{HubError, migrate, search_path};
+use crate::hub::{HubError, migrate, observe, search_path};
 use crate::service;
 use crate::watch::Watcher;
 use jobs::{Failure, Finished, Jobs, Outcome};
@@ -76,6 +77,29 @@ struct Aggregators {
     due: bool,
 }
 
+/// What came of one plan.
+#[derive(Default)]
+struct Carried {
+    /// Nothing was held back for want of knowing what was altered.
+    complete: bool,
+    /// Connections for which something else has to end first.
+    deferred: BTreeSet<String>,
+    rows: usize,
+    work: usize,
+}
+
+impl Carried {
+    fn and(mut self, later: Self) -> Self {
+        self.deferred.extend(later.deferred);
+        Self {
+            complete: later.complete,
+            deferred: self.deferred,
+            rows: self.rows + later.rows,
+            work: self.work + later.work,
+        }
+    }
+}
+
 /// A daemon that leads.
 pub struct Reign<'a> {
     config: &'a mut Config,
@@ -84,6 +108,8 @@ pub struct Reign<'a> {
     requests: Requests,
     memory: Memory,
     listener: Session,
+    /// Looks for what was altered, while `lead.control` goes on.
+    observer: Arc<Session>,
     passes: u64,
 }
 
@@ -116,6 +142,7 @@ impl<'a> Reign<'a> {
         let listener = endpoint.connect("listener").await?;
         let listen = format!("LISTEN {}", sql::ident(spcd_protocol::WAKE_CHANNEL));
         listener.client.batch_execute(&listen).await?;
+        let observer = Arc::new(endpoint.connect("observer").await?);
         let writer = Writer::start(endpoint.clone(), lead.epoch);
         Ok(Some(Self {
             config,
@@ -124,6 +151,7 @@ impl<'a> Reign<'a> {
             requests: Requests::default(),
             memory: Memory::default(),
             listener,
+            observer,
             passes: 0,
         }))
     }
@@ -202,19 +230,89 @@ impl<'a> Reign<'a> {
     }
 
     /// One look, and what follows from it.
+    ///
+    /// Whether something was altered behind our back takes ten times as long to tell as what the
+    /// files want. So what they want is begun first, on the assumption that nothing was; what rests
+    /// on it, and what was altered, comes second.
     async fn pass(&mut self, watcher: Option<&mut Watcher>) -> Result<Passed, HubError> {
         let began = Instant::now();
         let client = &self.lead.control.client;
         // Requests first: what was saved before one was made is then seen by this pass.
         let asked = self.requests.read(client).await?;
+        let observer = self.observer.clone();
+        let drifted = tokio::spawn(async move { observe::drifted(&observer.client).await });
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
+        let diagnostics = diagnostics_json(&diagnostics);
         self.memory.aggregators = Aggregators::of(&desired);
         self.memory.recall(&desired, &mut observed, asked);
-        observed.slow = self.jobs.brisk_and_slow().1.cloned().collect();
+        let looked = began.elapsed();
 
-        let plan = plan::plan(&desired, &observed);
-        self.memory.forget(&observed, &plan, &self.jobs);
-        let mut deferred = BTreeSet::new();
+        // The first pass finds everything pending, and it takes what was altered to say more.
+        let mut first = match self.passes {
+            0 => None,
+            _ => Some(
+                self.carry_out(&desired, &mut observed, &diagnostics, false)
+                    .await?,
+            ),
+        };
+        let drifted = drifted.await.map_err(|_| HubError::NoSession)??;
+        let altered = drifted.iter().any(|name| !self.jobs.is_running(name));
+        let second = match &mut first {
+            Some(first) if first.complete && !altered => None,
+            Some(_) => {
+                // What was begun has changed the rows.
+                observed = observe::first(&self.lead.control.client).await?;
+                self.memory.recall(&desired, &mut observed, Vec::new());
+                Some(())
+            }
+            None => Some(()),
+        };
+        let carried = match (first, second) {
+            (Some(first), None) => first,
+            (first, _) => {
+                observed.mark(&drifted);
+                let client = &self.lead.control.client;
+                observe::complete(client, &desired, &mut observed).await?;
+                let second = self
+                    .carry_out(&desired, &mut observed, &diagnostics, true)
+                    .await?;
+                first.unwrap_or_default().and(second)
+            }
+        };
+        self.passes += 1;
+        tracing::debug!(
+            pass = self.passes,
+            connections = desired.connections.len(),
+            drifted = drifted.len(),
+            rows = carried.rows,
+            work = carried.work,
+            under_way = self.jobs.len(),
+            look_micros = looked.as_micros() as u64,
+            micros = began.elapsed().as_micros() as u64,
+            "looked"
+        );
+        self.requests.passed(&observed, &carried.deferred);
+        self.answer_requests().await?;
+        let idle = carried.rows == 0 && carried.work == 0 && self.jobs.len() == 0;
+        Ok(Passed { idle })
+    }
+
+    /// Plans, publishes, and begins the work. Without knowing what was altered (`sure`) nothing
+    /// that is said becomes `ready`, and nothing under way is stopped because it seems needless.
+    async fn carry_out(
+        &mut self,
+        desired: &Desired,
+        observed: &mut Observed,
+        diagnostics: &Value,
+        sure: bool,
+    ) -> Result<Carried, HubError> {
+        observed.slow = self.jobs.brisk_and_slow().1.cloned().collect();
+        let plan = plan::plan(desired, observed);
+        self.memory.forget(observed, &plan, &self.jobs);
+        let mut carried = Carried {
+            complete: true,
+            ..Carried::default()
+        };
         let running: Vec<String> = self.jobs.names().cloned().collect();
         let planned: HashMap<&str, &Work> = match running.is_empty() {
             true => HashMap::new(),
@@ -228,8 +326,10 @@ impl<'a> Reign<'a> {
                 false => "",
             };
             let ask = self.memory.ask.contains(&name);
-            if self.jobs.settle_with(&name, work, target, ask) {
-                deferred.insert(name);
+            if work.is_none() && !sure && !self.jobs.is_refresh(&name, target) {
+                carried.complete = false;
+            } else if self.jobs.settle_with(&name, work, target, ask) {
+                carried.deferred.insert(name);
             }
         }
         let Plan {
@@ -247,6 +347,11 @@ impl<'a> Reign<'a> {
         self.memory.aggregators.waiting = waiting;
         // What is under way says itself how it ends.
         rows.retain(|row| !self.jobs.is_running(&row.name));
+        if !sure {
+            let all = rows.len();
+            rows.retain(|row| row.route.last() != Some(&Status::Ready));
+            carried.complete &= rows.len() == all;
+        }
         let work: Vec<Work> = (work.into_iter())
             .filter(|work| !self.jobs.is_running(&work.name))
             .collect();
@@ -259,48 +364,26 @@ impl<'a> Reign<'a> {
         if let Some(change) = search_path {
             self.set_search_path(change).await?;
         }
-        let diagnostics = diagnostics_json(&diagnostics);
-        let new_diagnostics =
-            (self.memory.diagnostics.as_ref() != Some(&diagnostics)).then_some(&diagnostics);
-        let idle = rows.is_empty() && work.is_empty() && self.jobs.len() == 0;
+        let news = (self.memory.diagnostics.as_ref() != Some(diagnostics)).then_some(diagnostics);
+        let writes = !rows.is_empty() || !touched.is_empty() || news.is_some();
         let mut generation = 0;
-        if !rows.is_empty() || !touched.is_empty() || new_diagnostics.is_some() || !work.is_empty()
-        {
+        if writes || !work.is_empty() {
             let next = "SELECT pg_catalog.nextval('spcd.generation')";
             generation = self.lead.control.client.query_one(next, &[]).await?.get(0);
         }
-        if !rows.is_empty() || !touched.is_empty() || new_diagnostics.is_some() {
-            apply::publish(
-                &self.lead.control.client,
-                self.lead.epoch,
-                generation,
-                &rows,
-                &touched,
-                new_diagnostics,
-            )
-            .await?;
-            self.memory.diagnostics = Some(diagnostics);
+        if writes {
+            let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+            apply::publish(client, epoch, generation, &rows, &touched, news).await?;
+            self.memory.diagnostics = Some(diagnostics.clone());
         }
-        self.passes += 1;
-        tracing::debug!(
-            pass = self.passes,
-            generation,
-            connections = desired.connections.len(),
-            rows = rows.len(),
-            work = work.len(),
-            under_way = self.jobs.len(),
-            micros = began.elapsed().as_micros() as u64,
-            "looked"
-        );
+        (carried.rows, carried.work) = (rows.len(), work.len());
         for work in work {
             if let Task::Import(_) = &work.task {
                 self.memory.ask.remove(&work.name);
             }
             self.jobs.start(work, generation);
         }
-        self.requests.passed(&observed, &deferred);
-        self.answer_requests().await?;
-        Ok(Passed { idle })
+        Ok(carried)
     }
 
     /// Takes note of a job's end; true if another look is needed.

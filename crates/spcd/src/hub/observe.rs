@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::TryStreamExt as _;
 use spcd_core::config::Desired;
 use spcd_core::observed::{Applied, Detail, Extension, Known, Observed, Presence, Written};
 use spcd_core::plan::{self, Needs};
 use spcd_core::secret::Secret;
 use spcd_core::shape::{self, Column, Dependents, Table, Traits};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::HubError;
 
@@ -16,7 +17,12 @@ use super::HubError;
 pub async fn observe(client: &Client, desired: &Desired) -> Result<Observed, HubError> {
     let kept = "SELECT pg_catalog.to_regclass('spcd.applied') IS NOT NULL";
     let mut observed = match client.query_one(kept, &[]).await?.try_get(0)? {
-        true => first(client).await?,
+        true => {
+            let (first, drifted) = tokio::join!(first(client), drifted(client));
+            let mut observed = first?;
+            observed.mark(&drifted?);
+            observed
+        }
         false => Observed {
             admitted: true,
             ..Observed::default()
@@ -66,7 +72,7 @@ async fn readers(client: &Client) -> Result<(bool, bool), HubError> {
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
-/// A look at what does not depend on the files.
+/// A look at what does not depend on the files, as though nothing had [`drifted`].
 pub async fn first(client: &Client) -> Result<Observed, HubError> {
     let (readers, admitted) = readers(client).await?;
     Ok(Observed {
@@ -78,25 +84,47 @@ pub async fn first(client: &Client) -> Result<Observed, HubError> {
     })
 }
 
-/// Every row of the state with what was made for it: the one query that observes.
+/// The connections of which something was altered or dropped since spcd wrote it: the part of a
+/// look that takes long. Everything that is sent is sent when this is polled first.
+pub async fn drifted(client: &Client) -> Result<BTreeSet<String>, HubError> {
+    let sql =
+        "SELECT connection_name FROM spcd.applied a JOIN spcd.fingerprint f USING (connection_name)
+               WHERE a.fingerprint IS DISTINCT FROM f.fingerprint";
+    let answer = client.simple_query(sql).await?;
+    let name = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    };
+    Ok(answer.iter().filter_map(name).collect())
+}
+
+/// Every row of the state with what was made for it.
 async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, Known>, HubError> {
     let readable = match readers {
-        true => {
-            "coalesce(pg_catalog.has_schema_privilege('spcd_users', f.schema_oid, 'USAGE'), true)"
-        }
+        true => "coalesce(pg_catalog.has_schema_privilege('spcd_users', n.oid, 'USAGE'), true)",
         false => "true",
     };
     let sql = format!(
         "SELECT s.connection_name, s.status, s.error, s.warnings, s.plugin, s.plugin_instance,
                 s.type, s.connections, s.import_schema, s.file_name, s.start_line, s.end_line,
-                s.schema_hash, a.target_hash, a.warnings, a.fingerprint = f.fingerprint,
-                f.schema_oid, f.schema_is_ours, f.server_oid, f.server_is_ours, {readable}
+                s.schema_hash, a.target_hash, a.warnings, n.oid,
+                n.oid IS NOT DISTINCT FROM a.schema_oid, f.oid,
+                f.oid IS NOT DISTINCT FROM a.server_oid, {readable}
          FROM spcd.connection_state s
          LEFT JOIN spcd.applied a USING (connection_name)
-         LEFT JOIN spcd.fingerprint f USING (connection_name)"
+         LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
+         LEFT JOIN pg_catalog.pg_foreign_server f ON f.srvname = a.connection_name"
     );
-    let rows = client.query(&sql, &[]).await?;
-    rows.iter().map(known).collect()
+    // Row by row: thousands of them at once would be there twice.
+    let none: [&str; 0] = [];
+    let rows = client.query_raw(&sql, none).await?;
+    let mut rows = std::pin::pin!(rows);
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.try_next().await? {
+        let (name, connection) = known(&row)?;
+        found.insert(name, connection);
+    }
+    Ok(found)
 }
 
 fn known(row: &Row) -> Result<(String, Known), HubError> {
@@ -113,10 +141,10 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
         Some(target_hash) => Some(Applied {
             target_hash,
             warnings: row.try_get(14)?,
-            intact: row.try_get::<_, Option<bool>>(15)?.unwrap_or_default(),
-            schema: presence(row.try_get(16)?, row.try_get(17)?),
-            server: presence(row.try_get(18)?, row.try_get(19)?),
-            readable: row.try_get(20)?,
+            intact: true,
+            schema: presence(row.try_get(15)?, row.try_get(16)?),
+            server: presence(row.try_get(17)?, row.try_get(18)?),
+            readable: row.try_get(19)?,
         }),
     };
     let status: &str = row.try_get(1)?;

@@ -15,5 +15,6 @@ mod pass;
 mod query;
 mod search_path;
 mod settings;
+mod steampipe;
 mod support;
 mod wait;

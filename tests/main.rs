@@ -11,6 +11,7 @@ mod client;
 mod cluster;
 mod connect;
 mod crash;
+mod examples;
 mod pass;
 mod query;
 mod search_path;

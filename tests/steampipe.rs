@@ -56,7 +56,9 @@ async fn columns(client: &Client, sql: &str) -> Vec<String> {
     statement.columns().iter().map(column).collect()
 }
 
-const SCHEMA_CHANGED: &str = r#"{"StructVersion":20230306,"Type":1}"#;
+fn schemas_changed() -> Value {
+    json!({"StructVersion": 20_230_306, "Type": 1})
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_client_finds_what_it_asks_for() {
@@ -183,7 +185,7 @@ async fn the_command_line_client_finds_what_it_asks_for() {
     while heard.try_recv().is_ok() {}
     query(&data.url, "ALTER TABLE orders ADD COLUMN total numeric").await;
     assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
-    assert_eq!(next(&mut heard).await.to_string(), SCHEMA_CHANGED);
+    assert_eq!(next(&mut heard).await, schemas_changed());
     while heard.try_recv().is_ok() {}
     spcd.write(
         "b.spc",
@@ -206,7 +208,7 @@ async fn the_command_line_client_finds_what_it_asks_for() {
     assert_eq!(rows[0][0], "error");
     assert!(rows[0][1].contains("hots"), "{rows:?}");
     spcd.remove("b.spc");
-    while next(&mut heard).await.to_string() != SCHEMA_CHANGED {}
+    while next(&mut heard).await != schemas_changed() {}
     eventually("its row is gone", DEADLINE, || async {
         query(&url, broken).await.is_empty().then_some(())
     })
@@ -417,7 +419,7 @@ async fn schemas_are_announced_once_the_first_of_each_plugin_is_in() {
         json!({"StructVersion": 20_230_306, "Type": 2, "Errors": ["connection \"first\": no route"], "Warnings": null})
     );
     // What was owed since the other one changed.
-    assert_eq!(next(&mut heard).await.to_string(), SCHEMA_CHANGED);
+    assert_eq!(next(&mut heard).await, schemas_changed());
 
     // A start at which nothing differs says nothing: the next to be heard is the warning.
     query(&hub.url, "SELECT spcd.take_lead('spcd', 'test', '0')").await;
@@ -437,7 +439,7 @@ async fn schemas_are_announced_once_the_first_of_each_plugin_is_in() {
             ])
         )
     );
-    assert_eq!(next(&mut heard).await.to_string(), SCHEMA_CHANGED);
+    assert_eq!(next(&mut heard).await, schemas_changed());
 
     // Many long errors: shortened, split, and each of them told.
     let long = "\"why\" ".repeat(600);

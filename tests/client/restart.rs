@@ -30,7 +30,7 @@ async fn waiters(
         client.set_timeout(PATIENCE);
         counts.push(count_waits(&mut client));
         let name = names[n % names.len()].to_owned();
-        let ways = n / names.len() % 2 == 0;
+        let ways = (n / names.len()).is_multiple_of(2);
         waiters.push(tokio::spawn(async move {
             let outcome = if ways {
                 client.wait_ready(&[&name], PATIENCE).await.map(|()| 1)

@@ -80,6 +80,32 @@ need_pgbouncer() {
     export LD_LIBRARY_PATH="$(dirname "$(find "$dir" -name 'libevent-*.so*' | head -n 1)")"
 }
 
+# What the examples need, below target/ unless it is installed: psycopg 3 for Python, node-postgres
+# for Node.
+need_drivers() {
+    local dir=$PWD/target/drivers python node
+    python=${SPCD_PYTHON:-$dir/python/bin/python}
+    if ! "$python" -c 'import psycopg' 2>/dev/null; then
+        python3 -c 'import venv, ensurepip' 2>/dev/null || need_packages python3 python3-venv
+        say "installing psycopg"
+        python3 -m venv "$dir/python"
+        python=$dir/python/bin/python
+        "$python" -m pip install --quiet --disable-pip-version-check 'psycopg[binary]>=3.1,<4'
+    fi
+    node=$dir/node/node_modules:/usr/share/nodejs${NODE_PATH:+:$NODE_PATH}
+    command -v node >/dev/null || need_packages nodejs
+    if ! NODE_PATH=$node node -e 'require("pg")' 2>/dev/null; then
+        if command -v npm >/dev/null; then
+            say "installing node-postgres"
+            mkdir -p "$dir/node"
+            npm install --silent --no-fund --no-audit --prefix "$dir/node" pg@8
+        else
+            need_packages node-pg
+        fi
+    fi
+    export SPCD_PYTHON=$python NODE_PATH=$node
+}
+
 # Rust, and the C compiler that its linker and the TLS library need.
 need_rust() {
     command -v cargo >/dev/null || [ ! -r "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"

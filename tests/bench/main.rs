@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clients;
 mod first_light;
 
 #[tokio::main]
@@ -20,5 +21,8 @@ async fn main() {
     let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
     if runs("first_light") {
         first_light::run().await;
+    }
+    if runs("clients") {
+        clients::run().await;
     }
 }

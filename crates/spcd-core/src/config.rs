@@ -19,7 +19,9 @@ use crate::shape::Table;
 
 pub use connection::View;
 pub(crate) use daemon::public as public_settings;
-pub use daemon::{DaemonSettings, INSTANCE_NAME, daemon_settings, is_instance_name};
+pub use daemon::{
+    COMPAT, Compat, DaemonSettings, INSTANCE_NAME, daemon_settings, is_instance_name,
+};
 pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
 pub(crate) use place::without_mark;
 pub use plugins::PluginBlock;

@@ -312,7 +312,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
 }
 
 /// Connections that no block names, but that are not known to be unwanted, as their rows have them.
-fn kept<'a>(desired: &Desired, observed: &'a Observed) -> BTreeMap<&'a str, &'a Written> {
+pub fn kept<'a>(desired: &Desired, observed: &'a Observed) -> BTreeMap<&'a str, &'a Written> {
     if desired.doubts.is_empty() {
         return BTreeMap::new();
     }

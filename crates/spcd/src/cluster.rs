@@ -136,7 +136,7 @@ pub async fn ensure(settings: &Settings) -> Result<Running, ClusterError> {
 
 /// Waits for a server that was asked to stop when [`ensure`] was given up half-way.
 pub async fn gone(settings: &Settings) {
-    let layout = Layout::of(&settings.state_dir);
+    let layout = Layout::of(settings);
     let deadline = tokio::time::Instant::now() + FAST;
     while server::runs(&layout) && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(TICK).await;
@@ -149,7 +149,7 @@ pub async fn gone(settings: &Settings) {
 /// See [`ClusterError`].
 pub async fn join(settings: &Settings) -> Result<Running, ClusterError> {
     let (layout, owner) = prepare(settings)?;
-    open(layout, owner, None).await
+    open(layout.left(), owner, None).await
 }
 
 /// Where sessions with the running server are had.
@@ -157,7 +157,7 @@ pub async fn join(settings: &Settings) -> Result<Running, ClusterError> {
 /// # Errors
 /// When there is no cluster yet.
 pub fn endpoint(settings: &Settings) -> Result<Endpoint, ClusterError> {
-    let layout = Layout::of(&settings.state_dir);
+    let layout = Layout::of(settings).left();
     endpoint_of(&layout, port(&layout)?)
 }
 
@@ -167,11 +167,12 @@ pub fn endpoint(settings: &Settings) -> Result<Endpoint, ClusterError> {
 /// # Errors
 /// When there is no cluster yet.
 pub fn url(settings: &Settings) -> Result<String, ClusterError> {
-    let layout = Layout::of(&settings.state_dir);
+    let layout = Layout::of(settings).left();
     let port = port(&layout)?;
     let passfile = percent_encode(&layout.passfile().display().to_string());
     Ok(format!(
-        "postgresql://{USER}@127.0.0.1:{port}/{DATABASE}?passfile={passfile}"
+        "postgresql://{USER}@127.0.0.1:{port}/{}?passfile={passfile}",
+        layout.database()
     ))
 }
 
@@ -254,7 +255,7 @@ impl Drop for Running {
 }
 
 fn prepare(settings: &Settings) -> Result<(Layout, Owner), ClusterError> {
-    let layout = Layout::of(&settings.state_dir);
+    let layout = Layout::of(settings);
     let owner = Owner::find(&layout.data)?;
     layout.make(&owner)?;
     Ok((layout, owner))
@@ -356,7 +357,7 @@ fn endpoint_of(layout: &Layout, port: u16) -> Result<Endpoint, ClusterError> {
         &host,
         port,
         USER,
-        DATABASE,
+        layout.database(),
         layout.password()?,
     ))
 }
@@ -369,7 +370,7 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
         source,
     };
     match endpoint.connect("start").await {
-        Ok(_) => return Ok(()),
+        Ok(_) => return layout.remember_database(),
         Err(error) if error.is_no_such_database() => {}
         Err(error) => return Err(failed(error)),
     }
@@ -379,12 +380,21 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
         .connect("start")
         .await
         .map_err(failed)?;
-    match session
+    let (name, other) = (layout.database(), layout.other_database());
+    // What people have made in it moves along.
+    let found = session
         .client
-        .batch_execute(&format!("CREATE DATABASE {DATABASE}"))
-        .await
-    {
-        Ok(()) => Ok(()),
+        .query_opt(
+            "SELECT FROM pg_catalog.pg_database WHERE datname = $1",
+            &[&other],
+        )
+        .await;
+    let sql = match found {
+        Ok(Some(_)) => format!("ALTER DATABASE {other} RENAME TO {name}"),
+        _ => format!("CREATE DATABASE {name}"),
+    };
+    match session.client.batch_execute(&sql).await {
+        Ok(()) => layout.remember_database(),
         // Another command was faster.
         Err(error) if error.code() == Some(&SqlState::DUPLICATE_DATABASE) => Ok(()),
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(()),
@@ -393,10 +403,7 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
             source: error.into(),
         })),
         Err(error) => Err(ClusterError::Failed {
-            what: format!(
-                "cannot create the database {DATABASE} in {}",
-                layout.shown()
-            ),
+            what: format!("cannot make the database {name} in {}", layout.shown()),
             said: error
                 .as_db_error()
                 .map_or_else(|| error.to_string(), ToString::to_string),

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use spcd_core::config::{
-    DaemonSettings, Diagnostic, Given, INSTANCE_NAME, Source, daemon_settings, is_instance_name,
+    COMPAT, Compat, DaemonSettings, Diagnostic, Given, INSTANCE_NAME, Source, daemon_settings,
+    is_instance_name,
 };
 use spcd_core::report;
 use spcd_core::secret::Secret;
@@ -29,6 +30,8 @@ pub struct Settings {
     pub instance: String,
     /// What is logged, as a `tracing` filter (`info`, `spcd=debug`).
     pub log: Option<String>,
+    /// Whose clients find what they know besides spcd's own.
+    pub compat: Compat,
     /// The settings file, where it is or would be looked for.
     pub file: PathBuf,
     flags: Flags,
@@ -68,6 +71,9 @@ pub struct Flags {
     /// What is logged: error, warn, info, debug, trace, or a filter like spcd=debug
     #[arg(long, env = "SPCD_LOG", value_name = "FILTER", global = true)]
     log: Option<String>,
+    /// Also make what clients of another program look for
+    #[arg(long, env = "SPCD_COMPAT", value_parser = compat, value_name = "steampipe", global = true)]
+    compat: Option<Compat>,
 }
 
 impl Settings {
@@ -97,6 +103,7 @@ impl Settings {
             ("database", self.database != other.database),
             ("state_dir", self.state_dir != other.state_dir),
             ("instance", self.instance != other.instance),
+            ("compat", self.compat != other.compat),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -146,12 +153,14 @@ impl Settings {
             .or(written.database)
             .filter(|url| !url.expose().trim().is_empty());
         let log = first_text([flags.log, written.log]);
+        let compat = flags.compat.or(written.compat).unwrap_or_default();
         Ok(Self {
             config_dirs,
             database,
             state_dir,
             instance,
             log,
+            compat,
             file,
             flags: kept,
         })
@@ -239,6 +248,10 @@ fn read(path: &Path, named: bool) -> Result<DaemonSettings, SettingsError> {
 #[expect(clippy::unnecessary_wraps, reason = "clap's signature")]
 fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
+}
+
+fn compat(text: &str) -> Result<Compat, &'static str> {
+    Compat::named(text).ok_or(COMPAT)
 }
 
 /// The specification says that relative paths in these variables are to be ignored.

@@ -13,13 +13,38 @@ use crate::spc::syntax::{Problem, Span};
 use crate::spc::value::Value;
 
 /// What can be set, with what it must be.
-const KNOWN: [(&str, &str); 5] = [
+const KNOWN: [(&str, &str); 6] = [
     ("config", "a directory in quotes, or a list of them"),
     ("database", "a URL or keyword string in quotes"),
     ("state_dir", "a directory in quotes"),
     ("instance", "a name in quotes"),
     ("log", "a level or filter in quotes"),
+    ("compat", "the name of a program in quotes"),
 ];
+
+/// Another program whose clients find what they know besides spcd's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compat {
+    /// None
+    #[default]
+    None,
+    /// Steampipe's CLI, Powerpipe, Flowpipe
+    Steampipe,
+}
+
+/// What [`Compat::named`] asks for.
+pub const COMPAT: &str = "compat must be \"steampipe\"";
+
+impl Compat {
+    /// An empty name is none, so that a flag can take back what the file says.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "" => Some(Self::None),
+            "steampipe" => Some(Self::Steampipe),
+            _ => None,
+        }
+    }
+}
 
 /// What [`is_instance_name`] asks for.
 pub const INSTANCE_NAME: &str =
@@ -43,6 +68,8 @@ pub struct DaemonSettings {
     pub instance: Option<String>,
     /// `log`: a `tracing` filter.
     pub log: Option<String>,
+    /// `compat`
+    pub compat: Option<Compat>,
 }
 
 /// Reads the settings file. What is wrong is an error, all of it: a daemon does not start on half
@@ -135,6 +162,12 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
     {
         problems.push(Problem::new(setting.value_span, INSTANCE_NAME));
     }
+    if let Some(setting) = settings.get("compat")
+        && let Value::String(name) = &setting.value
+        && Compat::named(name).is_none()
+    {
+        problems.push(Problem::new(setting.value_span, COMPAT));
+    }
     let mut one = |name: &str| texts(name, problems).into_iter().next();
     DaemonSettings {
         config,
@@ -142,5 +175,6 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
         state_dir: one("state_dir"),
         instance: one("instance"),
         log: one("log"),
+        compat: one("compat").and_then(|name| Compat::named(&name)),
     }
 }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,12 +17,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::error::{DbError, ErrorPosition};
-use tokio_postgres::{AsyncMessage, NoTls, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, SimpleQueryMessage};
 
 use super::{Output, QueryArgs};
 use crate::config::Config;
 use crate::daemon::Reign;
-use crate::hub::connect::Endpoint;
+use crate::hub::connect::{Canceller, Endpoint};
 use crate::settings::Settings;
 use print::{Column, Printer};
 
@@ -41,7 +41,8 @@ pub async fn run(settings: &Settings, args: QueryArgs) -> anyhow::Result<ExitCod
     if settings.database.is_none() {
         lead_once(settings, &endpoint).await?;
     }
-    let mut client = match Client::open(connector(&endpoint)).await {
+    let cancel = Cancel::default();
+    let mut client = match Client::open(connector(&endpoint, &cancel)).await {
         Ok(client) => client,
         Err(error) => {
             eprintln!("spcd: {:#}", anyhow::Error::from(error));
@@ -61,7 +62,7 @@ pub async fn run(settings: &Settings, args: QueryArgs) -> anyhow::Result<ExitCod
         (None, file) => {
             if file.is_none() && io::stdin().is_terminal() {
                 look(&mut client, "", args.timeout).await;
-                return shell::run(settings, client, args.output).await;
+                return shell::run(settings, client, cancel, args.output).await;
             }
             let mut text = String::new();
             io::stdin()
@@ -75,7 +76,7 @@ pub async fn run(settings: &Settings, args: QueryArgs) -> anyhow::Result<ExitCod
     let rest = Some(cut.rest).filter(|rest| !rest.is_empty());
     let mut out = io::stdout().lock();
     for sql in cut.complete.into_iter().chain(rest) {
-        match execute(&mut client, sql, args.output, &mut out).await {
+        match execute(&mut client, &cancel, sql, args.output, &mut out).await {
             Ok(()) => {}
             Err(Failure::Statement(error)) => {
                 progress.clear();
@@ -119,19 +120,40 @@ impl From<io::Error> for Failure {
 /// On the private cluster there may be no daemon: then one pass is made here.
 async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<()> {
     let mut config = Config::new(&settings.config_dirs, false);
-    if let Some(mut reign) = Reign::begin(endpoint, &settings.instance, &mut config, false).await? {
+    if let Some(mut reign) = Reign::begin(endpoint, settings, &mut config, false).await? {
         reign.settle(|_| ()).await?;
     }
     Ok(())
 }
 
+/// Cancels what the newest session is doing, over the same TLS as it has.
+#[derive(Clone, Default)]
+pub struct Cancel(Arc<Mutex<Option<Canceller>>>);
+
+impl Cancel {
+    fn set(&self, canceller: Canceller) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
+    }
+
+    async fn cancel(&self) {
+        let canceller = (self.0.lock())
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(canceller) = canceller {
+            // The server answers the statement with 57014; who cannot be reached has ended it.
+            let _ = canceller.cancel().await;
+        }
+    }
+}
+
 /// Sessions with the settings that the role has for people, not those of the daemon's own work.
-pub fn connector(endpoint: &Arc<Endpoint>) -> Connector {
-    let endpoint = endpoint.clone();
+pub fn connector(endpoint: &Arc<Endpoint>, cancel: &Cancel) -> Connector {
+    let (endpoint, cancel) = (endpoint.clone(), cancel.clone());
     Connector::from_fn(move || {
-        let endpoint = endpoint.clone();
+        let (endpoint, cancel) = (endpoint.clone(), cancel.clone());
         async move {
             let mut session = endpoint.connect("query").await?;
+            cancel.set(session.canceller());
             session.client.batch_execute("RESET ALL").await?;
             let (sender, messages) = mpsc::unbounded_channel();
             tokio::spawn(async move {
@@ -198,12 +220,12 @@ async fn looked(client: &mut Client, text: &str, until: Instant) -> Option<Vec<S
 /// Runs one statement and prints what comes back. Ctrl-C cancels it in the server.
 async fn execute(
     client: &mut Client,
+    cancel: &Cancel,
     sql: &str,
     output: Output,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let token = client.session().await?.cancel_token();
     let running = Cell::new(false);
     let mut work = pin!(attempt(client, sql, output, out, &running));
     loop {
@@ -213,8 +235,7 @@ async fn execute(
                 if !running.get() {
                     return Err(Failure::Interrupted);
                 }
-                // The server answers the statement with 57014; who cannot be reached has ended it.
-                let _ = token.cancel_query(NoTls).await;
+                cancel.cancel().await;
             }
         }
     }

@@ -95,7 +95,7 @@ async fn work(settings: &Settings, cluster: &mut Option<Running>) -> anyhow::Res
     let mut watcher = Watcher::new();
     let mut config = Config::new(&settings.config_dirs, false);
     tokio::select! {
-        ended = daemon::run(endpoint, &settings.instance, &mut config, &mut watcher) => {
+        ended = daemon::run(endpoint, settings, &mut config, &mut watcher) => {
             ended?;
             Ok(())
         }

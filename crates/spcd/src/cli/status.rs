@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::StatusArgs;
 use super::follow;
+use super::query::Cancel;
 use crate::settings::Settings;
 
 /// Prints the states.
@@ -42,7 +43,7 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
     let mut interrupt = signal(SignalKind::interrupt())?;
     let endpoint = super::endpoint(settings)?;
     let names = (!args.names.is_empty()).then_some(args.names.as_slice());
-    let connector = super::query::connector(&endpoint.into());
+    let connector = super::query::connector(&endpoint.into(), &Cancel::default());
     let mut changes = Changes::of(connector.clone(), names);
     let mut client = Client::new(connector);
     changes.begin().await?;

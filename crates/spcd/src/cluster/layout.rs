@@ -7,10 +7,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use spcd_core::config::Compat;
 use spcd_core::secret::Secret;
 
 use super::programs::Owner;
 use super::{ClusterError, Lock};
+use crate::settings::Settings;
 
 /// Held by a daemon as long as it runs.
 pub const DAEMON: &str = "daemon.lock";
@@ -29,16 +31,58 @@ pub struct Layout {
     pub dir: PathBuf,
     /// The data directory.
     pub data: PathBuf,
+    /// Where clients of Steampipe look for it.
+    steampipe: bool,
 }
 
+/// Port and database that clients of Steampipe look for.
+const STEAMPIPE: (u16, &str) = (9193, "steampipe");
+
 impl Layout {
-    /// Of the cluster in this state directory.
-    pub fn of(state_dir: &Path) -> Self {
-        let dir = state_dir.join("cluster");
+    /// Of the cluster in the state directory, as it is to be.
+    pub fn of(settings: &Settings) -> Self {
+        let dir = settings.state_dir.join("cluster");
         Self {
             data: dir.join("data"),
             dir,
+            steampipe: settings.compat == Compat::Steampipe,
         }
+    }
+
+    /// The same as it was left: only a daemon moves what others use.
+    pub fn left(mut self) -> Self {
+        if let Some(name) = self.text("database") {
+            self.steampipe = name == STEAMPIPE.1;
+        }
+        self
+    }
+
+    /// The database that holds the schemas.
+    pub fn database(&self) -> &'static str {
+        if self.steampipe {
+            STEAMPIPE.1
+        } else {
+            super::DATABASE
+        }
+    }
+
+    /// What it is called where the settings are the others.
+    pub fn other_database(&self) -> &'static str {
+        if self.steampipe {
+            super::DATABASE
+        } else {
+            STEAMPIPE.1
+        }
+    }
+
+    /// Keeps the database's name, for commands that are run with other settings.
+    pub fn remember_database(&self) -> Result<(), ClusterError> {
+        self.write("database", &format!("{}\n", self.database()), 0o644)
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        let text = fs::read_to_string(self.dir.join(name)).ok()?;
+        Some(text.trim().to_owned())
     }
 
     /// For messages.
@@ -114,11 +158,16 @@ impl Layout {
 
     /// The port that was chosen.
     pub fn port(&self) -> Option<u16> {
-        fs::read_to_string(self.dir.join("port"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        self.text("port")?.parse().ok()
+    }
+
+    /// The port that it is to have; `None`: any.
+    pub fn wanted_port(&self) -> Option<u16> {
+        if self.steampipe {
+            Some(STEAMPIPE.0)
+        } else {
+            self.port()
+        }
     }
 
     /// Keeps a port for the next start, so that what people configured stays right.

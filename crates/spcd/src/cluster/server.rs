@@ -89,7 +89,9 @@ impl Server {
         programs: &Programs,
     ) -> Result<Self, ClusterError> {
         layout.write("postgresql.conf", &configuration(layout), 0o644)?;
-        let mut port = layout.port().unwrap_or_else(|| first_port(&layout.data));
+        let mut port = layout
+            .wanted_port()
+            .unwrap_or_else(|| first_port(&layout.data));
         // Someone may take the port between the look and the start.
         for _ in 0..5 {
             let wanted = port;
@@ -98,7 +100,7 @@ impl Server {
                 said: format!("every port from {wanted} on is taken"),
             })?;
             if layout.port() != Some(port) {
-                if layout.port().is_some() {
+                if layout.port().is_some_and(|port| port == wanted) {
                     tracing::warn!(
                         old = wanted,
                         new = port,

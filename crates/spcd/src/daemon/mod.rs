@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use spcd_core::config::{Desired, Diagnostic, Severity};
+use spcd_core::config::{Compat, Desired, Diagnostic, Severity};
 use spcd_core::observed::{Attempt, Extension, Observed};
 use spcd_core::plan::{self, Plan, Task, Work};
 use spcd_core::search_path::PathChange;
@@ -27,8 +27,10 @@ use crate::config::Config;
 use crate::hub::apply::{self, Writer};
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::lead::{self, Lead};
+use crate::hub::steampipe::{self, Steampipe};
 use crate::hub::{HubError, migrate, observe, search_path};
 use crate::service;
+use crate::settings::Settings;
 use crate::watch::Watcher;
 use jobs::{Failure, Finished, Jobs, Outcome};
 use requests::Requests;
@@ -107,6 +109,7 @@ pub struct Reign<'a> {
     jobs: Jobs,
     requests: Requests,
     memory: Memory,
+    steampipe: Option<Steampipe>,
     listener: Session,
     /// Looks for what was altered, while `lead.control` goes on.
     observer: Arc<Session>,
@@ -125,7 +128,7 @@ impl<'a> Reign<'a> {
     /// where `wait` says so, else gives `None`.
     pub async fn begin(
         endpoint: &Arc<Endpoint>,
-        instance: &str,
+        settings: &Settings,
         config: &'a mut Config,
         wait: bool,
     ) -> anyhow::Result<Option<Self>> {
@@ -134,11 +137,13 @@ impl<'a> Reign<'a> {
             tracing::info!(migration = name, "applied");
         }
         drop(session);
-        let Some(lead) = lead::take(endpoint, instance, wait).await? else {
+        let Some(lead) = lead::take(endpoint, &settings.instance, wait).await? else {
             return Ok(None);
         };
         tracing::info!(epoch = lead.epoch, "this daemon leads");
         service::status("leading");
+        let compat = settings.compat == Compat::Steampipe;
+        let steampipe = Steampipe::begin(&lead.control.client, lead.epoch, compat).await?;
         let listener = endpoint.connect("listener").await?;
         let listen = format!("LISTEN {}", sql::ident(spcd_protocol::WAKE_CHANNEL));
         listener.client.batch_execute(&listen).await?;
@@ -150,6 +155,7 @@ impl<'a> Reign<'a> {
             lead,
             requests: Requests::default(),
             memory: Memory::default(),
+            steampipe,
             listener,
             observer,
             passes: 0,
@@ -363,6 +369,11 @@ impl<'a> Reign<'a> {
         self.create_extensions(&extensions).await?;
         if let Some(change) = search_path {
             self.set_search_path(change).await?;
+        }
+        if let Some(steampipe) = &mut self.steampipe {
+            let wanted = steampipe::Wanted::of(desired, observed);
+            let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+            steampipe.follow(client, epoch, wanted).await?;
         }
         let news = (self.memory.diagnostics.as_ref() != Some(diagnostics)).then_some(diagnostics);
         let writes = !rows.is_empty() || !touched.is_empty() || news.is_some();
@@ -674,7 +685,7 @@ fn back_off(times: u32) -> Duration {
 /// database went away. Returns only when it cannot start at all.
 pub async fn run(
     endpoint: Arc<Endpoint>,
-    instance: &str,
+    settings: &Settings,
     config: &mut Config,
     watcher: &mut Watcher,
 ) -> anyhow::Result<()> {
@@ -682,7 +693,7 @@ pub async fn run(
     loop {
         service::alive();
         let began = Instant::now();
-        let error = match Reign::begin(&endpoint, instance, config, true).await {
+        let error = match Reign::begin(&endpoint, settings, config, true).await {
             Ok(None) => continue,
             Ok(Some(mut reign)) => match reign.serve(watcher).await {
                 Ok(()) => continue,

@@ -8,6 +8,7 @@ pub mod lead;
 pub mod migrate;
 pub mod observe;
 pub mod search_path;
+pub mod steampipe;
 mod tls;
 pub mod union;
 

@@ -15,7 +15,7 @@ use rustyline::validate::Validator;
 use rustyline::{Context, Editor, Helper};
 use spcd_client::{Client, statements};
 
-use super::{Failure, describe, execute};
+use super::{Cancel, Failure, describe, execute};
 use crate::cli::Output;
 use crate::settings::Settings;
 
@@ -38,6 +38,7 @@ const TABLES: &str =
 pub async fn run(
     settings: &Settings,
     mut client: Client,
+    cancel: Cancel,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let mut editor: Editor<Words, FileHistory> = Editor::new()?;
@@ -46,6 +47,7 @@ pub async fn run(
     // None yet, or not to be read: then there is none.
     let _ = editor.load_history(&history);
     let mut shell = Shell {
+        cancel,
         output,
         last: output,
         timing: false,
@@ -103,6 +105,7 @@ pub async fn run(
 }
 
 struct Shell {
+    cancel: Cancel,
     output: Output,
     /// What `\x` goes back to.
     last: Output,
@@ -114,7 +117,7 @@ impl Shell {
     async fn run(&mut self, client: &mut Client, sql: &str) -> io::Result<bool> {
         let begun = Instant::now();
         let mut out = io::stdout().lock();
-        let outcome = execute(client, sql, self.output, &mut out).await;
+        let outcome = execute(client, &self.cancel, sql, self.output, &mut out).await;
         out.flush()?;
         let ok = match outcome {
             Ok(()) => true,

@@ -17,5 +17,6 @@ mod pass;
 mod query;
 mod search_path;
 mod settings;
+mod stop;
 mod support;
 mod wait;

@@ -20,8 +20,8 @@ mod blocks;
 mod cache;
 mod tell;
 
-pub use cache::Cache;
 pub(super) use blocks::look_up;
+pub use cache::Cache;
 use cache::Entry;
 
 /// Asks the edge for a function's result: the function, the directory of the `.spc` file, the

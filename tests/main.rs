@@ -5,6 +5,7 @@
     reason = "a test ends by panicking"
 )]
 
+mod adopt;
 mod aggregate;
 mod bad_input;
 mod client;
@@ -12,10 +13,12 @@ mod cluster;
 mod connect;
 mod crash;
 mod examples;
+mod destroy;
 mod pass;
 mod query;
 mod search_path;
 mod settings;
 mod steampipe;
+mod stop;
 mod support;
 mod wait;

@@ -29,9 +29,9 @@ const USER: &str = "spcd";
 /// The database that holds the schemas.
 const DATABASE: &str = "spcd";
 
-/// How long a fast shutdown may take before it becomes an immediate one: systemd and people expect
-/// a service to end within five seconds, and nothing is lost by recovery from the log.
-const FAST: Duration = Duration::from_secs(4);
+/// How long a fast shutdown may take before it becomes an immediate one: all in all a service is to
+/// end within five seconds, and nothing is lost by recovery from the log.
+const FAST: Duration = Duration::from_secs(3);
 
 /// How long a daemon waits for commands that start or stop the server.
 const TURN: Duration = Duration::from_secs(60);
@@ -132,6 +132,53 @@ pub async fn ensure(settings: &Settings) -> Result<Running, ClusterError> {
     };
     layout.remember_daemon(&daemon)?;
     open(layout, owner, Some(daemon)).await
+}
+
+/// As root on the state directory of somebody else (the package's, whose service runs as a user of
+/// its own): goes on as that user, so that all files stay theirs and no link of theirs leads root
+/// astray. To be called before any other thread is there.
+///
+/// # Errors
+/// When the user has no name, or cannot be changed to.
+pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = std::fs::metadata(&settings.state_dir).map_or(0, |found| found.uid());
+    if owner == 0 || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let user = Owner::find(&settings.state_dir)?;
+    if user.uid != owner {
+        return Err(ClusterError::User(format!(
+            "{} belongs to the user with the number {owner}, who has no entry in /etc/passwd; add it, or give the directory to another user",
+            settings.state_dir.display()
+        )));
+    }
+    user.become_it()
+}
+
+/// Whether there is a private cluster.
+pub fn is_made(settings: &Settings) -> bool {
+    Layout::of(settings).data.exists()
+}
+
+/// Removes the cluster's files, unless somebody uses them.
+///
+/// # Errors
+/// See [`ClusterError`].
+pub async fn remove(settings: &Settings) -> Result<(), ClusterError> {
+    let (layout, owner) = prepare(settings)?;
+    let taken = || ClusterError::Taken {
+        dir: layout.shown(),
+        pid: layout.daemon_pid(),
+    };
+    let exclusive = FlockArg::LockExclusiveNonblock;
+    let _daemon = layout.lock(layout::DAEMON, exclusive)?.ok_or_else(taken)?;
+    let _using = layout.lock(layout::USERS, exclusive)?.ok_or_else(taken)?;
+    let _start = take(&layout, layout::START, exclusive, TURN).await?;
+    if let Some(mut server) = Server::adopt(&layout, &owner).await {
+        server.stop(FAST).await;
+    }
+    std::fs::remove_dir_all(&layout.dir).map_err(layout::failed("remove", &layout.dir))
 }
 
 /// Waits for a server that was asked to stop when [`ensure`] was given up half-way.

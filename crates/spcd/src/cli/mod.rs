@@ -1,10 +1,13 @@
 //! The command line: one file a command, each with `run(&Settings, Args) -> Result<ExitCode>`.
 
+mod adopt;
 mod apply;
 mod check;
 mod completions;
+mod destroy;
 mod doctor;
 mod follow;
+mod man;
 mod migrate;
 mod plan;
 mod plugins;
@@ -80,6 +83,9 @@ enum Command {
     Doctor,
     /// Print a shell's completions
     Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// `spcd run`
@@ -201,6 +207,9 @@ pub struct TestArgs {
 pub struct AdoptArgs {
     /// The connection
     pub name: String,
+    /// Do not ask
+    #[arg(long, env = "SPCD_YES", value_parser = FalseyValueParser::new())]
+    pub yes: bool,
 }
 
 /// `spcd destroy`
@@ -217,6 +226,13 @@ pub struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
+}
+
+/// `spcd man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory, which must exist
+    pub dir: PathBuf,
 }
 
 /// Parses, runs, and turns the outcome into an exit code. Errors are printed here, with their
@@ -246,6 +262,9 @@ pub fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(cli.flags)?;
+    if settings.database.is_none() {
+        cluster::become_its_user(&settings)?;
+    }
     telemetry::start(&settings, matches!(cli.command, Command::Run(_)));
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -282,10 +301,11 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
         Command::Test(_) => not_built("test"),
         Command::Plugins => plugins::run(settings),
         Command::Migrate => migrate::run(settings).await,
-        Command::Adopt(_) => not_built("adopt"),
-        Command::Destroy(_) => not_built("destroy"),
+        Command::Adopt(args) => adopt::run(settings, args).await,
+        Command::Destroy(args) => destroy::run(settings, args).await,
         Command::Doctor => doctor::run(settings).await,
         Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(&args),
     }
 }
 
@@ -302,11 +322,15 @@ impl Command {
             | Self::Test(_)
             | Self::Migrate
             | Self::Adopt(_)
-            | Self::Destroy(_)
             | Self::Doctor => true,
-            Self::Run(_) | Self::Check(_) | Self::Url | Self::Plugins | Self::Completions(_) => {
-                false
-            }
+            // One that is not there is not made in order to be removed.
+            Self::Destroy(_)
+            | Self::Run(_)
+            | Self::Check(_)
+            | Self::Url
+            | Self::Plugins
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 }
@@ -326,6 +350,21 @@ async fn hub(settings: &Settings) -> anyhow::Result<(Endpoint, Option<cluster::R
         None => Some(cluster::join(settings).await?),
     };
     Ok((endpoint(settings)?, running))
+}
+
+/// Asks on the terminal, after what was shown.
+fn confirm(question: &str) -> anyhow::Result<bool> {
+    use std::io::Write as _;
+    let (mut out, input) = (std::io::stdout(), std::io::stdin());
+    anyhow::ensure!(
+        out.is_terminal() && input.is_terminal(),
+        "nobody is there to ask: give --yes if that is what you want"
+    );
+    write!(out, "{question} Type yes: ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
 }
 
 fn not_built(command: &str) -> anyhow::Result<ExitCode> {

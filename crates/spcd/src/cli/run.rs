@@ -2,13 +2,17 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::cluster::{self, ClusterError, Running};
 use crate::config::Config;
 use crate::daemon;
 use crate::files::Files;
+use crate::hub::lead;
 use crate::service;
 use crate::settings::Settings;
 use crate::telemetry;
@@ -19,16 +23,20 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut cluster = None;
+    let mut watcher = Watcher::new();
+    let waker = watcher.waker();
     service::ready();
     let outcome = tokio::select! {
-        ended = work(settings, &mut cluster) => ended,
-        ended = follow_settings(settings) => ended,
+        ended = work(settings, &mut cluster, &mut watcher) => ended,
+        ended = follow_settings(settings, &waker) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
     if outcome.is_ok() {
         tracing::info!("stopping");
         service::stopping();
+        // A server that is not there needs no word.
+        let _ = timeout(RESIGN, resign(settings)).await;
     }
     match cluster {
         Some(cluster) => cluster.stop().await,
@@ -39,9 +47,18 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
+/// How long saying so may take.
+const RESIGN: Duration = Duration::from_millis(500);
+
+/// Says that nobody leads any more.
+async fn resign(settings: &Settings) -> anyhow::Result<()> {
+    let session = super::endpoint(settings)?.connect("resign").await?;
+    Ok(lead::resign(&session.client).await?)
+}
+
 /// Reads the settings file again when it changes and on SIGHUP: takes what can be taken, and says
-/// what needs a restart. It does not end by itself.
-async fn follow_settings(settings: &Settings) -> anyhow::Result<()> {
+/// what needs a restart. SIGHUP is a wake, too. It does not end by itself.
+async fn follow_settings(settings: &Settings, waker: &Notify) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut files = Files::new(std::slice::from_ref(&settings.file));
     let mut watcher = Watcher::new();
@@ -55,6 +72,9 @@ async fn follow_settings(settings: &Settings) -> anyhow::Result<()> {
         };
         let look = files.look();
         watcher.follow(files.places());
+        if asked {
+            waker.notify_one();
+        }
         if !asked && std::sync::Arc::ptr_eq(&look, &last) {
             continue;
         }
@@ -86,16 +106,19 @@ async fn follow_settings(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// The cluster is handed out so that it is stopped in order after everything that uses it.
-async fn work(settings: &Settings, cluster: &mut Option<Running>) -> anyhow::Result<()> {
+async fn work(
+    settings: &Settings,
+    cluster: &mut Option<Running>,
+    watcher: &mut Watcher,
+) -> anyhow::Result<()> {
     if settings.database.is_none() {
         service::status("starting the private cluster");
         *cluster = Some(cluster::ensure(settings).await?);
     }
     let endpoint = Arc::new(super::endpoint(settings)?);
-    let mut watcher = Watcher::new();
     let mut config = Config::new(&settings.config_dirs, false);
     tokio::select! {
-        ended = daemon::run(endpoint, settings, &mut config, &mut watcher) => {
+        ended = daemon::run(endpoint, settings, &mut config, watcher) => {
             ended?;
             Ok(())
         }

@@ -9,6 +9,7 @@ need_rust
 need_postgres
 command -v openssl >/dev/null || need_packages openssl
 need_pgbouncer
+need_wrappers
 for part in rustfmt clippy; do
     cargo "${part/rust/}" --version >/dev/null 2>&1 || rustup component add "$part"
 done

@@ -17,3 +17,4 @@ mod search_path;
 mod settings;
 mod support;
 mod wait;
+mod wrappers;

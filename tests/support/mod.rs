@@ -4,6 +4,7 @@
 
 pub mod hub;
 pub mod kept;
+pub mod mariadb;
 mod postgres;
 mod run;
 mod spcd;

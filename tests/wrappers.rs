@@ -10,7 +10,7 @@ use spcd_core::sql;
 
 use crate::support::hub::{columns, postgres, until, until_error};
 use crate::support::mariadb::MariaDb;
-use crate::support::{Cluster, Spcd, fresh_dir, query, shared, try_query, value};
+use crate::support::{Cluster, Spcd, fresh_dir, query, server_user_name, shared, try_query, value};
 
 /// A hub with a reader: a member of `spcd_users` and nothing more.
 async fn hub_with_reader() -> (Cluster, String, String) {
@@ -295,6 +295,81 @@ async fn a_definition_of_ones_own_for_a_wrapper_that_nobody_knows() {
         "{shown}"
     );
     spcd.stop();
+}
+
+/// A stand-in for a Steampipe extension: it takes any option, and its tables are postgres_fdw's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_becomes_an_option_and_one_set_of_tables_serves_all() {
+    let cluster = Cluster::start(&[]);
+    let (hub, source) = (cluster.database().await, cluster.database().await);
+    // Without a user mapping's option, libpq takes the name of the one who runs the server.
+    let user = server_user_name();
+    query(
+        &hub.url,
+        &format!(
+            "DO $$ BEGIN CREATE ROLE {user} SUPERUSER LOGIN; EXCEPTION WHEN duplicate_object THEN END $$;
+             CREATE EXTENSION postgres_fdw;
+             CREATE FOREIGN DATA WRAPPER likewise HANDLER postgres_fdw_handler NO VALIDATOR",
+            user = sql::ident(&user)
+        ),
+    )
+    .await;
+    query(
+        &source.url,
+        "CREATE TABLE account (id integer); INSERT INTO account VALUES (3)",
+    )
+    .await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write(
+        "plugins.spc",
+        &format!(
+            "plugin \"cloud\" {{\n  extension = \"postgres_fdw\"\n  wrapper = \"likewise\"\n  body = \"config\"\n  \
+             public = [\"regions\"]\n  schema_mode = \"static\"\n  \
+             defaults = {{ host = \"127.0.0.1\", port = {}, dbname = \"{}\" }}\n}}\n",
+            cluster.port(),
+            source.name
+        ),
+    );
+    spcd.write(
+        "a.spc",
+        "connection \"prod\" {\n  plugin = \"cloud\"\n  regions = [ \"eu-*\", # all\n  \"us\" ]\n}\n\
+         connection \"test\" {\n  plugin = \"cloud\"\n}\n\
+         connection \"keys\" {\n  plugin = \"cloud\"\n  token = \"hunter2hunter2\"\n}\n\
+         connection \"seen\" {\n  plugin = \"cloud\"\n  retry {\n    times = 3\n  }\n  token = \"a\\\"b\"\n  \
+         allow_visible_secrets = true\n}\n",
+    );
+    spcd.start();
+    let wanted = ["keys error", "prod ready", "seen ready", "test ready"];
+    until(&hub.url, &wanted).await;
+    let config = |name: &str| {
+        format!(
+            "SELECT option_value FROM pg_foreign_server, pg_options_to_table(srvoptions)
+             WHERE srvname = '{name}' AND option_name = 'config'"
+        )
+    };
+    assert_eq!(
+        value(&hub.url, &config("prod")).await,
+        "regions = [\"eu-*\", \"us\"]\n"
+    );
+    assert_eq!(
+        value(&hub.url, &config("seen")).await,
+        "token = \"a\\\"b\"\nretry {\n  times = 3\n}\n"
+    );
+    assert!(query(&hub.url, &config("test")).await.is_empty());
+    // The wrapper takes a connection's name from the schema of its tables: they are where the
+    // name says, whichever schema they were asked into.
+    for name in ["prod", "test", "seen"] {
+        assert_eq!(
+            value(&hub.url, &format!("SELECT id FROM {name}.account")).await,
+            "3"
+        );
+    }
+    let modes = "SELECT DISTINCT schema_mode FROM spcd.connection_state WHERE status = 'ready'";
+    assert_eq!(query(&hub.url, modes).await, [["static"]]);
+    let error = until_error(&hub.url, "keys", "allow_visible_secrets = true").await;
+    assert!(!error.contains("hunter2"), "{error}");
+    spcd.stop();
+    assert!(!cluster.log().contains("hunter2") && !spcd.log().contains("hunter2"));
 }
 
 /// A value of the kind that an option takes.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 #[allow(unused_imports, reason = "as above")]
 pub use postgres::{Cluster, Database, free_port, shared};
 #[allow(unused_imports, reason = "as above")]
-pub use run::{as_server_user, fresh_dir, give_to_server};
+pub use run::{as_server_user, fresh_dir, give_to_server, server_user_name};
 #[allow(unused_imports, reason = "as above")]
 pub use spcd::{Finished, Spcd};
 

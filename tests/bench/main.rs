@@ -10,6 +10,7 @@
 mod support;
 
 mod first_light;
+mod language;
 
 #[tokio::main]
 async fn main() {
@@ -18,6 +19,9 @@ async fn main() {
         .filter(|arg| !arg.starts_with('-'))
         .collect();
     let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
+    if runs("language") {
+        language::run();
+    }
     if runs("first_light") {
         first_light::run().await;
     }

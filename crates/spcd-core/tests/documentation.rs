@@ -9,6 +9,8 @@
 use std::path::Path;
 
 use spcd_core::config::{Cache, Given, Severity, Source, load};
+use spcd_core::observed::{Extension, Observed};
+use spcd_core::plan;
 use spcd_core::plugin::shipped;
 use spcd_core::spc::evaluate::Function;
 
@@ -151,6 +153,61 @@ fn the_shown_mistake_is_real() {
     let loaded = load(&sources, &mut given, &mut Cache::default());
     let is = spcd_core::report::render(&loaded, &sources, spcd_core::report::Style::default());
     assert_eq!(is.trim_end(), shown.trim_end());
+}
+
+/// What `spcd plan` says of an example, where every extension is there and nothing was made yet.
+fn planned(text: &str) -> String {
+    let sources = [Source {
+        path: "a.spc".to_owned(),
+        text: Ok(text.to_owned()),
+    }];
+    let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
+    let mut given = Given {
+        lookup: &mut lookup,
+    };
+    let loaded = load(&sources, &mut given, &mut Cache::default());
+    let targets = loaded.desired.connections.values();
+    let extensions = targets.filter_map(|c| c.target.as_ref().ok());
+    let observed = Observed {
+        admitted: true,
+        extensions: extensions
+            .map(|target| (target.extension.clone(), Extension::Installed))
+            .collect(),
+        ..Observed::default()
+    };
+    plan::show(&plan::plan(&loaded.desired, &observed), &observed)
+}
+
+/// UPDATE_GOLDEN=1 writes what is shown anew.
+#[test]
+fn every_plugin_becomes_what_is_shown() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/plugins.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut is = text.clone();
+    let mut count = 0;
+    for part in text.split("```hcl\n").skip(1) {
+        let Some((example, rest)) = part.split_once("```\n\n```text\n") else {
+            continue;
+        };
+        // The example itself has ended before, and what follows belongs to another.
+        if example.contains("```") {
+            continue;
+        }
+        let shown = rest.split("```").next().unwrap();
+        count += 1;
+        let pair = |shown: &str| format!("{example}```\n\n```text\n{shown}```");
+        is = is.replace(&pair(shown), &pair(&planned(example)));
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &is).unwrap();
+    }
+    let wrong: Vec<_> = is
+        .lines()
+        .zip(text.lines())
+        .filter(|(a, b)| a != b)
+        .collect();
+    assert!(is == text, "{wrong:#?}");
+    assert!(count >= 7, "{count}");
 }
 
 #[test]

@@ -8,6 +8,8 @@
 #   required             attributes that must be given
 #   defaults             options of the server where the connection gives none
 #   ask                  options of the server that hold only while the source is asked
+#   import_options       options of the import statement itself
+#   since                attributes that not every version of the wrapper takes: { name = "version" }
 #   paths                attributes that hold paths: relative ones begin at the file's directory
 #   schema               the remote schema to import; schema_attribute: the attribute that names it
 #   schema_mode          "dynamic": each connection is asked for its tables; "static": all
@@ -54,6 +56,7 @@ plugin "postgres" {
   # Postgres 15 cannot be interrupted while postgres_fdw connects.
   defaults = { connect_timeout = 10 }
   ask      = { keep_connections = "off" }
+  since    = { load_balance_hosts = "Postgres 16", parallel_abort = "Postgres 16" }
 }
 
 plugin "mysql" {
@@ -78,6 +81,10 @@ plugin "mysql" {
     "use_remote_estimate",
   ]
   defaults = { host = "127.0.0.1" }
+  since    = { mysql_default_file = "mysql_fdw 2.9.2", truncatable = "mysql_fdw 2.9.0" }
+
+  # An enum would need a type of its own in Postgres, which nobody has made.
+  import_options = { import_enum_as_text = "true" }
 }
 
 plugin "mssql" {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures, in a release build, against servers of its own. Without arguments: everything; else the
-# named parts (first_light, clients).
+# named parts (language, first_light, clients).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

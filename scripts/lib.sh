@@ -106,6 +106,19 @@ need_drivers() {
     export SPCD_PYTHON=$python NODE_PATH=$node
 }
 
+# The wrappers that spcd has definitions for, as Debian packages them for the server that is used, and
+# what the tests read through them: a MariaDB (its programs alone: the package mariadb-server would
+# start a service that nobody asked for here) and GDAL's, which make a GeoPackage.
+need_wrappers() {
+    command -v apt-get >/dev/null || return 0
+    local bindir version
+    bindir=$(server_bindir)
+    version=$("$bindir/pg_config" --version 2>/dev/null || "$bindir/postgres" --version)
+    version=$(grep -oE '[0-9]+' <<<"$version" | head -n 1)
+    need_packages "postgresql-$version-mysql-fdw" "postgresql-$version-ogr-fdw" "postgresql-$version-tds-fdw" \
+        mariadb-server-core mariadb-client-core gdal-bin
+}
+
 # Rust, and the C compiler that its linker and the TLS library need.
 need_rust() {
     command -v cargo >/dev/null || [ ! -r "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"

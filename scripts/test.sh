@@ -10,6 +10,7 @@ need_postgres
 command -v openssl >/dev/null || need_packages openssl
 need_pgbouncer
 need_drivers
+need_wrappers
 for part in rustfmt clippy; do
     cargo "${part/rust/}" --version >/dev/null 2>&1 || rustup component add "$part"
 done

@@ -1,9 +1,10 @@
 //! Whatever is wrong costs its own connection: the others are ready, and nothing is lost.
 
 use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use crate::support::hub::{postgres, postgres_with, until, until_error};
-use crate::support::{Database, Spcd, query, shared, try_query, value};
+use crate::support::{Database, Spcd, as_server_user, finish, query, shared, try_query, value};
 
 async fn source() -> Database {
     let source = shared().database().await;
@@ -302,5 +303,73 @@ async fn a_directory_that_vanishes_and_a_file_that_cannot_be_read_delete_nothing
     spcd.write("b.spc", &postgres("b", &source));
     until(&hub.url, &["a ready", "b ready"]).await;
     assert!(try_query(&hub.url, "SELECT id FROM a.t").await.is_ok());
+    spcd.stop();
+}
+
+#[test]
+fn files_that_cannot_be_used_are_told_each_with_its_reason() {
+    let spcd = Spcd::with_private_cluster();
+    let conf = spcd.config_dir();
+    let good = connection("good", "  host = \"db.example.com\"");
+    spcd.write("good.spc", &good);
+    std::fs::write(conf.join("latin1.spc"), b"connection \"\xe9\" {\n}\n").unwrap();
+    spcd.write("secret.spc", &connection("unseen", ""));
+    let closed = std::fs::Permissions::from_mode(0o000);
+    std::fs::set_permissions(conf.join("secret.spc"), closed).unwrap();
+    spcd.write("directory.spc/inner.spc", &connection("inner", ""));
+    symlink("loop.spc", conf.join("loop.spc")).unwrap();
+    symlink("..", conf.join("directory.spc/up")).unwrap();
+    symlink("nowhere", conf.join("dangling.spc")).unwrap();
+    let huge = std::fs::File::create(conf.join("huge.spc")).unwrap();
+    huge.set_len(100 << 20).unwrap();
+
+    // Whoever runs the tests may be one who can read everything.
+    let mut check = spcd.command(&["check"]);
+    as_server_user(&mut check);
+    let shown = finish(check);
+    let said = shown.stdout + &shown.stderr;
+    assert_eq!(shown.code, 1, "{said}");
+    for (file, reason) in [
+        ("latin1.spc", "not UTF-8 from byte 12"),
+        ("secret.spc", "Permission denied"),
+        ("loop.spc", "symbolic links"),
+        ("dangling.spc", "leads nowhere"),
+        ("huge.spc", "larger than 16 MiB"),
+    ] {
+        let told = said.split("error: ").find(|part| part.contains(file));
+        let told = told.unwrap_or_else(|| panic!("{file}: {said}"));
+        assert!(told.contains(reason), "{file}: {told}");
+    }
+    assert_eq!(said.matches("error: ").count(), 5, "{said}");
+
+    let json = spcd.spcd(&["check", "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let names: Vec<&str> = (json["connections"].as_array().unwrap().iter())
+        .filter_map(|connection| connection["name"].as_str())
+        .collect();
+    assert!(
+        names.contains(&"good") && names.contains(&"inner"),
+        "{names:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_of_sixty_three_bytes_is_one_and_of_sixty_four_is_none() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    let longest = format!("{}x", "é".repeat(31));
+    let (twin, too_long) = (format!("{}y", "é".repeat(31)), "é".repeat(32));
+    let text = [&longest, &twin, &too_long].map(|name| postgres(name, &source));
+    spcd.write("a.spc", &text.concat());
+    spcd.start();
+    let wanted = [format!("{longest} ready"), format!("{twin} ready")];
+    until(&hub.url, &wanted.each_ref().map(String::as_str)).await;
+    for name in [&longest, &twin] {
+        let sql = format!("SELECT id FROM {}.t", spcd_core::sql::ident(name));
+        assert_eq!(value(&hub.url, &sql).await, "7");
+    }
+    let told = "SELECT message FROM spcd.config_diagnostic";
+    let told = value(&hub.url, told).await;
+    assert!(told.contains("at most 63 bytes, this one has 64"), "{told}");
     spcd.stop();
 }

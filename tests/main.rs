@@ -22,3 +22,4 @@ mod steampipe;
 mod stop;
 mod support;
 mod wait;
+mod wrappers;

@@ -11,6 +11,7 @@ mod support;
 
 mod clients;
 mod first_light;
+mod language;
 
 #[tokio::main]
 async fn main() {
@@ -19,6 +20,9 @@ async fn main() {
         .filter(|arg| !arg.starts_with('-'))
         .collect();
     let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
+    if runs("language") {
+        language::run();
+    }
     if runs("first_light") {
         first_light::run().await;
     }

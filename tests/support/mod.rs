@@ -4,6 +4,7 @@
 
 pub mod hub;
 pub mod kept;
+pub mod mariadb;
 mod postgres;
 mod run;
 mod spcd;
@@ -15,9 +16,9 @@ use std::time::{Duration, Instant};
 #[allow(unused_imports, reason = "as above")]
 pub use postgres::{Cluster, Database, free_port, shared};
 #[allow(unused_imports, reason = "as above")]
-pub use run::{as_server_user, fresh_dir, give_to_server};
+pub use run::{as_server_user, fresh_dir, give_to_server, server_user_name};
 #[allow(unused_imports, reason = "as above")]
-pub use spcd::{Finished, Spcd};
+pub use spcd::{Finished, Spcd, finish};
 
 /// How long anything that must happen may take before a test is given up. It says nothing about
 /// how fast the program is: the machine may be busy with other work.

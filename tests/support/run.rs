@@ -62,6 +62,15 @@ pub fn server_user() -> Option<(Uid, Gid)> {
     run().owner.as_ref().map(|user| (user.uid, user.gid))
 }
 
+/// The name of the one whom servers run as.
+pub fn server_user_name() -> String {
+    let uid = server_user().map_or_else(nix::unistd::geteuid, |(uid, _)| uid);
+    User::from_uid(uid)
+        .unwrap()
+        .expect("a user with a name")
+        .name
+}
+
 /// Lets a command run as the server's user.
 pub fn as_server_user(command: &mut Command) -> &mut Command {
     if let Some((uid, gid)) = server_user() {

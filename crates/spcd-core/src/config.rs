@@ -156,6 +156,11 @@ pub struct Target {
     pub ask: BTreeMap<String, String>,
     /// What is imported.
     pub import: Import,
+    /// Options of the import statement itself (`import_enum_as_text`).
+    pub import_options: BTreeMap<String, String>,
+    /// Of the attributes that are given: those that not every version of the wrapper takes, and
+    /// from which on it does.
+    pub since: BTreeMap<String, String>,
     /// `dynamic`: asked for itself; `static`: shares one set of tables with all connections of
     /// its plugin instance.
     pub dynamic: bool,

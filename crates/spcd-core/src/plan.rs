@@ -220,6 +220,10 @@ pub fn target_hash(target: &Target) -> String {
         put(&list.len().to_string());
         list.iter().for_each(|pattern| put(pattern));
     }
+    for (name, value) in &target.import_options {
+        put(name);
+        put(value);
+    }
     put(if target.dynamic { "dynamic" } else { "static" });
     if let Some(tables) = &target.tables {
         put(&shape::hash(tables, target.traits()));

@@ -39,6 +39,10 @@ pub struct Definition {
     pub defaults: BTreeMap<String, String>,
     /// Options of the server that hold only while the source is asked.
     pub ask: BTreeMap<String, String>,
+    /// Options of the import statement itself.
+    pub import_options: BTreeMap<String, String>,
+    /// Attributes that not every version of the wrapper takes, and from which on it does.
+    pub since: BTreeMap<String, String>,
     /// Attributes that hold paths.
     pub paths: BTreeSet<String>,
     /// Attributes that say which files become tables, and how they are read.

@@ -124,12 +124,19 @@ pub fn set_user_mapping(server: &str) -> String {
 }
 
 /// Imports what `limit` allows of a remote schema into a local one.
-pub fn import(remote: &str, server: &str, into: &str, limit: &str) -> String {
+pub fn import(
+    remote: &str,
+    server: &str,
+    into: &str,
+    limit: &str,
+    with: &BTreeMap<String, String>,
+) -> String {
     format!(
-        "IMPORT FOREIGN SCHEMA {}{limit} FROM SERVER {} INTO {};\n",
+        "IMPORT FOREIGN SCHEMA {}{limit} FROM SERVER {} INTO {}{};\n",
         ident(remote),
         ident(server),
-        ident(into)
+        ident(into),
+        options(with)
     )
 }
 

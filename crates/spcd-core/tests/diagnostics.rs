@@ -352,8 +352,9 @@ fn the_first_hundred_of_many_errors_are_told_and_the_rest_counted() {
         "and 1900 more in this file"
     );
     assert_eq!(loaded.desired.connections.len(), 1000);
-    let text: String = (0..1000).map(|i| format!("  x{i} =\n")).collect();
-    let text = format!("connection \"a\" {{\n{text}}}\n");
+    let text: String = (0..100_000).map(|i| format!("  x{i} =\n")).collect();
+    let text =
+        format!("connection \"a\" {{\n{text}}}\nconnection \"b\" {{\n plugin = \"postgres\"\n}}\n");
     let loaded = load(
         &sources(&[("a.spc", &text)]),
         &mut Given {
@@ -361,7 +362,104 @@ fn the_first_hundred_of_many_errors_are_told_and_the_rest_counted() {
         },
         &mut Cache::default(),
     );
-    assert_eq!(loaded.diagnostics[100].message, "and 901 more in this file");
+    // One more than were written: what is not there is missed, too.
+    assert_eq!(
+        loaded.diagnostics[100].message,
+        "and 99901 more in this file"
+    );
+    assert!(loaded.desired.connections["b"].target.is_ok());
+}
+
+#[test]
+fn sixty_four_levels_are_read_and_one_more_is_not() {
+    // The block and the value's own expression are the first two.
+    for (levels, fine) in [(62, true), (63, false)] {
+        let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+        let text =
+            format!("connection \"a\" {{\n plugin = \"zzz\"\n regions = {open}1{close}\n}}\n");
+        let loaded = load(
+            &sources(&[("a.spc", &text)]),
+            &mut Given {
+                lookup: &mut lookup,
+            },
+            &mut Cache::default(),
+        );
+        let target = &loaded.desired.connections["a"].target;
+        assert_eq!(target.is_ok(), fine, "{levels}: {target:?}");
+        if !fine {
+            let message = &loaded.diagnostics[0].message;
+            assert!(message.contains("more than 64 levels deep"), "{message}");
+        }
+    }
+    let deep = |levels: usize| {
+        let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+        let text = format!(
+            "{{\"connection\": {{\"a\": {{\"plugin\": \"zzz\", \"regions\": {open}{close}}}}}}}"
+        );
+        load(
+            &sources(&[("a.spc.json", &text)]),
+            &mut Given {
+                lookup: &mut lookup,
+            },
+            &mut Cache::default(),
+        )
+    };
+    assert!(deep(50).diagnostics.is_empty());
+    let message = &deep(10_000).diagnostics[0].message;
+    assert!(message.contains("levels deep"), "{message}");
+}
+
+#[test]
+fn integers_beyond_64_bits_are_kept_exactly_or_refused() {
+    let host = |text: &str, path: &str| {
+        let loaded = load(
+            &sources(&[(path, text)]),
+            &mut Given {
+                lookup: &mut lookup,
+            },
+            &mut Cache::default(),
+        );
+        let found = loaded
+            .desired
+            .connections
+            .get("a")
+            .map(|c| c.target.clone());
+        found.map(|target| target.map(|target| target.server["host"].value.clone()))
+    };
+    let most = "170141183460469231731687303715884105727";
+    for (value, kept) in [
+        ("9223372036854775808", Some("9223372036854775808")),
+        ("-9223372036854775809", Some("-9223372036854775809")),
+        ("18446744073709551616", Some("18446744073709551616")),
+        (most, Some(most)),
+        ("170141183460469231731687303715884105728", None),
+        ("9223372036854775807 + 1", Some("9223372036854775808")),
+        ("18446744073709551616 * 18446744073709551616", None),
+        // Nothing between is rounded to what a fraction's type can hold.
+        ("9007199254740993 / 1", Some("9007199254740993")),
+        ("9007199254740993 / 2", None),
+        ("9007199254740993 + 0.5", None),
+        ("9007199254740993 == 9007199254740992.0", Some("false")),
+        ("9007199254740993 > 9007199254740992.0", Some("true")),
+        ("12345678901234567890.5", None),
+        ("0.1234567890123456789", None),
+        ("1e400", None),
+    ] {
+        let text = format!("connection \"a\" {{\n plugin = \"postgres\"\n host = {value}\n}}\n");
+        let found = host(&text, "a.spc").unwrap().ok();
+        assert_eq!(found.as_deref(), kept, "{value}");
+    }
+    for (value, kept) in [
+        ("18446744073709551616", true),
+        ("170141183460469231731687303715884105728", false),
+        ("12345678901234567890.5", false),
+        ("1e400", false),
+    ] {
+        let text =
+            format!("{{\"connection\":{{\"a\":{{\"plugin\":\"postgres\",\"host\":{value}}}}}}}");
+        let found = host(&text, "a.spc.json").and_then(Result::ok);
+        assert_eq!(found.as_deref(), kept.then_some(value), "{value}");
+    }
 }
 
 #[test]

@@ -20,6 +20,9 @@ const LARGEST: u64 = 16 << 20;
 /// the kernel's tick, up to 10 ms. What is younger is looked at again rather than trusted.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How often a directory is looked at that changes all the while.
+const ROUNDS: u32 = 10;
+
 /// As many symlinks as the kernel follows in one path.
 const MOST_LINKS: u32 = 40;
 
@@ -97,13 +100,23 @@ impl Files {
         let mut look = Look::default();
         // A rename while a directory is listed may show a file twice or not at all, and a file that
         // is not seen is a connection that is removed: look again until nothing moved.
-        for _ in 0..10 {
+        for round in 1.. {
             let walk = Walk::of(&self.roots);
             look.sources = self.read(&walk.files);
             let still = walk.is_still();
             look.doubts = walk.doubts;
             self.places = places(walk.places);
             if still {
+                break;
+            }
+            if round == ROUNDS {
+                // Somebody who never pauses cannot be outwaited: what was not seen may be there.
+                let unseen = self.roots.iter().map(|root| Doubt {
+                    path: root.display().to_string(),
+                    directory: true,
+                    error: None,
+                });
+                look.doubts.extend(unseen);
                 break;
             }
             std::thread::sleep(TICK);

@@ -261,7 +261,10 @@ fn show_import(out: &mut String, name: &str, import: &Import, detail: &Detail, m
                 let _ = writeln!(out, "        {option} = {value}");
             }
             let options: Vec<_> = target.mapping.keys().map(String::as_str).collect();
-            let _ = writeln!(out, "    + user mapping ({})", options.join(", "));
+            let _ = match options.is_empty() {
+                true => writeln!(out, "    + user mapping"),
+                false => writeln!(out, "    + user mapping ({})", options.join(", ")),
+            };
         }
     }
     match applied {

@@ -9,7 +9,7 @@ use crate::spc::syntax::Problem;
 use crate::spc::value::Value;
 
 /// What a definition says.
-const ATTRIBUTES: [&str; 22] = [
+const ATTRIBUTES: [&str; 24] = [
     "allow_visible_secrets",
     "ask",
     "body",
@@ -19,6 +19,7 @@ const ATTRIBUTES: [&str; 22] = [
     "dynamic",
     "extension",
     "files",
+    "import_options",
     "mapping",
     "package",
     "paths",
@@ -29,6 +30,7 @@ const ATTRIBUTES: [&str; 22] = [
     "schema_attribute",
     "schema_mode",
     "server",
+    "since",
     "source",
     "verbatim",
     "wrapper",
@@ -134,7 +136,7 @@ impl Definition {
                     self.mapping = options
                 }
             }
-            "defaults" | "ask" => {
+            "defaults" | "ask" | "import_options" | "since" => {
                 let Value::Object(values) = &setting.value else {
                     return wrong("an object");
                 };
@@ -142,10 +144,14 @@ impl Definition {
                     .iter()
                     .map(|(key, value)| Some((key.to_string(), value.as_text()?)))
                     .collect();
-                match values {
-                    Some(values) if &*setting.name == "defaults" => self.defaults = values,
-                    Some(values) => self.ask = values,
-                    None => wrong("an object of texts"),
+                let Some(values) = values else {
+                    return wrong("an object of texts");
+                };
+                match &*setting.name {
+                    "defaults" => self.defaults = values,
+                    "ask" => self.ask = values,
+                    "since" => self.since = values,
+                    _ => self.import_options = values,
                 }
             }
             "source" => {}

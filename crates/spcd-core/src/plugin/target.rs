@@ -53,6 +53,7 @@ pub(crate) fn target(
         package: definition.package.clone(),
         wrapper: definition.wrapper.clone(),
         ask: definition.ask.clone(),
+        import_options: definition.import_options.clone(),
         dynamic: definition.dynamic,
         positional: definition.positional,
         column_name_option: definition.column_name.clone(),
@@ -205,6 +206,9 @@ impl Builder<'_, '_> {
                 return self.problem(span, message, hint);
             }
         };
+        if let Some(since) = self.definition.since.get(name) {
+            self.target.since.insert(name.to_owned(), since.clone());
+        }
         if let Some(before) = self.origin.insert(option.clone(), name.to_owned()) {
             let message = if before == name {
                 format!("`{name}` is given twice: by itself and in the connection string")

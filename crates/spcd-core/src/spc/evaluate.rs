@@ -112,7 +112,7 @@ impl Evaluation<'_, '_> {
                     Unary::Not => Ok(Value::Bool(!boolean(&value, operand.span)?)),
                     Unary::Negate => match number(&value, operand.span)? {
                         Number::Integer(integer) => checked(integer.checked_neg(), span),
-                        Number::Float(float) => Ok(Value::Float(-float)),
+                        Number::Float(float) => Ok(fraction(-float)),
                     },
                 }
             }
@@ -443,9 +443,22 @@ impl Number {
     }
 
     fn compare(self, other: Self) -> std::cmp::Ordering {
-        match (self, other) {
-            (Number::Integer(left), Number::Integer(right)) => left.cmp(&right),
+        // A whole number is compared as such: a fraction's type would round it.
+        match (self.integer(), other.integer()) {
+            (Some(left), Some(right)) => left.cmp(&right),
             _ => self.float().total_cmp(&other.float()),
+        }
+    }
+
+    /// The number, if it is whole and fits.
+    fn integer(self) -> Option<i128> {
+        match self {
+            Number::Integer(integer) => Some(integer),
+            #[allow(clippy::cast_possible_truncation)]
+            Number::Float(float) if float.fract() == 0.0 && float.abs() < 1e38 => {
+                Some(float as i128)
+            }
+            Number::Float(_) => None,
         }
     }
 }
@@ -538,9 +551,9 @@ fn arithmetic(operator: Binary, left: Number, right: Number, span: Span) -> Resu
             _ => {}
         }
     }
-    let (left, right) = (left.float(), right.float());
     // Beyond 2^53 a whole number is not always kept by the type that holds fractions.
-    let exact = |number: f64| number.abs() <= 9_007_199_254_740_992.0;
+    let exact = |number: f64| number.abs() < 9_007_199_254_740_992.0;
+    let (left, right) = (left.float(), right.float());
     let result = match operator {
         Binary::Add => left + right,
         Binary::Subtract => left - right,
@@ -554,12 +567,15 @@ fn arithmetic(operator: Binary, left: Number, right: Number, span: Span) -> Resu
             "the result is too large to be kept exactly",
         ));
     }
-    #[allow(clippy::cast_possible_truncation)]
-    Ok(if result.fract() == 0.0 {
-        Value::Integer(result as i128)
-    } else {
-        Value::Float(result)
-    })
+    Ok(fraction(result))
+}
+
+/// A number that may turn out to be whole; a whole one has one form only.
+fn fraction(number: f64) -> Value {
+    match Number::Float(number).integer() {
+        Some(integer) => Value::Integer(integer),
+        None => Value::Float(number),
+    }
 }
 
 fn indexed(value: Value, index: &Value, span: Span) -> Result<Value> {

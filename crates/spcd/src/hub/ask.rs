@@ -43,7 +43,7 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Table>, HubErro
     };
     answer.map_err(|error| match error {
         HubError::Refused { text, code } => HubError::Refused {
-            text: without(&text.replace(&name, "the source"), target),
+            text: without(&text.replace(&name, "the source"), target) + &since(&code, target),
             code,
         },
         error => error,
@@ -105,7 +105,7 @@ async fn look(
         let into = format!("{name}_odd");
         let limit = sql::limit_to(answer.odd.iter().map(String::as_str));
         let mut text = sql::create_schema(&into);
-        text.push_str(&sql::import(&target.import.schema, name, &into, &limit));
+        text.push_str(&import_statement(target, name, &into, &limit));
         client.batch_execute(&text).await?;
         let odd = observe::tables_of_schema(client, &into, target.traits()).await?;
         tables.extend(odd);
@@ -114,13 +114,29 @@ async fn look(
     Ok((!tables.is_empty()).then_some(tables))
 }
 
+fn import_statement(target: &Target, server: &str, into: &str, limit: &str) -> String {
+    let (schema, options) = (&target.import.schema, &target.import_options);
+    sql::import(schema, server, into, limit, options)
+}
+
 async fn import(client: &Client, name: &str, target: &Target) -> Result<Vec<Table>, HubError> {
     let mut text = prepare(client, name, target).await?;
-    text.push_str(&sql::import(&target.import.schema, name, name, ""));
+    text.push_str(&import_statement(target, name, name, ""));
     client.batch_execute(&text).await?;
     let mut tables = observe::tables_of_schema(client, name, target.traits()).await?;
     tables.retain(|table| target.import.takes(&table.name));
     Ok(tables)
+}
+
+/// Where the wrapper refuses an option: from which version on it takes those that are given.
+fn since(code: &SqlState, target: &Target) -> String {
+    if *code != SqlState::FDW_INVALID_OPTION_NAME || target.since.is_empty() {
+        return String::new();
+    }
+    let attributes: Vec<String> = (target.since.iter())
+        .map(|(attribute, since)| format!("`{attribute}` is there from {since} on"))
+        .collect();
+    format!(" ({})", attributes.join(", "))
 }
 
 /// A text in which no option of the mapping stands: wrappers repeat user names in their errors.

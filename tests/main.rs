@@ -6,6 +6,7 @@
 )]
 
 mod aggregate;
+mod ask;
 mod bad_input;
 mod client;
 mod cluster;

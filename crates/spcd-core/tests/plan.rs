@@ -140,6 +140,7 @@ impl World {
                         intact: true,
                         readable: true,
                         warnings: vec![],
+                        version: None,
                     });
                     let detail = Detail {
                         server: Some((target.wrapper.clone(), target.server_options())),
@@ -282,19 +283,13 @@ impl World {
             let (detail, none) = (Detail::default(), Dependents::new());
             let detail = self.details.get(&work.name).unwrap_or(&detail);
             let views = self.views.get(&work.name).unwrap_or(&none);
-            let unit = plan::settle(
-                &work.name,
-                work.status,
-                import,
-                detail,
-                answer.clone(),
-                views,
-            );
+            let unit = plan::settle(&work.name, work.status, import, detail, answer, views);
             let _ = writeln!(out, "\nthe source of {} answers, and then:", work.name);
             let Some(unit) = unit else {
                 out.push_str("nothing\n");
                 continue;
             };
+            unit.pieces.iter().for_each(|piece| out.push_str(piece));
             out.push_str(&unit.sql);
             if let Some(mapping) = &unit.mapping {
                 let options: Vec<_> = mapping.keys().map(String::as_str).collect();

@@ -1,5 +1,6 @@
 //! What is written for one connection, once its source has answered.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -21,8 +22,13 @@ pub struct Unit {
     pub sql: String,
     /// The mapping's options, if they are to be set: they reach the server by COPY.
     pub mapping: Option<BTreeMap<String, Secret>>,
-    /// How many tables the statements create or drop: the measure of their locks.
+    /// How many tables the statements are about.
     pub tables: usize,
+    /// How many locks they take, about.
+    pub locks: usize,
+    /// What can be committed before all else, piece by piece, where one transaction would take more
+    /// locks than the server has: tables that go.
+    pub pieces: Vec<String>,
     /// The row's change, in the same transaction.
     pub row: RowChange,
     /// What to record of it.
@@ -54,7 +60,17 @@ pub struct Record {
     pub members: Option<Vec<String>>,
     /// What was left out or refused.
     pub warnings: Vec<String>,
+    /// The version of the extension that was asked; `None` where each connection is asked for
+    /// itself.
+    pub version: Option<String>,
 }
+
+/// A table that is made takes one lock, one that is dropped three, and schema, server and mapping
+/// some.
+const LOCKS_OF_A_DROP: usize = 3;
+const LOCKS_BESIDE_TABLES: usize = 6;
+/// How many tables are dropped in one transaction where they are too many for one.
+const DROPS_AT_ONCE: usize = 300;
 
 impl Import {
     /// The changes that lead from the tables that are there to those that the source has; both
@@ -86,21 +102,24 @@ pub fn settle(
     status: Status,
     import: &Import,
     detail: &Detail,
-    mut wanted: Vec<Table>,
+    wanted: &[Table],
     dependents: &Dependents,
 ) -> Option<Unit> {
     let target = &import.target;
     let mut warnings = Vec::new();
-    wanted.retain(|table| {
-        let clashes = detail.others.contains(&table.name);
-        if clashes {
-            let table = &table.name;
-            warnings.push(format!(
-                "table {table:?} is left out: something else in the schema has its name"
-            ));
-        }
-        !clashes
-    });
+    let mut wanted = Cow::Borrowed(wanted);
+    if !detail.others.is_empty() {
+        wanted.to_mut().retain(|table| {
+            let clashes = detail.others.contains(&table.name);
+            if clashes {
+                let table = &table.name;
+                warnings.push(format!(
+                    "table {table:?} is left out: something else in the schema has its name"
+                ));
+            }
+            !clashes
+        });
+    }
 
     let changes = import.changes(detail, &wanted);
     let (changes, refused) = match import.same_wrapper(detail) {
@@ -147,12 +166,14 @@ pub fn settle(
         grant(name, schema, tables, &mut sql);
     }
 
+    let version = import.version.clone().filter(|_| !target.dynamic);
     let mapping_is_there = has_server
         && import.same_wrapper(detail)
         && detail.mapping.as_ref() == Some(&target.mapping);
     let shown = merged(warnings.iter().chain(&import.warnings));
     let same = sql.is_empty() && mapping_is_there;
-    if same && import.why == Why::Refresh && shown == import.known_warnings {
+    let known = made.and_then(|applied| applied.version.as_ref()) == version.as_ref();
+    if same && known && import.why == Why::Refresh && shown == import.known_warnings {
         return None;
     }
     let route = match (status, same) {
@@ -166,6 +187,8 @@ pub fn settle(
         sql,
         mapping: (!mapping_is_there).then(|| target.mapping.clone()),
         tables: changes.len(),
+        locks: locks(&changes),
+        pieces: Vec::new(),
         row: RowChange {
             name: name.into(),
             route,
@@ -182,8 +205,15 @@ pub fn settle(
             tables,
             members: None,
             warnings,
+            version,
         }),
     })
+}
+
+fn locks(changes: &[TableChange]) -> usize {
+    let drops = |change: &&TableChange| !matches!(change, TableChange::Create(_));
+    let drops = changes.iter().filter(drops).count();
+    LOCKS_BESIDE_TABLES + changes.len() + drops * (LOCKS_OF_A_DROP - 1)
 }
 
 fn server_statements(name: &str, import: &Import, detail: &Detail, has_server: bool) -> String {
@@ -243,10 +273,20 @@ pub fn drop_unit(
     keep: Option<&Written>,
 ) -> Unit {
     let mut sql = String::new();
+    let mut pieces = Vec::new();
+    let mut rest = tables;
     if applied.schema == Presence::Ours {
         match union::is_of_aggregator(&applied.target_hash) {
             true => sql.push_str(&sql::drop_views(name)),
-            false => drop_tables(name, tables, &mut sql),
+            false => {
+                while let Some((piece, more)) = rest.split_at_checked(DROPS_AT_ONCE) {
+                    let mut sql = String::new();
+                    drop_tables(name, piece, &mut sql);
+                    pieces.push(sql);
+                    rest = more;
+                }
+                drop_tables(name, rest, &mut sql);
+            }
         }
         sql.push_str(&sql::drop_schema(name));
     }
@@ -262,6 +302,8 @@ pub fn drop_unit(
         sql,
         mapping: None,
         tables: tables.len(),
+        locks: LOCKS_BESIDE_TABLES + rest.len() * LOCKS_OF_A_DROP,
+        pieces,
         row: match keep {
             Some(written) => RowChange {
                 route: Status::route(Some(status), Status::Disabled),
@@ -285,6 +327,25 @@ pub fn drop_unit(
 pub(super) fn drop_tables(name: &str, tables: &[String], sql: &mut String) {
     for table in tables {
         sql::change_table(name, name, &TableChange::Drop(table.clone()), sql);
+    }
+}
+
+/// Nothing but an event: what a connection waits for, its row staying as it is.
+pub fn event_unit(name: &str, status: Status, generation: i64, reason: &str) -> Unit {
+    let columns = "connection_name, previous, status, error, generation";
+    let (name_text, status) = (sql::literal(name), sql::literal(status.as_str()));
+    let reason = sql::literal(reason);
+    Unit {
+        name: name.into(),
+        sql: format!(
+            "INSERT INTO spcd.connection_event ({columns})\n\
+             VALUES ({name_text}, {status}, {status}, {reason}, {generation});\n"
+        ),
+        row: RowChange {
+            name: name.into(),
+            ..RowChange::default()
+        },
+        ..Unit::default()
     }
 }
 

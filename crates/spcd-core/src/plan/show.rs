@@ -126,13 +126,14 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
                     work.status,
                     &import,
                     &detail,
-                    tables,
+                    &tables,
                     &Dependents::new(),
                 );
                 let _ = writeln!(out, "-- its tables: known after import");
                 unit.unwrap_or_default()
             }
         };
+        unit.pieces.iter().for_each(|piece| out.push_str(piece));
         out.push_str(&unit.sql);
         if let Some(mapping) = &unit.mapping {
             let options: Vec<_> = mapping.keys().map(String::as_str).collect();

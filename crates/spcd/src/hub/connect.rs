@@ -20,7 +20,7 @@ use super::tls::{Handshake, Mode, Tls};
 use hosts::{Host, Name};
 use params::{Params, Surroundings, choice, number};
 use session::Attributes;
-pub use session::{Canceller, Session, farewell};
+pub use session::{Session, farewell};
 
 /// How long one attempt at one host may take when the endpoint does not say: a port that accepts
 /// and then says nothing must not hold the daemon.

@@ -44,7 +44,7 @@ pub async fn complete(
     };
     let new: Vec<&String> = desired.connections.keys().filter(new).collect();
     observed.taken = taken(client, &new).await?;
-    observed.extensions = extensions(client, desired).await?;
+    (observed.extensions, observed.versions) = extensions(client, desired).await?;
     let Needs {
         details,
         tables,
@@ -109,7 +109,8 @@ async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, 
                 s.type, s.connections, s.import_schema, s.file_name, s.start_line, s.end_line,
                 s.schema_hash, a.target_hash, a.warnings, n.oid,
                 n.oid IS NOT DISTINCT FROM a.schema_oid, f.oid,
-                f.oid IS NOT DISTINCT FROM a.server_oid, {readable}
+                f.oid IS NOT DISTINCT FROM a.server_oid, {readable},
+                a.extension_version
          FROM spcd.connection_state s
          LEFT JOIN spcd.applied a USING (connection_name)
          LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
@@ -145,6 +146,7 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
             schema: presence(row.try_get(15)?, row.try_get(16)?),
             server: presence(row.try_get(17)?, row.try_get(18)?),
             readable: row.try_get(19)?,
+            version: row.try_get(20)?,
         }),
     };
     let status: &str = row.try_get(1)?;
@@ -187,7 +189,7 @@ async fn taken(client: &Client, names: &[&String]) -> Result<BTreeMap<String, St
 async fn extensions(
     client: &Client,
     desired: &Desired,
-) -> Result<BTreeMap<String, Extension>, HubError> {
+) -> Result<(BTreeMap<String, Extension>, BTreeMap<String, String>), HubError> {
     let targets = desired
         .connections
         .values()
@@ -198,15 +200,18 @@ async fn extensions(
         .collect();
     let mut found = BTreeMap::new();
     let all: Vec<&str> = names.into_iter().collect();
-    let sql = "SELECT extname::text FROM pg_catalog.pg_extension WHERE extname = ANY ($1::text[])";
+    let mut versions = BTreeMap::new();
+    let sql = "SELECT extname::text, extversion FROM pg_catalog.pg_extension
+               WHERE extname = ANY ($1::text[])";
     for row in client.query(sql, &[&all]).await? {
         found.insert(row.try_get(0)?, Extension::Installed);
+        versions.insert(row.try_get(0)?, row.try_get(1)?);
     }
     let missing: Vec<&str> = (all.into_iter())
         .filter(|name| !found.contains_key(*name))
         .collect();
     if missing.is_empty() {
-        return Ok(found);
+        return Ok((found, versions));
     }
     let sql = "SELECT w.name, a.name IS NOT NULL FROM pg_catalog.unnest($1::text[]) AS w (name)
                LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = w.name";
@@ -217,7 +222,7 @@ async fn extensions(
         };
         found.insert(row.try_get(0)?, state);
     }
-    Ok(found)
+    Ok((found, versions))
 }
 
 async fn recorded_tables(

@@ -1,5 +1,6 @@
 //! Asking sources: what they have, how often they are asked, and those that do not answer.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::process::Command;
 
@@ -9,7 +10,16 @@ use crate::support::{
 };
 
 /// A plugin whose connections share their tables.
-const STATIC: &str = "plugin \"app\" {\n  source = \"postgres\"\n  schema_mode = \"static\"\n}\n";
+const STATIC: &str = r#"
+plugin "app" {
+  extension   = "postgres_fdw"
+  schema_mode = "static"
+  column_name = "column_name"
+  server      = ["host", "port", "dbname"]
+  mapping     = ["user"]
+  public      = ["host", "port", "dbname"]
+}
+"#;
 
 fn app(name: &str, source: &Database, more: &str) -> String {
     postgres_with(name, source, more).replacen("\"postgres\"", "\"app\"", 1)
@@ -17,8 +27,18 @@ fn app(name: &str, source: &Database, more: &str) -> String {
 
 /// How often a source was asked: each time, a server of a name of its own was made.
 fn times_asked(server: &Cluster) -> usize {
-    let asked = |line: &&str| line.contains("CREATE SERVER \"spcd_ask_");
-    server.log().lines().filter(asked).count()
+    let log = server.log();
+    let asked = |line: &str| {
+        Some(
+            line.split_once("CREATE SERVER \"spcd_ask_")?
+                .1
+                .split_once('"')?
+                .0
+                .to_owned(),
+        )
+    };
+    // What fails is logged twice.
+    log.lines().filter_map(asked).collect::<BTreeSet<_>>().len()
 }
 
 /// Numbers that look random and are the same each time.
@@ -126,7 +146,7 @@ fn random_schema(seed: u64) -> String {
 }
 
 /// A schema as `pg_dump -s` has it, without what is told of columns that have one name on both sides.
-fn dump(database: &Database, schema: &str) -> String {
+fn dump(database: &Database, schema: &str) -> BTreeSet<String> {
     let mut command = Command::new(bindir().join("pg_dump"));
     let output = command
         .args(["-s", "-n", schema, "--no-comments", &database.url])
@@ -138,7 +158,8 @@ fn dump(database: &Database, schema: &str) -> String {
     let statements = text.split(";\n").filter_map(|statement| {
         let lines: Vec<&str> = statement
             .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with("--"))
+            // psql's own commands hold a number that is another one each time.
+            .filter(|line| !line.is_empty() && !line.starts_with("--") && !line.starts_with('\\'))
             .collect();
         let statement = lines.join("\n").replace(schema, "SCHEMA");
         let redundant = statement.contains(" ALTER COLUMN ") && {
@@ -149,7 +170,7 @@ fn dump(database: &Database, schema: &str) -> String {
         };
         (!redundant && !statement.is_empty()).then_some(statement)
     });
-    statements.collect::<Vec<_>>().join(";\n")
+    statements.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +178,7 @@ async fn what_is_written_equals_what_an_import_makes() {
     let server = shared();
     let hub = server.database().await;
     query(&hub.url, OWN_TYPES).await;
-    let mut spcd = Spcd::new(&hub.url);
+    let spcd = Spcd::new(&hub.url);
     let mut text = STATIC.to_owned();
     let seeds: [u64; 3] = [1, 20_260_101, 77];
     let mut by_hand = "CREATE EXTENSION postgres_fdw".to_owned();
@@ -186,13 +207,25 @@ async fn what_is_written_equals_what_an_import_makes() {
 
     for (n, seed) in seeds.into_iter().enumerate() {
         let import = dump(&hub, &format!("import_by_hand{n}"));
-        assert!(import.contains("CREATE FOREIGN TABLE"), "{import}");
-        let copy = dump(&hub, &format!("dynamic_copy{n}"));
-        assert_eq!(copy, import, "seed {seed}");
+        let tables = (import.iter()).filter(|text| text.contains("CREATE FOREIGN TABLE"));
+        assert!(tables.count() >= 40, "{import:#?}");
+        let copies: &[&str] = match n {
+            0 => &["dynamic_copy0", "static_first", "static_second"],
+            1 => &["dynamic_copy1"],
+            _ => &["dynamic_copy2"],
+        };
+        for schema in copies {
+            let copy = dump(&hub, schema);
+            let differ: Vec<_> = copy.symmetric_difference(&import).collect();
+            let missing = import.difference(&copy).count();
+            let first: Vec<_> = differ.iter().take(6).collect();
+            assert!(
+                differ.is_empty(),
+                "seed {seed}, {schema}: {missing} statements are missing, {} differ: {first:#?}",
+                differ.len()
+            );
+        }
     }
-    let import = dump(&hub, "import_by_hand0");
-    assert_eq!(dump(&hub, "static_first"), import);
-    assert_eq!(dump(&hub, "static_second"), import);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,10 +266,9 @@ async fn what_a_plugin_instance_shares_is_asked_for_once() {
         "a8 ready",
         "few ready",
     ];
-    // What was told before the first failed or after, it ends with the others' tables.
     until(&hub.url, &all).await;
     let asked = times_asked(&server);
-    assert!((1..=3).contains(&asked), "asked {asked} times");
+    assert!((1..=2).contains(&asked), "asked {asked} times");
     assert_eq!(
         columns(&hub.url, "a8.t").await,
         ["id integer", "name character varying(9)"]
@@ -343,7 +375,7 @@ async fn a_source_that_takes_too_long_to_connect_is_an_error_in_the_time_it_was_
     let hub = shared().database().await;
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    let mut spcd = Spcd::new(&hub.url);
+    let spcd = Spcd::new(&hub.url);
     let text = postgres_with("a", &hub, "  connect_timeout = 3\n").replace(
         &format!("port   = {}", shared_port()),
         &format!("port   = {port}"),
@@ -374,9 +406,7 @@ async fn a_table_in_use_is_changed_later_and_the_event_says_who_uses_it() {
 
     let reader = connect(&hub.url).await.unwrap();
     reader
-        .batch_execute(
-            "SET application_name = 'the reader'; BEGIN; LOCK TABLE a.t IN ACCESS SHARE MODE",
-        )
+        .batch_execute("SET application_name = 'the reader'; BEGIN; EXPLAIN SELECT FROM a.t")
         .await
         .unwrap();
     let pid: i32 = reader
@@ -484,7 +514,7 @@ async fn what_needs_more_locks_than_the_server_has_is_done_in_pieces() {
             &format!("port   = {}", server.port()),
         )
     };
-    let mut spcd = Spcd::new(&hub.url);
+    let spcd = Spcd::new(&hub.url);
     spcd.write("keep.spc", &connection("keep", "few"));
     let few: String = (0..40)
         .map(|n| connection(&format!("c{n:02}"), "few"))

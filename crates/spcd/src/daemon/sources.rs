@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use spcd_core::config::Target;
+use spcd_core::config::{OptionValue, Target};
 use spcd_core::plan::{Import, Why};
 use spcd_core::shape::Table;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -29,12 +29,13 @@ const SLOW_AT_MOST: Duration = Duration::from_secs(1);
 /// What is taken for usual before any source has answered.
 const USUAL: Duration = Duration::from_millis(50);
 /// The time that a wrapper is given to connect where nothing says otherwise, in seconds.
-pub const CONNECT: u64 = 10;
+const CONNECT: u64 = 10;
 /// The time it is given at first: the shortest that libpq knows. Whoever cannot be reached in it is
 /// asked again with all the time it should have, but apart from all others.
 const HASTY: u64 = 2;
-/// The server option that limits the time to connect, where a wrapper has one.
+/// The server option that limits the time to connect, and the wrapper that has one.
 const CONNECT_TIMEOUT: &str = "connect_timeout";
+const TAKES_TIMEOUT: &str = "postgres_fdw";
 /// How long an import may take where the configuration does not say.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -66,9 +67,20 @@ struct Shared {
 /// One set of tables: asked for by one connection at a time, until one has the answer.
 struct Set {
     turn: Arc<Semaphore>,
-    /// The tables, and in which pass they were asked for.
-    answer: watch::Sender<Option<(i64, Arc<Vec<Table>>)>>,
+    known: watch::Sender<Known>,
 }
+
+/// What is known of a set.
+#[derive(Default)]
+struct Known {
+    /// The tables, and in which pass they were asked for.
+    answer: Option<(i64, Arc<Vec<Table>>)>,
+    /// How many want to know and did not fail yet.
+    candidates: usize,
+}
+
+/// One of those who want to know.
+struct Candidate<'a>(&'a Set);
 
 /// Who asks.
 #[derive(Clone, Copy)]
@@ -154,17 +166,17 @@ impl Sources {
             sets.retain(|other, _| other.instance != key.instance || other.version == key.version);
             sets.entry(key).or_default().clone()
         };
-        let mut answers = set.answer.subscribe();
+        let fresh = |known: &Known| {
+            let new =
+                |(asked, _): &(i64, _)| import.why != Why::Refresh || *asked >= asker.generation;
+            known.answer.as_ref().is_some_and(new)
+        };
+        let candidate = Candidate::of(&set);
+        let mut knowing = set.known.subscribe();
         let known = async {
-            let fresh = |answer: &Option<(i64, Arc<Vec<Table>>)>| {
-                let new = |(asked, _): &(i64, _)| {
-                    import.why != Why::Refresh || *asked >= asker.generation
-                };
-                answer.as_ref().is_some_and(new)
-            };
             // The sender lives as long as the set, which is ours.
-            let answer = answers.wait_for(fresh).await.ok()?;
-            answer.as_ref().map(|(_, tables)| tables.clone())
+            let known = knowing.wait_for(fresh).await.ok()?;
+            known.answer.as_ref().map(|(_, tables)| tables.clone())
         };
         tokio::pin!(known);
         let turn = tokio::select! {
@@ -175,14 +187,32 @@ impl Sources {
         let mut all = target.clone();
         all.import.tables.clear();
         all.import.exclude.clear();
-        tokio::select! {
+        let answer = tokio::select! {
             biased;
-            Some(tables) = &mut known => Ok(tables),
-            answer = self.ask(&all, asker, turn) => {
-                let tables = Arc::new(answer?);
-                set.answer.send_replace(Some((asker.generation, tables.clone())));
-                Ok(tables)
+            Some(tables) = &mut known => return Ok(tables),
+            answer = self.ask(&all, asker, turn) => answer,
+        };
+        let error = match answer {
+            Ok(tables) => {
+                let tables = Arc::new(tables);
+                let answer = (asker.generation, tables.clone());
+                set.known.send_modify(|known| known.answer = Some(answer));
+                return Ok(tables);
             }
+            Err(error) => error,
+        };
+        // Its own source is not needed if another one's says what all of them have.
+        drop(candidate);
+        let mut knowing = set.known.subscribe();
+        match knowing
+            .wait_for(|known| fresh(known) || known.candidates == 0)
+            .await
+        {
+            Ok(known) if fresh(&known) => match &known.answer {
+                Some((_, tables)) => Ok(tables.clone()),
+                None => Err(error),
+            },
+            _ => Err(error),
         }
     }
 
@@ -195,7 +225,8 @@ impl Sources {
     ) -> Result<Vec<Table>, HubError> {
         let pass = self.brisk.enter(asker.place, 1).await;
         let _ = asker.began.set(Instant::now());
-        let hasty = hasty(target);
+        let (limited, hasty) = limited(target);
+        let target = limited.as_ref().unwrap_or(target);
         let began = Instant::now();
         let first = hasty.as_ref().unwrap_or(target);
         let answer = self.ask_within(first, Some((pass, turn))).await;
@@ -203,8 +234,8 @@ impl Sources {
             Err(HubError::Refused { code, .. })
                 if hasty.is_some()
                     && *code == SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
-                    // It was not refused: nothing came.
-                    && began.elapsed() + Duration::from_millis(100) >= Duration::from_secs(HASTY) =>
+                    // It was not refused: nothing came. The clock of libpq has whole seconds.
+                    && began.elapsed() >= Duration::from_millis(900) =>
             {
                 let _slot = slot(&self.patient).await;
                 self.ask_within(target, None::<()>).await
@@ -310,8 +341,21 @@ impl Default for Set {
     fn default() -> Self {
         Self {
             turn: Arc::new(Semaphore::new(1)),
-            answer: watch::Sender::new(None),
+            known: watch::Sender::default(),
         }
+    }
+}
+
+impl<'a> Candidate<'a> {
+    fn of(set: &'a Set) -> Self {
+        set.known.send_modify(|known| known.candidates += 1);
+        Self(set)
+    }
+}
+
+impl Drop for Candidate<'_> {
+    fn drop(&mut self) {
+        self.0.known.send_modify(|known| known.candidates -= 1);
     }
 }
 
@@ -350,19 +394,25 @@ impl Drop for Borrowed<'_> {
     }
 }
 
-/// The same with less time to connect, where the wrapper has an option for that.
-fn hasty(target: &Target) -> Option<Target> {
-    if target.tables.is_some() || !target.server.contains_key(CONNECT_TIMEOUT) {
-        return None;
+/// The same with a limit to the time that it takes to connect, if it has none, and with as little
+/// as possible, where the wrapper has an option for that.
+fn limited(target: &Target) -> (Option<Target>, Option<Target>) {
+    if target.tables.is_some() || target.wrapper != TAKES_TIMEOUT {
+        return (None, None);
     }
-    let mut hasty = target.clone();
-    let option = hasty.server.get_mut(CONNECT_TIMEOUT)?;
-    let seconds: u64 = option.value.parse().unwrap_or_default();
-    if (1..=HASTY).contains(&seconds) {
-        return None;
+    let with = |seconds: u64| {
+        let mut limited = target.clone();
+        let (value, public) = (seconds.to_string(), true);
+        let option = OptionValue { value, public };
+        limited.server.insert(CONNECT_TIMEOUT.into(), option);
+        Some(limited)
+    };
+    let given = target.server.get(CONNECT_TIMEOUT);
+    match given.map(|option| option.value.parse().unwrap_or(0)) {
+        None => (with(CONNECT), with(HASTY)),
+        Some(1..=HASTY) => (None, None),
+        Some(_) => (None, with(HASTY)),
     }
-    option.value = HASTY.to_string();
-    Some(hasty)
 }
 
 async fn slot(slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {

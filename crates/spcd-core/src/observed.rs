@@ -93,6 +93,17 @@ pub struct Written {
 }
 
 impl Written {
+    /// Whether it means what another says: the order of an aggregator's patterns does not count.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let sorted = |written: &Self| {
+            let mut written = written.clone();
+            written.connections.sort();
+            written
+        };
+        self == other
+            || (self.connections.len() == other.connections.len() && sorted(self) == sorted(other))
+    }
+
     /// What the row of a wanted connection is to say.
     pub fn of(connection: &config::Connection) -> Self {
         let (kind, connections) = match &connection.kind {

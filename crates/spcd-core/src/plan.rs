@@ -683,7 +683,7 @@ fn set(
         });
         return;
     };
-    let written = (written != known.written).then_some(written);
+    let written = (!written.says_the_same(&known.written)).then_some(written);
     let of_import = known.applied.iter().flat_map(|applied| &applied.warnings);
     let warnings = merged(wanted.warnings.iter().chain(of_import));
     let warnings = (known.warnings != warnings).then_some(warnings);

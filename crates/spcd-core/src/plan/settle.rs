@@ -9,7 +9,7 @@ use spcd_protocol::Status;
 use super::{Import, Imported, RowChange, Why, merged};
 use crate::observed::{Applied, Detail, Presence, Written};
 use crate::secret::Secret;
-use crate::shape::{self, Dependents, Table, TableChange};
+use crate::shape::{self, Obstacles, Table, TableChange};
 use crate::sql;
 use crate::union;
 
@@ -96,15 +96,18 @@ impl Import {
 /// What a source's answer means for the database; `None`: nothing.
 ///
 /// `status` is what the row says now. `detail` is what there is, `wanted` what the source has,
-/// both normalized; `dependents` is what people made that hangs on what is there.
+/// both normalized.
+///
+/// # Errors
+/// Why nothing at all can be done.
 pub fn settle(
     name: &str,
     status: Status,
     import: &Import,
     detail: &Detail,
     wanted: &[Table],
-    dependents: &Dependents,
-) -> Option<Unit> {
+    obstacles: &Obstacles,
+) -> Result<Option<Unit>, String> {
     let target = &import.target;
     let mut warnings = Vec::new();
     let mut wanted = Cow::Borrowed(wanted);
@@ -122,12 +125,17 @@ pub fn settle(
     }
 
     let changes = import.changes(detail, &wanted);
-    let (changes, refused) = match import.same_wrapper(detail) {
-        true => shape::guard(changes, dependents),
-        // All or nothing: the server refuses where people's objects hang on the tables.
-        false => (changes, Vec::new()),
-    };
-    warnings.extend(refused);
+    let (changes, kept) = shape::guard(changes, obstacles);
+    if let (false, Some((wrapper, _)), [first, ..]) =
+        (import.same_wrapper(detail), &detail.server, &kept[..])
+    {
+        return Err(format!(
+            "every table must be made anew, since the wrapper changes from {wrapper} to {}: {first}",
+            target.wrapper
+        ));
+    }
+    warnings.extend(kept);
+    warnings.extend(shape::unfit(&detail.tables, &wanted));
     let after = shape::after(&detail.tables, &wanted, &changes);
 
     let mut sql = String::new();
@@ -156,7 +164,9 @@ pub fn settle(
     }
     if import.readers {
         let fresh = changes.iter().filter_map(|change| match change {
-            TableChange::Create(table) | TableChange::Rebuild(table) => Some(table.name.as_str()),
+            TableChange::Create(table) | TableChange::Rebuild { table, .. } => {
+                Some(table.name.as_str())
+            }
             TableChange::Drop(_) | TableChange::Alter { .. } => None,
         });
         let unreadable = detail.unreadable.iter().map(String::as_str);
@@ -174,7 +184,7 @@ pub fn settle(
     let same = sql.is_empty() && mapping_is_there;
     let known = made.and_then(|applied| applied.version.as_ref()) == version.as_ref();
     if same && known && import.why == Why::Refresh && shown == import.known_warnings {
-        return None;
+        return Ok(None);
     }
     let route = match (status, same) {
         // What was asked while ready, or tried again while in error, and does differ.
@@ -182,7 +192,7 @@ pub fn settle(
         (status, _) => Status::route(Some(status), Status::Ready),
     };
     let tables: Vec<String> = after.iter().map(|table| table.name.clone()).collect();
-    Some(Unit {
+    Ok(Some(Unit {
         name: name.into(),
         sql,
         mapping: (!mapping_is_there).then(|| target.mapping.clone()),
@@ -207,7 +217,7 @@ pub fn settle(
             warnings,
             version,
         }),
-    })
+    }))
 }
 
 fn locks(changes: &[TableChange]) -> usize {

@@ -5,18 +5,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use spcd_core::plan::{self, Import, Task, Unit, Unite, Why, Work};
-use spcd_core::shape::{self, Table, TableChange};
+use spcd_core::shape::{self, Obstacles, Table, TableChange};
 use spcd_protocol::Status;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::gate::{Gate, Pass, Place};
 use super::sources::{Asker, Sources};
 use crate::hub::apply::Writer;
 use crate::hub::connect::Endpoint;
-use crate::hub::{HubError, Limits, observe, union};
+use crate::hub::{HubError, Limits, dependents, observe, trial, union};
 
 /// How long aggregators wait for a member that changes.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -343,6 +344,7 @@ impl Shared {
             unit: Some(unit),
             ..Answer::default()
         };
+        let mut imported = None;
         let (answer, target_hash, quiet) = match work.task {
             Task::Drop {
                 keep,
@@ -384,31 +386,40 @@ impl Shared {
             }
             Task::Import(import) => {
                 let answer = tokio::select! {
-                    answer = self.import(job, &import) => answer,
+                    answer = self.import(job, &import, false) => answer,
                     () = cancel.notified() => return Outcome::Cancelled,
                 };
-                (answer, import.target_hash, import.why == Why::Refresh)
+                let import = imported.insert(import);
+                (
+                    answer,
+                    import.target_hash.clone(),
+                    import.why == Why::Refresh,
+                )
             }
         };
         let result = match answer {
-            Ok(mut answer) => match answer.unit.take() {
-                None => return Outcome::Same,
-                // The turns are over when it is written.
-                Some(unit) => match self.writer.write(unit, job.generation).await {
-                    Err(error) if error.is_passing() || error.is_stale() => {
-                        self.tell_who_blocks(job, &error).await;
-                        return Outcome::Later(error.to_string());
+            Ok(answer) => match (self.write(job, answer).await, imported) {
+                // The server may refuse one table of many: which, a trial tells.
+                (Err(error), Some(import)) if error.is_of_a_table() => {
+                    let answer = tokio::select! {
+                        answer = self.import(job, &import, true) => answer,
+                        () = cancel.notified() => return Outcome::Cancelled,
+                    };
+                    match answer {
+                        Ok(answer) => self.write(job, answer).await,
+                        Err(error) => Err(error),
                     }
-                    result => result,
-                },
+                }
+                (result, _) => result,
             },
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => {
+            Ok(Outcome::Done) => {
                 self.blocked().remove(name);
                 Outcome::Done
             }
+            Ok(outcome) => outcome,
             Err(HubError::Lost(_) | HubError::NotLeading | HubError::NoSession) => {
                 Outcome::Cancelled
             }
@@ -428,7 +439,7 @@ impl Shared {
     }
 
     /// Asks the source, and says what its answer means.
-    async fn import(&self, job: &Job, import: &Import) -> Result<Answer, HubError> {
+    async fn import(&self, job: &Job, import: &Import, careful: bool) -> Result<Answer, HubError> {
         let asker = Asker {
             place: job.place,
             generation: job.generation,
@@ -443,26 +454,46 @@ impl Shared {
             _room: Some(room),
             ..Answer::default()
         };
-        if import.applied.is_none() {
-            let (detail, dependents) = Default::default();
-            answer.unit =
-                plan::settle(&job.name, job.status, import, &detail, &wanted, &dependents);
+        if import.applied.is_none() && !careful {
+            let (detail, obstacles) = Default::default();
+            answer.unit = settled(plan::settle(
+                &job.name, job.status, import, &detail, &wanted, &obstacles,
+            ))?;
             return Ok(answer);
         }
         let session = self.sources.session(job.place).await?;
-        let settled = self.settle(session.client(), job, import, &wanted).await;
+        let settled = self
+            .settle(session.client(), job, import, &wanted, careful)
+            .await;
         session.give_back_after(&settled);
         (answer.unit, answer._following) = settled?;
         Ok(answer)
     }
 
-    /// What a source's answer means where something is there already.
+    /// Writes what an answer means. Its turns are over then.
+    async fn write(&self, job: &Job, mut answer: Answer) -> Result<Outcome, HubError> {
+        let Some(unit) = answer.unit.take() else {
+            return Ok(Outcome::Same);
+        };
+        match self.writer.write(unit, job.generation).await {
+            Err(error) if error.is_passing() || error.is_stale() => {
+                self.tell_who_blocks(job, &error).await;
+                Ok(Outcome::Later(error.to_string()))
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(Outcome::Done),
+        }
+    }
+
+    /// What a source's answer means where something is there already; `careful`: each change is
+    /// tried first.
     async fn settle(
         &self,
         client: &Client,
         job: &Job,
         import: &Import,
         wanted: &[Table],
+        careful: bool,
     ) -> Result<(Option<Unit>, Option<OwnedMutexGuard<()>>), HubError> {
         let (name, status) = (job.name.as_str(), job.status);
         let names = [name.to_owned()];
@@ -474,27 +505,33 @@ impl Shared {
             .filter(|change| change.is_risky())
             .map(TableChange::table)
             .collect();
-        let mut dependents = observe::dependents(client, name, &risky).await?;
-        let followers = union::followers(client, name, &risky).await?;
-        if followers.is_empty() {
-            let unit = plan::settle(name, status, import, &detail, wanted, &dependents);
-            return Ok((unit, None));
-        }
-        let turn = self.following.clone().lock_owned().await;
-        union::in_the_way(client, &followers, &changes, &mut dependents).await?;
-        let (changes, _) = shape::guard(changes, &dependents);
-        let step = union::Step {
-            member: name,
-            before: &detail.tables,
-            after: &shape::after(&detail.tables, wanted, &changes),
-            changes: &changes,
+        let mut obstacles = Obstacles {
+            dependents: dependents::of_tables(client, name, &risky).await?,
+            ..Obstacles::default()
         };
-        let (first, last) = union::follow(client, &followers, &step, import.readers).await?;
-        let mut unit = plan::settle(name, status, import, &detail, wanted, &dependents);
+        let followers = union::followers(client, name, &risky).await?;
+        let mut turn = None;
+        if !followers.is_empty() {
+            turn = Some(self.following.clone().lock_owned().await);
+            union::in_the_way(client, &followers, &changes, &mut obstacles.dependents).await?;
+        }
+        let step = union::Step::new(name, &detail, wanted, changes, &obstacles);
+        let (mut first, mut last) =
+            union::follow(client, &followers, &step, import.readers).await?;
+        if careful {
+            let changes = &step.changes;
+            obstacles.refused =
+                trial::refused(client, name, import, &detail, &first, changes).await?;
+            let step = union::Step::new(name, &detail, wanted, step.changes, &obstacles);
+            (first, last) = union::follow(client, &followers, &step, import.readers).await?;
+        }
+        let mut unit = settled(plan::settle(
+            name, status, import, &detail, wanted, &obstacles,
+        ))?;
         if let Some(unit) = &mut unit {
             unit.sql = first + &unit.sql + &last;
         }
-        Ok((unit, Some(turn)))
+        Ok((unit, turn))
     }
 
     /// Looks at an aggregator's members, writes what must be written first, and says what is left.
@@ -541,4 +578,11 @@ impl Shared {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+fn settled(settled: Result<Option<Unit>, String>) -> Result<Option<Unit>, HubError> {
+    settled.map_err(|text| HubError::Refused {
+        text,
+        code: SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+    })
 }

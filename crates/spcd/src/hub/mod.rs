@@ -4,11 +4,14 @@ pub mod apply;
 pub mod ask;
 mod catalog;
 pub mod connect;
+pub mod dependents;
 pub mod lead;
 pub mod migrate;
 pub mod observe;
+mod partial;
 pub mod search_path;
 mod tls;
+pub mod trial;
 pub mod union;
 
 use tokio_postgres::Client;
@@ -117,6 +120,11 @@ impl HubError {
     /// Whether a lock was not got in time: its text says who holds it.
     pub fn is_blocked(&self) -> bool {
         matches!(self, HubError::Refused { code, .. } if *code == SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// Whether it may be one table's fault alone.
+    pub fn is_of_a_table(&self) -> bool {
+        matches!(self, HubError::Refused { .. }) && !self.is_passing() && !self.is_stale()
     }
 
     /// Whether the statements were made for tables or views that changed meanwhile.

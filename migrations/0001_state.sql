@@ -74,6 +74,8 @@ CREATE TABLE spcd.applied (
     members         text[],
     -- what the import left out or refused
     warnings        text[] NOT NULL DEFAULT '{}',
+    -- which version was asked, where all connections of a plugin share the answer
+    extension_version text,
     fingerprint     text NOT NULL
 );
 
@@ -192,20 +194,23 @@ CREATE FUNCTION spcd.touch(p_names text[]) RETURNS void LANGUAGE sql AS $$
       AND f.connection_name = ANY (p_names)
 $$;
 
--- Records what was made for connections: an array of {name, target_hash, tables, members, warnings}.
+-- Records what was made for connections: an array of {name, target_hash, tables, members, warnings,
+-- version}.
 CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO spcd.applied
-        (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings, fingerprint)
-    SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, ''
+        (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings,
+         extension_version, fingerprint)
+    SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, r.version, ''
     FROM pg_catalog.jsonb_to_recordset(p_made)
-         AS r (name text, target_hash text, tables text[], members text[], warnings text[])
+         AS r (name text, target_hash text, tables text[], members text[], warnings text[],
+               version text)
     JOIN pg_catalog.pg_namespace n ON n.nspname = r.name
     LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = r.name AND r.members IS NULL
     ON CONFLICT (connection_name) DO UPDATE SET
         target_hash = excluded.target_hash, schema_oid = excluded.schema_oid,
         server_oid = excluded.server_oid, tables = excluded.tables, members = excluded.members,
-        warnings = excluded.warnings;
+        warnings = excluded.warnings, extension_version = excluded.extension_version;
     PERFORM spcd.touch(ARRAY(SELECT r->>'name' FROM pg_catalog.jsonb_array_elements(p_made) r));
 END $$;
 

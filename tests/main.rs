@@ -7,19 +7,23 @@
 
 mod adopt;
 mod aggregate;
+mod ask;
 mod bad_input;
 mod client;
 mod cluster;
 mod connect;
 mod crash;
-mod examples;
 mod destroy;
+mod examples;
+mod partial;
 mod pass;
 mod query;
 mod search_path;
+mod session;
 mod settings;
 mod steampipe;
 mod stop;
 mod support;
+mod unchanged;
 mod wait;
 mod wrappers;

@@ -10,8 +10,12 @@
 mod support;
 
 mod clients;
+mod cold;
 mod first_light;
 mod language;
+mod many;
+mod measure;
+mod united;
 
 #[tokio::main]
 async fn main() {
@@ -19,14 +23,38 @@ async fn main() {
         .skip(1)
         .filter(|arg| !arg.starts_with('-'))
         .collect();
-    let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
-    if runs("language") {
+    // Parts that need the same are measured together.
+    let runs = |names: &[&str]| {
+        wanted.is_empty() || wanted.iter().any(|one| names.contains(&one.as_str()))
+    };
+    if runs(&["language"]) {
         language::run();
     }
-    if runs("first_light") {
+    if runs(&["first_light"]) {
         first_light::run().await;
     }
-    if runs("clients") {
+    if runs(&["cold_static", "cpu", "drop"]) {
+        cold::fixed().await;
+    }
+    if runs(&["cold_dynamic"]) {
+        cold::dynamic().await;
+    }
+    if runs(&["listeners"]) {
+        cold::listeners().await;
+    }
+    if runs(&["slow_sources"]) {
+        cold::slow_sources().await;
+    }
+    if runs(&["restart", "column_added", "drop_many"]) {
+        many::run().await;
+    }
+    if runs(&["aggregator"]) {
+        united::aggregator().await;
+    }
+    if runs(&["one_file"]) {
+        united::one_file().await;
+    }
+    if runs(&["clients"]) {
         clients::run().await;
     }
 }

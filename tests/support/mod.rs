@@ -14,7 +14,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 #[allow(unused_imports, reason = "as above")]
-pub use postgres::{Cluster, Database, free_port, shared};
+pub use postgres::{Cluster, Database, bindir, free_port, shared};
 #[allow(unused_imports, reason = "as above")]
 pub use run::{as_server_user, fresh_dir, give_to_server, server_user_name};
 #[allow(unused_imports, reason = "as above")]

@@ -32,10 +32,14 @@ pub struct Observed {
     pub admitted: bool,
     /// The extensions that targets name.
     pub extensions: BTreeMap<String, Extension>,
+    /// The versions of those that are installed.
+    pub versions: BTreeMap<String, String>,
     /// What came of asking sources since the daemon started, by connection.
     pub attempts: BTreeMap<String, Attempt>,
     /// Connections whose sources are to be asked although nothing differs.
     pub ask: BTreeSet<String>,
+    /// Those of them that somebody asked for by name.
+    pub urgent: BTreeSet<String>,
 }
 
 impl Observed {
@@ -89,6 +93,17 @@ pub struct Written {
 }
 
 impl Written {
+    /// Whether it means what another says: the order of an aggregator's patterns does not count.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let sorted = |written: &Self| {
+            let mut written = written.clone();
+            written.connections.sort();
+            written
+        };
+        self == other
+            || (self.connections.len() == other.connections.len() && sorted(self) == sorted(other))
+    }
+
     /// What the row of a wanted connection is to say.
     pub fn of(connection: &config::Connection) -> Self {
         let (kind, connections) = match &connection.kind {
@@ -126,6 +141,9 @@ pub struct Applied {
     pub readable: bool,
     /// What the import left out or refused.
     pub warnings: Vec<String>,
+    /// The version of the extension that was asked, where all connections of a plugin share the
+    /// answer.
+    pub version: Option<String>,
 }
 
 /// Where an extension stands.

@@ -19,7 +19,9 @@ use crate::search_path::{self, PathChange};
 use crate::shape::{self, Traits};
 use crate::union;
 
-pub use settle::{Bookkeeping, Record, Unit, drop_unit, error_unit, grant_unit, settle};
+pub use settle::{
+    Bookkeeping, Record, Unit, drop_unit, error_unit, event_unit, grant_unit, settle,
+};
 pub use show::{show, show_json, show_sql};
 pub use unite::{Unite, settle_union};
 
@@ -85,6 +87,18 @@ pub struct RowChange {
     /// What is imported.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
+}
+
+impl RowChange {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        let name = self.name.clone();
+        *self
+            == RowChange {
+                name,
+                ..RowChange::default()
+            }
+    }
 }
 
 /// [`Written`] under the table's column names.
@@ -181,6 +195,10 @@ pub struct Import {
     pub known_warnings: Vec<String>,
     /// The role `spcd_users` exists.
     pub readers: bool,
+    /// The plugin instance, whose connections share their tables unless they are dynamic.
+    pub instance: String,
+    /// The version of the extension, where it is installed.
+    pub version: Option<String>,
 }
 
 /// Why a source is asked.
@@ -311,7 +329,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let kept = kept(desired, observed);
     unite::unite_all(&mut plan, desired, &kept, observed);
     plan.search_path = search_path::change(desired, &kept, &observed.roles);
-    order(&mut plan.work, desired);
+    order(&mut plan.work, desired, &kept, observed);
     plan
 }
 
@@ -328,23 +346,39 @@ pub fn kept<'a>(desired: &Desired, observed: &'a Observed) -> BTreeMap<&'a str, 
         .collect()
 }
 
-/// What makes others ready comes first: what is dropped, then the first connection of each plugin,
-/// then the rest, then those that are only asked again.
-fn order(work: &mut [Work], desired: &Desired) {
-    let mut first: BTreeMap<&str, &str> = BTreeMap::new();
-    for connection in desired.connections.values() {
-        let plugin = first.entry(connection.plugin_instance.as_str());
-        plugin.or_insert(connection.name.as_str());
-    }
-    let is_first: BTreeSet<&str> = first.into_values().collect();
-    work.sort_by_key(|work| {
-        let turn = match &work.task {
-            Task::Drop { .. } | Task::Grant { .. } | Task::Unite(_) => 0,
-            Task::Import(import) if import.why == Why::Refresh => 3,
-            Task::Import(_) if is_first.contains(work.name.as_str()) => 1,
-            Task::Import(_) => 2,
+/// What somebody asked for by name comes first, then what makes others ready: what is dropped, then
+/// the first connection of each plugin on the search path, the rest of the path, and all others.
+/// Those that failed before wait until then, and those that are only asked again are last.
+fn order(
+    work: &mut [Work],
+    desired: &Desired,
+    kept: &BTreeMap<&str, &Written>,
+    observed: &Observed,
+) {
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut plugins: BTreeSet<&str> = BTreeSet::new();
+    let mut first: BTreeSet<&str> = BTreeSet::new();
+    for (place, name) in search_path::path(desired, kept).into_iter().enumerate() {
+        let Some(connection) = desired.connections.get(name) else {
+            continue;
         };
-        (turn, work.name.clone())
+        places.insert(name, place);
+        if plugins.insert(&connection.plugin_instance) {
+            first.insert(name);
+        }
+    }
+    work.sort_by_cached_key(|work| {
+        let name = work.name.as_str();
+        let place = places.get(name).copied().unwrap_or(usize::MAX);
+        let turn = match &work.task {
+            _ if observed.urgent.contains(name) => 0,
+            Task::Drop { .. } | Task::Grant { .. } | Task::Unite(_) => 1,
+            Task::Import(import) if import.why == Why::Refresh => 5,
+            Task::Import(_) if observed.attempts.contains_key(name) => 4,
+            Task::Import(_) if first.contains(name) => 2,
+            Task::Import(_) => 3,
+        };
+        (turn, place, work.name.clone())
     });
 }
 
@@ -394,10 +428,10 @@ fn wanted_connection(
         None => Some(Why::New),
         Some(applied) if applied.target_hash != hash => Some(Why::Changed),
         Some(applied) => match compare(applied, known, detail, target) {
-            Left::AsItWas => observed.ask.contains(&wanted.name).then_some(Why::Refresh),
+            Left::AsItWas => asks(wanted, target, applied, observed),
             Left::Touched => {
                 plan.touched.push(wanted.name.clone());
-                observed.ask.contains(&wanted.name).then_some(Why::Refresh)
+                asks(wanted, target, applied, observed)
             }
             Left::Unreadable(tables) => {
                 plan.work.push(Work {
@@ -444,8 +478,23 @@ fn wanted_connection(
                 .map(|known| known.warnings.clone())
                 .unwrap_or_default(),
             readers: observed.readers,
+            instance: wanted.plugin_instance.clone(),
+            version: observed.versions.get(&target.extension).cloned(),
         })),
     });
+}
+
+/// Whether the source is to be asked although nothing differs: somebody wants it, or another
+/// version of the extension may have other tables.
+fn asks(
+    wanted: &Connection,
+    target: &Target,
+    applied: &Applied,
+    observed: &Observed,
+) -> Option<Why> {
+    let version = observed.versions.get(&target.extension);
+    let updated = !target.dynamic && version.is_some() && version != applied.version.as_ref();
+    (updated || observed.ask.contains(&wanted.name)).then_some(Why::Refresh)
 }
 
 /// Why nothing can be done for a connection as the database is.
@@ -638,7 +687,7 @@ fn set(
         });
         return;
     };
-    let written = (written != known.written).then_some(written);
+    let written = (!written.says_the_same(&known.written)).then_some(written);
     let of_import = known.applied.iter().flat_map(|applied| &applied.warnings);
     let warnings = merged(wanted.warnings.iter().chain(of_import));
     let warnings = (known.warnings != warnings).then_some(warnings);

@@ -1,9 +1,13 @@
 //! Tables and their columns as data, their hash, and the smallest changes from one to another.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod guard;
+
+use std::collections::BTreeMap;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
+
+pub use guard::{Dependent, Dependents, Harm, Obstacles, after, guard, unfit};
 
 /// A foreign table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,6 +18,11 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Options of the table (`schema_name`, `table_name`, `filename`).
     pub options: BTreeMap<String, String>,
+    /// How many attribute numbers it has used up, those of dropped columns included; 0 for a table
+    /// that is not there yet. No part of its shape.
+    pub attributes: usize,
+    /// Of a table that a source has: why it cannot be imported.
+    pub unfit: Option<String>,
 }
 
 /// A column of a foreign table.
@@ -53,8 +62,13 @@ pub enum TableChange {
     Create(Table),
     /// A table that the source has no more.
     Drop(String),
-    /// Columns moved where the wrapper maps by position: no ALTER can do that.
-    Rebuild(Table),
+    /// What no ALTER can do.
+    Rebuild {
+        /// The table as it is to be.
+        table: Table,
+        /// Why.
+        why: Rebuild,
+    },
     /// What differs in a table that stays.
     Alter {
         /// Its name.
@@ -65,6 +79,19 @@ pub enum TableChange {
         options: Option<(BTreeMap<String, String>, BTreeMap<String, String>)>,
     },
 }
+
+/// Why a table is dropped and made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rebuild {
+    /// Columns moved, and its wrapper maps them by position.
+    Moved,
+    /// The numbers that a table has for its columns are used up.
+    Exhausted,
+}
+
+/// The highest number that a column can have (the server's `MaxHeapAttributeNumber`). A dropped
+/// column keeps its own.
+const MOST_ATTRIBUTES: usize = 1600;
 
 /// One change of one column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,13 +136,13 @@ pub enum ColumnChange {
     },
 }
 
-/// What people made that hangs on a table: by table, and by column (`""` for the table as such).
-pub type Dependents = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
-
 /// Puts tables into the form in which they are compared and written: in byte order of their
 /// names, without column options that say nothing.
 pub fn normalize(tables: &mut [Table], traits: Traits<'_>) {
     tables.sort_by(|a, b| a.name.cmp(&b.name));
+    for table in tables.iter_mut().filter(|table| table.unfit.is_none()) {
+        table.unfit = too_long(table);
+    }
     let Some(option) = traits.column_name_option else {
         return;
     };
@@ -124,6 +151,36 @@ pub fn normalize(tables: &mut [Table], traits: Traits<'_>) {
             column.options.remove(option);
         }
     }
+}
+
+/// The longest name that the server keeps, in bytes (its `NAMEDATALEN` less one).
+pub const LONGEST_NAME: usize = 63;
+/// What is cut off ends before a character: at most so many bytes earlier.
+const CUT_AT_LEAST: usize = LONGEST_NAME - 3;
+
+/// Why a table cannot be imported as its source names it. The server cuts names that are too long
+/// for it (those of a source in another encoding, for one), and only an option has them in full.
+fn too_long(table: &Table) -> Option<String> {
+    let cut = |name: &str, options: &BTreeMap<String, String>| {
+        let longer = |value: &&String| value.len() > LONGEST_NAME && value.starts_with(name);
+        match name.len() {
+            0..CUT_AT_LEAST => None,
+            CUT_AT_LEAST..=LONGEST_NAME => options.values().find(longer).cloned(),
+            _ => Some(name.to_owned()),
+        }
+    };
+    if let Some(full) = cut(&table.name, &table.options) {
+        return Some(format!(
+            "its name {full:?} is longer than {LONGEST_NAME} bytes here"
+        ));
+    }
+    let column = table.columns.iter();
+    let column = column.filter_map(|column| cut(&column.name, &column.options));
+    column
+        .map(|full| {
+            format!("the name of its column {full:?} is longer than {LONGEST_NAME} bytes here")
+        })
+        .next()
 }
 
 /// A hash of normalized tables. The order of columns counts only where the wrapper maps by it.
@@ -179,6 +236,7 @@ pub fn diff(there: &[Table], wanted: &[Table], traits: Traits<'_>) -> Vec<TableC
     for (name, n) in &new {
         let table = &wanted[*n];
         match old.get(name).map(|n| &there[*n]) {
+            _ if table.unfit.is_some() => {}
             None => changes.push(TableChange::Create(table.clone())),
             Some(old) => changes.extend(alter(old, table, traits)),
         }
@@ -188,7 +246,10 @@ pub fn diff(there: &[Table], wanted: &[Table], traits: Traits<'_>) -> Vec<TableC
 
 fn alter(old: &Table, new: &Table, traits: Traits<'_>) -> Option<TableChange> {
     if traits.positional && moved(old, new) {
-        return Some(TableChange::Rebuild(new.clone()));
+        return Some(TableChange::Rebuild {
+            table: new.clone(),
+            why: Rebuild::Moved,
+        });
     }
     let find = |table: &Table, name: &str| table.columns.iter().position(|c| c.name == name);
     let mut columns = Vec::new();
@@ -207,6 +268,14 @@ fn alter(old: &Table, new: &Table, traits: Traits<'_>) -> Option<TableChange> {
         if find(old, &column.name).is_none() {
             columns.push(ColumnChange::Add(column.clone()));
         }
+    }
+    let added = columns.iter();
+    let added = added.filter(|change| matches!(change, ColumnChange::Add(_)));
+    if old.attributes > 0 && old.attributes + added.count() > MOST_ATTRIBUTES {
+        return Some(TableChange::Rebuild {
+            table: new.clone(),
+            why: Rebuild::Exhausted,
+        });
     }
     let options = (old.options != new.options).then(|| (old.options.clone(), new.options.clone()));
     (!columns.is_empty() || options.is_some()).then(|| TableChange::Alter {
@@ -270,101 +339,22 @@ impl TableChange {
     /// The table.
     pub fn table(&self) -> &str {
         match self {
-            TableChange::Create(table) | TableChange::Rebuild(table) => &table.name,
+            TableChange::Create(table) | TableChange::Rebuild { table, .. } => &table.name,
             TableChange::Drop(name) => name,
             TableChange::Alter { table, .. } => table,
         }
-    }
-
-    /// What in this change would break, or quietly lose, which of the things that people made.
-    fn breaks(&self, dependents: &Dependents) -> Vec<(String, Vec<String>)> {
-        let Some(of_table) = dependents.get(self.table()) else {
-            return Vec::new();
-        };
-        let all = || {
-            of_table
-                .values()
-                .flatten()
-                .cloned()
-                .collect::<BTreeSet<_>>()
-        };
-        let of = |name: &str| of_table.get(name).cloned().unwrap_or_default();
-        let broken = match self {
-            TableChange::Create(_) => Vec::new(),
-            TableChange::Drop(_) => vec![("dropping it".to_owned(), all())],
-            TableChange::Rebuild(_) => vec![("rebuilding it".to_owned(), all())],
-            TableChange::Alter { columns, .. } => (columns.iter())
-                .filter_map(|change| match change {
-                    ColumnChange::Drop(name) => Some((format!("dropping column {name}"), of(name))),
-                    ColumnChange::Retype {
-                        name,
-                        from,
-                        data_type,
-                        ..
-                    } => {
-                        let what = format!("changing column {name} from {from} to {data_type}");
-                        Some((what, of(name)))
-                    }
-                    _ => None,
-                })
-                .collect(),
-        };
-        let listed = broken
-            .into_iter()
-            .map(|(what, of)| (what, of.into_iter().collect::<Vec<_>>()));
-        listed.filter(|(_, of)| !of.is_empty()).collect()
     }
 
     /// Whether it can take something away from what people made, so that those must be known.
     pub fn is_risky(&self) -> bool {
         match self {
             TableChange::Create(_) => false,
-            TableChange::Drop(_) | TableChange::Rebuild(_) => true,
+            TableChange::Drop(_) | TableChange::Rebuild { .. } => true,
             TableChange::Alter { columns, .. } => columns.iter().any(|change| {
                 matches!(change, ColumnChange::Drop(_) | ColumnChange::Retype { .. })
             }),
         }
     }
-}
-
-/// Parts changes into those that are done, and warnings about those that are not, because
-/// something that people made would break or be lost.
-pub fn guard(
-    changes: Vec<TableChange>,
-    dependents: &Dependents,
-) -> (Vec<TableChange>, Vec<String>) {
-    let mut done = Vec::new();
-    let mut warnings = Vec::new();
-    for change in changes {
-        let broken = change.breaks(dependents);
-        if broken.is_empty() {
-            done.push(change);
-            continue;
-        }
-        let reasons: Vec<_> = (broken.into_iter())
-            .map(|(what, of)| format!("{what} would break or lose {}", of.join(", ")))
-            .collect();
-        warnings.push(format!(
-            "table {:?} stays as it was: {}",
-            change.table(),
-            reasons.join("; ")
-        ));
-    }
-    (done, warnings)
-}
-
-/// The tables that will be there once `changes` are done.
-pub fn after(there: &[Table], wanted: &[Table], changes: &[TableChange]) -> Vec<Table> {
-    let changed: BTreeSet<&str> = changes.iter().map(TableChange::table).collect();
-    let kept = there
-        .iter()
-        .filter(|table| !changed.contains(table.name.as_str()));
-    let made = wanted
-        .iter()
-        .filter(|table| changed.contains(table.name.as_str()));
-    let mut tables: Vec<_> = kept.chain(made).cloned().collect();
-    tables.sort_by(|a, b| a.name.cmp(&b.name));
-    tables
 }
 
 impl fmt::Display for TableChange {
@@ -379,11 +369,13 @@ impl fmt::Display for TableChange {
                 )
             }
             TableChange::Drop(name) => write!(f, "- table {name}"),
-            TableChange::Rebuild(table) => write!(
-                f,
-                "± table {} (rebuilt: its wrapper maps columns by position)",
-                table.name
-            ),
+            TableChange::Rebuild { table, why } => {
+                let why = match why {
+                    Rebuild::Moved => "its wrapper maps columns by position",
+                    Rebuild::Exhausted => "its numbers for columns are used up",
+                };
+                write!(f, "± table {} (rebuilt: {why})", table.name)
+            }
             TableChange::Alter {
                 table,
                 columns,
@@ -512,29 +504,6 @@ mod tests {
     }
 
     #[test]
-    fn what_people_made_is_kept_and_the_rest_goes_on() {
-        let old = [
-            table("t", &[("a", "integer"), ("b", "text")]),
-            table("u", &[("a", "integer")]),
-        ];
-        let new = [
-            table("t", &[("a", "integer")]),
-            table("u", &[("a", "bigint")]),
-        ];
-        let view = BTreeSet::from(["view public.v".to_owned()]);
-        let dependents = BTreeMap::from([("t".into(), BTreeMap::from([("b".into(), view)]))]);
-        let (done, warnings) = guard(diff(&old, &new, BY_NAME), &dependents);
-        assert_eq!(shown(&done), ["~ table u\n    ~ column a integer → bigint"]);
-        assert_eq!(
-            warnings,
-            ["table \"t\" stays as it was: dropping column b would break or lose view public.v"]
-        );
-        let after = after(&old, &new, &done);
-        assert_eq!(after[0], old[0]);
-        assert_eq!(after[1], new[1]);
-    }
-
-    #[test]
     fn a_default_is_dropped_before_its_column_gets_another_type() {
         let mut old = [table("t", &[("a", "integer")])];
         old[0].columns[0].default = Some("1".into());
@@ -551,5 +520,21 @@ mod tests {
         ));
         assert!(matches!(columns[1], ColumnChange::Retype { .. }));
         assert_eq!(columns.len(), 2);
+    }
+
+    #[test]
+    fn a_table_whose_numbers_are_used_up_is_rebuilt_before_a_column_is_refused() {
+        let mut old = [table("t", &[("a", "integer")])];
+        old[0].attributes = MOST_ATTRIBUTES - 1;
+        let one_more = [table("t", &[("a", "integer"), ("b", "text")])];
+        let two_more = [table("t", &[("b", "text"), ("c", "text")])];
+        assert_eq!(
+            shown(&diff(&old, &one_more, BY_NAME)),
+            ["~ table t\n    + column b text"]
+        );
+        assert_eq!(
+            shown(&diff(&old, &two_more, BY_NAME)),
+            ["± table t (rebuilt: its numbers for columns are used up)"]
+        );
     }
 }

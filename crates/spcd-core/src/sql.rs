@@ -146,6 +146,12 @@ pub fn limit_to<'a>(tables: impl IntoIterator<Item = &'a str>) -> String {
     format!(" LIMIT TO ({})", tables.join(", "))
 }
 
+/// The part of an import that leaves tables out; at least one.
+pub fn except<'a>(tables: impl IntoIterator<Item = &'a str>) -> String {
+    let tables: Vec<_> = tables.into_iter().map(ident).collect();
+    format!(" EXCEPT ({})", tables.join(", "))
+}
+
 /// Creates a foreign table.
 pub fn create_table(schema: &str, server: &str, table: &Table, out: &mut String) {
     let _ = write!(
@@ -196,7 +202,7 @@ pub fn change_table(schema: &str, server: &str, change: &TableChange, out: &mut 
         TableChange::Drop(name) => {
             let _ = writeln!(out, "DROP FOREIGN TABLE {};", qualified(schema, name));
         }
-        TableChange::Rebuild(table) => {
+        TableChange::Rebuild { table, .. } => {
             let _ = writeln!(
                 out,
                 "DROP FOREIGN TABLE {};",

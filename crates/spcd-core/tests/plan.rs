@@ -35,7 +35,7 @@ use spcd_core::observed::{
     Applied, Attempt, Detail, Extension, Known, Observed, Presence, Written,
 };
 use spcd_core::plan::{self, Plan, RowChange, Task};
-use spcd_core::shape::{self, Column, Dependents, Table};
+use spcd_core::shape::{self, Column, Dependent, Dependents, Harm, Obstacles, Table};
 use spcd_protocol::Status;
 
 #[test]
@@ -140,6 +140,7 @@ impl World {
                         intact: true,
                         readable: true,
                         warnings: vec![],
+                        version: None,
                     });
                     let detail = Detail {
                         server: Some((target.wrapper.clone(), target.server_options())),
@@ -190,7 +191,10 @@ impl World {
                 let of_connection = self.views.entry(name.into()).or_default();
                 let of_table = of_connection.entry(table.into()).or_default();
                 let of_column = of_table.entry(column.into()).or_default();
-                of_column.insert(format!("view {view}"));
+                of_column.insert(Dependent {
+                    what: format!("view {view}"),
+                    harm: Harm::Retype,
+                });
             }
             "altered" => {
                 let (_, options) = self.detail(name).server.as_mut().unwrap();
@@ -279,22 +283,26 @@ impl World {
             else {
                 continue;
             };
-            let (detail, none) = (Detail::default(), Dependents::new());
-            let detail = self.details.get(&work.name).unwrap_or(&detail);
-            let views = self.views.get(&work.name).unwrap_or(&none);
-            let unit = plan::settle(
-                &work.name,
-                work.status,
-                import,
-                detail,
-                answer.clone(),
-                views,
-            );
-            let _ = writeln!(out, "\nthe source of {} answers, and then:", work.name);
-            let Some(unit) = unit else {
-                out.push_str("nothing\n");
-                continue;
+            let none = Detail::default();
+            let detail = self.details.get(&work.name).unwrap_or(&none);
+            let obstacles = Obstacles {
+                dependents: self.views.get(&work.name).cloned().unwrap_or_default(),
+                ..Obstacles::default()
             };
+            let unit = plan::settle(&work.name, work.status, import, detail, answer, &obstacles);
+            let _ = writeln!(out, "\nthe source of {} answers, and then:", work.name);
+            let unit = match unit {
+                Ok(Some(unit)) => unit,
+                Ok(None) => {
+                    out.push_str("nothing\n");
+                    continue;
+                }
+                Err(error) => {
+                    let _ = writeln!(out, "error: {error}");
+                    continue;
+                }
+            };
+            unit.pieces.iter().for_each(|piece| out.push_str(piece));
             out.push_str(&unit.sql);
             if let Some(mapping) = &unit.mapping {
                 let options: Vec<_> = mapping.keys().map(String::as_str).collect();
@@ -354,6 +362,7 @@ fn tables(text: &str) -> Vec<Table> {
                 .map(|text| column(&closed(text.trim_end_matches(')'))))
                 .collect(),
             options: BTreeMap::new(),
+            ..Table::default()
         });
     }
     tables.sort_by(|a, b| a.name.cmp(&b.name));

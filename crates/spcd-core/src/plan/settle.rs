@@ -1,5 +1,6 @@
 //! What is written for one connection, once its source has answered.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use spcd_protocol::Status;
 use super::{Import, Imported, RowChange, Why, merged};
 use crate::observed::{Applied, Detail, Presence, Written};
 use crate::secret::Secret;
-use crate::shape::{self, Dependents, Table, TableChange};
+use crate::shape::{self, Obstacles, Table, TableChange};
 use crate::sql;
 use crate::union;
 
@@ -21,8 +22,13 @@ pub struct Unit {
     pub sql: String,
     /// The mapping's options, if they are to be set: they reach the server by COPY.
     pub mapping: Option<BTreeMap<String, Secret>>,
-    /// How many tables the statements create or drop: the measure of their locks.
+    /// How many tables the statements are about.
     pub tables: usize,
+    /// How many locks they take, about.
+    pub locks: usize,
+    /// What can be committed before all else, piece by piece, where one transaction would take more
+    /// locks than the server has: tables that go.
+    pub pieces: Vec<String>,
     /// The row's change, in the same transaction.
     pub row: RowChange,
     /// What to record of it.
@@ -54,7 +60,17 @@ pub struct Record {
     pub members: Option<Vec<String>>,
     /// What was left out or refused.
     pub warnings: Vec<String>,
+    /// The version of the extension that was asked; `None` where each connection is asked for
+    /// itself.
+    pub version: Option<String>,
 }
+
+/// A table that is made takes one lock, one that is dropped three, and schema, server and mapping
+/// some.
+const LOCKS_OF_A_DROP: usize = 3;
+const LOCKS_BESIDE_TABLES: usize = 6;
+/// How many tables are dropped in one transaction where they are too many for one.
+const DROPS_AT_ONCE: usize = 300;
 
 impl Import {
     /// The changes that lead from the tables that are there to those that the source has; both
@@ -80,35 +96,46 @@ impl Import {
 /// What a source's answer means for the database; `None`: nothing.
 ///
 /// `status` is what the row says now. `detail` is what there is, `wanted` what the source has,
-/// both normalized; `dependents` is what people made that hangs on what is there.
+/// both normalized.
+///
+/// # Errors
+/// Why nothing at all can be done.
 pub fn settle(
     name: &str,
     status: Status,
     import: &Import,
     detail: &Detail,
-    mut wanted: Vec<Table>,
-    dependents: &Dependents,
-) -> Option<Unit> {
+    wanted: &[Table],
+    obstacles: &Obstacles,
+) -> Result<Option<Unit>, String> {
     let target = &import.target;
     let mut warnings = Vec::new();
-    wanted.retain(|table| {
-        let clashes = detail.others.contains(&table.name);
-        if clashes {
-            let table = &table.name;
-            warnings.push(format!(
-                "table {table:?} is left out: something else in the schema has its name"
-            ));
-        }
-        !clashes
-    });
+    let mut wanted = Cow::Borrowed(wanted);
+    if !detail.others.is_empty() {
+        wanted.to_mut().retain(|table| {
+            let clashes = detail.others.contains(&table.name);
+            if clashes {
+                let table = &table.name;
+                warnings.push(format!(
+                    "table {table:?} is left out: something else in the schema has its name"
+                ));
+            }
+            !clashes
+        });
+    }
 
     let changes = import.changes(detail, &wanted);
-    let (changes, refused) = match import.same_wrapper(detail) {
-        true => shape::guard(changes, dependents),
-        // All or nothing: the server refuses where people's objects hang on the tables.
-        false => (changes, Vec::new()),
-    };
-    warnings.extend(refused);
+    let (changes, kept) = shape::guard(changes, obstacles);
+    if let (false, Some((wrapper, _)), [first, ..]) =
+        (import.same_wrapper(detail), &detail.server, &kept[..])
+    {
+        return Err(format!(
+            "every table must be made anew, since the wrapper changes from {wrapper} to {}: {first}",
+            target.wrapper
+        ));
+    }
+    warnings.extend(kept);
+    warnings.extend(shape::unfit(&detail.tables, &wanted));
     let after = shape::after(&detail.tables, &wanted, &changes);
 
     let mut sql = String::new();
@@ -137,7 +164,9 @@ pub fn settle(
     }
     if import.readers {
         let fresh = changes.iter().filter_map(|change| match change {
-            TableChange::Create(table) | TableChange::Rebuild(table) => Some(table.name.as_str()),
+            TableChange::Create(table) | TableChange::Rebuild { table, .. } => {
+                Some(table.name.as_str())
+            }
             TableChange::Drop(_) | TableChange::Alter { .. } => None,
         });
         let unreadable = detail.unreadable.iter().map(String::as_str);
@@ -147,13 +176,15 @@ pub fn settle(
         grant(name, schema, tables, &mut sql);
     }
 
+    let version = import.version.clone().filter(|_| !target.dynamic);
     let mapping_is_there = has_server
         && import.same_wrapper(detail)
         && detail.mapping.as_ref() == Some(&target.mapping);
     let shown = merged(warnings.iter().chain(&import.warnings));
     let same = sql.is_empty() && mapping_is_there;
-    if same && import.why == Why::Refresh && shown == import.known_warnings {
-        return None;
+    let known = made.and_then(|applied| applied.version.as_ref()) == version.as_ref();
+    if same && known && import.why == Why::Refresh && shown == import.known_warnings {
+        return Ok(None);
     }
     let route = match (status, same) {
         // What was asked while ready, or tried again while in error, and does differ.
@@ -161,11 +192,13 @@ pub fn settle(
         (status, _) => Status::route(Some(status), Status::Ready),
     };
     let tables: Vec<String> = after.iter().map(|table| table.name.clone()).collect();
-    Some(Unit {
+    Ok(Some(Unit {
         name: name.into(),
         sql,
         mapping: (!mapping_is_there).then(|| target.mapping.clone()),
         tables: changes.len(),
+        locks: locks(&changes),
+        pieces: Vec::new(),
         row: RowChange {
             name: name.into(),
             route,
@@ -182,8 +215,15 @@ pub fn settle(
             tables,
             members: None,
             warnings,
+            version,
         }),
-    })
+    }))
+}
+
+fn locks(changes: &[TableChange]) -> usize {
+    let drops = |change: &&TableChange| !matches!(change, TableChange::Create(_));
+    let drops = changes.iter().filter(drops).count();
+    LOCKS_BESIDE_TABLES + changes.len() + drops * (LOCKS_OF_A_DROP - 1)
 }
 
 fn server_statements(name: &str, import: &Import, detail: &Detail, has_server: bool) -> String {
@@ -243,10 +283,20 @@ pub fn drop_unit(
     keep: Option<&Written>,
 ) -> Unit {
     let mut sql = String::new();
+    let mut pieces = Vec::new();
+    let mut rest = tables;
     if applied.schema == Presence::Ours {
         match union::is_of_aggregator(&applied.target_hash) {
             true => sql.push_str(&sql::drop_views(name)),
-            false => drop_tables(name, tables, &mut sql),
+            false => {
+                while let Some((piece, more)) = rest.split_at_checked(DROPS_AT_ONCE) {
+                    let mut sql = String::new();
+                    drop_tables(name, piece, &mut sql);
+                    pieces.push(sql);
+                    rest = more;
+                }
+                drop_tables(name, rest, &mut sql);
+            }
         }
         sql.push_str(&sql::drop_schema(name));
     }
@@ -262,6 +312,8 @@ pub fn drop_unit(
         sql,
         mapping: None,
         tables: tables.len(),
+        locks: LOCKS_BESIDE_TABLES + rest.len() * LOCKS_OF_A_DROP,
+        pieces,
         row: match keep {
             Some(written) => RowChange {
                 route: Status::route(Some(status), Status::Disabled),
@@ -285,6 +337,25 @@ pub fn drop_unit(
 pub(super) fn drop_tables(name: &str, tables: &[String], sql: &mut String) {
     for table in tables {
         sql::change_table(name, name, &TableChange::Drop(table.clone()), sql);
+    }
+}
+
+/// Nothing but an event: what a connection waits for, its row staying as it is.
+pub fn event_unit(name: &str, status: Status, generation: i64, reason: &str) -> Unit {
+    let columns = "connection_name, previous, status, error, generation";
+    let (name_text, status) = (sql::literal(name), sql::literal(status.as_str()));
+    let reason = sql::literal(reason);
+    Unit {
+        name: name.into(),
+        sql: format!(
+            "INSERT INTO spcd.connection_event ({columns})\n\
+             VALUES ({name_text}, {status}, {status}, {reason}, {generation});\n"
+        ),
+        row: RowChange {
+            name: name.into(),
+            ..RowChange::default()
+        },
+        ..Unit::default()
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Import, Plan, RowChange, Task, Why, Work, drop_unit, grant_unit, settle};
 use crate::config::Target;
 use crate::observed::{Detail, Observed, Presence};
-use crate::shape::Dependents;
+use crate::shape::Obstacles;
 use crate::sql;
 
 /// The plan as a diff of objects, `+` made, `~` altered, `-` dropped; empty if there is nothing
@@ -120,19 +120,19 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
                     .cloned()
                     .unwrap_or_default();
                 hide(&mut import.target, &mut detail);
-                let tables = detail.tables.clone();
                 let unit = settle(
                     &work.name,
                     work.status,
                     &import,
                     &detail,
-                    tables,
-                    &Dependents::new(),
+                    &detail.tables,
+                    &Obstacles::default(),
                 );
                 let _ = writeln!(out, "-- its tables: known after import");
-                unit.unwrap_or_default()
+                unit.ok().flatten().unwrap_or_default()
             }
         };
+        unit.pieces.iter().for_each(|piece| out.push_str(piece));
         out.push_str(&unit.sql);
         if let Some(mapping) = &unit.mapping {
             let options: Vec<_> = mapping.keys().map(String::as_str).collect();

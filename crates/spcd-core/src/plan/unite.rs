@@ -186,6 +186,7 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
             tables: names.clone(),
             members: Some(unite.members.clone()),
             warnings: warnings.clone(),
+            version: None,
         })
     };
 
@@ -219,6 +220,7 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
             name: name.into(),
             sql: std::mem::take(&mut first) + &package.statements(name, found, unite.readers),
             tables: package.locks(),
+            locks: package.locks(),
             row: RowChange {
                 name: name.into(),
                 ..RowChange::default()
@@ -236,6 +238,7 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
         name: name.into(),
         sql,
         tables: last.locks(),
+        locks: last.locks(),
         row: RowChange {
             name: name.into(),
             route,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use spcd_core::config::{Connection, Desired, Loaded};
 use spcd_core::observed::Observed;
 use spcd_core::plan::{self, Import, Plan, Task};
-use spcd_core::shape;
+use spcd_core::shape::{self, Obstacles};
 
 use super::AdoptArgs;
 use super::follow::{self, Ended};
@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::hub::adopt::{self, Found};
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::migrate::migrate;
-use crate::hub::{apply, ask, observe};
+use crate::hub::{apply, ask, dependents, observe};
 use crate::settings::Settings;
 
 /// How long the daemon may take to bring what was adopted to what the files want.
@@ -159,8 +159,11 @@ async fn tables(
     let changes = import.changes(&detail, &wanted);
     let risky = changes.iter().filter(|change| change.is_risky());
     let risky: Vec<&str> = risky.map(|change| change.table()).collect();
-    let dependents = observe::dependents(&session.client, name, &risky).await?;
-    let (changes, refused) = shape::guard(changes, &dependents);
+    let obstacles = Obstacles {
+        dependents: dependents::of_tables(&session.client, name, &risky).await?,
+        ..Obstacles::default()
+    };
+    let (changes, refused) = shape::guard(changes, &obstacles);
     let mut out = String::new();
     for change in changes {
         let _ = writeln!(out, "    {}", change.to_string().replace('\n', "\n    "));

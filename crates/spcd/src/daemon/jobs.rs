@@ -4,31 +4,31 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use spcd_core::observed::Detail;
 use spcd_core::plan::{self, Import, Task, Unit, Unite, Why, Work};
-use spcd_core::shape::{self, TableChange};
+use spcd_core::shape::{self, Obstacles, Table, TableChange};
 use spcd_protocol::Status;
-use tokio::sync::{Mutex, Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use crate::hub::apply::{self, Writer};
-use crate::hub::connect::{Endpoint, Session};
-use crate::hub::{HubError, ask, observe, union};
+use super::gate::{Gate, Pass, Place};
+use super::sources::{Asker, Sources};
+use crate::hub::apply::Writer;
+use crate::hub::connect::Endpoint;
+use crate::hub::{HubError, Limits, dependents, observe, trial, union};
 
-/// How many sources that answer quickly are asked at a time: an import keeps a core of the server
-/// busy, so more would only be slower.
-const BRISK: usize = 4;
-/// A source that has not answered for so long leaves its place to another.
-const SLOW: Duration = Duration::from_secs(1);
-/// How many sessions ask at a time, the slow ones included.
-const SESSIONS: usize = 40;
 /// How long aggregators wait for a member that changes.
 pub const PATIENCE: Duration = Duration::from_secs(3);
-/// How long an import may take where the configuration does not say.
-const DEADLINE: Duration = Duration::from_secs(60);
-/// How long a lock that was not got is left to others.
+/// How many tables may be on their way to the writer, which takes some hundreds at a time: enough
+/// to keep it busy, and no more than fit into memory as text.
+const ON_THEIR_WAY: usize = 4000;
+/// What a connection counts as beside its tables.
+const BESIDE_TABLES: usize = 4;
+/// How long a lock that was not got is left to others: the first time, and at most.
 const LATER: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(15);
 /// The first pause after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause after a failure.
@@ -38,6 +38,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub struct Jobs {
     shared: Arc<Shared>,
     running: BTreeMap<String, Running>,
+    /// How many were started.
+    started: u64,
     finished: mpsc::UnboundedReceiver<Finished>,
     sender: mpsc::UnboundedSender<Finished>,
     /// Ends them when the jobs are dropped.
@@ -45,21 +47,37 @@ pub struct Jobs {
 }
 
 struct Shared {
-    endpoint: Arc<Endpoint>,
+    sources: Sources,
     writer: Writer,
-    brisk: Arc<Semaphore>,
-    sessions: Arc<Semaphore>,
-    idle: Mutex<Vec<Session>>,
+    /// What is on its way to the writer.
+    room: Gate,
     /// Members that change views of their aggregators do so one after the other: each starts from
     /// what the one before left.
     following: Arc<Mutex<()>>,
+    /// Who is known to hold the locks that connections need, so that it is told once.
+    blocked: std::sync::Mutex<BTreeMap<String, String>>,
 }
 
-/// What a source's answer means, and the turn in which it is to be written.
-type Answer = (Option<Unit>, Option<OwnedMutexGuard<()>>);
+/// A piece of work, and when its turn comes.
+struct Job {
+    name: String,
+    status: Status,
+    generation: i64,
+    place: Place,
+    began: Arc<OnceLock<Instant>>,
+}
+
+/// What a source's answer means, and the turns in which it is to be written.
+#[derive(Default)]
+struct Answer {
+    unit: Option<Unit>,
+    _following: Option<OwnedMutexGuard<()>>,
+    _room: Option<Pass>,
+}
 
 struct Running {
     key: Key,
+    number: u64,
     /// Nothing is known to differ.
     refresh: bool,
     /// When its source was asked.
@@ -139,18 +157,18 @@ impl Failure {
 
 impl Jobs {
     /// None yet.
-    pub fn new(endpoint: Arc<Endpoint>, writer: Writer) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, writer: Writer, limits: Limits) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
         Self {
             shared: Arc::new(Shared {
-                endpoint,
+                sources: Sources::new(endpoint, limits),
                 writer,
-                brisk: Arc::new(Semaphore::new(BRISK)),
-                sessions: Arc::new(Semaphore::new(SESSIONS)),
-                idle: Mutex::new(Vec::new()),
+                room: Gate::new(ON_THEIR_WAY),
                 following: Arc::default(),
+                blocked: std::sync::Mutex::default(),
             }),
             running: BTreeMap::new(),
+            started: 0,
             finished,
             sender,
             tasks: JoinSet::new(),
@@ -240,16 +258,42 @@ impl Jobs {
             .is_some_and(|running| running.refresh && running.key == Key::Import(target.to_owned()))
     }
 
-    /// Begins a piece of work, unless one is under way for its connection.
-    pub fn start(&mut self, work: Work, generation: i64) {
+    /// Lets a connection's job go before all others.
+    pub fn hurry(&self, name: &str) {
+        if let Some(running) = self.running.get(name) {
+            self.shared.sources.hurry(running.number);
+            self.shared.room.hurry(running.number);
+        }
+    }
+
+    /// Begins a piece of work, unless one is under way for its connection. What is urgent goes
+    /// before what began earlier.
+    pub fn start(&mut self, work: Work, generation: i64, urgent: bool) {
         if self.running.contains_key(&work.name) {
             return;
         }
         let cancel = Arc::new(Notify::new());
         let began = Arc::new(OnceLock::new());
+        let refresh = matches!(&work.task, Task::Import(import) if import.why == Why::Refresh);
+        self.started += 1;
+        let job = Job {
+            name: work.name.clone(),
+            status: work.status,
+            generation,
+            place: Place {
+                turn: match (urgent, refresh) {
+                    (true, _) => 0,
+                    (false, false) => 1,
+                    (false, true) => 2,
+                },
+                number: self.started,
+            },
+            began: began.clone(),
+        };
         let running = Running {
             key: Key::of(&work),
-            refresh: matches!(&work.task, Task::Import(import) if import.why == Why::Refresh),
+            number: self.started,
+            refresh,
             began: began.clone(),
             cancel: cancel.clone(),
             look_again: false,
@@ -258,16 +302,18 @@ impl Jobs {
         let (shared, sender) = (self.shared.clone(), self.sender.clone());
         while self.tasks.try_join_next().is_some() {}
         self.tasks.spawn(async move {
-            let name = work.name.clone();
-            let outcome = shared.run(work, generation, &cancel, &began).await;
-            let _ = sender.send(Finished { name, outcome });
+            let outcome = shared.run(&job, work, &cancel).await;
+            let _ = sender.send(Finished {
+                name: job.name,
+                outcome,
+            });
         });
     }
+}
 
-    /// How long a lock that was not got is left to others.
-    pub fn later() -> Duration {
-        LATER
-    }
+/// How long a lock that was not got is left to others, after so many times before.
+pub fn later(times: u32) -> Duration {
+    (LATER * 2u32.saturating_pow(times.min(10))).min(LATEST)
 }
 
 impl Running {
@@ -292,47 +338,47 @@ impl Key {
 }
 
 impl Shared {
-    async fn run(
-        &self,
-        work: Work,
-        generation: i64,
-        cancel: &Notify,
-        began: &OnceLock<Instant>,
-    ) -> Outcome {
-        let Work {
-            name,
-            status,
-            error: known_error,
-            task,
-        } = work;
-        let mut turn = None;
-        let (unit, target_hash, quiet) = match task {
+    async fn run(&self, job: &Job, work: Work, cancel: &Notify) -> Outcome {
+        let (name, status) = (job.name.as_str(), job.status);
+        let alone = |unit| Answer {
+            unit: Some(unit),
+            ..Answer::default()
+        };
+        let mut imported = None;
+        let (answer, target_hash, quiet) = match work.task {
             Task::Drop {
                 keep,
                 applied,
                 tables,
             } => {
-                match self.is_read(&name).await {
+                let room = self
+                    .room
+                    .enter(job.place, BESIDE_TABLES + tables.len())
+                    .await;
+                match self.is_read(job).await {
                     Ok(false) => {}
                     // Its aggregators let go of it first.
                     Ok(true) => return Outcome::Later("aggregators still show it".into()),
                     Err(_) => return Outcome::Cancelled,
                 }
-                let unit = plan::drop_unit(&name, status, &applied, &tables, keep.as_deref());
-                (Ok(Some(unit)), String::new(), false)
+                let unit = plan::drop_unit(name, status, &applied, &tables, keep.as_deref());
+                let answer = Answer {
+                    _room: Some(room),
+                    ..alone(unit)
+                };
+                (Ok(answer), String::new(), false)
             }
-            Task::Grant { tables } => (
-                Ok(Some(plan::grant_unit(&name, status, &tables))),
-                "grant".into(),
-                false,
-            ),
+            Task::Grant { tables } => {
+                let unit = plan::grant_unit(name, status, &tables);
+                (Ok(alone(unit)), "grant".into(), false)
+            }
             Task::Unite(unite) => {
                 let unit = tokio::select! {
-                    unit = self.unite(&name, status, &unite, generation) => match unit {
+                    unit = self.unite(job, &unite) => match unit {
                         Err(error) if error.is_stale() => {
                             return Outcome::Later(error.to_string());
                         }
-                        unit => unit.map(Some),
+                        unit => unit.map(alone),
                     },
                     () = cancel.notified() => return Outcome::Cancelled,
                 };
@@ -340,38 +386,50 @@ impl Shared {
             }
             Task::Import(import) => {
                 let answer = tokio::select! {
-                    answer = self.import(&name, status, &import, began) => answer,
+                    answer = self.import(job, &import, false) => answer,
                     () = cancel.notified() => return Outcome::Cancelled,
                 };
-                let unit = answer.map(|(unit, its_turn)| {
-                    turn = its_turn;
-                    unit
-                });
-                (unit, import.target_hash, import.why == Why::Refresh)
+                let import = imported.insert(import);
+                (
+                    answer,
+                    import.target_hash.clone(),
+                    import.why == Why::Refresh,
+                )
             }
         };
-        let result = match unit {
-            Ok(None) => return Outcome::Same,
-            Ok(Some(unit)) => match self.writer.write(unit, generation).await {
-                Err(error) if error.is_stale() => return Outcome::Later(error.to_string()),
-                result => result,
+        let result = match answer {
+            Ok(answer) => match (self.write(job, answer).await, imported) {
+                // The server may refuse one table of many: which, a trial tells.
+                (Err(error), Some(import)) if error.is_of_a_table() => {
+                    let answer = tokio::select! {
+                        answer = self.import(job, &import, true) => answer,
+                        () = cancel.notified() => return Outcome::Cancelled,
+                    };
+                    match answer {
+                        Ok(answer) => self.write(job, answer).await,
+                        Err(error) => Err(error),
+                    }
+                }
+                (result, _) => result,
             },
             Err(error) => Err(error),
         };
-        drop(turn);
         match result {
-            Ok(()) => Outcome::Done,
+            Ok(Outcome::Done) => {
+                self.blocked().remove(name);
+                Outcome::Done
+            }
+            Ok(outcome) => outcome,
             Err(HubError::Lost(_) | HubError::NotLeading | HubError::NoSession) => {
                 Outcome::Cancelled
             }
-            Err(error) if error.is_passing() => Outcome::Later(error.to_string()),
             Err(error) => {
                 let error = error.to_string();
                 // An error that the row tells already is not told again.
-                let known = status == Status::Error && known_error.as_ref() == Some(&error);
+                let known = status == Status::Error && work.error.as_ref() == Some(&error);
                 if !quiet && !known {
-                    let unit = plan::error_unit(&name, status, error.clone());
-                    if self.writer.write(unit, generation).await.is_err() {
+                    let unit = plan::error_unit(name, status, error.clone());
+                    if self.writer.write(unit, job.generation).await.is_err() {
                         return Outcome::Cancelled;
                     }
                 }
@@ -381,173 +439,150 @@ impl Shared {
     }
 
     /// Asks the source, and says what its answer means.
-    async fn import(
-        &self,
-        name: &str,
-        status: Status,
-        import: &Import,
-        began: &OnceLock<Instant>,
-    ) -> Result<Answer, HubError> {
-        let deadline = import
-            .target
-            .import
-            .timeout
-            .map_or(DEADLINE, Duration::from_secs);
-        let _session_slot = slot(&self.sessions).await;
-        let brisk = slot(&self.brisk).await;
-        let _ = began.set(Instant::now());
-        let session = self.session().await?;
-        let guard = CancelOnDrop::new(&session);
-        let asked = async {
-            let asking = self.ask(&session, name, status, import);
-            tokio::pin!(asking);
-            if let Ok(answer) = timeout(SLOW, &mut asking).await {
-                return answer;
-            }
-            drop(brisk);
-            asking.await
+    async fn import(&self, job: &Job, import: &Import, careful: bool) -> Result<Answer, HubError> {
+        let asker = Asker {
+            place: job.place,
+            generation: job.generation,
+            began: &job.began,
         };
-        let answer = timeout(deadline, asked).await.unwrap_or_else(|_| {
-            Err(HubError::Refused {
-                text: format!("the source did not answer within {} s", deadline.as_secs()),
-                code: tokio_postgres::error::SqlState::QUERY_CANCELED,
-            })
-        });
-        let in_order = match &answer {
-            Ok(_) => true,
-            Err(HubError::Refused { code, .. }) => {
-                *code != tokio_postgres::error::SqlState::QUERY_CANCELED
-            }
-            Err(_) => false,
+        let wanted = self.sources.tables(import, asker).await?;
+        let room = self
+            .room
+            .enter(job.place, BESIDE_TABLES + wanted.len())
+            .await;
+        let mut answer = Answer {
+            _room: Some(room),
+            ..Answer::default()
         };
-        if in_order {
-            guard.keep();
-            self.idle.lock().await.push(session);
+        if import.applied.is_none() && !careful {
+            let (detail, obstacles) = Default::default();
+            answer.unit = settled(plan::settle(
+                &job.name, job.status, import, &detail, &wanted, &obstacles,
+            ))?;
+            return Ok(answer);
         }
-        answer
+        let session = self.sources.session(job.place).await?;
+        let settled = self
+            .settle(session.client(), job, import, &wanted, careful)
+            .await;
+        session.give_back_after(&settled);
+        (answer.unit, answer._following) = settled?;
+        Ok(answer)
     }
 
-    async fn ask(
-        &self,
-        session: &Session,
-        name: &str,
-        status: Status,
-        import: &Import,
-    ) -> Result<Answer, HubError> {
-        let client = &session.client;
-        let mut detail = Detail::default();
-        if import.applied.is_some() {
-            let names = [name.to_owned()];
-            let found = observe::details(client, &names, import.readers).await?;
-            detail = found.into_values().next().unwrap_or_default();
-            shape::normalize(&mut detail.tables, import.target.traits());
+    /// Writes what an answer means. Its turns are over then.
+    async fn write(&self, job: &Job, mut answer: Answer) -> Result<Outcome, HubError> {
+        let Some(unit) = answer.unit.take() else {
+            return Ok(Outcome::Same);
+        };
+        match self.writer.write(unit, job.generation).await {
+            Err(error) if error.is_passing() || error.is_stale() => {
+                self.tell_who_blocks(job, &error).await;
+                Ok(Outcome::Later(error.to_string()))
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(Outcome::Done),
         }
-        let wanted = ask::ask(client, &import.target).await?;
-        let changes = import.changes(&detail, &wanted);
+    }
+
+    /// What a source's answer means where something is there already; `careful`: each change is
+    /// tried first.
+    async fn settle(
+        &self,
+        client: &Client,
+        job: &Job,
+        import: &Import,
+        wanted: &[Table],
+        careful: bool,
+    ) -> Result<(Option<Unit>, Option<OwnedMutexGuard<()>>), HubError> {
+        let (name, status) = (job.name.as_str(), job.status);
+        let names = [name.to_owned()];
+        let found = observe::details(client, &names, import.readers).await?;
+        let mut detail = found.into_values().next().unwrap_or_default();
+        shape::normalize(&mut detail.tables, import.target.traits());
+        let changes = import.changes(&detail, wanted);
         let risky: Vec<&str> = (changes.iter())
             .filter(|change| change.is_risky())
             .map(TableChange::table)
             .collect();
-        let mut dependents = observe::dependents(client, name, &risky).await?;
-        let followers = union::followers(client, name, &risky).await?;
-        if followers.is_empty() {
-            let unit = plan::settle(name, status, import, &detail, wanted, &dependents);
-            return Ok((unit, None));
-        }
-        let turn = self.following.clone().lock_owned().await;
-        union::in_the_way(client, &followers, &changes, &mut dependents).await?;
-        let (changes, _) = shape::guard(changes, &dependents);
-        let step = union::Step {
-            member: name,
-            before: &detail.tables,
-            after: &shape::after(&detail.tables, &wanted, &changes),
-            changes: &changes,
+        let mut obstacles = Obstacles {
+            dependents: dependents::of_tables(client, name, &risky).await?,
+            ..Obstacles::default()
         };
-        let (first, last) = union::follow(client, &followers, &step, import.readers).await?;
-        let mut unit = plan::settle(name, status, import, &detail, wanted, &dependents);
+        let followers = union::followers(client, name, &risky).await?;
+        let mut turn = None;
+        if !followers.is_empty() {
+            turn = Some(self.following.clone().lock_owned().await);
+            union::in_the_way(client, &followers, &changes, &mut obstacles.dependents).await?;
+        }
+        let step = union::Step::new(name, &detail, wanted, changes, &obstacles);
+        let (mut first, mut last) =
+            union::follow(client, &followers, &step, import.readers).await?;
+        if careful {
+            let changes = &step.changes;
+            obstacles.refused =
+                trial::refused(client, name, import, &detail, &first, changes).await?;
+            let step = union::Step::new(name, &detail, wanted, step.changes, &obstacles);
+            (first, last) = union::follow(client, &followers, &step, import.readers).await?;
+        }
+        let mut unit = settled(plan::settle(
+            name, status, import, &detail, wanted, &obstacles,
+        ))?;
         if let Some(unit) = &mut unit {
             unit.sql = first + &unit.sql + &last;
         }
-        Ok((unit, Some(turn)))
+        Ok((unit, turn))
     }
 
     /// Looks at an aggregator's members, writes what must be written first, and says what is left.
-    async fn unite(
-        &self,
-        name: &str,
-        status: Status,
-        unite: &Unite,
-        generation: i64,
-    ) -> Result<Unit, HubError> {
+    async fn unite(&self, job: &Job, unite: &Unite) -> Result<Unit, HubError> {
         let found = {
-            let _session_slot = slot(&self.sessions).await;
-            let session = self.session().await?;
-            let drift = unite.why == Why::Drift;
-            let found =
-                union::find(&session.client, name, &unite.members, drift, unite.readers).await;
-            self.idle.lock().await.push(session);
+            let session = self.sources.session(job.place).await?;
+            let (client, drift) = (session.client(), unite.why == Why::Drift);
+            let found = union::find(client, &job.name, &unite.members, drift, unite.readers).await;
+            session.give_back_after(&found);
             found?
         };
-        let mut units = plan::settle_union(name, status, unite, &found);
+        let mut units = plan::settle_union(&job.name, job.status, unite, &found);
         let last = units.pop().unwrap_or_default();
         for unit in units {
-            self.writer.write(unit, generation).await?;
+            self.writer.write(unit, job.generation).await?;
         }
         Ok(last)
     }
 
     /// Whether views of aggregators still read a connection's tables.
-    async fn is_read(&self, name: &str) -> Result<bool, HubError> {
-        let _session_slot = slot(&self.sessions).await;
-        let session = self.session().await?;
-        let is_read = union::is_read(&session.client, name).await;
-        self.idle.lock().await.push(session);
+    async fn is_read(&self, job: &Job) -> Result<bool, HubError> {
+        let session = self.sources.session(job.place).await?;
+        let is_read = union::is_read(session.client(), &job.name).await;
+        session.give_back_after(&is_read);
         is_read
     }
 
-    async fn session(&self) -> Result<Session, HubError> {
-        while let Some(session) = self.idle.lock().await.pop() {
-            if !session.client.is_closed() {
-                return Ok(session);
-            }
+    /// Leaves an event that says who holds a lock that a connection needs, once for each who does.
+    async fn tell_who_blocks(&self, job: &Job, error: &HubError) {
+        if !error.is_blocked() {
+            return;
         }
-        let opened = async {
-            let session = self.endpoint.connect("asking").await?;
-            let settings =
-                "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
-            session.client.batch_execute(settings).await?;
-            apply::prepare_for_secrets(&session.client).await?;
-            anyhow::Ok(session)
-        };
-        opened.await.map_err(|error| {
-            tracing::warn!("cannot open a session to ask a source: {error:#}");
-            HubError::NoSession
-        })
-    }
-}
-
-async fn slot(slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    // They are never closed.
-    slots.clone().acquire_owned().await.ok()
-}
-
-/// Stops the statement of a session that is given up.
-struct CancelOnDrop(Option<crate::hub::connect::Canceller>);
-
-impl CancelOnDrop {
-    fn new(session: &Session) -> Self {
-        Self(Some(session.canceller()))
-    }
-
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some(canceller) = self.0.take() {
-            tokio::spawn(async move { canceller.cancel().await });
+        let reason = error.to_string();
+        let before = self.blocked().insert(job.name.clone(), reason.clone());
+        if before.as_ref() != Some(&reason) {
+            let unit = plan::event_unit(&job.name, job.status, job.generation, &reason);
+            // It is in the log too.
+            let _ = self.writer.write(unit, job.generation).await;
         }
     }
+
+    fn blocked(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.blocked
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn settled(settled: Result<Option<Unit>, String>) -> Result<Option<Unit>, HubError> {
+    settled.map_err(|text| HubError::Refused {
+        text,
+        code: SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+    })
 }

@@ -3,9 +3,11 @@
 //! A wake carries nothing and is never branched on. What takes long (sources, writing) happens in
 //! jobs beside the loop, so that a source that hangs holds up nobody else's change.
 
+mod gate;
 mod jobs;
 mod look;
 mod requests;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -28,7 +30,7 @@ use crate::hub::apply::{self, Writer};
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::lead::{self, Lead};
 use crate::hub::steampipe::{self, Steampipe};
-use crate::hub::{HubError, migrate, observe, search_path};
+use crate::hub::{HubError, Limits, migrate, observe, search_path};
 use crate::service;
 use crate::settings::Settings;
 use crate::watch::Watcher;
@@ -55,8 +57,12 @@ struct Memory {
     refused_paths: BTreeMap<String, String>,
     /// Connections whose sources are to be asked although nothing differs.
     ask: BTreeSet<String>,
+    /// Those that somebody asked for by name.
+    urgent: BTreeSet<String>,
     /// All of them.
     ask_all: bool,
+    /// How often in a row connections did not get a lock.
+    blocked: BTreeMap<String, u32>,
     /// When a dynamic source is to be asked next, and the interval by which that was reckoned.
     turns: BTreeMap<String, (Instant, Duration)>,
     /// When the next of them is looked for.
@@ -148,10 +154,11 @@ impl<'a> Reign<'a> {
         let listen = format!("LISTEN {}", sql::ident(spcd_protocol::WAKE_CHANNEL));
         listener.client.batch_execute(&listen).await?;
         let observer = Arc::new(endpoint.connect("observer").await?);
-        let writer = Writer::start(endpoint.clone(), lead.epoch);
+        let limits = Limits::read(&lead.control.client).await?;
+        let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
         Ok(Some(Self {
             config,
-            jobs: Jobs::new(endpoint.clone(), writer),
+            jobs: Jobs::new(endpoint.clone(), writer, limits),
             lead,
             requests: Requests::default(),
             memory: Memory::default(),
@@ -404,7 +411,11 @@ impl<'a> Reign<'a> {
             if let Task::Import(_) = &work.task {
                 self.memory.ask.remove(&work.name);
             }
-            self.jobs.start(work, generation);
+            let urgent = self.memory.urgent.contains(&work.name);
+            self.jobs.start(work, generation, urgent);
+        }
+        for name in std::mem::take(&mut self.memory.urgent) {
+            self.jobs.hurry(&name);
         }
         Ok(carried)
     }
@@ -424,6 +435,7 @@ impl<'a> Reign<'a> {
         match outcome {
             Outcome::Done | Outcome::Same => {
                 self.memory.failures.remove(&name);
+                self.memory.blocked.remove(&name);
             }
             Outcome::Failed { target_hash, error } => {
                 tracing::warn!(connection = name, "{error}");
@@ -434,9 +446,12 @@ impl<'a> Reign<'a> {
             }
             Outcome::Later(reason) => {
                 tracing::info!(connection = name, "{reason}; trying again soon");
+                let times = self.memory.blocked.entry(name.clone()).or_default();
+                let pause = jobs::later(*times);
+                *times = times.saturating_add(1);
                 // Also where nothing but a source's answer would tell that something differs.
                 self.memory.ask.insert(name);
-                self.memory.wake_later();
+                self.memory.wake_after(pause);
             }
             Outcome::Cancelled => {
                 again = true;
@@ -532,8 +547,12 @@ impl Memory {
         let now = Instant::now();
         let all = std::mem::take(&mut self.ask_all).then_some(None);
         for names in asked.into_iter().chain(all) {
+            let by_name = names.is_some();
             let names = names.unwrap_or_else(|| desired.connections.keys().cloned().collect());
             for name in names {
+                if by_name {
+                    self.urgent.insert(name.clone());
+                }
                 // Who asks wants an attempt now.
                 self.failures.remove(&name);
                 // An aggregator has no source but its members'.
@@ -558,6 +577,7 @@ impl Memory {
         self.take_turns(desired, now);
         self.later = self.later.filter(|later| *later > now);
         observed.ask = self.ask.clone();
+        observed.urgent = self.urgent.clone();
         for (name, failure) in &self.failures {
             let attempt = Attempt {
                 target_hash: failure.target_hash.clone(),
@@ -616,13 +636,13 @@ impl Memory {
         let works: BTreeSet<&str> = plan.work.iter().map(|work| work.name.as_str()).collect();
         self.ask
             .retain(|name| works.contains(name.as_str()) || jobs.is_running(name));
-        self.failures.retain(|name, _| {
-            observed.connections.contains_key(name) || works.contains(name.as_str())
-        });
+        let concerns = |name: &str| observed.connections.contains_key(name) || works.contains(name);
+        self.failures.retain(|name, _| concerns(name));
+        self.blocked.retain(|name, _| concerns(name));
     }
 
     fn wake_later(&mut self) {
-        self.wake_after(Jobs::later());
+        self.wake_after(jobs::later(0));
     }
 
     fn wake_after(&mut self, pause: Duration) {

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_postgres::Client;
 
 use super::connect::{Endpoint, Session};
-use super::{HubError, lead};
+use super::{HubError, Limits, lead};
 
 /// Batching small connections into one transaction pays up to 500 to 1,000 tables.
 const TABLES_PER_BATCH: usize = 500;
@@ -22,6 +22,8 @@ const UNITS_PER_BATCH: usize = 250;
 const SESSIONS: usize = 2;
 /// How often a write that failed in passing (a deadlock) is sent again before its job is told.
 const TRIES: usize = 3;
+/// How long a lock is waited for. Whoever wants to read the table meanwhile has to wait as well.
+const LOCK_TIMEOUT: &str = "500ms";
 
 /// Where units are handed in to be written.
 #[derive(Clone)]
@@ -37,11 +39,16 @@ struct Submitted {
 
 impl Writer {
     /// Starts the writing sessions of a leader. They end when the writer and all its clones do.
-    pub fn start(endpoint: Arc<Endpoint>, epoch: i64) -> Self {
+    pub fn start(endpoint: Arc<Endpoint>, epoch: i64, limits: Limits) -> Self {
         let (queue, receiver) = mpsc::unbounded_channel();
-        let receiver = Arc::new(Mutex::new(receiver));
+        let queued = Arc::new(Mutex::new(Queue {
+            receiver,
+            next: None,
+            // Half of the lock table is for others.
+            locks: (limits.locks / 2 / SESSIONS).max(100),
+        }));
         for _ in 0..SESSIONS {
-            tokio::spawn(run(endpoint.clone(), epoch, receiver.clone()));
+            tokio::spawn(run(endpoint.clone(), epoch, queued.clone()));
         }
         Self { queue }
     }
@@ -60,14 +67,22 @@ impl Writer {
     }
 }
 
-async fn run(
-    endpoint: Arc<Endpoint>,
-    epoch: i64,
-    queue: Arc<Mutex<mpsc::UnboundedReceiver<Submitted>>>,
-) {
+/// What is to be written, and how much of it at once.
+struct Queue {
+    receiver: mpsc::UnboundedReceiver<Submitted>,
+    /// What did not fit into the batch before.
+    next: Option<Submitted>,
+    /// The locks that a transaction may take.
+    locks: usize,
+}
+
+async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>) {
     let mut session: Option<Session> = None;
     loop {
-        let batch = next_batch(&mut *queue.lock().await).await;
+        let (batch, locks) = {
+            let mut queue = queue.lock().await;
+            (queue.next_batch().await, queue.locks)
+        };
         if batch.is_empty() {
             return;
         }
@@ -80,7 +95,7 @@ async fn run(
         // Without a session the batch is dropped, and its jobs are told that the lead is over:
         // the daemon starts anew when the database is back.
         if let Some(session) = &session {
-            write_batch(&session.client, epoch, batch).await;
+            write_batch(&session.client, epoch, batch, locks).await;
         }
     }
 }
@@ -88,8 +103,10 @@ async fn run(
 async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
     let opened = async {
         let session = endpoint.connect("writer").await?;
-        let settings = "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '2s'";
-        session.client.batch_execute(settings).await?;
+        let settings = format!(
+            "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '{LOCK_TIMEOUT}'"
+        );
+        session.client.batch_execute(&settings).await?;
         prepare_for_secrets(&session.client).await?;
         lead::register(&session.client, epoch).await?;
         anyhow::Ok(session)
@@ -103,23 +120,48 @@ async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
     }
 }
 
-/// Waits for one unit, then takes what else is there, up to the size of a batch.
-async fn next_batch(queue: &mut mpsc::UnboundedReceiver<Submitted>) -> Vec<Submitted> {
-    let mut batch: Vec<Submitted> = Vec::new();
-    let mut tables = 0;
-    batch.extend(queue.recv().await);
-    while batch.len() < UNITS_PER_BATCH && tables < TABLES_PER_BATCH {
-        let Ok(next) = queue.try_recv() else {
-            break;
+impl Queue {
+    /// Waits for one unit, then takes what else is there, up to the size of a batch.
+    async fn next_batch(&mut self) -> Vec<Submitted> {
+        let mut batch: Vec<Submitted> = Vec::new();
+        let first = match self.next.take() {
+            Some(next) => Some(next),
+            None => self.receiver.recv().await,
         };
-        tables += next.unit.tables;
-        batch.push(next);
+        let Some(first) = first else { return batch };
+        let (mut tables, mut locks) = (first.unit.tables, first.unit.locks);
+        batch.push(first);
+        while batch.len() < UNITS_PER_BATCH && tables < TABLES_PER_BATCH {
+            let Ok(next) = self.receiver.try_recv() else {
+                break;
+            };
+            tables += next.unit.tables;
+            locks += next.unit.locks;
+            if locks > self.locks {
+                self.next = Some(next);
+                break;
+            }
+            batch.push(next);
+        }
+        batch
     }
-    batch
 }
 
 /// Writes a batch; where it fails, each unit by itself, so that one costs only its own.
-async fn write_batch(client: &Client, epoch: i64, batch: Vec<Submitted>) {
+async fn write_batch(client: &Client, epoch: i64, mut batch: Vec<Submitted>, locks: usize) {
+    // One alone may be bigger than any batch.
+    if let [one] = batch.as_mut_slice()
+        && one.unit.locks > locks
+    {
+        match write_pieces(client, epoch, &mut one.unit).await {
+            Ok(()) => {}
+            Err(error @ HubError::Refused { .. }) => {
+                let error = with_blockers(client, &one.unit.name, error).await;
+                return tell(batch, error);
+            }
+            Err(error) => return tracing::warn!("a drop was cut off: {error}"),
+        }
+    }
     let units: Vec<_> = batch.iter().map(|one| &one.unit).collect();
     let generation = batch
         .iter()
@@ -127,6 +169,10 @@ async fn write_batch(client: &Client, epoch: i64, batch: Vec<Submitted>) {
         .max()
         .unwrap_or_default();
     match write(client, epoch, generation, &units).await {
+        Err(error @ HubError::Refused { .. }) if batch.len() == 1 && !error.may_pass_now() => {
+            let error = with_blockers(client, &units[0].name, error).await;
+            tell(batch, error);
+        }
         Err(HubError::Refused { .. }) => {
             for one in batch {
                 let result = write_one(client, epoch, &one).await;
@@ -142,18 +188,83 @@ async fn write_batch(client: &Client, epoch: i64, batch: Vec<Submitted>) {
     }
 }
 
+/// Tells the only one of a batch why it failed.
+fn tell(mut batch: Vec<Submitted>, error: HubError) {
+    if let Some(one) = batch.pop() {
+        let _ = one.done.send(Err(error));
+    }
+}
+
 async fn write_one(client: &Client, epoch: i64, one: &Submitted) -> Result<(), HubError> {
     let mut result = Ok(());
     for _ in 0..TRIES {
         result = write(client, epoch, one.generation, &[&one.unit]).await;
         match &result {
-            Err(error) if error.is_passing() => {
+            Err(error) if error.may_pass_now() => {
                 tracing::debug!("{}: {error}, again", one.unit.name)
             }
             _ => break,
         }
     }
-    result
+    match result {
+        Err(error) => Err(with_blockers(client, &one.unit.name, error).await),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Commits what may go before the rest, unless something hangs on it: then all or nothing.
+async fn write_pieces(client: &Client, epoch: i64, unit: &mut Unit) -> Result<(), HubError> {
+    let sql = "SELECT EXISTS (
+                   SELECT 1
+                   FROM spcd.applied a
+                   JOIN pg_catalog.pg_depend s
+                        ON s.refclassid = 'pg_catalog.pg_namespace'::regclass
+                       AND s.refobjid = a.schema_oid
+                       AND s.classid = 'pg_catalog.pg_class'::regclass
+                   JOIN pg_catalog.pg_depend d
+                        ON d.refclassid = s.classid AND d.refobjid = s.objid AND d.deptype = 'n'
+                       AND d.classid <> 'pg_catalog.pg_attrdef'::regclass
+                   WHERE a.connection_name = $1)";
+    let is_needed: bool = client.query_one(sql, &[&unit.name]).await?.try_get(0)?;
+    if is_needed {
+        return Ok(());
+    }
+    for piece in std::mem::take(&mut unit.pieces) {
+        begin(client, epoch).await?;
+        let result = client.batch_execute(&piece).await.map_err(HubError::from);
+        end(client, result).await?;
+    }
+    Ok(())
+}
+
+/// Where a lock was not got: says who holds one on the connection's tables.
+async fn with_blockers(client: &Client, name: &str, mut error: HubError) -> HubError {
+    if !error.is_blocked() {
+        return error;
+    }
+    // What somebody runs is nobody else's business: it may hold a secret.
+    let sql = "SELECT DISTINCT ON (l.pid) pg_catalog.format(
+                   'process %s%s%s holds a lock on %I.%I', l.pid,
+                   ' of ' || a.usename, ' (' || nullif(a.application_name, '') || ')',
+                   n.nspname, c.relname)
+               FROM pg_catalog.pg_namespace n
+               JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+               JOIN pg_catalog.pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid
+                    AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+                    AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                                      WHERE datname = pg_catalog.current_database())
+               LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+               WHERE n.nspname = $1
+               ORDER BY l.pid, c.relname LIMIT 5";
+    if let Ok(rows) = client.query(sql, &[&name]).await
+        && let HubError::Refused { text, .. } = &mut error
+    {
+        let holders: Vec<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+        if !holders.is_empty() {
+            *text = format!("its tables are in use: {}", holders.join("; "));
+        }
+    }
+    error
 }
 
 /// Writes units in one transaction.
@@ -169,7 +280,8 @@ async fn write(
             .iter()
             .filter_map(|unit| Some((unit.name.as_str(), unit.mapping.as_ref()?)));
         send_secrets(client, secrets).await?;
-        client.batch_execute(&statements(generation, units)).await?;
+        let text = statements(generation, units);
+        client.batch_execute(&text).await?;
         Ok(())
     };
     let result = result.await;
@@ -231,6 +343,9 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
     let mut text = String::new();
     let (mut made, mut touched, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     for unit in units {
+        for piece in &unit.pieces {
+            text.push_str(piece);
+        }
         text.push_str(&unit.sql);
         if unit.mapping.is_some() {
             text.push_str(&sql::set_user_mapping(&unit.name));
@@ -245,6 +360,7 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
                 "tables": record.tables,
                 "members": record.members,
                 "warnings": record.warnings,
+                "version": record.version,
             })),
         }
     }
@@ -262,7 +378,8 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
             sql::text_array(gone)
         );
     }
-    publish_statement(generation, units.iter().map(|unit| &unit.row), &mut text);
+    let rows = units.iter().map(|unit| &unit.row);
+    publish_statement(generation, rows.filter(|row| !row.is_empty()), &mut text);
     text
 }
 

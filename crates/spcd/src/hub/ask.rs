@@ -9,7 +9,7 @@ use spcd_core::sql;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{HubError, apply, catalog, observe};
+use super::{HubError, apply, catalog, partial};
 
 /// Distinguishes schemas of imports that run at the same time.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -41,13 +41,20 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Table>, HubErro
         Some(answer) => answer,
         None => rolled_back(client, import(client, &name, target)).await,
     };
-    answer.map_err(|error| match error {
-        HubError::Refused { text, code } => HubError::Refused {
-            text: without(&text.replace(&name, "the source"), target) + &since(&code, target),
+    let clean = |text: &str| without(&text.replace(&name, "the source"), target);
+    match answer {
+        Ok(mut tables) => {
+            for table in &mut tables {
+                table.unfit = table.unfit.as_deref().map(clean);
+            }
+            Ok(tables)
+        }
+        Err(HubError::Refused { text, code }) => Err(HubError::Refused {
+            text: clean(&text) + &since(&code, target),
             code,
-        },
-        error => error,
-    })
+        }),
+        Err(error) => Err(error),
+    }
 }
 
 /// Runs statements in a transaction of which nothing stays.
@@ -103,29 +110,18 @@ async fn look(
     let mut tables = answer.tables;
     if !answer.odd.is_empty() {
         let into = format!("{name}_odd");
-        let limit = sql::limit_to(answer.odd.iter().map(String::as_str));
-        let mut text = sql::create_schema(&into);
-        text.push_str(&import_statement(target, name, &into, &limit));
-        client.batch_execute(&text).await?;
-        let odd = observe::tables_of_schema(client, &into, target.traits()).await?;
+        client.batch_execute(&sql::create_schema(&into)).await?;
+        let odd = partial::import(client, target, name, &into, Some(&answer.odd)).await?;
         tables.extend(odd);
     }
     shape::normalize(&mut tables, target.traits());
     Ok((!tables.is_empty()).then_some(tables))
 }
 
-fn import_statement(target: &Target, server: &str, into: &str, limit: &str) -> String {
-    let (schema, options) = (&target.import.schema, &target.import_options);
-    sql::import(schema, server, into, limit, options)
-}
-
 async fn import(client: &Client, name: &str, target: &Target) -> Result<Vec<Table>, HubError> {
-    let mut text = prepare(client, name, target).await?;
-    text.push_str(&import_statement(target, name, name, ""));
+    let text = prepare(client, name, target).await?;
     client.batch_execute(&text).await?;
-    let mut tables = observe::tables_of_schema(client, name, target.traits()).await?;
-    tables.retain(|table| target.import.takes(&table.name));
-    Ok(tables)
+    partial::import(client, target, name, name, None).await
 }
 
 /// Where the wrapper refuses an option: from which version on it takes those that are given.

@@ -48,6 +48,7 @@ fn tables(name: &str) -> String {
             name: table.into(),
             columns: columns.collect(),
             options: options.into_iter().map(option).collect(),
+            ..Table::default()
         };
         let mut text = String::new();
         sql::create_table(name, name, &table, &mut text);
@@ -154,6 +155,7 @@ pub async fn look(
             .map(|(option, value)| (option.to_owned(), value.clone()))
             .into(),
         name,
+        ..Table::default()
     };
     Ok(Answer {
         tables: columns.into_iter().map(table).collect(),

@@ -5,15 +5,19 @@ pub mod apply;
 pub mod ask;
 mod catalog;
 pub mod connect;
+pub mod dependents;
 pub mod destroy;
 pub mod lead;
 pub mod migrate;
 pub mod observe;
+mod partial;
 pub mod search_path;
 pub mod steampipe;
 mod tls;
+pub mod trial;
 pub mod union;
 
+use tokio_postgres::Client;
 use tokio_postgres::error::{DbError, SqlState};
 
 /// Why a statement on the hub did not do what it should.
@@ -36,6 +40,33 @@ pub enum HubError {
         /// Its SQLSTATE.
         code: SqlState,
     },
+}
+
+/// How much room the server has.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sessions that it lets in.
+    pub sessions: usize,
+    /// Entries of its lock table that it vouches for; somewhat more fit into it.
+    pub locks: usize,
+}
+
+impl Limits {
+    /// Asks the server.
+    pub async fn read(client: &Client) -> Result<Self, HubError> {
+        let sql = "SELECT s, l * (s + p) FROM (SELECT
+                       pg_catalog.current_setting('max_connections')::bigint,
+                       pg_catalog.current_setting('max_locks_per_transaction')::bigint,
+                       pg_catalog.current_setting('max_prepared_transactions')::bigint) AS v (s, l, p)";
+        let row = client.query_one(sql, &[]).await?;
+        let number = |column: usize| -> Result<usize, HubError> {
+            Ok(usize::try_from(row.try_get::<_, i64>(column)?).unwrap_or_default())
+        };
+        Ok(Self {
+            sessions: number(0)?,
+            locks: number(1)?,
+        })
+    }
 }
 
 /// `spcd.assert_lead` raises it.
@@ -82,6 +113,21 @@ impl HubError {
             SqlState::INTERNAL_ERROR,
         ];
         matches!(self, HubError::Refused { code, .. } if passing.contains(code))
+    }
+
+    /// Whether it may succeed when sent again at once: whoever holds a lock may do so for long.
+    pub fn may_pass_now(&self) -> bool {
+        self.is_passing() && !self.is_blocked()
+    }
+
+    /// Whether a lock was not got in time: its text says who holds it.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, HubError::Refused { code, .. } if *code == SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// Whether it may be one table's fault alone.
+    pub fn is_of_a_table(&self) -> bool {
+        matches!(self, HubError::Refused { .. }) && !self.is_passing() && !self.is_stale()
     }
 
     /// Whether the statements were made for tables or views that changed meanwhile.

@@ -7,7 +7,7 @@ use spcd_core::config::Desired;
 use spcd_core::observed::{Applied, Detail, Extension, Known, Observed, Presence, Written};
 use spcd_core::plan::{self, Needs};
 use spcd_core::secret::Secret;
-use spcd_core::shape::{self, Column, Dependents, Table, Traits};
+use spcd_core::shape::{self, Column, Table, Traits};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::HubError;
@@ -44,7 +44,7 @@ pub async fn complete(
     };
     let new: Vec<&String> = desired.connections.keys().filter(new).collect();
     observed.taken = taken(client, &new).await?;
-    observed.extensions = extensions(client, desired).await?;
+    (observed.extensions, observed.versions) = extensions(client, desired).await?;
     let Needs {
         details,
         tables,
@@ -109,7 +109,8 @@ async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, 
                 s.type, s.connections, s.import_schema, s.file_name, s.start_line, s.end_line,
                 s.schema_hash, a.target_hash, a.warnings, n.oid,
                 n.oid IS NOT DISTINCT FROM a.schema_oid, f.oid,
-                f.oid IS NOT DISTINCT FROM a.server_oid, {readable}
+                f.oid IS NOT DISTINCT FROM a.server_oid, {readable},
+                a.extension_version
          FROM spcd.connection_state s
          LEFT JOIN spcd.applied a USING (connection_name)
          LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
@@ -145,6 +146,7 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
             schema: presence(row.try_get(15)?, row.try_get(16)?),
             server: presence(row.try_get(17)?, row.try_get(18)?),
             readable: row.try_get(19)?,
+            version: row.try_get(20)?,
         }),
     };
     let status: &str = row.try_get(1)?;
@@ -187,7 +189,7 @@ async fn taken(client: &Client, names: &[&String]) -> Result<BTreeMap<String, St
 async fn extensions(
     client: &Client,
     desired: &Desired,
-) -> Result<BTreeMap<String, Extension>, HubError> {
+) -> Result<(BTreeMap<String, Extension>, BTreeMap<String, String>), HubError> {
     let targets = desired
         .connections
         .values()
@@ -198,15 +200,18 @@ async fn extensions(
         .collect();
     let mut found = BTreeMap::new();
     let all: Vec<&str> = names.into_iter().collect();
-    let sql = "SELECT extname::text FROM pg_catalog.pg_extension WHERE extname = ANY ($1::text[])";
+    let mut versions = BTreeMap::new();
+    let sql = "SELECT extname::text, extversion FROM pg_catalog.pg_extension
+               WHERE extname = ANY ($1::text[])";
     for row in client.query(sql, &[&all]).await? {
         found.insert(row.try_get(0)?, Extension::Installed);
+        versions.insert(row.try_get(0)?, row.try_get(1)?);
     }
     let missing: Vec<&str> = (all.into_iter())
         .filter(|name| !found.contains_key(*name))
         .collect();
     if missing.is_empty() {
-        return Ok(found);
+        return Ok((found, versions));
     }
     let sql = "SELECT w.name, a.name IS NOT NULL FROM pg_catalog.unnest($1::text[]) AS w (name)
                LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = w.name";
@@ -217,7 +222,7 @@ async fn extensions(
         };
         found.insert(row.try_get(0)?, state);
     }
-    Ok(found)
+    Ok((found, versions))
 }
 
 async fn recorded_tables(
@@ -293,7 +298,8 @@ pub async fn details(
 }
 
 /// The tables that were made for connections, as far as they are there.
-const RECORDED: &str = "SELECT n.nspname::text AS key, c.oid, c.relname::text AS name
+const RECORDED: &str =
+    "SELECT n.nspname::text AS key, c.oid, c.relname::text AS name, c.relnatts AS attributes
                 FROM spcd.applied a
                 JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
                 JOIN pg_catalog.pg_foreign_server s ON s.srvname = a.connection_name
@@ -322,7 +328,7 @@ pub async fn tables_of_schema(
     schema: &str,
     traits: Traits<'_>,
 ) -> Result<Vec<Table>, HubError> {
-    let from = "SELECT '' AS key, c.oid, c.relname::text AS name
+    let from = "SELECT '' AS key, c.oid, c.relname::text AS name, c.relnatts AS attributes
                 FROM pg_catalog.pg_namespace n
                 JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
                      AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_class'::regclass
@@ -335,7 +341,7 @@ pub async fn tables_of_schema(
     Ok(tables)
 }
 
-/// The foreign tables that `from` selects as (key, oid, name).
+/// The foreign tables that `from` selects as (key, oid, name, attributes).
 async fn tables(
     client: &Client,
     from: &str,
@@ -346,7 +352,8 @@ async fn tables(
                 pg_catalog.format_type(k.atttypid, k.atttypmod), k.attnotnull,
                 CASE WHEN k.attcollation <> y.typcollation AND k.attcollation <> 0
                      THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END,
-                pg_catalog.pg_get_expr(d.adbin, d.adrelid), k.attgenerated <> '', k.attfdwoptions
+                pg_catalog.pg_get_expr(d.adbin, d.adrelid), k.attgenerated <> '', k.attfdwoptions,
+                t.attributes
          FROM ({from}) t
          JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = t.oid
          LEFT JOIN pg_catalog.pg_attribute k
@@ -368,6 +375,8 @@ async fn tables(
                 name,
                 columns: Vec::new(),
                 options: options(row.try_get(2)?),
+                attributes: row.try_get::<_, i16>(10)?.unsigned_abs().into(),
+                unfit: None,
             };
             tables.push((key, table));
         }
@@ -403,80 +412,3 @@ fn options(list: Option<Vec<String>>) -> BTreeMap<String, String> {
     };
     list.into_iter().flatten().filter_map(split).collect()
 }
-
-/// What people made that hangs on tables of a schema, and would break or be lost with them.
-pub async fn dependents(
-    client: &Client,
-    schema: &str,
-    tables: &[&str],
-) -> Result<Dependents, HubError> {
-    let mut found = Dependents::new();
-    if tables.is_empty() {
-        return Ok(found);
-    }
-    for row in client.query(DEPENDENTS, &[&schema, &tables]).await? {
-        let columns = found.entry(row.try_get(0)?).or_default();
-        let names = columns.entry(row.try_get(1)?).or_default();
-        names.insert(row.try_get(2)?);
-    }
-    Ok(found)
-}
-
-/// Table, column (`''`: the table as such), and what hangs on it. What the server would refuse to
-/// drop, and what it would drop without a word: column grants, comments, checks, statistics.
-const DEPENDENTS: &str = "
-WITH t AS (
-    SELECT c.oid, c.relname::text AS name, c.reltype, c.relowner, c.relacl
-    FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind = 'f'
-)
-SELECT t.name, coalesce(k.attname::text, ''),
-       CASE WHEN r.oid IS NOT NULL
-            THEN pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, r.ev_class, 0)
-            ELSE pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) END
-FROM t
-JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
-     AND d.refobjid = t.oid AND d.deptype IN ('n', 'a')
-LEFT JOIN pg_catalog.pg_attribute k
-     ON k.attrelid = t.oid AND k.attnum = d.refobjsubid AND d.refobjsubid > 0
-LEFT JOIN pg_catalog.pg_rewrite r
-     ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid
-WHERE d.classid <> 'pg_catalog.pg_attrdef'::regclass
-  -- Aggregators' views follow by themselves.
-  AND NOT EXISTS (
-        SELECT 1
-        FROM pg_catalog.pg_class c
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        JOIN spcd.aggregator_view v ON v.name = c.relname
-             AND n.nspname = CASE WHEN v.hidden THEN 'spcd_union' ELSE v.connection_name END
-        WHERE c.oid = r.ev_class)
-  AND NOT (d.classid = 'pg_catalog.pg_constraint'::regclass AND EXISTS (
-        SELECT 1 FROM pg_catalog.pg_constraint q WHERE q.oid = d.objid AND q.contype = 'n'))
-UNION ALL
-SELECT t.name, '', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
-FROM t
-JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::regclass
-     AND d.refobjid = t.reltype AND d.deptype = 'n'
-UNION ALL
-SELECT t.name, coalesce(k.attname::text, ''),
-       CASE WHEN k.attname IS NULL THEN 'its comment'
-            ELSE 'the comment on column ' || k.attname END
-FROM t
-JOIN pg_catalog.pg_description d
-     ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = t.oid
-LEFT JOIN pg_catalog.pg_attribute k
-     ON k.attrelid = t.oid AND k.attnum = d.objsubid AND d.objsubid > 0
-UNION ALL
-SELECT t.name, '', 'a grant to ' || CASE WHEN a.grantee = 0 THEN 'PUBLIC'
-                                    ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END
-FROM t
-CROSS JOIN LATERAL pg_catalog.aclexplode(t.relacl) a
-WHERE a.grantee <> t.relowner
-  AND NOT (a.grantee = coalesce(pg_catalog.to_regrole('spcd_users')::oid, 0) AND a.grantee <> 0
-           AND a.privilege_type = 'SELECT')
-UNION ALL
-SELECT t.name, k.attname::text, 'a grant on column ' || k.attname
-FROM t
-JOIN pg_catalog.pg_attribute k ON k.attrelid = t.oid AND k.attnum > 0
-     AND NOT k.attisdropped AND k.attacl IS NOT NULL";

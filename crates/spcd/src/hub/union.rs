@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spcd_core::observed::Views;
-use spcd_core::shape::{self, ColumnChange, Dependents, Table, TableChange, Traits};
+use spcd_core::observed::{Detail, Views};
+use spcd_core::shape::{
+    self, ColumnChange, Dependent, Dependents, Harm, Obstacles, Table, TableChange, Traits,
+};
 use spcd_core::union::{self, Found, HIDDEN_SCHEMA, Made, ViewColumn};
 use tokio_postgres::Client;
 
-use super::{HubError, observe};
+use super::{HubError, dependents, observe};
 
 /// The recorded views `v` with what is there of them: `m` its schema, `c` the view.
 const VIEWS: &str = "
@@ -160,52 +162,14 @@ async fn made(
         }
     }
     let names: Vec<&str> = tops.keys().map(String::as_str).collect();
-    let dependents = people(client, aggregator, &names).await?;
+    let dependents = dependents::of_views(client, aggregator, &names).await?;
     for (name, columns) in dependents {
         if let Some(made) = tops.get_mut(&name) {
-            made.dependents = columns.into_values().flatten().collect();
+            let all = columns.into_values().flatten();
+            made.dependents = all.map(|one| one.what).collect();
         }
     }
     Ok(all)
-}
-
-/// What people made that hangs on an aggregator's views and that a view made anew would lose:
-/// what it is given back (grants, comments) is not among it.
-async fn people(client: &Client, aggregator: &str, views: &[&str]) -> Result<Dependents, HubError> {
-    let sql = "
-        WITH t AS (
-            SELECT c.oid, c.relname::text AS name, c.reltype
-            FROM pg_catalog.pg_class c
-            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind = 'v'
-        )
-        SELECT t.name, coalesce(k.attname::text, ''),
-               CASE WHEN r.oid IS NOT NULL AND r.rulename = '_RETURN'
-                    THEN pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, r.ev_class, 0)
-                    ELSE pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) END
-        FROM t
-        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
-             AND d.refobjid = t.oid AND d.deptype IN ('n', 'a')
-        LEFT JOIN pg_catalog.pg_attribute k
-             ON k.attrelid = t.oid AND k.attnum = d.refobjsubid AND d.refobjsubid > 0
-        LEFT JOIN pg_catalog.pg_rewrite r
-             ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid
-        WHERE r.oid IS NULL OR r.rulename <> '_RETURN' OR r.ev_class <> t.oid
-        UNION ALL
-        SELECT t.name, '', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
-        FROM t
-        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::regclass
-             AND d.refobjid = t.reltype AND d.deptype = 'n'";
-    let mut found = Dependents::new();
-    if views.is_empty() {
-        return Ok(found);
-    }
-    for row in client.query(sql, &[&aggregator, &views]).await? {
-        let columns = found.entry(row.try_get(0)?).or_default();
-        let names = columns.entry(row.try_get(1)?).or_default();
-        names.insert(row.try_get(2)?);
-    }
-    Ok(found)
 }
 
 /// What became of the views of some aggregators.
@@ -294,7 +258,7 @@ pub async fn in_the_way(
 ) -> Result<(), HubError> {
     for follower in followers {
         let views: Vec<&str> = follower.tables.iter().map(String::as_str).collect();
-        let people = people(client, &follower.name, &views).await?;
+        let people = dependents::of_views(client, &follower.name, &views).await?;
         for change in changes {
             let (Some(people), TableChange::Alter { table, columns, .. }) =
                 (people.get(change.table()), change)
@@ -307,7 +271,11 @@ pub async fn in_the_way(
                 };
                 let of_table = dependents.entry(table.clone()).or_default();
                 let of_column = of_table.entry(name.clone()).or_default();
-                of_column.extend(people.get(name).into_iter().flatten().cloned());
+                let of_view = people.get(name).into_iter().flatten().cloned();
+                of_column.extend(of_view.map(|one| Dependent {
+                    harm: Harm::Retype,
+                    ..one
+                }));
             }
         }
     }
@@ -317,13 +285,13 @@ pub async fn in_the_way(
 /// A change of a member's tables, as its followers see it.
 pub struct Step<'a> {
     /// The member.
-    pub member: &'a str,
+    member: &'a str,
     /// What it has.
-    pub before: &'a [Table],
+    before: &'a [Table],
     /// What it will have.
-    pub after: &'a [Table],
+    after: Vec<Table>,
     /// What leads there.
-    pub changes: &'a [TableChange],
+    pub changes: Vec<TableChange>,
 }
 
 /// The statements by which followers let go of what a member is about to lose, and those by which
@@ -353,22 +321,41 @@ pub async fn follow(
             continue;
         }
         let_go.carry_out(&mut found);
-        found.shapes[shape] = step.after.to_vec();
+        found.shapes[shape] = step.after.clone();
         let show = union::changes(&follower.name, &found, tables, false);
         last.push_str(&show.statements(&follower.name, &found, readers));
     }
     Ok((first, last))
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    /// Those of `changes` that nothing stands in the way of.
+    pub fn new(
+        member: &'a str,
+        detail: &'a Detail,
+        wanted: &[Table],
+        changes: Vec<TableChange>,
+        obstacles: &Obstacles,
+    ) -> Self {
+        let (changes, _) = shape::guard(changes, obstacles);
+        Self {
+            member,
+            before: &detail.tables,
+            after: shape::after(&detail.tables, wanted, &changes),
+            changes,
+        }
+    }
+
     /// What is there before, after, and all the time between.
     fn what_stays(&self) -> Vec<Table> {
         let mut tables = self.before.to_vec();
-        for change in self.changes {
+        for change in &self.changes {
             match change {
                 TableChange::Create(_) => {}
                 TableChange::Drop(name) => tables.retain(|table| table.name != *name),
-                TableChange::Rebuild(new) => tables.retain(|table| table.name != new.name),
+                TableChange::Rebuild { table: new, .. } => {
+                    tables.retain(|table| table.name != new.name);
+                }
                 TableChange::Alter { table, columns, .. } => {
                     let goes = |name: &str| {
                         columns.iter().any(|change| match change {

@@ -1,0 +1,421 @@
+//! Asking sources. Few are asked at a time, since each keeps a core of the server busy; one that
+//! does not answer soon moves over to where many may wait, so that it holds up nobody else.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use spcd_core::config::{OptionValue, Target};
+use spcd_core::plan::{Import, Why};
+use spcd_core::shape::Table;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::gate::{Gate, Pass, Place};
+use crate::hub::connect::{Endpoint, Session};
+use crate::hub::{HubError, Limits, apply, ask};
+
+/// How many sources that answer quickly are asked at a time: each keeps a core of the server busy,
+/// so more would only be slower.
+const BRISK: usize = 4;
+/// A source that takes so many times as long as others do is no longer waited for by them.
+const SLOW: u32 = 5;
+/// However fast and however slow the others are.
+const SLOW_AT_LEAST: Duration = Duration::from_millis(100);
+const SLOW_AT_MOST: Duration = Duration::from_secs(1);
+/// What is taken for usual before any source has answered.
+const USUAL: Duration = Duration::from_millis(50);
+/// The time that a wrapper is given to connect where nothing says otherwise, in seconds.
+const CONNECT: u64 = 10;
+/// The time it is given at first: the shortest that libpq knows. Whoever cannot be reached in it is
+/// asked again with all the time it should have, but apart from all others.
+const HASTY: u64 = 2;
+/// The server option that limits the time to connect, and the wrapper that has one.
+const CONNECT_TIMEOUT: &str = "connect_timeout";
+const TAKES_TIMEOUT: &str = "postgres_fdw";
+/// How long an import may take where the configuration does not say.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The sources of a leader's connections, and the sessions in which they are asked.
+pub struct Sources {
+    endpoint: Arc<Endpoint>,
+    brisk: Gate,
+    /// Where those wait that did not answer soon.
+    slow: Arc<Semaphore>,
+    /// Where those wait that could not be reached soon.
+    patient: Arc<Semaphore>,
+    idle: Mutex<Vec<Arc<Session>>>,
+    /// By what is asked: what all connections of one plugin instance share.
+    sets: Mutex<BTreeMap<Shared, Arc<Set>>>,
+    /// How long an answer takes usually, in microseconds.
+    usual: AtomicU64,
+}
+
+/// What connections whose tables are the same have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Shared {
+    instance: String,
+    version: Option<String>,
+    wrapper: String,
+    schema: String,
+    ask: BTreeMap<String, String>,
+}
+
+/// One set of tables: asked for by one connection at a time, until one has the answer.
+struct Set {
+    turn: Arc<Semaphore>,
+    known: watch::Sender<Known>,
+}
+
+/// What is known of a set.
+#[derive(Default)]
+struct Known {
+    /// The tables, and in which pass they were asked for.
+    answer: Option<(i64, Arc<Vec<Table>>)>,
+    /// How many want to know and did not fail yet.
+    candidates: usize,
+}
+
+/// One of those who want to know.
+struct Candidate<'a>(&'a Set);
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub struct Asker<'a> {
+    /// When its turn comes.
+    pub place: Place,
+    /// The pass that wants it.
+    pub generation: i64,
+    /// Is told when its source is asked.
+    pub began: &'a OnceLock<Instant>,
+}
+
+/// A session that is given back when all went well, and stopped when it is dropped before.
+pub struct Borrowed<'a> {
+    sources: &'a Sources,
+    session: Arc<Session>,
+    in_order: bool,
+    _pass: Option<Pass>,
+}
+
+impl Sources {
+    /// Of a hub that has so much room.
+    pub fn new(endpoint: Arc<Endpoint>, limits: Limits) -> Self {
+        // Half of what the server lets in is for others.
+        let sessions = (limits.sessions / 2).clamp(8, 64);
+        Self {
+            endpoint,
+            brisk: Gate::new(BRISK),
+            slow: Arc::new(Semaphore::new(sessions * 2 / 3)),
+            patient: Arc::new(Semaphore::new(sessions / 3)),
+            idle: Mutex::default(),
+            sets: Mutex::default(),
+            usual: AtomicU64::new(USUAL.as_micros() as u64),
+        }
+    }
+
+    /// Lets one who waits go before all others.
+    pub fn hurry(&self, number: u64) {
+        self.brisk.hurry(number);
+    }
+
+    /// A session for a look at the hub, in one's turn.
+    pub async fn session(&self, place: Place) -> Result<Borrowed<'_>, HubError> {
+        let pass = self.brisk.enter(place, 1).await;
+        self.open(Some(pass)).await
+    }
+
+    /// The tables of a connection's source: asked for itself, or what all of its plugin instance
+    /// share.
+    pub async fn tables(
+        &self,
+        import: &Import,
+        asker: Asker<'_>,
+    ) -> Result<Arc<Vec<Table>>, HubError> {
+        let target = &import.target;
+        if target.dynamic || target.tables.is_some() {
+            return Ok(Arc::new(self.ask(target, asker, None).await?));
+        }
+        let all = self.shared(import, asker).await?;
+        let wanted = &target.import;
+        if wanted.tables.is_empty() && wanted.exclude.is_empty() {
+            return Ok(all);
+        }
+        let mut tables = (*all).clone();
+        tables.retain(|table| wanted.takes(&table.name));
+        Ok(Arc::new(tables))
+    }
+
+    /// What all connections of a plugin instance share. One of them asks; where that fails or
+    /// takes long, another does.
+    async fn shared(&self, import: &Import, asker: Asker<'_>) -> Result<Arc<Vec<Table>>, HubError> {
+        let target = &import.target;
+        let key = Shared {
+            instance: import.instance.clone(),
+            version: import.version.clone(),
+            wrapper: target.wrapper.clone(),
+            schema: target.import.schema.clone(),
+            ask: target.ask.clone(),
+        };
+        let set = {
+            let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+            // What an extension said before it changed is not asked for again.
+            sets.retain(|other, _| other.instance != key.instance || other.version == key.version);
+            sets.entry(key).or_default().clone()
+        };
+        let fresh = |known: &Known| {
+            let new =
+                |(asked, _): &(i64, _)| import.why != Why::Refresh || *asked >= asker.generation;
+            known.answer.as_ref().is_some_and(new)
+        };
+        let candidate = Candidate::of(&set);
+        let mut knowing = set.known.subscribe();
+        let known = async {
+            // The sender lives as long as the set, which is ours.
+            let known = knowing.wait_for(fresh).await.ok()?;
+            known.answer.as_ref().map(|(_, tables)| tables.clone())
+        };
+        tokio::pin!(known);
+        let turn = tokio::select! {
+            biased;
+            Some(tables) = &mut known => return Ok(tables),
+            turn = slot(&set.turn) => turn,
+        };
+        let mut all = target.clone();
+        all.import.tables.clear();
+        all.import.exclude.clear();
+        let answer = tokio::select! {
+            biased;
+            Some(tables) = &mut known => return Ok(tables),
+            answer = self.ask(&all, asker, turn) => answer,
+        };
+        let error = match answer {
+            Ok(tables) => {
+                let tables = Arc::new(tables);
+                let answer = (asker.generation, tables.clone());
+                set.known.send_modify(|known| known.answer = Some(answer));
+                return Ok(tables);
+            }
+            Err(error) => error,
+        };
+        // Its own source is not needed if another one's says what all of them have.
+        drop(candidate);
+        let mut knowing = set.known.subscribe();
+        match knowing
+            .wait_for(|known| fresh(known) || known.candidates == 0)
+            .await
+        {
+            Ok(known) if fresh(&known) => match &known.answer {
+                Some((_, tables)) => Ok(tables.clone()),
+                None => Err(error),
+            },
+            _ => Err(error),
+        }
+    }
+
+    /// Asks one source. `turn` is kept only as long as others should wait for the answer.
+    async fn ask(
+        &self,
+        target: &Target,
+        asker: Asker<'_>,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Vec<Table>, HubError> {
+        let pass = self.brisk.enter(asker.place, 1).await;
+        let _ = asker.began.set(Instant::now());
+        let (limited, hasty) = limited(target);
+        let target = limited.as_ref().unwrap_or(target);
+        let began = Instant::now();
+        let first = hasty.as_ref().unwrap_or(target);
+        let answer = self.ask_within(first, Some((pass, turn))).await;
+        match &answer {
+            Err(HubError::Refused { code, .. })
+                if hasty.is_some()
+                    && *code == SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
+                    // It was not refused: nothing came. The clock of libpq has whole seconds.
+                    && began.elapsed() >= Duration::from_millis(900) =>
+            {
+                let _slot = slot(&self.patient).await;
+                self.ask_within(target, None::<()>).await
+            }
+            _ => answer,
+        }
+    }
+
+    /// Asks within the time that the configuration gives. `held` is let go of once it takes longer
+    /// than usual and there is room among the slow.
+    async fn ask_within<T>(
+        &self,
+        target: &Target,
+        held: Option<T>,
+    ) -> Result<Vec<Table>, HubError> {
+        let seconds = target.import.timeout;
+        let deadline = seconds.map_or(DEADLINE, Duration::from_secs);
+        let session = self.open(None).await?;
+        let asked = async {
+            let began = Instant::now();
+            let asking = ask::ask(session.client(), target);
+            tokio::pin!(asking);
+            let Some(held) = held else {
+                return asking.await;
+            };
+            if let Ok(answer) = timeout(self.soon(), &mut asking).await {
+                self.learn(began.elapsed());
+                return answer;
+            }
+            let slot = tokio::select! {
+                answer = &mut asking => return answer,
+                slot = slot(&self.slow) => slot,
+            };
+            drop(held);
+            let answer = asking.await;
+            drop(slot);
+            answer
+        };
+        let answer = timeout(deadline, asked).await.unwrap_or_else(|_| {
+            Err(HubError::Refused {
+                text: format!("the source did not answer within {} s", deadline.as_secs()),
+                code: SqlState::QUERY_CANCELED,
+            })
+        });
+        session.give_back_after(&answer);
+        answer
+    }
+
+    /// How long a source is waited for before another is asked.
+    fn soon(&self) -> Duration {
+        let usual = Duration::from_micros(self.usual.load(Ordering::Relaxed));
+        (usual * SLOW).clamp(SLOW_AT_LEAST, SLOW_AT_MOST)
+    }
+
+    fn learn(&self, took: Duration) {
+        let usual = self.usual.load(Ordering::Relaxed);
+        let took = u64::try_from(took.as_micros())
+            .unwrap_or(u64::MAX)
+            .min(1 << 32);
+        self.usual.store((usual * 7 + took) / 8, Ordering::Relaxed);
+    }
+
+    async fn open(&self, pass: Option<Pass>) -> Result<Borrowed<'_>, HubError> {
+        let session = match self.idle_session() {
+            Some(session) => session,
+            None => Arc::new(self.connect().await?),
+        };
+        Ok(Borrowed {
+            sources: self,
+            session,
+            in_order: false,
+            _pass: pass,
+        })
+    }
+
+    fn idle_session(&self) -> Option<Arc<Session>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(session) = idle.pop() {
+            if !session.client.is_closed() {
+                return Some(session);
+            }
+        }
+        None
+    }
+
+    async fn connect(&self) -> Result<Session, HubError> {
+        let opened = async {
+            let session = self.endpoint.connect("asking").await?;
+            let settings =
+                "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
+            session.client.batch_execute(settings).await?;
+            apply::prepare_for_secrets(&session.client).await?;
+            anyhow::Ok(session)
+        };
+        opened.await.map_err(|error| {
+            tracing::warn!("cannot open a session to ask a source: {error:#}");
+            HubError::NoSession
+        })
+    }
+}
+
+impl Default for Set {
+    fn default() -> Self {
+        Self {
+            turn: Arc::new(Semaphore::new(1)),
+            known: watch::Sender::default(),
+        }
+    }
+}
+
+impl<'a> Candidate<'a> {
+    fn of(set: &'a Set) -> Self {
+        set.known.send_modify(|known| known.candidates += 1);
+        Self(set)
+    }
+}
+
+impl Drop for Candidate<'_> {
+    fn drop(&mut self) {
+        self.0.known.send_modify(|known| known.candidates -= 1);
+    }
+}
+
+impl Borrowed<'_> {
+    /// The session's client.
+    pub fn client(&self) -> &Client {
+        &self.session.client
+    }
+
+    /// Gives the session back where its statements came to an end.
+    pub fn give_back_after<T>(mut self, result: &Result<T, HubError>) {
+        self.in_order = match result {
+            Ok(_) => true,
+            Err(HubError::Refused { code, .. }) => *code != SqlState::QUERY_CANCELED,
+            Err(_) => false,
+        };
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        if !self.in_order {
+            let canceller = self.session.canceller();
+            tokio::spawn(async move { canceller.cancel().await });
+            return;
+        }
+        let mut idle = self
+            .sources
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // More were only needed while many kept us waiting.
+        if idle.len() < BRISK {
+            idle.push(self.session.clone());
+        }
+    }
+}
+
+/// The same with a limit to the time that it takes to connect, if it has none, and with as little
+/// as possible, where the wrapper has an option for that.
+fn limited(target: &Target) -> (Option<Target>, Option<Target>) {
+    if target.tables.is_some() || target.wrapper != TAKES_TIMEOUT {
+        return (None, None);
+    }
+    let with = |seconds: u64| {
+        let mut limited = target.clone();
+        let (value, public) = (seconds.to_string(), true);
+        let option = OptionValue { value, public };
+        limited.server.insert(CONNECT_TIMEOUT.into(), option);
+        Some(limited)
+    };
+    let given = target.server.get(CONNECT_TIMEOUT);
+    match given.map(|option| option.value.parse().unwrap_or(0)) {
+        None => (with(CONNECT), with(HASTY)),
+        Some(1..=HASTY) => (None, None),
+        Some(_) => (None, with(HASTY)),
+    }
+}
+
+async fn slot(slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    // They are never closed.
+    slots.clone().acquire_owned().await.ok()
+}

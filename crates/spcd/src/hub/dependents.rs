@@ -1,0 +1,144 @@
+//! What people made that hangs on what spcd made, as the catalog tells it.
+
+use spcd_core::shape::{Dependent, Dependents, Harm};
+use tokio_postgres::Client;
+
+use super::HubError;
+
+/// What people made that hangs on foreign tables of a schema, and would break or be lost with them.
+pub async fn of_tables(
+    client: &Client,
+    schema: &str,
+    tables: &[&str],
+) -> Result<Dependents, HubError> {
+    read(client, "f", schema, tables).await
+}
+
+/// What people made that hangs on an aggregator's views and that a view made anew would lose:
+/// what it is given back (grants, comments) is not among it.
+pub async fn of_views(
+    client: &Client,
+    aggregator: &str,
+    views: &[&str],
+) -> Result<Dependents, HubError> {
+    read(client, "v", aggregator, views).await
+}
+
+async fn read(
+    client: &Client,
+    kind: &str,
+    schema: &str,
+    names: &[&str],
+) -> Result<Dependents, HubError> {
+    let mut found = Dependents::new();
+    if names.is_empty() {
+        return Ok(found);
+    }
+    for row in client.query(DEPENDENTS, &[&schema, &names, &kind]).await? {
+        let columns = found.entry(row.try_get(0)?).or_default();
+        let all = columns.entry(row.try_get(1)?).or_default();
+        all.insert(Dependent {
+            what: row.try_get(2)?,
+            harm: match row.try_get::<_, i32>(3)? {
+                0 => Harm::Drop,
+                1 => Harm::Retype,
+                _ => Harm::AnyColumn,
+            },
+        });
+    }
+    Ok(found)
+}
+
+/// Table, column (`''`: the table as such), what hangs on it, and what harms that: 0 dropping it,
+/// 1 changing its type, 2 dropping any column. It names what the server would refuse to drop, and
+/// what it would drop without a word: grants, comments, checks, statistics, inheritance.
+const DEPENDENTS: &str = "
+WITH t AS (
+    SELECT c.oid, c.relname::text AS name, c.reltype, y.typarray, c.relowner, c.relacl,
+           c.relkind = 'f' AS is_table
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_type y ON y.oid = c.reltype
+    WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind::text = $3
+)
+SELECT t.name, coalesce(k.attname::text, ''),
+       CASE WHEN r.rulename = '_RETURN'
+            THEN pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, r.ev_class, 0)
+            ELSE pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) END,
+       CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass AND EXISTS (
+                     SELECT 1 FROM pg_catalog.pg_inherits i
+                     WHERE i.inhparent = t.oid AND i.inhrelid = d.objid) THEN 2
+            -- For another type the server makes statistics again: as the one who alters, and without
+            -- their target.
+            WHEN k.attname IS NULL OR EXISTS (
+                     SELECT 1 FROM pg_catalog.pg_statistic_ext s
+                     WHERE d.classid = 'pg_catalog.pg_statistic_ext'::regclass AND s.oid = d.objid
+                       AND pg_catalog.pg_get_userbyid(s.stxowner) = current_user
+                       AND coalesce(s.stxstattarget, -1) = -1) THEN 0
+            ELSE 1 END
+FROM t
+JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+     AND d.refobjid = t.oid AND d.deptype IN ('n', 'a')
+LEFT JOIN pg_catalog.pg_attribute k
+     ON k.attrelid = t.oid AND k.attnum = d.refobjsubid AND d.refobjsubid > 0
+LEFT JOIN pg_catalog.pg_rewrite r
+     ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid
+WHERE d.classid <> 'pg_catalog.pg_attrdef'::regclass
+  -- Its own definition, and aggregators' views, which follow by themselves.
+  AND (r.oid IS NULL OR r.rulename <> '_RETURN' OR r.ev_class <> t.oid)
+  AND NOT EXISTS (
+        SELECT 1
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN spcd.aggregator_view v ON v.name = c.relname
+             AND n.nspname = CASE WHEN v.hidden THEN 'spcd_union' ELSE v.connection_name END
+        WHERE c.oid = r.ev_class)
+  AND NOT (d.classid = 'pg_catalog.pg_constraint'::regclass AND EXISTS (
+        SELECT 1 FROM pg_catalog.pg_constraint q WHERE q.oid = d.objid AND q.contype = 'n'))
+UNION ALL
+-- Whatever is of its row type. The server refuses to change the type where rows of it are stored.
+SELECT t.name, '', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid),
+       CASE WHEN c.relkind IN ('r', 'm', 'p') THEN 1 ELSE 0 END
+FROM t
+JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::regclass
+     AND d.refobjid IN (t.reltype, t.typarray) AND d.deptype = 'n'
+LEFT JOIN pg_catalog.pg_class c
+     ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid
+UNION ALL
+SELECT t.name, '', 'its inheritance from '
+           || pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, i.inhparent, 0), 2
+FROM t
+JOIN pg_catalog.pg_inherits i ON i.inhrelid = t.oid
+UNION ALL
+SELECT t.name, coalesce(k.attname::text, ''),
+       CASE WHEN k.attname IS NULL THEN 'its comment'
+            ELSE 'the comment on column ' || k.attname END, 0
+FROM t
+JOIN pg_catalog.pg_description d
+     ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = t.oid
+LEFT JOIN pg_catalog.pg_attribute k
+     ON k.attrelid = t.oid AND k.attnum = d.objsubid AND d.objsubid > 0
+WHERE t.is_table
+UNION ALL
+SELECT t.name, '', 'its security label', 0
+FROM t
+JOIN pg_catalog.pg_seclabel l
+     ON l.classoid = 'pg_catalog.pg_class'::regclass AND l.objoid = t.oid
+WHERE t.is_table
+UNION ALL
+SELECT t.name, '', 'a grant to ' || CASE WHEN a.grantee = 0 THEN 'PUBLIC'
+                                    ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, 0
+FROM t
+CROSS JOIN LATERAL pg_catalog.aclexplode(t.relacl) a
+WHERE t.is_table AND a.grantee <> t.relowner
+  AND NOT (a.grantee = coalesce(pg_catalog.to_regrole('spcd_users')::oid, 0) AND a.grantee <> 0
+           AND a.privilege_type = 'SELECT')
+UNION ALL
+SELECT t.name, k.attname::text, w.what || ' column ' || k.attname, 0
+FROM t
+JOIN pg_catalog.pg_attribute k ON k.attrelid = t.oid AND k.attnum > 0 AND NOT k.attisdropped
+CROSS JOIN LATERAL (VALUES
+    ('a grant on', k.attacl IS NOT NULL),
+    ('the statistics target of', k.attstattarget >= 0),
+    ('the settings of', k.attoptions IS NOT NULL)) AS w (what, has)
+WHERE t.is_table AND w.has";

@@ -1,0 +1,71 @@
+//! Which changes of tables the server refuses: each is tried by itself, and nothing of it stays.
+
+use std::collections::BTreeMap;
+
+use spcd_core::observed::{Detail, Presence};
+use spcd_core::plan::Import;
+use spcd_core::shape::TableChange;
+use spcd_core::sql;
+use tokio_postgres::Client;
+
+use super::HubError;
+
+/// The tables whose change the server refuses, and why. `first` is what makes room for all of them.
+pub async fn refused(
+    client: &Client,
+    name: &str,
+    import: &Import,
+    detail: &Detail,
+    first: &str,
+    changes: &[TableChange],
+) -> Result<BTreeMap<String, String>, HubError> {
+    client.batch_execute("BEGIN").await?;
+    let refused = try_each(client, name, import, detail, first, changes).await;
+    if !matches!(refused, Err(HubError::Lost(_))) {
+        client.batch_execute("ROLLBACK").await?;
+    }
+    refused
+}
+
+async fn try_each(
+    client: &Client,
+    name: &str,
+    import: &Import,
+    detail: &Detail,
+    first: &str,
+    changes: &[TableChange],
+) -> Result<BTreeMap<String, String>, HubError> {
+    let made = import.applied.as_ref();
+    let mut text = first.to_owned();
+    if made.is_none_or(|applied| applied.schema != Presence::Ours) {
+        text.push_str(&sql::create_schema(name));
+    }
+    let target = &import.target;
+    match &detail.server {
+        Some((wrapper, old)) if *wrapper == target.wrapper => {
+            text.push_str(&sql::alter_server(name, old, &target.server_options()));
+        }
+        // Everything is made anew: a server cannot change its wrapper.
+        Some(_) => return Ok(BTreeMap::new()),
+        None => text.push_str(&sql::create_server(
+            name,
+            &target.wrapper,
+            &target.server_options(),
+        )),
+    }
+    client.batch_execute(&text).await?;
+    let mut refused = BTreeMap::new();
+    for change in changes {
+        let mut text = "SAVEPOINT spcd_trial;\n".to_owned();
+        sql::change_table(name, name, change, &mut text);
+        match client.batch_execute(&text).await.map_err(HubError::from) {
+            Ok(()) => client.batch_execute("RELEASE spcd_trial").await?,
+            Err(error) if error.is_of_a_table() => {
+                refused.insert(change.table().to_owned(), error.to_string());
+                client.batch_execute("ROLLBACK TO spcd_trial").await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(refused)
+}

@@ -1,0 +1,149 @@
+//! A refresh breaks nothing: people build on imported tables, the source changes at random, and
+//! after each pass theirs is as it was, everything else is as a fresh import would have it, and
+//! what was refused says for whose sake.
+
+mod model;
+
+use std::collections::BTreeMap;
+
+use crate::support::hub::{postgres, until};
+use crate::support::{Spcd, connect, shared};
+use model::{Random, Rows, Session, Shape, rows};
+
+/// How often the source changes.
+const STEPS: usize = 100;
+/// The first seed of the tests; `SPCD_SEED` takes another.
+const SEED: u64 = 20_260_521;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_built_outlives_a_hundred_changes_of_the_source() {
+    let seed = std::env::var("SPCD_SEED").map_or(SEED, |seed| seed.parse().unwrap());
+    eprintln!("SPCD_SEED={seed}");
+    let (hub, source) = (shared().database().await, shared().database().await);
+    let source_client = connect(&source.url).await.unwrap();
+    let mut random = Random::new(seed);
+    model::first_tables(&source_client, &mut random).await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("sales.spc", &postgres("sales", &source));
+    spcd.start();
+    until(&hub.url, &["sales ready"]).await;
+
+    let hub_client = connect(&hub.url).await.unwrap();
+    let mut session = Session::new(hub_client, source_client, &source, random).await;
+    session.build().await;
+    let mut refused_so_far = 0;
+    for step in 0..STEPS {
+        let theirs = session.theirs().await;
+        let log = session.change_source().await;
+        session.refresh().await;
+        let at = format!("seed {seed}, step {step}: {}", log.join("; "));
+        session.same_theirs(&theirs, &at).await;
+        refused_so_far += session.compare(&at).await;
+        if session.random.one_in(8) {
+            session.people_change_their_minds().await;
+        }
+    }
+    // Else it would have shown nothing.
+    assert!(refused_so_far > STEPS / 4, "{refused_so_far} refusals");
+
+    // Once nobody's objects stand in the way, nothing is refused.
+    session.clear().await;
+    session.refresh().await;
+    assert_eq!(session.compare("at the end").await, 0);
+    spcd.stop();
+}
+
+impl Session {
+    /// Nothing of people's is lost or altered.
+    async fn same_theirs(&self, before: &Rows, at: &str) {
+        let after = self.theirs().await;
+        let lost: Vec<_> = before.iter().filter(|row| !after.contains(row)).collect();
+        let new: Vec<_> = after.iter().filter(|row| !before.contains(row)).collect();
+        assert!(
+            lost.is_empty() && new.is_empty(),
+            "{at}\nlost: {lost:#?}\ninstead: {new:#?}"
+        );
+    }
+
+    /// The tables are a fresh import's, except those that a warning names with what people have on
+    /// them. Returns how many those are.
+    async fn compare(&self, at: &str) -> usize {
+        let state = "SELECT status, error, array_to_string(warnings, E'\\n')
+                     FROM spcd.connection_state";
+        let state = rows(&self.hub, state).await.remove(0);
+        assert_eq!(state[0], "ready", "{at}: {}", state[1]);
+        let warnings: Vec<&str> = state[2].lines().collect();
+        let about = |table: &str| {
+            let start = format!("table {table:?} ");
+            let mut about = warnings
+                .iter()
+                .filter(|warning| warning.starts_with(&start));
+            (about.next(), about.next())
+        };
+        let (there, fresh) = (self.shapes("sales").await, self.fresh().await);
+        let mut refused = 0;
+        let mut read = String::new();
+        let names = there
+            .keys()
+            .chain(fresh.keys().filter(|name| !there.contains_key(*name)));
+        for name in names {
+            let (warning, second) = about(name);
+            assert_eq!(second, None, "{at}: one warning a table");
+            let (old, new) = (there.get(name), fresh.get(name));
+            if old == new {
+                assert_eq!(warning, None, "{at}: {name:?} is as it should be");
+                let table = spcd_core::sql::qualified("sales", name);
+                read.push_str(&format!("SELECT t::text FROM {table} t;"));
+                continue;
+            }
+            let old = old.unwrap_or_else(|| panic!("{at}: {name:?} is missing"));
+            let reasons = self.reasons(name, old, new);
+            assert!(
+                !reasons.is_empty(),
+                "{at}: {name:?} differs without a reason: {old:#?} instead of {new:#?}"
+            );
+            let warning = warning.unwrap_or_else(|| panic!("{at}: no word on {name:?}"));
+            for reason in &reasons {
+                assert!(
+                    warning.contains(reason),
+                    "{at}: {reason:?} is not named in {warning:?}"
+                );
+            }
+            refused += 1;
+        }
+        assert_eq!(refused, warnings.len(), "{at}: {warnings:#?}");
+        rows(&self.hub, &read).await;
+        refused
+    }
+
+    /// What people have on a table that a change from `old` to `new` would take or break.
+    fn reasons(&self, table: &str, old: &Shape, new: Option<&Shape>) -> Vec<String> {
+        let on_table = self
+            .things
+            .iter()
+            .filter(|thing| thing.on.iter().any(|(t, _)| t == table));
+        let Some(new) = new else {
+            return on_table.map(|thing| thing.named(table)).collect();
+        };
+        let type_of = |shape: &BTreeMap<String, String>, column: &str| shape.get(column).cloned();
+        let goes = |column: &str| !new.columns.contains_key(column);
+        let retyped = |column: &str| {
+            !goes(column) && type_of(&old.types, column) != type_of(&new.types, column)
+        };
+        let any_retyped = old.types.keys().any(|column| retyped(column));
+        let broken = |thing: &&model::Thing| {
+            thing
+                .on
+                .iter()
+                .filter(|(t, _)| t == table)
+                .any(|(_, column)| match column {
+                    Some(column) => goes(column) || (thing.stops_retype && retyped(column)),
+                    None => thing.stops_retype && any_retyped,
+                })
+        };
+        on_table
+            .filter(broken)
+            .map(|thing| thing.named(table))
+            .collect()
+    }
+}

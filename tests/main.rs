@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod connect;
 mod crash;
+mod csv;
 mod partial;
 mod pass;
 mod query;

@@ -3,6 +3,7 @@
 //! A wake carries nothing and is never branched on. What takes long (sources, writing) happens in
 //! jobs beside the loop, so that a source that hangs holds up nobody else's change.
 
+mod files;
 mod gate;
 mod jobs;
 mod look;
@@ -32,6 +33,7 @@ use crate::hub::lead::{self, Lead};
 use crate::hub::{HubError, Limits, migrate, observe, search_path};
 use crate::service;
 use crate::watch::Watcher;
+use files::CsvFiles;
 use jobs::{Failure, Finished, Jobs, Outcome};
 use requests::Requests;
 
@@ -113,6 +115,7 @@ pub struct Reign<'a> {
     jobs: Jobs,
     requests: Requests,
     memory: Memory,
+    csv: CsvFiles,
     listener: Session,
     /// Looks for what was altered, while `lead.control` goes on.
     observer: Arc<Session>,
@@ -157,6 +160,7 @@ impl<'a> Reign<'a> {
             lead,
             requests: Requests::default(),
             memory: Memory::default(),
+            csv: CsvFiles::default(),
             listener,
             observer,
             passes: 0,
@@ -177,7 +181,9 @@ impl<'a> Reign<'a> {
         loop {
             let took = Instant::now();
             self.pass(Some(watcher)).await?;
-            watcher.follow(self.config.places());
+            let mut places = self.csv.places();
+            places.add(self.config.places());
+            watcher.follow(&places.list());
             // A look that takes long is not repeated so often that it would matter.
             let pause = FULL_LOOK.max(took.elapsed() * 100);
             let mut until = Instant::now() + pause;
@@ -187,6 +193,7 @@ impl<'a> Reign<'a> {
                 tokio::select! {
                     _ = watcher.noticed() => break,
                     () = sleep_until(until) => break,
+                    () = self.csv.late() => break,
                     (finished, again) = self.jobs.next() => {
                         let mut look = self.finish(finished).await? || again;
                         // One look for all that ended meanwhile.
@@ -251,6 +258,8 @@ impl<'a> Reign<'a> {
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
         let diagnostics = diagnostics_json(&diagnostics);
         self.memory.aggregators = Aggregators::of(&desired);
+        let changed = self.csv.look(&desired).await;
+        self.memory.notice(changed);
         self.memory.recall(&desired, &mut observed, asked);
         let looked = began.elapsed();
 
@@ -386,6 +395,7 @@ impl<'a> Reign<'a> {
         (carried.rows, carried.work) = (rows.len(), work.len());
         for work in work {
             if let Task::Import(_) = &work.task {
+                self.csv.reading(&work.name);
                 self.memory.ask.remove(&work.name);
             }
             let urgent = self.memory.urgent.contains(&work.name);
@@ -431,6 +441,7 @@ impl<'a> Reign<'a> {
                 self.memory.wake_after(pause);
             }
             Outcome::Cancelled => {
+                self.csv.unread(&name);
                 again = true;
                 self.memory.wake_later();
             }
@@ -514,6 +525,22 @@ impl<'a> Reign<'a> {
 }
 
 impl Memory {
+    /// Has csv connections asked whose files changed: now, whatever failed before.
+    fn notice(&mut self, changed: files::Changed) {
+        for (name, read_before) in changed.names {
+            if read_before {
+                self.urgent.insert(name.clone());
+            }
+            if let Some(failure) = self.failures.get_mut(&name) {
+                failure.next = None;
+            }
+            self.ask.insert(name);
+        }
+        if let Some(pause) = changed.again {
+            self.wake_after(pause);
+        }
+    }
+
     /// Adds what is remembered to what was observed.
     fn recall(
         &mut self,

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod ask;
 mod catalog;
 pub mod connect;
+mod csv;
 pub mod dependents;
 pub mod lead;
 pub mod migrate;

@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod connect;
 mod crash;
+mod csv;
 mod destroy;
 mod examples;
 mod partial;

@@ -15,7 +15,6 @@ mod plugins;
 
 use crate::pattern::Pattern;
 use crate::secret::Secret;
-use crate::shape::Table;
 
 pub use connection::View;
 pub(crate) use daemon::public as public_settings;
@@ -169,9 +168,7 @@ pub struct Target {
     /// The wrapper's column option for a remote name (`column_name`), left out where it says
     /// what the column's own name says.
     pub column_name_option: Option<String>,
-    /// The tables themselves where the wrapper cannot import (csv): read from the files.
-    pub tables: Option<Vec<Table>>,
-    /// Which files those are and how they are to be read.
+    /// Which files are the tables, where the wrapper cannot import: they are read, not asked for.
     pub csv: Option<Csv>,
 }
 

@@ -68,6 +68,7 @@
 
 mod aggregate;
 pub mod config;
+pub mod csv;
 mod nearest;
 pub mod observed;
 pub mod pattern;

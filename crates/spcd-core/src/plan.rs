@@ -20,7 +20,7 @@ use crate::shape::{self, Traits};
 use crate::union;
 
 pub use settle::{
-    Bookkeeping, Record, Unit, drop_unit, error_unit, event_unit, grant_unit, settle,
+    Bookkeeping, Offer, Record, Unit, drop_unit, error_unit, event_unit, grant_unit, settle,
 };
 pub use show::{show, show_json, show_sql};
 pub use unite::{Unite, settle_union};
@@ -243,8 +243,8 @@ pub fn target_hash(target: &Target) -> String {
         put(value);
     }
     put(if target.dynamic { "dynamic" } else { "static" });
-    if let Some(tables) = &target.tables {
-        put(&shape::hash(tables, target.traits()));
+    if let Some(csv) = &target.csv {
+        put(&format!("{csv:?}"));
     }
     hasher.finalize()[..16]
         .iter()
@@ -445,14 +445,23 @@ fn wanted_connection(
             Left::Changed => Some(Why::Drift),
         },
     };
-    let Some(why) = why else {
-        return set(plan, wanted, known, Status::Ready, None);
-    };
     let failed = attempt.filter(|attempt| attempt.target_hash == hash);
+    // What is there of a source that cannot be reached is as good as before; but tables over files
+    // that cannot be read cannot be read either.
+    let unreadable = failed.filter(|_| target.csv.is_some());
+    let Some(why) = why else {
+        return match unreadable {
+            Some(attempt) => set(plan, wanted, known, Status::Error, Some(&attempt.error)),
+            None => set(plan, wanted, known, Status::Ready, None),
+        };
+    };
     // A new connection goes from pending to ready, one that was there says that it changes, and
     // one that is tried again stays in error until that is over.
     let (status, error) = match (why, failed, known.map(|known| known.status)) {
-        (Why::Refresh, _, _) => (Status::Ready, None),
+        (Why::Refresh, _, _) => match unreadable {
+            Some(attempt) => (Status::Error, Some(attempt.error.as_str())),
+            None => (Status::Ready, None),
+        },
         (_, Some(attempt), _) => (Status::Error, Some(attempt.error.as_str())),
         (_, None, None) | (Why::New, None, Some(Status::Pending)) => (Status::Pending, None),
         (_, None, Some(_)) => (Status::Updating, None),
@@ -504,9 +513,6 @@ fn cannot(
     applied: Option<&Applied>,
     observed: &Observed,
 ) -> Option<String> {
-    if target.csv.is_some() && target.tables.is_none() {
-        return Some("the plugin csv is not built by this version of spcd".into());
-    }
     let taken = match applied {
         None => observed.taken.get(&wanted.name).map(String::as_str),
         Some(applied) if applied.schema == Presence::Foreign => Some("schema"),

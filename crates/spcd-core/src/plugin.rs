@@ -4,6 +4,7 @@
 //! user's changes one or adds another.
 
 mod definition;
+mod files;
 mod libpq;
 mod target;
 

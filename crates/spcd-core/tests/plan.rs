@@ -289,7 +289,14 @@ impl World {
                 dependents: self.views.get(&work.name).cloned().unwrap_or_default(),
                 ..Obstacles::default()
             };
-            let unit = plan::settle(&work.name, work.status, import, detail, answer, &obstacles);
+            let unit = plan::settle(
+                &work.name,
+                work.status,
+                import,
+                detail,
+                &answer.clone().into(),
+                &obstacles,
+            );
             let _ = writeln!(out, "\nthe source of {} answers, and then:", work.name);
             let unit = match unit {
                 Ok(Some(unit)) => unit,

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use spcd_core::config::{Cache, Doubt, Given, Inspection, Loaded, inspect, load};
 use spcd_core::spc::evaluate::Function;
 
-use crate::files::{DirState, Files, Look, Place};
+use crate::files::{DirState, Files, Look, Place, Places};
 
 /// Reads and understands the config directories, again and again.
 pub struct Config {
     files: Files,
     cache: Cache,
+    places: Vec<Place>,
     /// A directory whose files are all gone means that its connections are to go.
     allow_empty: bool,
     /// Nothing is wanted, not even search paths.
@@ -24,6 +25,7 @@ impl Config {
         Self {
             files: Files::new(dirs),
             cache: Cache::default(),
+            places: Vec::new(),
             allow_empty,
             nothing: false,
         }
@@ -40,7 +42,13 @@ impl Config {
     /// What they want now, and what is wrong in them. It blocks on the file system.
     pub fn load(&mut self) -> Loaded {
         let look = self.files.look();
-        let mut lookup = look_up;
+        let mut named = Places::default();
+        let mut lookup = |function: Function, directory: &str, argument: &str| {
+            if let Some(path) = file_of(function, directory, argument) {
+                named.way_to(&path);
+            }
+            look_up(function, directory, argument)
+        };
         let mut given = Given {
             lookup: &mut lookup,
         };
@@ -48,6 +56,8 @@ impl Config {
         if self.nothing {
             loaded.desired.database.manage_search_path = Some(false);
         }
+        named.add(self.files.places());
+        self.places = named.list();
         let doubts = &mut loaded.desired.doubts;
         doubts.extend(look.doubts.iter().cloned());
         let empty = look
@@ -77,10 +87,21 @@ impl Config {
         (inspection, look)
     }
 
-    /// Where a change may matter, as of the last look.
+    /// Where a change may matter, as of the last look: also that of a file that a value is read
+    /// from.
     pub fn places(&self) -> &[Place] {
-        self.files.places()
+        &self.places
     }
+}
+
+/// The file that a function reads.
+fn file_of(function: Function, directory: &str, argument: &str) -> Option<PathBuf> {
+    let directory = match function {
+        Function::Env => return None,
+        Function::File => PathBuf::from(directory),
+        Function::Credential => PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?),
+    };
+    std::path::absolute(directory.join(argument)).ok()
 }
 
 /// A function's result, for a value in a file of that directory.

@@ -1,17 +1,21 @@
 //! All files of the config directories, as they are now.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::ffi::{OsStr, OsString};
+mod places;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
 use spcd_core::config::{Doubt, Source};
+
+pub use places::{Place, Places};
 
 /// Nobody writes this much by hand; a file that someone put here by mistake must not fill memory.
 const LARGEST: u64 = 16 << 20;
@@ -22,9 +26,6 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// How often a directory is looked at that changes all the while.
 const ROUNDS: u32 = 10;
-
-/// As many symlinks as the kernel follows in one path.
-const MOST_LINKS: u32 = 40;
 
 /// Reads the config directories, and remembers what it read.
 pub struct Files {
@@ -54,17 +55,6 @@ pub enum DirState {
     Empty,
     /// There are files.
     Filled,
-}
-
-/// A directory in which a change may matter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Its path without symlinks.
-    pub dir: PathBuf,
-    /// The entries that matter; `None`: all of them.
-    pub only: Option<BTreeSet<OsString>>,
-    /// Its device and inode; `None` if it vanished meanwhile.
-    pub identity: Option<(u64, u64)>,
 }
 
 /// What tells one state of a file or directory from another without reading it.
@@ -105,7 +95,7 @@ impl Files {
             look.sources = self.read(&walk.files);
             let still = walk.is_still();
             look.doubts = walk.doubts;
-            self.places = places(walk.places);
+            self.places = walk.places.list();
             if still {
                 break;
             }
@@ -241,7 +231,7 @@ impl Stamp {
 struct Walk {
     files: BTreeSet<PathBuf>,
     doubts: Vec<Doubt>,
-    places: BTreeMap<PathBuf, Option<BTreeSet<OsString>>>,
+    places: Places,
     seen: HashSet<(u64, u64)>,
     /// Listed directories with the stamp they had before.
     listed: Vec<(PathBuf, Option<Stamp>)>,
@@ -257,7 +247,7 @@ impl Walk {
             walk.root(root);
         }
         while let Some(dir) = walk.linked.pop_front() {
-            walk.follow_links(&dir);
+            walk.places.way_to(&dir);
             match fs::canonicalize(&dir) {
                 Ok(real) => walk.directory(&dir, &real),
                 Err(error) => walk.doubt(&dir, &error),
@@ -276,7 +266,7 @@ impl Walk {
     }
 
     fn root(&mut self, root: &Path) {
-        self.follow_links(root);
+        self.places.way_to(root);
         match fs::canonicalize(root) {
             Ok(real) if real.is_file() => drop(self.files.insert(root.to_owned())),
             Ok(real) => self.directory(root, &real),
@@ -289,7 +279,7 @@ impl Walk {
             if !self.seen.insert((found.dev(), found.ino())) {
                 return Ok(None);
             }
-            self.places.insert(real.to_owned(), None);
+            self.places.all_of(real);
             self.listed.push((real.to_owned(), Stamp::of(&found)));
             fs::read_dir(real)?
                 .collect::<io::Result<Vec<_>>>()
@@ -321,7 +311,7 @@ impl Walk {
                 self.linked.push_back(path);
             } else if is_source(&name) {
                 if kind.is_symlink() {
-                    self.follow_links(&path);
+                    self.places.way_to(&path);
                 }
                 self.files.insert(path);
             }
@@ -343,76 +333,6 @@ impl Walk {
             error: Some(error),
         });
     }
-
-    /// Notes the directories in which a link on the way to `path`, or `path` itself, may be
-    /// replaced; of a path that does not exist, the one where its first missing part would appear.
-    fn follow_links(&mut self, path: &Path) {
-        let mut todo: VecDeque<OsString> = components(path);
-        let mut at = PathBuf::from("/");
-        let mut links = 0;
-        while let Some(part) = todo.pop_front() {
-            if part == ".." {
-                at.pop();
-                continue;
-            }
-            let next = at.join(&part);
-            match fs::symlink_metadata(&next) {
-                Ok(found) if found.is_symlink() && links < MOST_LINKS => {
-                    links += 1;
-                    self.note(&at, &part);
-                    let Ok(target) = fs::read_link(&next) else {
-                        return;
-                    };
-                    if target.is_absolute() {
-                        at = PathBuf::from("/");
-                    }
-                    for part in components(&target).into_iter().rev() {
-                        todo.push_front(part);
-                    }
-                }
-                Ok(_) if !todo.is_empty() => at = next,
-                // The end of the way, or of what there is of it.
-                _ => return self.note(&at, &part),
-            }
-        }
-    }
-
-    fn note(&mut self, dir: &Path, name: &OsStr) {
-        let only = self
-            .places
-            .entry(dir.to_owned())
-            .or_insert_with(|| Some(BTreeSet::new()));
-        if let Some(only) = only {
-            only.insert(name.to_owned());
-        }
-    }
-}
-
-/// `.`, the root and the like left out; `..` kept.
-fn components(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(part) => Some(part.to_owned()),
-            Component::ParentDir => Some(OsString::from("..")),
-            _ => None,
-        })
-        .collect()
-}
-
-fn places(found: BTreeMap<PathBuf, Option<BTreeSet<OsString>>>) -> Vec<Place> {
-    found
-        .into_iter()
-        .map(|(dir, only)| {
-            let identity = fs::metadata(&dir)
-                .ok()
-                .map(|found| (found.dev(), found.ino()));
-            Place {
-                dir,
-                only,
-                identity,
-            }
-        })
-        .collect()
 }
 
 fn state(root: &Path, look: &Look) -> DirState {

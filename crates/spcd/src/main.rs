@@ -6,6 +6,7 @@
 mod cli;
 mod cluster;
 mod config;
+mod csv;
 mod daemon;
 mod files;
 mod hub;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 
 use serde::Serialize;
 use spcd_protocol::Status;
@@ -71,6 +72,31 @@ const LOCKS_OF_A_DROP: usize = 3;
 const LOCKS_BESIDE_TABLES: usize = 6;
 /// How many tables are dropped in one transaction where they are too many for one.
 const DROPS_AT_ONCE: usize = 300;
+/// What a source has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Its tables, normalized.
+    pub tables: Vec<Table>,
+    /// What of it is no table here, and why.
+    pub warnings: Vec<String>,
+}
+
+impl From<Vec<Table>> for Offer {
+    fn from(tables: Vec<Table>) -> Self {
+        Self {
+            tables,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl Deref for Offer {
+    type Target = [Table];
+
+    fn deref(&self) -> &[Table] {
+        &self.tables
+    }
+}
 
 impl Import {
     /// The changes that lead from the tables that are there to those that the source has; both
@@ -96,7 +122,7 @@ impl Import {
 /// What a source's answer means for the database; `None`: nothing.
 ///
 /// `status` is what the row says now. `detail` is what there is, `wanted` what the source has,
-/// both normalized.
+/// normalized like that.
 ///
 /// # Errors
 /// Why nothing at all can be done.
@@ -105,12 +131,12 @@ pub fn settle(
     status: Status,
     import: &Import,
     detail: &Detail,
-    wanted: &[Table],
+    wanted: &Offer,
     obstacles: &Obstacles,
 ) -> Result<Option<Unit>, String> {
     let target = &import.target;
-    let mut warnings = Vec::new();
-    let mut wanted = Cow::Borrowed(wanted);
+    let mut warnings = wanted.warnings.clone();
+    let mut wanted = Cow::Borrowed(&wanted.tables[..]);
     if !detail.others.is_empty() {
         wanted.to_mut().retain(|table| {
             let clashes = detail.others.contains(&table.name);
@@ -125,7 +151,7 @@ pub fn settle(
     }
 
     let changes = import.changes(detail, &wanted);
-    let (changes, kept) = shape::guard(changes, obstacles);
+    let (changes, mut kept) = shape::guard(changes, obstacles);
     if let (false, Some((wrapper, _)), [first, ..]) =
         (import.same_wrapper(detail), &detail.server, &kept[..])
     {
@@ -133,6 +159,12 @@ pub fn settle(
             "every table must be made anew, since the wrapper changes from {wrapper} to {}: {first}",
             target.wrapper
         ));
+    }
+    if target.positional {
+        // What is there was made for a file that is another one now.
+        for text in &mut kept {
+            text.push_str("; until then reading it fails or gives wrong values");
+        }
     }
     warnings.extend(kept);
     warnings.extend(shape::unfit(&detail.tables, &wanted));
@@ -183,7 +215,12 @@ pub fn settle(
     let shown = merged(warnings.iter().chain(&import.warnings));
     let same = sql.is_empty() && mapping_is_there;
     let known = made.and_then(|applied| applied.version.as_ref()) == version.as_ref();
-    if same && known && import.why == Why::Refresh && shown == import.known_warnings {
+    if same
+        && known
+        && import.why == Why::Refresh
+        && status != Status::Error
+        && shown == import.known_warnings
+    {
         return Ok(None);
     }
     let route = match (status, same) {

@@ -125,7 +125,7 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
                     work.status,
                     &import,
                     &detail,
-                    &detail.tables,
+                    &detail.tables.clone().into(),
                     &Obstacles::default(),
                 );
                 let _ = writeln!(out, "-- its tables: known after import");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Definition, libpq};
+use super::{Definition, files, libpq};
 use crate::config::{Csv, Import, OptionValue, Target};
 use crate::nearest::nearest;
 use crate::secret::Secret;
@@ -291,14 +291,17 @@ impl Builder<'_, '_> {
             return self.problem(setting.value_span, message, None);
         };
         let first = texts.first().cloned().unwrap_or_default();
-        let wrong = match &*setting.name {
-            "paths" => {
-                csv.paths = texts
-                    .iter()
-                    .map(|path| absolute(self.context.file, path))
-                    .collect();
-                None
+        if &*setting.name == "paths" {
+            csv.paths = texts
+                .iter()
+                .map(|path| below(self.context.file, path))
+                .collect();
+            if let Some((message, hint)) = files::unfit(&texts) {
+                self.problem(setting.value_span, message, Some(hint.to_owned()));
             }
+            return;
+        }
+        let wrong = match &*setting.name {
             "header" => match first.as_str() {
                 "auto" | "" => None,
                 "on" | "true" => {
@@ -312,6 +315,10 @@ impl Builder<'_, '_> {
                 _ => Some("write `header = \"auto\"`, `\"on\"` or `\"off\"`"),
             },
             name => match <[u8; 1]>::try_from(first.as_bytes()) {
+                // COPY takes these for something else.
+                Ok([b'"' | b'\n' | b'\r' | 0]) => {
+                    Some("write a character that is neither a quote nor the end of a line")
+                }
                 Ok([byte]) if byte.is_ascii() && name == "separator" => {
                     csv.separator = Some(char::from(byte));
                     None
@@ -480,7 +487,15 @@ fn first_secret<'a>(
 /// A path that begins at the directory of its file, unless it is absolute or no path (`https://…`,
 /// `PG:…`).
 fn absolute(file: &str, path: &str) -> String {
-    if path.starts_with('/') || path.contains(':') {
+    match path.contains(':') {
+        true => path.to_owned(),
+        false => below(file, path),
+    }
+}
+
+/// A path that begins at the directory of its file, unless it is absolute.
+fn below(file: &str, path: &str) -> String {
+    if path.starts_with('/') {
         return path.to_owned();
     }
     match file.rsplit_once('/') {

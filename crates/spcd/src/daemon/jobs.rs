@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use spcd_core::plan::{self, Import, Task, Unit, Unite, Why, Work};
-use spcd_core::shape::{self, Obstacles, Table, TableChange};
+use spcd_core::plan::{self, Import, Offer, Task, Unit, Unite, Why, Work};
+use spcd_core::shape::{self, Obstacles, TableChange};
 use spcd_protocol::Status;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
@@ -390,11 +390,8 @@ impl Shared {
                     () = cancel.notified() => return Outcome::Cancelled,
                 };
                 let import = imported.insert(import);
-                (
-                    answer,
-                    import.target_hash.clone(),
-                    import.why == Why::Refresh,
-                )
+                let quiet = import.why == Why::Refresh && import.target.csv.is_none();
+                (answer, import.target_hash.clone(), quiet)
             }
         };
         let result = match answer {
@@ -492,7 +489,7 @@ impl Shared {
         client: &Client,
         job: &Job,
         import: &Import,
-        wanted: &[Table],
+        wanted: &Offer,
         careful: bool,
     ) -> Result<(Option<Unit>, Option<OwnedMutexGuard<()>>), HubError> {
         let (name, status) = (job.name.as_str(), job.status);

@@ -3,6 +3,7 @@
 //! A wake carries nothing and is never branched on. What takes long (sources, writing) happens in
 //! jobs beside the loop, so that a source that hangs holds up nobody else's change.
 
+mod files;
 mod gate;
 mod jobs;
 mod look;
@@ -34,6 +35,7 @@ use crate::hub::{HubError, Limits, migrate, observe, search_path};
 use crate::service;
 use crate::settings::Settings;
 use crate::watch::Watcher;
+use files::CsvFiles;
 use jobs::{Failure, Finished, Jobs, Outcome};
 use requests::Requests;
 
@@ -116,6 +118,7 @@ pub struct Reign<'a> {
     requests: Requests,
     memory: Memory,
     steampipe: Option<Steampipe>,
+    csv: CsvFiles,
     listener: Session,
     /// Looks for what was altered, while `lead.control` goes on.
     observer: Arc<Session>,
@@ -163,6 +166,7 @@ impl<'a> Reign<'a> {
             requests: Requests::default(),
             memory: Memory::default(),
             steampipe,
+            csv: CsvFiles::default(),
             listener,
             observer,
             passes: 0,
@@ -195,7 +199,9 @@ impl<'a> Reign<'a> {
         loop {
             let took = Instant::now();
             self.pass(Some(watcher)).await?;
-            watcher.follow(self.config.places());
+            let mut places = self.csv.places();
+            places.add(self.config.places());
+            watcher.follow(&places.list());
             // A look that takes long is not repeated so often that it would matter.
             let pause = FULL_LOOK.max(took.elapsed() * 100);
             let mut until = Instant::now() + pause;
@@ -205,6 +211,7 @@ impl<'a> Reign<'a> {
                 tokio::select! {
                     _ = watcher.noticed() => break,
                     () = sleep_until(until) => break,
+                    () = self.csv.late() => break,
                     (finished, again) = self.jobs.next() => {
                         let mut look = self.finish(finished).await? || again;
                         // One look for all that ended meanwhile.
@@ -269,6 +276,8 @@ impl<'a> Reign<'a> {
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
         let diagnostics = diagnostics_json(&diagnostics);
         self.memory.aggregators = Aggregators::of(&desired);
+        let changed = self.csv.look(&desired).await;
+        self.memory.notice(changed);
         self.memory.recall(&desired, &mut observed, asked);
         let looked = began.elapsed();
 
@@ -409,6 +418,7 @@ impl<'a> Reign<'a> {
         (carried.rows, carried.work) = (rows.len(), work.len());
         for work in work {
             if let Task::Import(_) = &work.task {
+                self.csv.reading(&work.name);
                 self.memory.ask.remove(&work.name);
             }
             let urgent = self.memory.urgent.contains(&work.name);
@@ -454,6 +464,7 @@ impl<'a> Reign<'a> {
                 self.memory.wake_after(pause);
             }
             Outcome::Cancelled => {
+                self.csv.unread(&name);
                 again = true;
                 self.memory.wake_later();
             }
@@ -537,6 +548,22 @@ impl<'a> Reign<'a> {
 }
 
 impl Memory {
+    /// Has csv connections asked whose files changed: now, whatever failed before.
+    fn notice(&mut self, changed: files::Changed) {
+        for (name, read_before) in changed.names {
+            if read_before {
+                self.urgent.insert(name.clone());
+            }
+            if let Some(failure) = self.failures.get_mut(&name) {
+                failure.next = None;
+            }
+            self.ask.insert(name);
+        }
+        if let Some(pause) = changed.again {
+            self.wake_after(pause);
+        }
+    }
+
     /// Adds what is remembered to what was observed.
     fn recall(
         &mut self,

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use spcd_core::config::{OptionValue, Target};
-use spcd_core::plan::{Import, Why};
-use spcd_core::shape::Table;
+use spcd_core::plan::{Import, Offer, Why};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
@@ -74,7 +73,7 @@ struct Set {
 #[derive(Default)]
 struct Known {
     /// The tables, and in which pass they were asked for.
-    answer: Option<(i64, Arc<Vec<Table>>)>,
+    answer: Option<(i64, Arc<Offer>)>,
     /// How many want to know and did not fail yet.
     candidates: usize,
 }
@@ -130,13 +129,9 @@ impl Sources {
 
     /// The tables of a connection's source: asked for itself, or what all of its plugin instance
     /// share.
-    pub async fn tables(
-        &self,
-        import: &Import,
-        asker: Asker<'_>,
-    ) -> Result<Arc<Vec<Table>>, HubError> {
+    pub async fn tables(&self, import: &Import, asker: Asker<'_>) -> Result<Arc<Offer>, HubError> {
         let target = &import.target;
-        if target.dynamic || target.tables.is_some() {
+        if target.dynamic || target.csv.is_some() {
             return Ok(Arc::new(self.ask(target, asker, None).await?));
         }
         let all = self.shared(import, asker).await?;
@@ -145,13 +140,13 @@ impl Sources {
             return Ok(all);
         }
         let mut tables = (*all).clone();
-        tables.retain(|table| wanted.takes(&table.name));
+        tables.tables.retain(|table| wanted.takes(&table.name));
         Ok(Arc::new(tables))
     }
 
     /// What all connections of a plugin instance share. One of them asks; where that fails or
     /// takes long, another does.
-    async fn shared(&self, import: &Import, asker: Asker<'_>) -> Result<Arc<Vec<Table>>, HubError> {
+    async fn shared(&self, import: &Import, asker: Asker<'_>) -> Result<Arc<Offer>, HubError> {
         let target = &import.target;
         let key = Shared {
             instance: import.instance.clone(),
@@ -222,7 +217,7 @@ impl Sources {
         target: &Target,
         asker: Asker<'_>,
         turn: Option<OwnedSemaphorePermit>,
-    ) -> Result<Vec<Table>, HubError> {
+    ) -> Result<Offer, HubError> {
         let pass = self.brisk.enter(asker.place, 1).await;
         let _ = asker.began.set(Instant::now());
         let (limited, hasty) = limited(target);
@@ -246,11 +241,7 @@ impl Sources {
 
     /// Asks within the time that the configuration gives. `held` is let go of once it takes longer
     /// than usual and there is room among the slow.
-    async fn ask_within<T>(
-        &self,
-        target: &Target,
-        held: Option<T>,
-    ) -> Result<Vec<Table>, HubError> {
+    async fn ask_within<T>(&self, target: &Target, held: Option<T>) -> Result<Offer, HubError> {
         let seconds = target.import.timeout;
         let deadline = seconds.map_or(DEADLINE, Duration::from_secs);
         let session = self.open(None).await?;
@@ -397,7 +388,7 @@ impl Drop for Borrowed<'_> {
 /// The same with a limit to the time that it takes to connect, if it has none, and with as little
 /// as possible, where the wrapper has an option for that.
 fn limited(target: &Target) -> (Option<Target>, Option<Target>) {
-    if target.tables.is_some() || target.wrapper != TAKES_TIMEOUT {
+    if target.csv.is_some() || target.wrapper != TAKES_TIMEOUT {
         return (None, None);
     }
     let with = |seconds: u64| {

@@ -4,12 +4,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use spcd_core::config::Target;
+use spcd_core::plan::Offer;
 use spcd_core::shape::{self, Table};
 use spcd_core::sql;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{HubError, apply, catalog, partial};
+use super::{HubError, apply, catalog, csv, partial};
 
 /// Distinguishes schemas of imports that run at the same time.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -17,17 +18,15 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// Asks a source for its tables, normalized. Nothing of it stays in the database: server, mapping
 /// and schema bear a name of their own and go with the transaction, so that nobody waits for it
 /// and what is there is not touched before the answer is known.
-pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Table>, HubError> {
-    if let Some(tables) = &target.tables {
-        let mut tables = tables.clone();
-        shape::normalize(&mut tables, target.traits());
-        return Ok(tables);
-    }
+pub async fn ask(client: &Client, target: &Target) -> Result<Offer, HubError> {
     let name = format!(
         "spcd_ask_{}_{}",
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     );
+    if let Some(csv) = &target.csv {
+        return csv::ask(client, &name, target, csv).await;
+    }
     let mut answer = None;
     if target.extension == catalog::WRAPPER && target.wrapper == catalog::WRAPPER {
         answer = match rolled_back(client, look(client, &name, target)).await {
@@ -47,7 +46,7 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Table>, HubErro
             for table in &mut tables {
                 table.unfit = table.unfit.as_deref().map(clean);
             }
-            Ok(tables)
+            Ok(tables.into())
         }
         Err(HubError::Refused { text, code }) => Err(HubError::Refused {
             text: clean(&text) + &since(&code, target),
@@ -58,7 +57,7 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Table>, HubErro
 }
 
 /// Runs statements in a transaction of which nothing stays.
-async fn rolled_back<T>(
+pub(super) async fn rolled_back<T>(
     client: &Client,
     statements: impl Future<Output = Result<T, HubError>>,
 ) -> Result<T, HubError> {
@@ -84,7 +83,11 @@ fn is_final(error: &HubError) -> bool {
 
 /// The statements that make schema, server and mapping, all of one name; the mapping's options are
 /// on their way already.
-async fn prepare(client: &Client, name: &str, target: &Target) -> Result<String, HubError> {
+pub(super) async fn prepare(
+    client: &Client,
+    name: &str,
+    target: &Target,
+) -> Result<String, HubError> {
     let mut options = target.server_options();
     for (option, value) in &target.ask {
         options.insert(option.clone(), value.clone());

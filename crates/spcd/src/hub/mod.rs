@@ -5,6 +5,7 @@ pub mod apply;
 pub mod ask;
 mod catalog;
 pub mod connect;
+mod csv;
 pub mod dependents;
 pub mod destroy;
 pub mod lead;

@@ -1,0 +1,161 @@
+//! The files of csv connections: which there are, who may read them, and what is in them.
+
+pub mod access;
+mod find;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::OFlag;
+use spcd_core::config::{Csv, Import};
+use spcd_core::csv::{self, Fault};
+use spcd_core::plan::Offer;
+use spcd_core::shape::Table;
+
+use access::Who;
+pub use find::{Found, Look, find};
+
+/// A file up to this size is read whole, so that its types are certain.
+const WHOLE: u64 = 16 << 20;
+/// Of a larger one so much is read: its names must be in there.
+const BEGINNING: u64 = 1 << 20;
+
+/// What the files of a connection hold.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// A table a file; those that cannot be one say why.
+    pub offer: Offer,
+    /// The tables' files.
+    pub paths: BTreeMap<String, PathBuf>,
+    /// Tables whose file this process may not read.
+    pub closed: BTreeSet<String>,
+}
+
+/// Reads the files of a connection. It blocks on the file system.
+///
+/// # Errors
+/// Why it is not known which files there are.
+pub fn read(csv: &Csv, import: &Import) -> Result<Files, String> {
+    let Found {
+        files,
+        warnings,
+        error,
+        ..
+    } = find(&csv.paths).found;
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let mut all = Files::default();
+    all.offer.warnings = warnings;
+    for path in files.into_keys() {
+        // `find` has left out what is not.
+        let Some((whole, file)) = path
+            .to_str()
+            .zip(path.file_name().and_then(|name| name.to_str()))
+        else {
+            continue;
+        };
+        let name = match csv::table_name(file) {
+            Ok(name) => name,
+            Err(fault) => {
+                let text = format!("{whole} is left out: {fault}");
+                all.offer.warnings.push(text);
+                continue;
+            }
+        };
+        if !import.takes(name) {
+            continue;
+        }
+        if let Some(first) = all.paths.get(name) {
+            all.offer.warnings.push(format!(
+                "{whole} is left out: {} has given its name to the table {name:?}; rename one of \
+                 them, or give each a connection of its own",
+                first.display()
+            ));
+            continue;
+        }
+        let unfit = |reason: String| Table {
+            name: name.to_owned(),
+            unfit: Some(format!("{whole}: {reason}")),
+            ..Table::default()
+        };
+        let table = match bytes(&path) {
+            // It went since it was found.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                all.closed.insert(name.to_owned());
+                let lacks = Who::me().and_then(|me| me.lacks(&path));
+                unfit(lacks.unwrap_or_else(|| error.to_string()))
+            }
+            Err(error) => unfit(error.to_string()),
+            Ok((bytes, is_whole)) => match csv::read(&bytes, is_whole, csv) {
+                Ok(sheet) => csv::table(name, whole, &sheet, csv),
+                Err(fault) => unfit(of_file(&fault)),
+            },
+        };
+        all.offer.tables.push(table);
+        all.paths.insert(name.to_owned(), path.clone());
+    }
+    Ok(all)
+}
+
+fn of_file(fault: &Fault) -> String {
+    fault.to_string()
+}
+
+/// A file's bytes, or its beginning; and whether that is all of it.
+fn bytes(path: &Path) -> io::Result<(Vec<u8>, bool)> {
+    // A pipe that took the file's place would hold us until a writer comes.
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("no regular file"));
+    }
+    let most = if found.len() > WHOLE {
+        BEGINNING
+    } else {
+        WHOLE
+    };
+    let mut bytes = Vec::with_capacity(usize::try_from(found.len().min(most)).unwrap_or(0));
+    (&file).take(most).read_to_end(&mut bytes)?;
+    // It may have grown meanwhile.
+    let is_whole = found.len() <= WHOLE && (bytes.len() as u64) < WHOLE.max(found.len() + 1);
+    Ok((bytes, is_whole))
+}
+
+/// What runs aside now, by its key.
+static ASIDE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Runs what may block for ever (a file server that is gone) in a thread that nobody waits for when
+/// the process ends. `None`: the last one of that key is still at it.
+pub async fn aside<T: Send + 'static>(
+    key: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let running = || ASIDE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !running().insert(key.clone()) {
+        return None;
+    }
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let spawned = std::thread::Builder::new()
+        .name("files".into())
+        .spawn(move || {
+            let done = run();
+            running().remove(&key);
+            let _ = sender.send(done);
+        });
+    match spawned {
+        Ok(_) => receiver.await.ok(),
+        Err(error) => {
+            tracing::warn!("no thread to read files: {error}");
+            None
+        }
+    }
+}

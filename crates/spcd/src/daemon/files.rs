@@ -1,0 +1,166 @@
+//! Notices which csv connections' files are not the ones that were read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use spcd_core::config::{Csv, Desired};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use crate::csv::{Found, Look, aside, find};
+use crate::files::{Place, Places};
+
+/// A look goes on without the files of a connection that have not shown up after so long: a file
+/// server that hangs costs its own connections only.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Files that change all the time are read no more often.
+const PAUSE: Duration = Duration::from_millis(300);
+/// A file that changed within a tick of the clock is looked at again after so long.
+const SETTLING: Duration = Duration::from_millis(40);
+
+/// The files of all csv connections.
+pub struct CsvFiles {
+    known: BTreeMap<String, Known>,
+    sender: mpsc::UnboundedSender<(String, Csv, Option<Look>)>,
+    looked: mpsc::UnboundedReceiver<(String, Csv, Option<Look>)>,
+}
+
+/// What is known of one connection's.
+#[derive(Default)]
+struct Known {
+    csv: Csv,
+    found: Option<Found>,
+    places: Vec<Place>,
+    is_young: bool,
+    /// A look is under way.
+    looking: bool,
+    /// It takes too long to be waited for.
+    is_late: bool,
+    /// As they were before they were last read.
+    read: Option<Found>,
+    read_at: Option<Instant>,
+}
+
+/// Connections to ask.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Those whose files are not the ones that were read, and whether any were.
+    pub names: Vec<(String, bool)>,
+    /// When to look again although nothing else wakes us.
+    pub again: Option<Duration>,
+}
+
+impl Default for CsvFiles {
+    fn default() -> Self {
+        let (sender, looked) = mpsc::unbounded_channel();
+        Self {
+            known: BTreeMap::new(),
+            sender,
+            looked,
+        }
+    }
+}
+
+impl CsvFiles {
+    /// Looks at all of them.
+    pub async fn look(&mut self, desired: &Desired) -> Changed {
+        let wanted: BTreeMap<&String, &Csv> = (desired.connections.iter())
+            .filter(|(_, connection)| connection.enabled)
+            .filter_map(|(name, connection)| {
+                let target = connection.target.as_ref().ok()?;
+                Some((name, target.csv.as_ref()?))
+            })
+            .collect();
+        (self.known).retain(|name, known| wanted.get(name).is_some_and(|csv| **csv == known.csv));
+        for (name, csv) in wanted {
+            let known = self.known.entry(name.clone()).or_insert_with(|| Known {
+                csv: csv.clone(),
+                ..Known::default()
+            });
+            if known.looking {
+                continue;
+            }
+            known.looking = true;
+            let (name, csv, sender) = (name.clone(), csv.clone(), self.sender.clone());
+            tokio::spawn(async move {
+                let paths = csv.paths.clone();
+                let look = aside(format!("find {paths:?}"), move || find(&paths)).await;
+                let _ = sender.send((name, csv, look));
+            });
+        }
+        let until = Instant::now() + PATIENCE;
+        while (self.known.values()).any(|known| known.looking && !known.is_late) {
+            match timeout_at(until, self.looked.recv()).await {
+                Ok(Some(looked)) => self.take(looked),
+                _ => break,
+            }
+        }
+        let mut changed = Changed::default();
+        for (name, known) in &mut self.known {
+            known.is_late = known.looking;
+            if known.found.is_none() || known.found == known.read {
+                continue;
+            }
+            let since = known.read_at.map(|at| at.elapsed());
+            let wait = since.map_or(Duration::ZERO, |since| PAUSE.saturating_sub(since));
+            let wait = if known.is_young {
+                wait.max(SETTLING)
+            } else {
+                wait
+            };
+            if !wait.is_zero() {
+                changed.again = Some(changed.again.map_or(wait, |again| again.min(wait)));
+            }
+            if since.is_none_or(|since| since >= PAUSE) {
+                changed.names.push((name.clone(), since.is_some()));
+            }
+        }
+        changed
+    }
+
+    /// Waits for a look that was late.
+    pub async fn late(&mut self) {
+        // The channel stays open: we hold a sender.
+        if let Some(looked) = self.looked.recv().await {
+            self.take(looked);
+        }
+    }
+
+    fn take(&mut self, (name, csv, look): (String, Csv, Option<Look>)) {
+        let Some(known) = self.known.get_mut(&name).filter(|known| known.csv == csv) else {
+            return;
+        };
+        known.looking = false;
+        if let Some(look) = look {
+            known.found = Some(look.found);
+            known.places = look.places;
+            known.is_young = look.is_young;
+        }
+    }
+
+    /// A connection's files are about to be read.
+    pub fn reading(&mut self, name: &str) {
+        if let Some(known) = self.known.get_mut(name) {
+            // Another change may carry the same stamp.
+            known.read = known.found.clone().filter(|_| !known.is_young);
+            known.read_at = Some(Instant::now());
+        }
+    }
+
+    /// They were not read after all.
+    pub fn unread(&mut self, name: &str) {
+        if let Some(known) = self.known.get_mut(name) {
+            known.read = None;
+            known.read_at = None;
+        }
+    }
+
+    /// Where a change may matter.
+    pub fn places(&self) -> Places {
+        let mut places = Places::default();
+        for known in self.known.values() {
+            places.add(&known.places);
+        }
+        places
+    }
+}

@@ -1,5 +1,6 @@
 //! Ten thousand connections: a restart that finds two of them altered, and one change among them.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::AsyncMessage;
@@ -42,6 +43,7 @@ pub async fn run() {
     );
     spcd.stop();
 
+    let undamaged = catalog(&hub).await;
     query(
         &hub.url,
         "DROP FOREIGN TABLE c05050.b; ALTER SERVER c07070 OPTIONS (SET fetch_size '7')",
@@ -74,7 +76,14 @@ pub async fn run() {
         .filter_map(|line| line.split_once("statement: "))
         .map(|(_, statement)| statement)
         .collect();
-    println!("statements of DDL that the server logged meanwhile: {ddl:#?}");
+    println!(
+        "statements of DDL that the server logged meanwhile, but for questions that are rolled back: {ddl:#?}"
+    );
+    let after = catalog(&hub).await;
+    println!(
+        "what differs in the catalog since before the damage, by row version: {:?}",
+        catalog_difference(&undamaged, &after)
+    );
     println!(
         "the table is back: {}, the server's option: {}",
         value(&hub.url, "SELECT to_regclass('c05050.b') IS NOT NULL").await,
@@ -178,6 +187,29 @@ async fn change_one(
     drop(connect(&hub.url).await);
     pump.abort();
     heard_at - saved
+}
+
+/// Every schema, relation, server and mapping with its row version: what a transaction that was
+/// committed has changed shows here.
+async fn catalog(hub: &Database) -> BTreeSet<String> {
+    let sql = "SELECT 'schema ' || nspname || ' ' || xmin FROM pg_namespace WHERE nspname !~ '^pg_'
+         UNION ALL SELECT 'table ' || relnamespace::regnamespace || '.' || relname || ' ' || xmin
+                   FROM pg_class WHERE relkind = 'f'
+         UNION ALL SELECT 'server ' || srvname || ' ' || xmin FROM pg_foreign_server
+         UNION ALL SELECT 'mapping ' || umserver || ' ' || xmin FROM pg_user_mapping";
+    let rows = crate::support::try_query(&hub.url, sql).await.unwrap();
+    rows.into_iter()
+        .filter_map(|row| row.into_iter().next().flatten())
+        .collect()
+}
+
+/// What is in one of them only, without the versions.
+fn catalog_difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> BTreeSet<String> {
+    let name = |line: &String| line.rsplit_once(' ').map(|(name, _)| name.to_owned());
+    before
+        .symmetric_difference(after)
+        .filter_map(name)
+        .collect()
 }
 
 fn memory(spcd: &Spcd, field: &str) -> u64 {

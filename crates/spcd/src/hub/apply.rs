@@ -107,7 +107,6 @@ async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
             "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '{LOCK_TIMEOUT}'"
         );
         session.client.batch_execute(&settings).await?;
-        prepare_for_secrets(&session.client).await?;
         lead::register(&session.client, epoch).await?;
         anyhow::Ok(session)
     };
@@ -279,7 +278,11 @@ async fn write(
         let secrets = units
             .iter()
             .filter_map(|unit| Some((unit.name.as_str(), unit.mapping.as_ref()?)));
-        send_secrets(client, secrets).await?;
+        let secrets: Vec<_> = secrets.collect();
+        if !secrets.is_empty() {
+            prepare_for_secrets(client).await?;
+            send_secrets(client, secrets).await?;
+        }
         let text = statements(generation, units);
         client.batch_execute(&text).await?;
         Ok(())
@@ -403,9 +406,13 @@ fn publish_statement<'a>(
 
 /// Makes a session ready for [`send_secrets`].
 pub async fn prepare_for_secrets(client: &Client) -> Result<(), HubError> {
-    let table = "CREATE TEMP TABLE IF NOT EXISTS spcd_secret
-                 (server text, option text, value text) ON COMMIT DELETE ROWS";
-    Ok(client.batch_execute(table).await?)
+    let there = "SELECT pg_catalog.to_regclass('pg_temp.spcd_secret') IS NOT NULL";
+    if !client.query_one(there, &[]).await?.try_get(0)? {
+        let table = "CREATE TEMP TABLE spcd_secret
+                     (server text, option text, value text) ON COMMIT DELETE ROWS";
+        client.batch_execute(table).await?;
+    }
+    Ok(())
 }
 
 /// Hands the options of user mappings to the session by COPY, inside a transaction: what is copied

@@ -6,7 +6,7 @@ use spcd_protocol::Status;
 
 use crate::config;
 use crate::secret::Secret;
-use crate::shape::Table;
+use crate::shape::{Obstacles, Table};
 
 /// One look at the database.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +38,8 @@ pub struct Observed {
     pub attempts: BTreeMap<String, Attempt>,
     /// Connections whose sources are to be asked although nothing differs.
     pub ask: BTreeSet<String>,
+    /// What sources answered that were asked ahead of a pass: for a dry run.
+    pub answers: BTreeMap<String, Ahead>,
     /// Those of them that somebody asked for by name.
     pub urgent: BTreeSet<String>,
 }
@@ -52,6 +54,15 @@ impl Observed {
             }
         }
     }
+}
+
+/// What a source answered before anything is done.
+#[derive(Debug, Clone)]
+pub struct Ahead {
+    /// Its tables, normalized; or why it did not answer.
+    pub tables: Result<Vec<Table>, String>,
+    /// What stands in the way of changes.
+    pub obstacles: Obstacles,
 }
 
 /// A row of `spcd.connection_state`, and what spcd made for it.

@@ -6,8 +6,8 @@ mod model;
 
 use std::collections::BTreeMap;
 
-use crate::support::hub::{postgres, until};
-use crate::support::{Spcd, connect, shared};
+use crate::support::hub::{columns, postgres, until};
+use crate::support::{Spcd, connect, query, shared};
 use model::{Random, Rows, Session, Shape, rows};
 
 /// How often the source changes.
@@ -51,6 +51,59 @@ async fn what_people_built_outlives_a_hundred_changes_of_the_source() {
     session.refresh().await;
     assert_eq!(session.compare("at the end").await, 0);
     spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_shows_what_a_source_changed_and_whose_objects_stand_in_the_way() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    let make = "CREATE TABLE t (a integer, b text, c date); CREATE TABLE u (x integer, y text);
+                CREATE TABLE gone (id integer)";
+    query(&source.url, make).await;
+    let spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("a", &source));
+    let ahead = spcd.spcd(&["apply"]);
+    assert_eq!(ahead.code, 0, "{}", ahead.stderr);
+    assert_eq!(spcd.spcd(&["plan", "--refresh"]).stdout, "nothing to do\n");
+    query(
+        &hub.url,
+        "CREATE VIEW v AS SELECT x FROM a.u; GRANT INSERT ON a.gone TO PUBLIC",
+    )
+    .await;
+    query(
+        &source.url,
+        "ALTER TABLE t ALTER COLUMN a TYPE bigint; ALTER TABLE t RENAME COLUMN b TO note;
+         ALTER TABLE u DROP COLUMN x; DROP TABLE gone; CREATE TABLE new (id integer)",
+    )
+    .await;
+    // Without asking, nothing is known to differ.
+    assert_eq!(spcd.spcd(&["plan"]).stdout, "nothing to do\n");
+    let plan = spcd.spcd(&["plan", "--refresh"]);
+    assert_eq!(plan.code, 2, "{}", plan.stderr);
+    assert_eq!(
+        plan.stdout,
+        "~ connection \"a\"\n    \
+             + table new (1 columns)\n    \
+             ~ table t\n        \
+                 ~ column a integer → bigint\n        \
+                 - column b (renamed to note? It is dropped, and note added)\n        \
+                 + column note text\n    \
+             ! table \"gone\" stays as it was: dropping it would break or lose a grant to PUBLIC\n    \
+             ! table \"u\" stays as it was: dropping column x would break or lose view public.v\n"
+    );
+    let sql = spcd.spcd(&["plan", "--refresh", "--sql"]).stdout;
+    assert!(sql.contains("CREATE FOREIGN TABLE \"a\".\"new\""), "{sql}");
+    assert!(!sql.contains("\"gone\""), "{sql}");
+    // It was only a plan.
+    assert_eq!(
+        columns(&hub.url, "a.t").await,
+        ["a integer", "b text", "c date"]
+    );
+    assert_eq!(spcd.spcd(&["apply", "--force"]).code, 0);
+    assert_eq!(
+        columns(&hub.url, "a.t").await,
+        ["a bigint", "c date", "note text"]
+    );
+    assert_eq!(spcd.spcd(&["plan", "--refresh"]).stdout, "nothing to do\n");
 }
 
 impl Session {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use spcd_protocol::Status;
 
 use crate::config;
+use crate::plan::Offer;
 use crate::secret::Secret;
-use crate::shape::Table;
+use crate::shape::{Obstacles, Table};
 
 /// One look at the database.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +39,8 @@ pub struct Observed {
     pub attempts: BTreeMap<String, Attempt>,
     /// Connections whose sources are to be asked although nothing differs.
     pub ask: BTreeSet<String>,
+    /// What sources answered that were asked ahead of a pass: for a dry run.
+    pub answers: BTreeMap<String, Ahead>,
     /// Those of them that somebody asked for by name.
     pub urgent: BTreeSet<String>,
 }
@@ -52,6 +55,15 @@ impl Observed {
             }
         }
     }
+}
+
+/// What a source answered before anything is done.
+#[derive(Debug, Clone)]
+pub struct Ahead {
+    /// Its tables, normalized; or why it did not answer.
+    pub tables: Result<Offer, String>,
+    /// What stands in the way of changes.
+    pub obstacles: Obstacles,
 }
 
 /// A row of `spcd.connection_state`, and what spcd made for it.

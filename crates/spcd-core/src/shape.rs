@@ -99,7 +99,13 @@ pub enum ColumnChange {
     /// A new column; it comes last.
     Add(Column),
     /// A column that the source has no more.
-    Drop(String),
+    Drop {
+        /// The column.
+        name: String,
+        /// The new column of its type, where there is just one: it may be the same by another
+        /// name, which no source tells.
+        renamed: Option<String>,
+    },
     /// Another type or collation.
     Retype {
         /// The column.
@@ -255,10 +261,16 @@ fn alter(old: &Table, new: &Table, traits: Traits<'_>) -> Option<TableChange> {
     let mut columns = Vec::new();
     for column in &old.columns {
         match find(new, &column.name).map(|n| &new.columns[n]) {
-            None => columns.push(ColumnChange::Drop(column.name.clone())),
+            None => columns.push(ColumnChange::Drop {
+                name: column.name.clone(),
+                renamed: renamed(column, old, new),
+            }),
             // A generated column cannot be altered into or out of being one.
             Some(wanted) if wanted.generated != column.generated => {
-                columns.push(ColumnChange::Drop(column.name.clone()));
+                columns.push(ColumnChange::Drop {
+                    name: column.name.clone(),
+                    renamed: None,
+                });
                 columns.push(ColumnChange::Add(wanted.clone()));
             }
             Some(wanted) => alter_column(column, wanted, &mut columns),
@@ -293,6 +305,20 @@ fn moved(old: &Table, new: &Table) -> bool {
         .iter()
         .zip(&new.columns[..common])
         .any(|(old, new)| old.name != new.name)
+}
+
+/// The only new column of a dropped column's type, if that is the only dropped one of it.
+fn renamed(dropped: &Column, old: &Table, new: &Table) -> Option<String> {
+    let only = |of: &Table, not_in: &Table| -> Option<String> {
+        let mut columns = of.columns.iter().filter(|column| {
+            let is_there = not_in.columns.iter().any(|other| other.name == column.name);
+            column.data_type == dropped.data_type && !is_there
+        });
+        let first = columns.next()?;
+        columns.next().is_none().then(|| first.name.clone())
+    };
+    only(old, new)?;
+    only(new, old)
 }
 
 fn alter_column(old: &Column, new: &Column, changes: &mut Vec<ColumnChange>) {
@@ -351,7 +377,10 @@ impl TableChange {
             TableChange::Create(_) => false,
             TableChange::Drop(_) | TableChange::Rebuild { .. } => true,
             TableChange::Alter { columns, .. } => columns.iter().any(|change| {
-                matches!(change, ColumnChange::Drop(_) | ColumnChange::Retype { .. })
+                matches!(
+                    change,
+                    ColumnChange::Drop { .. } | ColumnChange::Retype { .. }
+                )
             }),
         }
     }
@@ -398,7 +427,13 @@ impl fmt::Display for ColumnChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ColumnChange::Add(column) => write!(f, "+ column {} {}", column.name, column.data_type),
-            ColumnChange::Drop(name) => write!(f, "- column {name}"),
+            ColumnChange::Drop { name, renamed } => {
+                write!(f, "- column {name}")?;
+                match renamed {
+                    Some(to) => write!(f, " (renamed to {to}? It is dropped, and {to} added)"),
+                    None => Ok(()),
+                }
+            }
             ColumnChange::Retype {
                 name,
                 from,
@@ -491,6 +526,21 @@ mod tests {
                 "~ table t\n    ~ column a integer → bigint\n    - column b\n    + column d date",
             ]
         );
+    }
+
+    #[test]
+    fn a_column_of_another_name_and_the_same_type_may_be_a_renamed_one() {
+        let old = [table("t", &[("a", "integer"), ("b", "text")])];
+        let new = [table("t", &[("a", "integer"), ("c", "text")])];
+        assert_eq!(
+            shown(&diff(&old, &new, BY_NAME)),
+            [
+                "~ table t\n    - column b (renamed to c? It is dropped, and c added)\n    \
+                 + column c text"
+            ]
+        );
+        let more = [table("t", &[("c", "text"), ("d", "text")])];
+        assert!(!shown(&diff(&old, &more, BY_NAME))[0].contains("renamed"));
     }
 
     #[test]

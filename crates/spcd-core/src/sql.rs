@@ -242,7 +242,7 @@ fn alter_column(change: &ColumnChange) -> String {
             column_definition(column, &mut text);
             text
         }
-        ColumnChange::Drop(name) => format!("DROP COLUMN {}", ident(name)),
+        ColumnChange::Drop { name, .. } => format!("DROP COLUMN {}", ident(name)),
         ColumnChange::Retype {
             name,
             data_type,

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Import, Plan, RowChange, Task, Why, Work, drop_unit, grant_unit, settle};
 use crate::config::Target;
-use crate::observed::{Detail, Observed, Presence};
-use crate::shape::Obstacles;
+use crate::observed::{Ahead, Detail, Observed, Presence};
+use crate::shape::{self, Obstacles};
 use crate::sql;
 
 /// The plan as a diff of objects, `+` made, `~` altered, `-` dropped; empty if there is nothing
@@ -120,15 +120,22 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
                     .cloned()
                     .unwrap_or_default();
                 hide(&mut import.target, &mut detail);
+                let ahead = observed.answers.get(&work.name);
+                let answer = ahead.and_then(|ahead| ahead.tables.as_ref().ok());
+                let none = Obstacles::default();
+                let known = super::Offer::from(detail.tables.clone());
+                let offer = answer.unwrap_or(&known);
                 let unit = settle(
                     &work.name,
                     work.status,
                     &import,
                     &detail,
-                    &detail.tables.clone().into(),
-                    &Obstacles::default(),
+                    offer,
+                    ahead.map_or(&none, |ahead| &ahead.obstacles),
                 );
-                let _ = writeln!(out, "-- its tables: known after import");
+                if answer.is_none() {
+                    let _ = writeln!(out, "-- its tables: known after import");
+                }
                 unit.ok().flatten().unwrap_or_default()
             }
         };
@@ -172,6 +179,26 @@ fn one_line(text: &str) -> String {
 }
 
 impl Plan {
+    /// Leaves out the sources that were asked ahead and whose answer changes nothing.
+    pub fn without_same_answers(&mut self, observed: &Observed) {
+        let none = Detail::default();
+        self.work.retain(|work| {
+            let Task::Import(import) = &work.task else {
+                return true;
+            };
+            let Some(Ahead {
+                tables: Ok(tables),
+                obstacles,
+            }) = observed.answers.get(&work.name)
+            else {
+                return true;
+            };
+            let detail = observed.details.get(&work.name).unwrap_or(&none);
+            let unit = settle(&work.name, work.status, import, detail, tables, obstacles);
+            unit != Ok(None)
+        });
+    }
+
     /// The rows that do not go with work: those say what the work is about to do.
     fn lone_rows(&self) -> impl Iterator<Item = &RowChange> {
         let works: BTreeSet<&str> = self.work.iter().map(|work| work.name.as_str()).collect();
@@ -195,6 +222,10 @@ fn show_work(work: &Work, observed: &Observed) -> String {
                 .get(&work.name)
                 .map_or(&[][..], Vec::as_slice);
             show_import(&mut out, &work.name, import, &detail, tables);
+            match observed.answers.get(&work.name) {
+                Some(ahead) => show_answer(&mut out, import, &detail, ahead),
+                None => show_no_answer(&mut out, import),
+            }
         }
         Task::Unite(unite) => {
             let sign = if unite.why == Why::New { '+' } else { '~' };
@@ -267,22 +298,43 @@ fn show_import(out: &mut String, name: &str, import: &Import, detail: &Detail, m
             };
         }
     }
-    match applied {
-        None => {
-            let _ = writeln!(
-                out,
-                "    + tables of schema {:?}: known after import",
-                target.import.schema
-            );
+    for table in made {
+        let is_there = detail.tables.iter().any(|there| there.name == *table);
+        if applied.is_some() && !is_there {
+            let _ = writeln!(out, "    + table {table} (it is gone)");
         }
-        Some(_) => {
-            for table in made {
-                if !detail.tables.iter().any(|there| there.name == *table) {
-                    let _ = writeln!(out, "    + table {table} (it is gone)");
-                }
-            }
-            let _ = writeln!(out, "    ~ its tables are compared with the source's");
+    }
+}
+
+fn show_no_answer(out: &mut String, import: &Import) {
+    let _ = match import.applied {
+        None => writeln!(
+            out,
+            "    + tables of schema {:?}: known after import",
+            import.target.import.schema
+        ),
+        Some(_) => writeln!(out, "    ~ its tables are compared with the source's"),
+    };
+}
+
+/// What becomes of its tables, and what does not, for whose sake.
+fn show_answer(out: &mut String, import: &Import, detail: &Detail, ahead: &Ahead) {
+    let tables = match &ahead.tables {
+        Ok(tables) => tables,
+        Err(error) => {
+            let _ = writeln!(out, "    ! its source does not answer: {}", one_line(error));
+            return;
         }
+    };
+    let (changes, kept) = shape::guard(import.changes(detail, tables), &ahead.obstacles);
+    for change in changes {
+        for line in change.to_string().lines() {
+            let _ = writeln!(out, "    {line}");
+        }
+    }
+    let unfit = shape::unfit(&detail.tables, tables);
+    for warning in kept.into_iter().chain(unfit) {
+        let _ = writeln!(out, "    ! {}", one_line(&warning));
     }
 }
 

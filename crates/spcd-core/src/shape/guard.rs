@@ -60,7 +60,7 @@ impl TableChange {
             TableChange::Rebuild { .. } => vec![("rebuilding it".to_owned(), all().collect())],
             TableChange::Alter { columns, .. } => (columns.iter())
                 .filter_map(|change| match change {
-                    ColumnChange::Drop(name) => Some((
+                    ColumnChange::Drop { name, .. } => Some((
                         format!("dropping column {name}"),
                         of_column(name, Harm::Drop, Harm::AnyColumn),
                     )),

@@ -108,6 +108,9 @@ pub struct CheckArgs {
 /// `spcd plan`
 #[derive(Debug, Args)]
 pub struct PlanArgs {
+    /// Ask the sources too, and show what their answers would change
+    #[arg(long, env = "SPCD_REFRESH", value_parser = FalseyValueParser::new())]
+    pub refresh: bool,
     /// Print the statements
     #[arg(long, env = "SPCD_SQL", value_parser = FalseyValueParser::new(), conflicts_with = "json")]
     pub sql: bool,

@@ -2,17 +2,26 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use spcd_core::config::{Loaded, Severity};
-use spcd_core::plan;
+use spcd_core::config::{Desired, Loaded, Severity};
+use spcd_core::observed::{Extension, Observed};
+use spcd_core::plan::{self, Plan, Task};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use super::PlanArgs;
 use crate::config::Config;
-use crate::hub::observe;
+use crate::hub::connect::Endpoint;
+use crate::hub::{ahead, observe};
 use crate::settings::Settings;
 
 /// There is something to do.
 const CHANGES: u8 = 2;
+
+/// How many sources are asked at a time.
+const AT_A_TIME: usize = 8;
 
 /// Shows what a pass would do, and does nothing.
 pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode> {
@@ -22,14 +31,14 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         ..
     } = Config::new(&settings.config_dirs, false).load();
     let (endpoint, cluster) = super::hub(settings).await?;
+    let endpoint = Arc::new(endpoint);
     let session = endpoint.connect("plan").await?;
-    let observed = observe::observe(&session.client, &desired).await;
+    let looked = look(&endpoint, &session.client, &desired, args.refresh).await;
     drop(session);
     if let Some(cluster) = cluster {
         cluster.stop().await;
     }
-    let observed = observed?;
-    let plan = plan::plan(&desired, &observed);
+    let (plan, observed) = looked?;
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &plan::show_json(&plan, &observed))?;
@@ -54,4 +63,49 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         (0, false) => CHANGES,
         _ => 1,
     }))
+}
+
+/// The plan, and what it was made from; with `refresh` also what the sources answer.
+async fn look(
+    endpoint: &Arc<Endpoint>,
+    client: &Client,
+    desired: &Desired,
+    refresh: bool,
+) -> anyhow::Result<(Plan, Observed)> {
+    let mut observed = observe::observe(client, desired).await?;
+    if !refresh {
+        return Ok((plan::plan(desired, &observed), observed));
+    }
+    observed.ask = desired.connections.keys().cloned().collect();
+    let mut plan = plan::plan(desired, &observed);
+    let imports = plan.work.iter().filter_map(|work| match &work.task {
+        Task::Import(import) => Some((work.name.as_str(), &**import)),
+        _ => None,
+    });
+    // A wrapper that is not there cannot ask yet.
+    let can_ask = |extension: &str| {
+        let found = observed.extensions.get(extension);
+        found.is_none_or(|found| *found == Extension::Installed)
+    };
+    let imports: Vec<_> = imports
+        .filter(|(_, import)| can_ask(&import.target.extension))
+        .collect();
+    let slots = Arc::new(Semaphore::new(AT_A_TIME));
+    let mut asked = JoinSet::new();
+    for (name, import) in imports {
+        let (endpoint, slots) = (endpoint.clone(), slots.clone());
+        let (name, import) = (name.to_owned(), import.clone());
+        asked.spawn(async move {
+            let _slot = slots.acquire().await;
+            let answer = ahead::ask(&endpoint, &name, &import).await;
+            (name, answer)
+        });
+    }
+    for (name, answer) in asked.join_all().await {
+        let (detail, answer) = answer?;
+        observed.details.insert(name.clone(), detail);
+        observed.answers.insert(name, answer);
+    }
+    plan.without_same_answers(&observed);
+    Ok((plan, observed))
 }

@@ -1,6 +1,7 @@
 //! The Postgres that holds the schemas.
 
 pub mod adopt;
+pub mod ahead;
 pub mod apply;
 pub mod ask;
 mod catalog;

@@ -359,7 +359,7 @@ impl<'a> Step<'a> {
                 TableChange::Alter { table, columns, .. } => {
                     let goes = |name: &str| {
                         columns.iter().any(|change| match change {
-                            ColumnChange::Drop(column) => column == name,
+                            ColumnChange::Drop { name: column, .. } => column == name,
                             ColumnChange::Retype { name: column, .. } => column == name,
                             _ => false,
                         })

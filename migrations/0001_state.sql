@@ -460,9 +460,18 @@ END $$;
 
 -- The schemas on a search path that is given as SHOW search_path prints it. "$user" stays as it is.
 CREATE FUNCTION spcd.path_names(p_path text) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(pg_catalog.array_agg(
-               coalesce(pg_catalog.replace(m[1], '""', '"'), pg_catalog.lower(m[2]))), '{}')
-    FROM pg_catalog.regexp_matches(p_path, '"((?:[^"]|"")*)"|([^",\s]+)', 'g') AS m
+    -- A path may have ten thousand names: where all are plain ones they are cut in a fraction of the time.
+    SELECT CASE WHEN pg_catalog.strpos(p_path, '"') OPERATOR(pg_catalog.=) 0
+                 AND pg_catalog.strpos(p_path, E'\n') OPERATOR(pg_catalog.=) 0
+                 AND pg_catalog.strpos(p_path, E'\t') OPERATOR(pg_catalog.=) 0
+                 AND pg_catalog.strpos(p_path, E'\r') OPERATOR(pg_catalog.=) 0
+                 AND pg_catalog.strpos(p_path, E'\f') OPERATOR(pg_catalog.=) 0
+                 AND pg_catalog.strpos(p_path, E'\v') OPERATOR(pg_catalog.=) 0
+        THEN pg_catalog.array_remove(pg_catalog.string_to_array(
+                 pg_catalog.lower(pg_catalog.replace(p_path, ' ', '')), ','), '')
+        ELSE (SELECT coalesce(pg_catalog.array_agg(
+                  coalesce(pg_catalog.replace(m[1], '""', '"'), pg_catalog.lower(m[2]))), '{}')
+              FROM pg_catalog.regexp_matches(p_path, '"((?:[^"]|"")*)"|([^",\s]+)', 'g') AS m) END
 $$;
 
 -- Waits until connections are settled, and returns their rows.
@@ -477,6 +486,7 @@ RETURNS SETOF spcd.connection_state LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     v_names pg_catalog.text[] := connections;
+    v_moving CONSTANT pg_catalog.text[] := ARRAY['pending', 'updating', 'deleting'];
     -- NULL: for ever
     v_until pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
     v_pause pg_catalog.float8;
@@ -486,7 +496,7 @@ DECLARE
     v_status pg_catalog.text;
     v_error pg_catalog.text;
 BEGIN
-    IF v_names IS NULL THEN
+    IF connections IS NULL THEN
         v_names := pg_catalog.array_replace(
             spcd.path_names(pg_catalog.current_setting('search_path')),
             '$user', current_user::pg_catalog.text);
@@ -496,32 +506,35 @@ BEGIN
             SELECT n.name, s.status, s.error INTO v_name, v_status, v_error
             FROM pg_catalog.unnest(connections) WITH ORDINALITY AS n (name, place)
             LEFT JOIN spcd.connection_state s ON s.connection_name OPERATOR(pg_catalog.=) n.name
-            WHERE s.status IS NULL
-               OR s.status OPERATOR(pg_catalog.=) ANY (ARRAY['disabled', 'error'])
-            ORDER BY coalesce(s.status OPERATOR(pg_catalog.=) 'error', false), n.place
+            WHERE s.status IS NULL OR s.status OPERATOR(pg_catalog.<>) 'ready'
+            ORDER BY CASE WHEN s.status OPERATOR(pg_catalog.=) 'error' THEN 1
+                          WHEN s.status OPERATOR(pg_catalog.=) ANY (v_moving) THEN 2 ELSE 0 END,
+                     n.place
             LIMIT 1;
-            IF FOUND AND v_status OPERATOR(pg_catalog.=) 'error' THEN
+            EXIT WHEN NOT FOUND;
+            IF v_status OPERATOR(pg_catalog.=) 'error' THEN
                 RAISE EXCEPTION 'connection "%" is in error: %', v_name, v_error
                     USING ERRCODE = 'SP001';
-            ELSIF FOUND THEN
+            ELSIF v_status IS NULL OR v_status OPERATOR(pg_catalog.=) 'disabled' THEN
                 RAISE EXCEPTION 'connection "%" is %', v_name, coalesce(v_status, 'not configured')
                     USING ERRCODE = 'SP003';
             END IF;
+        ELSE
+            -- OFFSET 0: those on their way first, since they are few and the names may be many.
+            SELECT s.connection_name INTO v_name
+            FROM (SELECT connection_name FROM spcd.connection_state
+                  WHERE status OPERATOR(pg_catalog.=) ANY (v_moving) OFFSET 0) s
+            JOIN pg_catalog.unnest(v_names) AS n (name) ON s.connection_name OPERATOR(pg_catalog.=) n.name
+            LIMIT 1;
+            EXIT WHEN NOT FOUND;
         END IF;
-
-        v_waiting := ARRAY(
-            SELECT s.connection_name
-            FROM pg_catalog.unnest(v_names) AS n (name)
-            JOIN spcd.connection_state s ON s.connection_name OPERATOR(pg_catalog.=) n.name
-            WHERE s.status OPERATOR(pg_catalog.=) ANY (ARRAY['pending', 'updating', 'deleting']));
-        EXIT WHEN pg_catalog.cardinality(v_waiting) OPERATOR(pg_catalog.=) 0;
 
         IF v_pause IS NULL THEN
             v_pause := 0.01;
             IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=)
                ANY (ARRAY['repeatable read', 'serializable']) THEN
                 RAISE EXCEPTION 'connection "%" is not ready, and this transaction''s snapshot is frozen: it would never see it become so',
-                    v_waiting[1] USING ERRCODE = '25001',
+                    v_name USING ERRCODE = '25001',
                     HINT = 'Wait before the transaction begins, or use READ COMMITTED.';
             END IF;
             -- What this transaction holds does not change while it waits here.
@@ -532,6 +545,7 @@ BEGIN
                 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
                 WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
                   AND l.locktype OPERATOR(pg_catalog.=) 'relation' AND l.granted
+                  AND n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['spcd', 'pg_catalog']::pg_catalog.name[])
                 UNION
                 SELECT coalesce(n.nspname, s.srvname)::pg_catalog.text
                 FROM pg_catalog.pg_locks l
@@ -544,19 +558,31 @@ BEGIN
                 WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
                   AND l.locktype OPERATOR(pg_catalog.=) 'object' AND l.granted);
         END IF;
-        SELECT w.name INTO v_name FROM pg_catalog.unnest(v_waiting) AS w (name)
-        WHERE w.name OPERATOR(pg_catalog.=) ANY (v_held) LIMIT 1;
-        IF FOUND THEN
-            RAISE EXCEPTION 'connection "%" is not ready, and this transaction holds locks on its tables: each would wait for the other',
-                v_name USING ERRCODE = '25001', HINT = 'Wait before the transaction begins.';
-        END IF;
-        IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) v_until THEN
-            RAISE EXCEPTION 'not ready in time: %',
-                pg_catalog.array_to_string(v_waiting[1:10], ', ')
-                    OPERATOR(pg_catalog.||)
-                    CASE WHEN pg_catalog.cardinality(v_waiting) OPERATOR(pg_catalog.>) 10
-                         THEN ', …' ELSE '' END
-                USING ERRCODE = 'SP002';
+        IF pg_catalog.cardinality(v_held) OPERATOR(pg_catalog.>) 0
+           OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) v_until THEN
+            v_waiting := ARRAY(
+                SELECT s.connection_name
+                FROM (SELECT connection_name FROM spcd.connection_state
+                      WHERE status OPERATOR(pg_catalog.=) ANY (v_moving) OFFSET 0) s
+                JOIN pg_catalog.unnest(v_names) WITH ORDINALITY AS n (name, place)
+                    ON s.connection_name OPERATOR(pg_catalog.=) n.name
+                ORDER BY n.place);
+            SELECT w.name INTO v_name FROM pg_catalog.unnest(v_waiting) AS w (name)
+            WHERE w.name OPERATOR(pg_catalog.=) ANY (v_held) LIMIT 1;
+            IF FOUND THEN
+                RAISE EXCEPTION 'connection "%" is not ready, and this transaction holds locks on its tables: each would wait for the other',
+                    v_name USING ERRCODE = '25001', HINT = 'Wait before the transaction begins.';
+            END IF;
+            -- What became ready just now counts.
+            IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) v_until
+               AND pg_catalog.cardinality(v_waiting) OPERATOR(pg_catalog.>) 0 THEN
+                RAISE EXCEPTION 'not ready in time: %',
+                    pg_catalog.array_to_string(v_waiting[1:10], ', ')
+                        OPERATOR(pg_catalog.||)
+                        CASE WHEN pg_catalog.cardinality(v_waiting) OPERATOR(pg_catalog.>) 10
+                             THEN ', …' ELSE '' END
+                    USING ERRCODE = 'SP002';
+            END IF;
         END IF;
         PERFORM pg_catalog.pg_sleep(least(v_pause, greatest(0::pg_catalog.float8,
             extract(epoch FROM v_until OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())
@@ -568,8 +594,7 @@ BEGIN
     END LOOP;
     RETURN QUERY
         SELECT s.* FROM spcd.connection_state s
-        JOIN (SELECT DISTINCT name FROM pg_catalog.unnest(v_names) AS n (name)) n
-            ON s.connection_name OPERATOR(pg_catalog.=) n.name
+        WHERE s.connection_name OPERATOR(pg_catalog.=) ANY (v_names)
         ORDER BY s.connection_name;
 END $$;
 

@@ -189,13 +189,14 @@ async fn without_a_daemon_it_does_all_by_itself() {
         "sales.spc",
         &postgres("sales", &source).replace("}\n", user),
     );
-    let asked = spcd.spcd(&["query", "SELECT id FROM sales.orders", "--output", "csv"]);
-    assert_eq!(
-        (asked.code, asked.stdout.as_str()),
-        (0, "id\n7\n"),
-        "{}",
-        asked.stderr
-    );
+    let config = spcd.config_dir();
+    let config = config.to_str().unwrap();
+    for _ in 0..2 {
+        let sql = "SELECT id FROM sales.orders";
+        let asked = spcd.spcd(&["query", "--config", config, sql, "--output", "csv"]);
+        let answer = (asked.code, asked.stdout.as_str());
+        assert_eq!(answer, (0, "id\n7\n"), "{}", asked.stderr);
+    }
     let find = |name: &str| {
         let mut find = std::process::Command::new("find");
         let output = find
@@ -208,6 +209,212 @@ async fn without_a_daemon_it_does_all_by_itself() {
     // The cluster is there, and stopped.
     assert_ne!(find("global"), "");
     assert_eq!(find("postmaster.pid"), "");
+}
+
+/// The shell on a terminal of its own: what is typed goes in, what is shown comes out.
+struct Terminal {
+    child: std::process::Child,
+    keys: std::process::ChildStdin,
+    shown: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Terminal {
+    /// The shell, at its prompt.
+    fn open(spcd: &Spcd) -> Self {
+        let mut terminal = Self::run(spcd, "query");
+        terminal.until("spcd> ");
+        terminal
+    }
+
+    fn run(spcd: &Spcd, args: &str) -> Self {
+        use std::io::Read as _;
+        let mut command = spcd.command(&[]);
+        let shell = command.get_program().to_owned();
+        let mut script = std::process::Command::new("script");
+        script
+            .env_clear()
+            .env("TERM", "xterm")
+            .env("COLUMNS", "200");
+        for (name, value) in command.get_envs() {
+            script.env(name, value.unwrap());
+        }
+        script
+            .arg("-qfec")
+            .arg(format!("exec {} {args}", shell.to_str().unwrap()))
+            .arg("/dev/null");
+        command = script;
+        let mut child = (command.stdin(Stdio::piped()).stdout(Stdio::piped()))
+            .spawn()
+            .expect("script, of util-linux");
+        let keys = child.stdin.take().unwrap();
+        let mut screen = child.stdout.take().unwrap();
+        let shown = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let sink = shown.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = screen.read(&mut bytes) {
+                sink.lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        });
+        Self { child, keys, shown }
+    }
+
+    /// Waits until a text is shown; forgets all up to there.
+    fn until(&mut self, text: &str) {
+        crate::support::eventually_now(&format!("the terminal shows {text:?}"), || {
+            let mut shown = self.shown.lock().unwrap();
+            let end = shown.find(text)? + text.len();
+            shown.drain(..end);
+            Some(())
+        });
+    }
+
+    fn keys(&mut self, keys: &str) {
+        use std::io::Write as _;
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Waits until the shell has ended; its exit code.
+    fn ended(&mut self) -> Option<i32> {
+        crate::support::eventually_now("the shell ends", || self.child.try_wait().unwrap()).code()
+    }
+
+    /// Types a line, and waits for what it brings.
+    fn types(&mut self, line: &str, shows: &str) {
+        self.keys(&format!("{line}\r"));
+        self.until(shows);
+        self.until("spcd> ");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_completes_remembers_and_shows() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    query(
+        &source.url,
+        "CREATE TABLE orders (id integer, \"Total\" numeric); INSERT INTO orders VALUES (7, 1.5); CREATE TABLE stock ()",
+    )
+    .await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("sales.spc", &postgres("sales", &source));
+    spcd.start();
+    until(&hub.url, &["sales ready"]).await;
+    query(
+        &hub.url,
+        "CREATE VIEW public.mine AS SELECT id FROM sales.orders",
+    )
+    .await;
+    let mut shell = Terminal::open(&spcd);
+    shell.types("SELECT id FROM sales.ord\t WHERE id = 7;", "(1 row)");
+    // Over several lines; Ctrl-C forgets what was begun.
+    shell.keys("SELECT 1\r");
+    shell.until("-> ");
+    shell.keys("\x03");
+    shell.until("spcd> ");
+    shell.types("SELECT 'one' || 'two';", "onetwo");
+    // The line before this one.
+    shell.types("\x1b[A", "onetwo");
+    shell.types(".connections", "| ready");
+    shell.types(".tables", "foreign table");
+    shell.types(".tables sales", "stock");
+    shell.types(".views", "mine");
+    shell.types(".inspect sales.orders", "Total");
+    shell.types("\\d orders", "numeric");
+    shell.types("\\d Sales.ord*", "integer");
+    shell.types(
+        "\\d nothing",
+        "Did not find any relation named \"nothing\".",
+    );
+    shell.types("\\dn", "sales");
+    shell.types("\\dt s*.st*", "stock");
+    shell.types("\\dv", "view");
+    shell.types("\\conninfo", "postgres");
+    shell.types("\\x", "Expanded display is on.");
+    shell.types("SELECT 5 AS five;", "five | 5");
+    shell.types(".output json", "");
+    shell.types("SELECT 5 AS five;", "\"five\"");
+    shell.types(".output csv", "");
+    shell.types(".search_path sales", "");
+    shell.types("SELECT id FROM orders;", "7");
+    shell.types("\\foo", "\\foo is not known here");
+    shell.types(
+        "SELECT * FROM nowhere;",
+        "relation \"nowhere\" does not exist",
+    );
+    // What is saved while it is open is known to the next statement.
+    spcd.write("late.spc", &postgres("late", &source));
+    shell.types("SELECT 'it is ' || id FROM late.orders;", "it is 7");
+    // Ctrl-C ends the statement and not the shell.
+    shell.keys("SELECT pg_sleep(1000);\r");
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    eventually("it sleeps", DEADLINE, || async {
+        (value(&hub.url, sleeps).await == "1").then_some(())
+    })
+    .await;
+    shell.keys("\x03");
+    shell.until("canceling statement");
+    shell.until("spcd> ");
+    shell.keys(".quit\r");
+    assert_eq!(shell.ended(), Some(0));
+
+    let mut again = Terminal::open(&spcd);
+    again.keys("\x1b[A");
+    again.until(".quit");
+    again.keys("\x03");
+    again.until("spcd> ");
+    again.keys("\x04");
+    assert_eq!(again.ended(), Some(0));
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_shows_what_is_waited_for() {
+    let hub = kept().await;
+    publish(&hub.url, "", json!([to("sales", &["pending"])])).await;
+    let spcd = Spcd::new(&hub.url);
+    let mut shell = Terminal::open(&spcd);
+    shell.keys("SELECT 'got ' || id FROM sales.t;\r");
+    shell.until("waiting for sales: 0 of 1 connection ready");
+    // Nobody has to wait any longer than they want to.
+    shell.keys("\x03");
+    shell.until("not waited for any longer");
+    shell.until("spcd> ");
+    shell.keys("SELECT 'got ' || id FROM sales.t;\r");
+    shell.until("waiting for sales: 0 of 1 connection ready");
+    load(&hub.url, "sales").await;
+    shell.until("got 1");
+    shell.until("spcd> ");
+    shell.keys("\x04");
+    assert_eq!(shell.ended(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_status_on_a_terminal_is_a_table_that_stays_in_its_place() {
+    let hub = kept().await;
+    load(&hub.url, "sales").await;
+    let spcd = Spcd::new(&hub.url);
+    let mut watch = Terminal::run(&spcd, "status --watch");
+    watch.until("\x1b[H");
+    watch.until("sales       ready");
+    watch.until("\x1b[J");
+    let gone = json!({"name": "sales", "route": ["updating", "error"], "error": "no route"});
+    publish(&hub.url, "", json!([gone, to("stock", &["pending"])])).await;
+    watch.until("\x1b[HCONNECTION");
+    watch.until("sales       error");
+    watch.until("no route");
+    watch.until("stock       pending");
+    watch.keys("\x03");
+    assert_eq!(watch.ended(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,6 +437,16 @@ async fn a_watched_status_tells_each_change() {
     publish(&hub.url, "", json!([remove])).await;
     assert!(line().ends_with("sales  deleting"));
     assert!(line().ends_with("sales  deleted"));
+    // What it tells comes from the message: the table cannot be read now.
+    let session = crate::support::connect(&hub.url).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE spcd.connection_state, spcd.connection_event";
+    session.batch_execute(lock).await.unwrap();
+    let message = json!({"version": 1, "generation": 1, "changes": [{"connection": "stock", "status": "pending",
+                         "previous": null, "time": "now", "event": 1_000_000}]});
+    let notify = format!("SELECT pg_notify('connection_state', '{message}')");
+    query(&hub.url, &notify).await;
+    assert!(line().ends_with("stock  pending"));
+    session.batch_execute("ROLLBACK").await.unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -207,7 +207,7 @@ async fn ready_already(url: &str) {
         ),
         (
             &long,
-            "10,000 on the search path; bare: all rows",
+            "no names, 10,000 on the search path (bare: the same rows)",
             rows,
             on_path,
         ),

@@ -5,6 +5,11 @@ use std::fmt;
 use tokio_postgres::error::SqlState;
 
 /// The error below [`Error::Connect`].
+///
+/// ```
+/// let cause: spcd_client::Cause = "no route to host".into();
+/// assert_eq!(spcd_client::Error::Connect(cause).to_string(), "cannot open a session with the database");
+/// ```
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why there is no answer. An error's text does not repeat its cause: print the chain.

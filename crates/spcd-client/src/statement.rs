@@ -1,6 +1,11 @@
 //! Reading SQL texts as far as these rules need: where a statement ends, and which names stand in it.
 
 /// A text cut into statements; see [`statements`].
+///
+/// ```
+/// let cut = spcd_client::statements("SELECT 1; SELECT");
+/// assert_eq!((cut.complete, cut.rest), (vec!["SELECT 1"], "SELECT"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statements<'a> {
     /// Those that a semicolon ends, without it.

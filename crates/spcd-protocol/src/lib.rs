@@ -12,6 +12,17 @@ use serde::{Deserialize, Serialize};
 /// One row of `spcd.connection_state`, as clients read it.
 ///
 /// Times are texts in ISO 8601 as the server writes them, so that this crate needs no calendar.
+///
+/// ```
+/// use spcd_protocol::{ConnectionState, Status};
+///
+/// fn summary(row: &ConnectionState) -> String {
+///     match row.status {
+///         Status::Ready => format!("{}: {} tables", row.connection_name, row.table_count.unwrap_or(0)),
+///         status => format!("{}: {status}", row.connection_name),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionState {
     /// The connection, and so its schema and server.

@@ -5,12 +5,27 @@ use serde::{Deserialize, Serialize};
 use crate::Status;
 
 /// The channel on which the daemon announces changes.
+///
+/// ```
+/// assert_eq!(format!("LISTEN {}", spcd_protocol::CHANNEL), "LISTEN connection_state");
+/// ```
 pub const CHANNEL: &str = "connection_state";
 
 /// The channel on which anyone asks the daemon to look again. Its payload is never read.
+///
+/// ```
+/// assert_eq!(format!("NOTIFY {}", spcd_protocol::WAKE_CHANNEL), "NOTIFY spcd_wake");
+/// ```
 pub const WAKE_CHANNEL: &str = "spcd_wake";
 
 /// One message. Unknown fields are ignored, so that later versions can add some.
+///
+/// ```
+/// let payload = r#"{"version":1,"resync":true}"#;
+/// let message: spcd_protocol::Notification = serde_json::from_str(payload)?;
+/// assert!(message.resync && message.changes.is_empty());
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notification {
     /// 1.
@@ -27,6 +42,18 @@ pub struct Notification {
 }
 
 /// One change of one connection.
+///
+/// ```
+/// use spcd_protocol::{Notification, Reported, Status};
+///
+/// let payload = r#"{"version":1,"generation":7,"changes":[{"connection":"sales","status":"ready",
+///     "previous":"updating","time":"2026-01-01T00:00:00Z","event":12}]}"#;
+/// let message: Notification = serde_json::from_str(payload)?;
+/// let change = &message.changes[0];
+/// assert_eq!(change.connection, "sales");
+/// assert_eq!(change.status, Reported::Status(Status::Ready));
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Whose.
@@ -46,6 +73,15 @@ pub struct Change {
 }
 
 /// A status as announced: one of the table's, or that the row is gone.
+///
+/// ```
+/// use spcd_protocol::{Reported, Status};
+///
+/// fn is_usable(status: Reported) -> bool {
+///     status == Reported::Status(Status::Ready)
+/// }
+/// # assert!(!is_usable(Reported::Deleted(spcd_protocol::Deleted::Deleted)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reported {
@@ -56,6 +92,12 @@ pub enum Reported {
 }
 
 /// The word for a removed row.
+///
+/// ```
+/// let word = serde_json::to_string(&spcd_protocol::Deleted::Deleted)?;
+/// assert_eq!(word, "\"deleted\"");
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Deleted {

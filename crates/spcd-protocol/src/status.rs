@@ -6,6 +6,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// Where a connection stands.
+///
+/// ```
+/// use spcd_protocol::Status;
+///
+/// assert_eq!("ready".parse(), Ok(Status::Ready));
+/// assert!(Status::Error.is_settled() && !Status::Updating.is_settled());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -43,6 +50,10 @@ const TRANSITIONS: [(Status, &[Status]); 6] = {
 
 impl Status {
     /// All of them.
+    ///
+    /// ```
+    /// assert_eq!(spcd_protocol::Status::ALL.len(), 6);
+    /// ```
     pub const ALL: [Status; 6] = [
         Status::Pending,
         Status::Updating,
@@ -53,9 +64,18 @@ impl Status {
     ];
 
     /// The states in which a connection appears.
+    ///
+    /// ```
+    /// use spcd_protocol::Status;
+    /// assert!(!Status::FIRST.contains(&Status::Ready));
+    /// ```
     pub const FIRST: [Status; 3] = [Status::Pending, Status::Error, Status::Disabled];
 
     /// As it stands in the table.
+    ///
+    /// ```
+    /// assert_eq!(spcd_protocol::Status::Ready.as_str(), "ready");
+    /// ```
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Pending => "pending",
@@ -68,11 +88,21 @@ impl Status {
     }
 
     /// Whether waiting for it is over: `ready`, `error` or `disabled`.
+    ///
+    /// ```
+    /// assert!(!spcd_protocol::Status::Pending.is_settled());
+    /// ```
     pub fn is_settled(self) -> bool {
         matches!(self, Status::Ready | Status::Error | Status::Disabled)
     }
 
     /// Whether `next` may follow directly.
+    ///
+    /// ```
+    /// use spcd_protocol::Status;
+    /// assert!(Status::Ready.may_become(Status::Updating));
+    /// assert!(!Status::Ready.may_become(Status::Error));
+    /// ```
     pub fn may_become(self, next: Status) -> bool {
         TRANSITIONS
             .iter()
@@ -82,6 +112,12 @@ impl Status {
     /// The states to pass through, `to` included, so that each step is a permitted transition:
     /// a ready connection whose block breaks is `updating` and then `error`, in one commit.
     /// Empty when nothing changes.
+    ///
+    /// ```
+    /// use spcd_protocol::Status;
+    /// let route = Status::route(Some(Status::Ready), Status::Error);
+    /// assert_eq!(route, [Status::Updating, Status::Error]);
+    /// ```
     pub fn route(from: Option<Status>, to: Status) -> Vec<Status> {
         let follows = |from: Option<Status>, to: Status| match from {
             None => Self::FIRST.contains(&to),
@@ -111,6 +147,11 @@ impl fmt::Display for Status {
 }
 
 /// A text that is no status.
+///
+/// ```
+/// let error = "READY".parse::<spcd_protocol::Status>().unwrap_err();
+/// assert_eq!(error.to_string(), "\"READY\" is not a connection's status");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseStatusError(pub String);
 

@@ -62,7 +62,8 @@ pub async fn run(settings: &Settings, args: QueryArgs) -> anyhow::Result<ExitCod
         (None, file) => {
             if file.is_none() && io::stdin().is_terminal() {
                 look(&mut client, "", args.timeout).await;
-                return shell::run(settings, client, cancel, args.output).await;
+                progress.clear();
+                return shell::run(settings, client, cancel, progress, args.output).await;
             }
             let mut text = String::new();
             io::stdin()
@@ -174,15 +175,17 @@ pub fn connector(endpoint: &Arc<Endpoint>, cancel: &Cancel) -> Connector {
 
 /// Has the daemon look at the files, so that what was saved before counts; then waits for what the
 /// text mentions or the search path holds. Where there is no daemon, or no right to ask, the
-/// statements see what there is.
-async fn look(client: &mut Client, text: &str, limit: Duration) {
+/// statements see what there is, and this is false.
+async fn look(client: &mut Client, text: &str, limit: Duration) -> bool {
     let until = Instant::now() + limit;
-    if let Some(names) = looked(client, text, until).await {
-        // What is wrong with one of them shows where it is used.
-        let _ = client
-            .wait_settled(&names, until.saturating_duration_since(Instant::now()))
-            .await;
-    }
+    let Some(names) = looked(client, text, until).await else {
+        return false;
+    };
+    // What is wrong with one of them shows where it is used.
+    let _ = client
+        .wait_settled(&names, until.saturating_duration_since(Instant::now()))
+        .await;
+    true
 }
 
 /// The connections on their way that matter, after the look.

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use spcd_client::{Changes, Client, ConnectionState, Error, Reported, Status, states};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, timeout_at};
 
 use super::StatusArgs;
 use super::follow;
@@ -48,6 +50,9 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
     let mut client = Client::new(connector);
     changes.begin().await?;
     let live = std::io::stdout().is_terminal() && !args.json;
+    if live {
+        print!("\x1b[2J");
+    }
     let mut rows = client.states(names).await?;
     show(&rows, live, args.json)?;
     loop {
@@ -61,6 +66,12 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
             _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
         };
         if live {
+            // One picture for what changed at once.
+            let until = Instant::now() + TOGETHER;
+            while timeout_at(until, changes.next())
+                .await
+                .is_ok_and(|next| next.is_ok())
+            {}
             rows = client.states(names).await.unwrap_or(rows);
             show(&rows, live, false)?;
             continue;
@@ -88,18 +99,22 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
     }
 }
 
+/// Changes so close to each other are shown together: a pass over many connections would else
+/// draw the table once for each.
+const TOGETHER: Duration = Duration::from_millis(30);
+
 fn show(rows: &[ConnectionState], live: bool, json: bool) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, rows)?;
-        writeln!(out)?;
+    let mut text = if json {
+        serde_json::to_string(rows)? + "\n"
     } else {
-        if live {
-            // From the top of a cleared screen.
-            write!(out, "\x1b[H\x1b[2J")?;
-        }
-        out.write_all(table(rows).as_bytes())?;
+        table(rows)
+    };
+    if live {
+        // From the top, over what is there: a screen that is cleared first would flicker.
+        text = format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"));
     }
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
     out.flush()
 }
 

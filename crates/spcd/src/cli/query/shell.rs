@@ -4,7 +4,7 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
@@ -13,32 +13,35 @@ use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{Context, Editor, Helper};
-use spcd_client::{Client, statements};
+use spcd_client::{Client, Error, statements};
+use tokio_postgres::error::SqlState;
 
-use super::{Cancel, Failure, describe, execute};
+use super::{Cancel, Failure, Progress, describe, execute, look, tag};
 use crate::cli::Output;
 use crate::settings::Settings;
 
 const HELP: &str = "\
-  \\d [NAME]        tables, or a table's columns     .inspect NAME
-  \\dt [CONNECTION] tables                           .tables [CONNECTION], .views
-  \\dn              schemas                          .connections
-  \\l               databases                        .search_path [NAME,…]
+  \\d [PATTERN]     tables, or a table's columns     .inspect PATTERN
+  \\dt [PATTERN]    tables                           .tables [CONNECTION]
+  \\dv [PATTERN]    views                            .views [CONNECTION]
+  \\dn [PATTERN]    schemas                          .connections
+  \\l, \\du          databases, roles                 .search_path [NAME,…]
+  \\conninfo        where this is
   \\x               a line for each value, or not    .output table|json|csv|line
   \\timing          how long statements take         .help
   \\q               leave (or Ctrl-D)                .quit
-Statements end with a semicolon.";
+Statements end with a semicolon. A pattern is CONNECTION, TABLE or CONNECTION.TABLE, with * and ?.";
 
-const TABLES: &str =
-    "SELECT table_schema AS \"connection\", table_name AS \"table\", table_type AS \"type\"
-    FROM information_schema.tables
-    WHERE table_schema NOT IN ('pg_catalog', 'information_schema', 'spcd')";
+/// Schemas that people did not configure.
+const INNER: &str =
+    "('pg_catalog', 'information_schema', 'spcd', 'spcd_union', 'steampipe_internal')";
 
 /// Reads statements until the end.
 pub async fn run(
     settings: &Settings,
     mut client: Client,
     cancel: Cancel,
+    progress: Progress,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let mut editor: Editor<Words, FileHistory> = Editor::new()?;
@@ -48,6 +51,7 @@ pub async fn run(
     let _ = editor.load_history(&history);
     let mut shell = Shell {
         cancel,
+        progress,
         output,
         last: output,
         timing: false,
@@ -104,8 +108,19 @@ pub async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
+/// How long a statement waits for a look at the files.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Whether a statement failed because a table or schema is not there, outside a transaction that it
+/// ended by that.
+fn is_missing(error: &Error) -> bool {
+    let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
+    matches!(error, Error::Database(_)) && error.code().is_some_and(|code| missing.contains(code))
+}
+
 struct Shell {
     cancel: Cancel,
+    progress: Progress,
     output: Output,
     /// What `\x` goes back to.
     last: Output,
@@ -117,7 +132,17 @@ impl Shell {
     async fn run(&mut self, client: &mut Client, sql: &str) -> io::Result<bool> {
         let begun = Instant::now();
         let mut out = io::stdout().lock();
-        let outcome = execute(client, &self.cancel, sql, self.output, &mut out).await;
+        let mut outcome = execute(client, &self.cancel, sql, self.output, &mut out).await;
+        // What was saved a moment ago may not be known yet: a look at the files tells.
+        if let Err(Failure::Statement(error)) = &outcome
+            && is_missing(error)
+            // Part of these may have happened.
+            && !matches!(tag(sql, 0).as_str(), "CALL" | "DO")
+            && look(client, sql, WAIT).await
+        {
+            outcome = execute(client, &self.cancel, sql, self.output, &mut out).await;
+        }
+        self.progress.clear();
         out.flush()?;
         let ok = match outcome {
             Ok(()) => true,
@@ -146,7 +171,11 @@ impl Shell {
         let line = line.trim_end_matches(';').trim();
         let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let argument = argument.trim();
-        let text = spcd_core::sql::literal(argument);
+        // `\d+` shows no more than `\d` here.
+        let command = match command.strip_suffix('+') {
+            Some(plain) if plain.starts_with("\\d") => plain,
+            _ => command,
+        };
         let sql = match (command, argument) {
             ("\\q" | ".quit" | ".exit", _) => return Ok(false),
             ("\\?" | "\\h" | ".help", _) => {
@@ -160,6 +189,7 @@ impl Shell {
                 }
                 let back = if self.last == Output::Line { Output::Table } else { self.last };
                 self.output = if line { back } else { Output::Line };
+                println!("Expanded display is {}.", if line { "off" } else { "on" });
                 return Ok(true);
             }
             ("\\timing", _) => {
@@ -184,20 +214,48 @@ impl Shell {
             (".search_path", _) => "SHOW search_path".to_owned(),
             (".connections", _) => "SELECT connection_name AS \"connection\", plugin, status, table_count AS \"tables\", error
                  FROM spcd.connection_state ORDER BY 1".to_owned(),
-            (".tables" | "\\dt" | "\\d", "") => format!("{TABLES} ORDER BY 1, 2"),
-            (".tables" | "\\dt", _) => format!("{TABLES} AND table_schema = {text} ORDER BY 1, 2"),
-            (".views" | "\\dv", _) => format!("{TABLES} AND table_type = 'VIEW' ORDER BY 1, 2"),
-            (".inspect" | "\\d", _) => format!(
-                "SELECT c.table_schema AS \"connection\", c.table_name AS \"table\", c.column_name AS \"column\",
-                        c.data_type AS \"type\", c.is_nullable AS \"nullable\"
-                 FROM information_schema.columns c
-                 WHERE {text} IN (c.table_schema, c.table_name, c.table_schema || '.' || c.table_name)
-                   AND c.table_schema NOT IN ('pg_catalog', 'information_schema')
-                 ORDER BY 1, 2, c.ordinal_position"
+            (".tables" | "\\dt" | "\\d", "") => tables(""),
+            (".tables" | "\\dt", _) => tables(&format!("AND {}", matches(argument, "c"))),
+            (".views" | "\\dv", "") => tables("AND c.relkind IN ('v', 'm')"),
+            (".views" | "\\dv", _) => tables(&format!("AND c.relkind IN ('v', 'm') AND {}", matches(argument, "c"))),
+            (".inspect", "") => {
+                eprintln!(".inspect CONNECTION, TABLE or CONNECTION.TABLE");
+                return Ok(true);
+            }
+            (".inspect" | "\\d", _) => {
+                let found = matches(argument, "c");
+                let any = format!("SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                                   WHERE c.relkind IN ('r', 'f', 'v', 'm', 'p') AND {found} LIMIT 1");
+                if let Ok(session) = client.session().await
+                    && let Ok(None) = session.query_opt(&any, &[]).await
+                {
+                    eprintln!("Did not find any relation named \"{argument}\".");
+                    return Ok(true);
+                }
+                format!(
+                    "SELECT n.nspname AS \"connection\", c.relname AS \"table\", a.attname AS \"column\",
+                            pg_catalog.format_type(a.atttypid, a.atttypmod) AS \"type\",
+                            CASE WHEN a.attnotnull THEN 'not null' END AS \"nullable\",
+                            pg_catalog.col_description(c.oid, a.attnum) AS \"comment\"
+                     FROM pg_catalog.pg_class c
+                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                     WHERE c.relkind IN ('r', 'f', 'v', 'm', 'p') AND {found}
+                     ORDER BY 1, 2, a.attnum"
+                )
+            }
+            ("\\dn", _) => format!(
+                "SELECT n.nspname AS \"schema\", pg_catalog.pg_get_userbyid(n.nspowner) AS \"owner\"
+                 FROM pg_catalog.pg_namespace n
+                 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND {} ORDER BY 1",
+                like(argument, "n.nspname")
             ),
-            ("\\dn", _) => "SELECT nspname AS \"schema\", pg_catalog.pg_get_userbyid(nspowner) AS \"owner\"
-                 FROM pg_catalog.pg_namespace
-                 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1".to_owned(),
+            ("\\du", _) => "SELECT rolname AS \"role\", rolsuper AS \"superuser\", rolcanlogin AS \"login\"
+                 FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_' ORDER BY 1".to_owned(),
+            ("\\conninfo", _) => "SELECT current_database() AS \"database\", current_user AS \"user\",
+                        pg_catalog.inet_server_addr() AS \"address\",
+                        pg_catalog.current_setting('port') AS \"port\",
+                        pg_catalog.current_setting('server_version') AS \"version\"".to_owned(),
             ("\\l", _) => "SELECT datname AS \"database\", pg_catalog.pg_get_userbyid(datdba) AS \"owner\"
                  FROM pg_catalog.pg_database WHERE NOT datistemplate ORDER BY 1".to_owned(),
             _ => {
@@ -208,6 +266,71 @@ impl Shell {
         self.run(client, &sql).await?;
         Ok(true)
     }
+}
+
+fn tables(more: &str) -> String {
+    format!(
+        "SELECT n.nspname AS \"connection\", c.relname AS \"table\",
+                CASE c.relkind WHEN 'f' THEN 'foreign table' WHEN 'v' THEN 'view'
+                     WHEN 'm' THEN 'materialized view' ELSE 'table' END AS \"type\"
+         FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'f', 'v', 'm', 'p') AND n.nspname NOT IN {INNER}
+           AND n.nspname !~ '^pg_' {more} ORDER BY 1, 2"
+    )
+}
+
+/// The condition that a pattern names a schema, a table, or a table in a schema.
+fn matches(pattern: &str, table: &str) -> String {
+    let name = format!("{table}.relname");
+    match cut(pattern) {
+        (Some(schema), part) => {
+            format!("{} AND {}", like(&schema, "n.nspname"), like(&part, &name))
+        }
+        (None, part) => format!(
+            "({} OR {}) AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> 'pg_catalog'",
+            like(&part, "n.nspname"),
+            like(&part, &name)
+        ),
+    }
+}
+
+/// A pattern's schema and table, still quoted as they were.
+fn cut(pattern: &str) -> (Option<String>, String) {
+    let mut quoted = false;
+    for (at, c) in pattern.char_indices() {
+        match c {
+            '"' => quoted = !quoted,
+            '.' if !quoted => {
+                return (Some(pattern[..at].to_owned()), pattern[at + 1..].to_owned());
+            }
+            _ => {}
+        }
+    }
+    (None, pattern.to_owned())
+}
+
+/// The condition that a column is what a part of a pattern says: folded and with `*` and `?` as
+/// psql does it, unless it is quoted; empty is anything.
+fn like(part: &str, column: &str) -> String {
+    let (mut text, mut quoted) = (String::new(), false);
+    for c in part.trim().chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '*' if !quoted => text.push('%'),
+            '?' if !quoted => text.push('_'),
+            '%' | '_' | '\\' => text.extend(['\\', c]),
+            c if quoted => text.push(c),
+            c => text.extend(c.to_lowercase()),
+        }
+    }
+    if text.is_empty() {
+        return "true".to_owned();
+    }
+    // What was typed as it is written counts too: few people quote `Sales`.
+    let exact = spcd_core::sql::literal(part.trim());
+    let pattern = spcd_core::sql::literal(&text);
+    format!("({column} LIKE {pattern} OR {column} = {exact})")
 }
 
 /// In the state directory where it is the user's own, else where XDG says.
@@ -242,13 +365,15 @@ impl Words {
         if event.is_some() && event == self.event {
             return;
         }
-        let sql = "SELECT DISTINCT pg_catalog.unnest(ARRAY[pg_catalog.quote_ident(table_schema),
+        let sql = format!(
+            "SELECT DISTINCT pg_catalog.unnest(ARRAY[pg_catalog.quote_ident(table_schema),
                        pg_catalog.quote_ident(table_schema) || '.' || pg_catalog.quote_ident(table_name),
                        pg_catalog.quote_ident(table_name), pg_catalog.quote_ident(column_name)])
                    FROM information_schema.columns
-                   WHERE table_schema NOT IN ('pg_catalog', 'information_schema')
-                   ORDER BY 1 LIMIT 100000";
-        if let Ok(rows) = session.query(sql, &[]).await {
+                   WHERE table_schema NOT IN {INNER}
+                   ORDER BY 1 LIMIT 100000"
+        );
+        if let Ok(rows) = session.query(&sql, &[]).await {
             self.words = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
             self.event = event;
         }
@@ -256,7 +381,10 @@ impl Words {
 
     /// The words that continue what stands before the cursor, and where that begins.
     fn matching(&self, line: &str, at: usize) -> (usize, Vec<String>) {
-        const COMMANDS: [&str; 16] = [
+        const COMMANDS: [&str; 19] = [
+            "\\conninfo",
+            "\\du",
+            "\\dv",
             "\\d",
             "\\dn",
             "\\dt",

@@ -37,6 +37,7 @@ async fn mysql_reads_a_mariadb() {
              (1, 'Zoë', '1990-02-03', 1, 12.50, 'person', 'a\\nb', '2024-05-06 07:08:09'),
              (2, 'ACME', NULL, 0, NULL, 'firm', NULL, NULL);
          CREATE TABLE `order items` (`line no` int, `wert` varchar(10));
+         CREATE TABLE place (id int, at geometry);
          CREATE USER reader@'127.0.0.1' IDENTIFIED BY 'hunter2hunter2';
          GRANT SELECT ON shop.* TO reader@'127.0.0.1'",
     );
@@ -84,6 +85,14 @@ async fn mysql_reads_a_mariadb() {
     );
     let odd = "SELECT count(\"line no\") FROM shop.\"order items\"";
     assert_eq!(value(&reader, odd).await, "0");
+    // A type that Postgres does not know costs its table only.
+    let warnings =
+        "SELECT warnings::text FROM spcd.connection_state WHERE connection_name = 'shop'";
+    let warnings = value(&hub, warnings).await;
+    assert!(
+        warnings.contains("place") && warnings.contains("geometry"),
+        "{warnings}"
+    );
     // The password is in the mapping alone, which the reader does not see.
     let seen = "SELECT string_agg(srvoptions::text, '') FROM pg_foreign_server";
     assert!(!value(&hub, seen).await.contains("hunter2"));

@@ -37,6 +37,7 @@ async fn mysql_reads_a_mariadb() {
              (1, 'Zoë', '1990-02-03', 1, 12.50, 'person', 'a\\nb', '2024-05-06 07:08:09'),
              (2, 'ACME', NULL, 0, NULL, 'firm', NULL, NULL);
          CREATE TABLE `order items` (`line no` int, `wert` varchar(10));
+         CREATE TABLE place (id int, at geometry);
          CREATE USER reader@'127.0.0.1' IDENTIFIED BY 'hunter2hunter2';
          GRANT SELECT ON shop.* TO reader@'127.0.0.1'",
     );
@@ -84,6 +85,14 @@ async fn mysql_reads_a_mariadb() {
     );
     let odd = "SELECT count(\"line no\") FROM shop.\"order items\"";
     assert_eq!(value(&reader, odd).await, "0");
+    // A type that Postgres does not know costs its table only.
+    let warnings =
+        "SELECT warnings::text FROM spcd.connection_state WHERE connection_name = 'shop'";
+    let warnings = value(&hub, warnings).await;
+    assert!(
+        warnings.contains("place") && warnings.contains("geometry"),
+        "{warnings}"
+    );
     // The password is in the mapping alone, which the reader does not see.
     let seen = "SELECT string_agg(srvoptions::text, '') FROM pg_foreign_server";
     assert!(!value(&hub, seen).await.contains("hunter2"));
@@ -148,17 +157,32 @@ async fn ogr_reads_a_geopackage() {
     // A relative path begins at the directory of the file it is written in.
     std::fs::create_dir(spcd.config_dir().join("maps")).unwrap();
     let name = file.file_name().unwrap().to_str().unwrap();
+    let closed = crate::support::free_port();
     spcd.write(
         "maps/a.spc",
         &format!(
             "connection \"maps\" {{\n  plugin = \"ogr\"\n  datasource = \"../{name}\"\n  format = \"GPKG\"\n}}\n\
              connection \"towns\" {{\n  plugin = \"ogr\"\n  datasource = \"../{name}\"\n  layers = \"to\"\n}}\n\
-             connection \"nowhere\" {{\n  plugin = \"ogr\"\n  datasource = \"nowhere.gpkg\"\n}}\n"
+             connection \"nowhere\" {{\n  plugin = \"ogr\"\n  datasource = \"nowhere.gpkg\"\n}}\n\
+             connection \"url\" {{\n  plugin = \"ogr\"\n  datasource = \"/vsicurl/http://me:hunter2@127.0.0.1:{closed}/x.gpkg\"\n}}\n\
+             connection \"driver\" {{\n  plugin = \"ogr\"\n  datasource = \"PG:host=127.0.0.1 port={closed} password=hunter2\"\n}}\n"
         ),
     );
     spcd.start();
-    until(&hub, &["maps ready", "nowhere error", "towns ready"]).await;
-    until_error(&hub, "nowhere", "nowhere.gpkg").await;
+    let wanted = [
+        "driver error",
+        "maps ready",
+        "nowhere error",
+        "towns ready",
+        "url error",
+    ];
+    until(&hub, &wanted).await;
+    // A path may be shown, but not what may hold a password.
+    until_error(&hub, "nowhere", "maps/nowhere.gpkg").await;
+    for (name, part) in [("url", "***"), ("driver", "127.0.0.1")] {
+        let error = until_error(&hub, name, part).await;
+        assert!(!error.contains("hunter2"), "{error}");
+    }
     let tables =
         "SELECT string_agg(relnamespace::regnamespace::text || '.' || relname, ' ' ORDER BY 1)
                   FROM pg_class WHERE relkind = 'f'";

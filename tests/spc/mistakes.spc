@@ -38,3 +38,11 @@ connection {
 connection "fine" {
   plugin = "postgres"
 }
+
+connection "other_languages": {
+  plugin == "postgres"
+}
+
+connection "still_others" = {
+  plugin = "postgres"
+}

@@ -19,6 +19,7 @@ pub(crate) mod cut;
 mod expression;
 pub(crate) mod json;
 pub(crate) mod lex;
+mod number;
 pub(crate) mod parse;
 pub(crate) mod settings;
 mod template;

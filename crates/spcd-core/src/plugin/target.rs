@@ -222,7 +222,8 @@ impl Builder<'_, '_> {
                 .mapping
                 .insert(option.clone(), Secret::new(text));
         } else {
-            let public = self.definition.is_public(name);
+            let path = self.definition.paths.contains(name) && is_plain_path(&text);
+            let public = path || self.definition.is_public(name);
             self.target.server.insert(
                 option.clone(),
                 OptionValue {
@@ -482,6 +483,11 @@ fn first_secret<'a>(
             .filter(|section| !own(&section.kind, true));
         sections.find_map(|section| first_secret(&section.settings, definition, &|_, _| false))
     })
+}
+
+/// A path on this machine, and nothing that could hold a password: no URL, no driver's own string.
+fn is_plain_path(text: &str) -> bool {
+    text.starts_with('/') && !text.contains([':', '@', '=', '?'])
 }
 
 /// A path that begins at the directory of its file, unless it is absolute or no path (`https://…`,

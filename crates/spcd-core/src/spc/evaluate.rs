@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::number::{Number, arithmetic, checked, fraction, number};
 use super::syntax::{
     Binary, Call, Expression, ExpressionKind, For, Part, Problem, Span, Step, Unary,
 };
@@ -48,7 +49,7 @@ pub enum Failure {
     Silent,
 }
 
-type Result<T> = std::result::Result<T, Failure>;
+pub(super) type Result<T> = std::result::Result<T, Failure>;
 
 /// Asks the edge for a function's result; an error is the reason why there is none.
 pub type Lookup<'a> = dyn FnMut(Function, &str) -> std::result::Result<String, String> + 'a;
@@ -74,7 +75,7 @@ struct Evaluation<'a, 'l> {
     work: usize,
 }
 
-fn fail<T>(problem: Problem) -> Result<T> {
+pub(super) fn fail<T>(problem: Problem) -> Result<T> {
     Err(Failure::Problem(Box::new(problem)))
 }
 
@@ -426,43 +427,6 @@ impl Evaluation<'_, '_> {
     }
 }
 
-/// A number of either kind.
-#[derive(Debug, Clone, Copy)]
-enum Number {
-    Integer(i128),
-    Float(f64),
-}
-
-impl Number {
-    #[allow(clippy::cast_precision_loss)]
-    fn float(self) -> f64 {
-        match self {
-            Number::Integer(integer) => integer as f64,
-            Number::Float(float) => float,
-        }
-    }
-
-    fn compare(self, other: Self) -> std::cmp::Ordering {
-        // A whole number is compared as such: a fraction's type would round it.
-        match (self.integer(), other.integer()) {
-            (Some(left), Some(right)) => left.cmp(&right),
-            _ => self.float().total_cmp(&other.float()),
-        }
-    }
-
-    /// The number, if it is whole and fits.
-    fn integer(self) -> Option<i128> {
-        match self {
-            Number::Integer(integer) => Some(integer),
-            #[allow(clippy::cast_possible_truncation)]
-            Number::Float(float) if float.fract() == 0.0 && float.abs() < 1e38 => {
-                Some(float as i128)
-            }
-            Number::Float(_) => None,
-        }
-    }
-}
-
 fn size(value: &Value) -> usize {
     match value {
         Value::String(text) => 1 + text.len(),
@@ -490,27 +454,6 @@ fn boolean(value: &Value, span: Span) -> Result<bool> {
     }
 }
 
-fn number(value: &Value, span: Span) -> Result<Number> {
-    match value {
-        Value::Integer(integer) => return Ok(Number::Integer(*integer)),
-        Value::Float(float) => return Ok(Number::Float(*float)),
-        Value::String(text) => {
-            if let Ok(integer) = text.parse() {
-                return Ok(Number::Integer(integer));
-            }
-            let float = text.parse::<f64>().ok().filter(|float| float.is_finite());
-            if let Some(float) = float.filter(|_| text.bytes().any(|byte| byte == b'.')) {
-                return Ok(Number::Float(float));
-            }
-        }
-        _ => {}
-    }
-    fail(Problem::new(
-        span,
-        format!("expected a number, found {}", value.kind()),
-    ))
-}
-
 fn equal(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Integer(integer), Value::Float(float))
@@ -521,60 +464,6 @@ fn equal(left: &Value, right: &Value) -> bool {
             left.len() == right.len() && left.iter().zip(right).all(|(a, b)| equal(a, b))
         }
         _ => left == right,
-    }
-}
-
-fn checked(result: Option<i128>, span: Span) -> Result<Value> {
-    match result {
-        Some(integer) => Ok(Value::Integer(integer)),
-        None => fail(Problem::new(
-            span,
-            "the result is too large to be kept exactly",
-        )),
-    }
-}
-
-fn arithmetic(operator: Binary, left: Number, right: Number, span: Span) -> Result<Value> {
-    let by_zero = matches!(right, Number::Integer(0)) || right.float() == 0.0;
-    if matches!(operator, Binary::Divide | Binary::Modulo) && by_zero {
-        return fail(Problem::new(span, "this divides by zero"));
-    }
-    if let (Number::Integer(left), Number::Integer(right)) = (left, right) {
-        match operator {
-            Binary::Add => return checked(left.checked_add(right), span),
-            Binary::Subtract => return checked(left.checked_sub(right), span),
-            Binary::Multiply => return checked(left.checked_mul(right), span),
-            Binary::Modulo => return checked(left.checked_rem(right), span),
-            _ if left.checked_rem(right) == Some(0) => {
-                return checked(left.checked_div(right), span);
-            }
-            _ => {}
-        }
-    }
-    // Beyond 2^53 a whole number is not always kept by the type that holds fractions.
-    let exact = |number: f64| number.abs() < 9_007_199_254_740_992.0;
-    let (left, right) = (left.float(), right.float());
-    let result = match operator {
-        Binary::Add => left + right,
-        Binary::Subtract => left - right,
-        Binary::Multiply => left * right,
-        Binary::Divide => left / right,
-        _ => left % right,
-    };
-    if !(exact(left) && exact(right) && exact(result)) {
-        return fail(Problem::new(
-            span,
-            "the result is too large to be kept exactly",
-        ));
-    }
-    Ok(fraction(result))
-}
-
-/// A number that may turn out to be whole; a whole one has one form only.
-fn fraction(number: f64) -> Value {
-    match Number::Float(number).integer() {
-        Some(integer) => Value::Integer(integer),
-        None => Value::Float(number),
     }
 }
 

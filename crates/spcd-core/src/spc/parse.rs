@@ -268,17 +268,18 @@ impl<'a> Parser<'a> {
         let span = self.span_of(&name);
         let next = self.peek();
         match next.kind {
-            Kind::Equal | Kind::Colon => {
+            Kind::Equal | Kind::Colon | Kind::EqualEqual => {
                 self.next();
                 if !seen.insert(text) {
                     let problem =
                         Problem::new(span, format!("`{text}` is written twice in this block"));
                     self.problem(problem.hint("keep one of the two"));
                 }
-                if next.kind == Kind::Colon {
+                if next.kind != Kind::Equal {
                     let span = self.span_of(&next);
-                    let problem =
-                        Problem::new(span, format!("expected `=` after `{text}`, found `:`"));
+                    let found = next.text(self.text);
+                    let message = format!("expected `=` after `{text}`, found `{found}`");
+                    let problem = Problem::new(span, message);
                     self.problem(problem.hint(format!("write `{text} = …`")));
                 }
                 let value = self.value();
@@ -401,6 +402,15 @@ impl<'a> Parser<'a> {
                     return Err(self.problem(Problem::new(span, message).hint(
                         "write `name = …` for an attribute, `type \"label\" {` for a block",
                     )));
+                }
+                // As in other languages: `connection "name": {`, `connection "name" = {`.
+                Kind::Equal | Kind::Colon if self.token(self.at + 1).kind == Kind::OpenBrace => {
+                    let span = self.span_of(&token);
+                    let mark = token.text(self.text);
+                    let message = format!("expected `{{` after a block's labels, found `{mark}`");
+                    let problem = Problem::new(span, message);
+                    self.problem(problem.hint(format!("remove the `{mark}`")));
+                    self.next();
                 }
                 Kind::Equal if labels.len() == 1 => {
                     let message = "a name before `=` is one word without spaces";

@@ -50,7 +50,7 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Offer, HubError> {
         }
         Err(HubError::Refused { text, code }) => Err(HubError::Refused {
             text: clean(&text) + &since(&code, target),
-            code,
+            code: of_wrapper(code),
         }),
         Err(error) => Err(error),
     }
@@ -127,6 +127,15 @@ async fn import(client: &Client, name: &str, target: &Target) -> Result<Vec<Tabl
     partial::import(client, target, name, name, None).await
 }
 
+/// Many wrappers say whatever is wrong with the code of an internal error, by which the server
+/// itself means that the same may succeed a moment later.
+fn of_wrapper(code: SqlState) -> SqlState {
+    match code == SqlState::INTERNAL_ERROR {
+        true => SqlState::FDW_ERROR,
+        false => code,
+    }
+}
+
 /// Where the wrapper refuses an option: from which version on it takes those that are given.
 fn since(code: &SqlState, target: &Target) -> String {
     if *code != SqlState::FDW_INVALID_OPTION_NAME || target.since.is_empty() {
@@ -138,19 +147,35 @@ fn since(code: &SqlState, target: &Target) -> String {
     format!(" ({})", attributes.join(", "))
 }
 
-/// A text in which no option of the mapping stands: wrappers repeat user names in their errors.
+/// A text in which no value stands that is not public: wrappers repeat user names in their errors,
+/// and what they were given to connect to.
 fn without(text: &str, target: &Target) -> String {
     let mut text = text.to_owned();
-    let mut values: Vec<&str> = target
-        .mapping
-        .values()
-        .map(|value| value.expose())
+    let of_server = target.server.values().filter(|option| !option.public);
+    let mut values: Vec<&str> = (target.mapping.values().map(|value| value.expose()))
+        .chain(of_server.map(|option| option.value.as_str()))
         .collect();
     values.sort_by_key(|value| std::cmp::Reverse(value.len()));
     for value in values {
         text = mask(&text, value);
     }
-    text
+    without_users(&text)
+}
+
+/// A text in which no URL tells who connects: some wrappers say a part of what they were given.
+fn without_users(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let host = part.find(|c: char| "/?#\"'".contains(c) || c.is_whitespace());
+        let rest = match part[..host.unwrap_or(part.len())].rfind('@') {
+            Some(at) => format!("***{}", &part[at..]),
+            None => part.to_owned(),
+        };
+        out.push_str("://");
+        out.push_str(&rest);
+    }
+    out
 }
 
 /// Replaces a value where it stands as a word.
@@ -179,7 +204,7 @@ fn mask(text: &str, value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::mask;
+    use super::{mask, without_users};
 
     #[test]
     fn a_value_is_masked_where_it_is_a_word() {
@@ -189,5 +214,14 @@ mod tests {
         );
         assert_eq!(mask("secret", "secret"), "***");
         assert_eq!(mask("nothing", ""), "nothing");
+    }
+
+    #[test]
+    fn a_url_does_not_tell_who_connects() {
+        assert_eq!(
+            without_users("code on http://me:x@y@host/a?b=c@d: 0, ftp://host://me@h"),
+            "code on http://***@host/a?b=c@d: 0, ftp://host://***@h"
+        );
+        assert_eq!(without_users("a@b: nothing://"), "a@b: nothing://");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use spcd_protocol::Status;
 
 use crate::config;
+use crate::plan::Offer;
 use crate::secret::Secret;
 use crate::shape::Table;
 
@@ -40,6 +41,8 @@ pub struct Observed {
     pub ask: BTreeSet<String>,
     /// Those of them that somebody asked for by name.
     pub urgent: BTreeSet<String>,
+    /// What sources are known to have before they are asked: for those who only show a plan.
+    pub offers: BTreeMap<String, Offer>,
 }
 
 impl Observed {

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{Import, Plan, RowChange, Task, Why, Work, drop_unit, grant_unit, settle};
+use super::{Import, Offer, Plan, RowChange, Task, Why, Work, drop_unit, grant_unit, settle};
 use crate::config::Target;
 use crate::observed::{Detail, Observed, Presence};
-use crate::shape::Obstacles;
+use crate::shape::{self, Obstacles};
 use crate::sql;
 
 /// The plan as a diff of objects, `+` made, `~` altered, `-` dropped; empty if there is nothing
@@ -120,15 +120,18 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
                     .cloned()
                     .unwrap_or_default();
                 hide(&mut import.target, &mut detail);
+                let offer = observed.offers.get(&work.name).cloned();
+                if offer.is_none() {
+                    let _ = writeln!(out, "-- its tables: known after import");
+                }
                 let unit = settle(
                     &work.name,
                     work.status,
                     &import,
                     &detail,
-                    &detail.tables.clone().into(),
+                    &offer.unwrap_or_else(|| detail.tables.clone().into()),
                     &Obstacles::default(),
                 );
-                let _ = writeln!(out, "-- its tables: known after import");
                 unit.ok().flatten().unwrap_or_default()
             }
         };
@@ -194,7 +197,8 @@ fn show_work(work: &Work, observed: &Observed) -> String {
                 .tables
                 .get(&work.name)
                 .map_or(&[][..], Vec::as_slice);
-            show_import(&mut out, &work.name, import, &detail, tables);
+            let offer = observed.offers.get(&work.name);
+            show_import(&mut out, &work.name, import, &detail, tables, offer);
         }
         Task::Unite(unite) => {
             let sign = if unite.why == Why::New { '+' } else { '~' };
@@ -225,7 +229,14 @@ fn show_work(work: &Work, observed: &Observed) -> String {
     out
 }
 
-fn show_import(out: &mut String, name: &str, import: &Import, detail: &Detail, made: &[String]) {
+fn show_import(
+    out: &mut String,
+    name: &str,
+    import: &Import,
+    detail: &Detail,
+    made: &[String],
+    offer: Option<&Offer>,
+) {
     let target = &import.target;
     let applied = import.applied.as_ref();
     let has = |presence: Option<Presence>| presence == Some(Presence::Ours);
@@ -266,6 +277,16 @@ fn show_import(out: &mut String, name: &str, import: &Import, detail: &Detail, m
                 false => writeln!(out, "    + user mapping ({})", options.join(", ")),
             };
         }
+    }
+    if let Some(offer) = offer {
+        for change in import.changes(detail, offer) {
+            let _ = writeln!(out, "    {}", change.to_string().replace('\n', "\n    "));
+        }
+        let left_out = shape::unfit(&detail.tables, offer);
+        for warning in left_out.iter().chain(&offer.warnings) {
+            let _ = writeln!(out, "    ! {warning}");
+        }
+        return;
     }
     match applied {
         None => {

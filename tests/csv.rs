@@ -427,10 +427,13 @@ async fn what_the_connection_says_of_its_files_is_followed() {
     let rows = "SELECT * FROM files.a";
     assert_eq!(fixture.rows(rows).await, [["#", "x;y"], ["1", "5;2"]]);
 
-    // A file that a value is read from is watched as well.
-    let sign = fixture.spcd.config_dir().join("separator");
+    // A file that a value is read from is watched as well, wherever it lies.
+    let sign = fixture.spcd.dir().join("separator");
     fs::write(&sign, ",").unwrap();
-    fixture.configure("\"../data/*.csv\"", "  separator = file(\"separator\")\n");
+    fixture.configure(
+        "\"../data/*.csv\"",
+        "  separator = file(\"../separator\")\n",
+    );
     fixture.until_columns("a", &["# bigint", "x;y text"]).await;
     fs::write(&sign, ";").unwrap();
     fixture.until_columns("a", &["#,x text", "y bigint"]).await;

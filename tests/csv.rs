@@ -3,9 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::support::hub::{columns, until, until_error};
-use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};
+use crate::support::{Database, Spcd, eventually, query, shared, try_query, value};
+
+/// How long a change may take to be noticed: less than it takes until the daemon looks at everything
+/// without being woken.
+const NOTICED: Duration = Duration::from_secs(30);
 
 /// A daemon with a connection `files` over a directory `data`.
 struct Fixture {
@@ -56,7 +61,7 @@ impl Fixture {
              WHERE attrelid = to_regclass('files.\"{table}\"') AND attnum > 0 AND NOT attisdropped
              ORDER BY attnum"
         );
-        eventually(&format!("{table}: {wanted:?}"), DEADLINE, || async {
+        eventually(&format!("{table}: {wanted:?}"), NOTICED, || async {
             (query(&self.hub.url, &sql).await.concat() == wanted).then_some(())
         })
         .await;
@@ -81,7 +86,7 @@ impl Fixture {
     }
 
     async fn until_warning(&self, part: &str) {
-        eventually(&format!("a warning says {part:?}"), DEADLINE, || async {
+        eventually(&format!("a warning says {part:?}"), NOTICED, || async {
             let warnings = self.warnings().await;
             warnings
                 .iter()
@@ -92,7 +97,7 @@ impl Fixture {
     }
 
     async fn until_no_warning(&self) {
-        eventually("no warning is left", DEADLINE, || async {
+        eventually("no warning is left", NOTICED, || async {
             self.warnings().await.is_empty().then_some(())
         })
         .await;
@@ -190,7 +195,7 @@ async fn new_changed_and_removed_files_are_noticed() {
     fixture.until_columns("a", &wanted).await;
 
     fs::remove_file(fixture.data.join("b.csv")).unwrap();
-    eventually("b is gone", DEADLINE, || async {
+    eventually("b is gone", NOTICED, || async {
         (fixture.tables().await == ["a"]).then_some(())
     })
     .await;
@@ -422,10 +427,13 @@ async fn what_the_connection_says_of_its_files_is_followed() {
     let rows = "SELECT * FROM files.a";
     assert_eq!(fixture.rows(rows).await, [["#", "x;y"], ["1", "5;2"]]);
 
-    // A file that a value is read from is watched as well.
-    let sign = fixture.spcd.config_dir().join("separator");
+    // A file that a value is read from is watched as well, wherever it lies.
+    let sign = fixture.spcd.dir().join("separator");
     fs::write(&sign, ",").unwrap();
-    fixture.configure("\"../data/*.csv\"", "  separator = file(\"separator\")\n");
+    fixture.configure(
+        "\"../data/*.csv\"",
+        "  separator = file(\"../separator\")\n",
+    );
     fixture.until_columns("a", &["# bigint", "x;y text"]).await;
     fs::write(&sign, ";").unwrap();
     fixture.until_columns("a", &["#,x text", "y bigint"]).await;
@@ -442,7 +450,7 @@ async fn what_the_connection_says_of_its_files_is_followed() {
         "\"../data/*.csv\"",
         "  import {\n    exclude = [\"a\"]\n  }\n",
     );
-    eventually("a is left out", DEADLINE, || async {
+    eventually("a is left out", NOTICED, || async {
         fixture.tables().await.is_empty().then_some(())
     })
     .await;
@@ -505,4 +513,67 @@ async fn nothing_is_written_where_nothing_differs() {
             .await
             .is_ok()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_shows_what_the_files_change_and_the_documentation_is_right() {
+    let page = fs::read_to_string(
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/plugins.md"),
+    )
+    .unwrap();
+    let section = page.split("### csv\n").nth(1).unwrap();
+    let block = |language: &str| {
+        let fence = format!("```{language}\n");
+        let (text, _) = section
+            .split_once(&fence)
+            .unwrap()
+            .1
+            .split_once("```")
+            .unwrap();
+        text.to_owned()
+    };
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let data = spcd.config_dir().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("orders.csv"), block("csv")).unwrap();
+    spcd.write("imports.spc", &block("hcl"));
+    let plan = |code: i32, wanted: &[&str]| {
+        let plan = spcd.spcd(&["plan"]);
+        assert_eq!(plan.code, code, "{}{}", plan.stdout, plan.stderr);
+        for line in wanted {
+            assert!(
+                plan.stdout.contains(line),
+                "{line:?} is not in {}",
+                plan.stdout
+            );
+        }
+    };
+    plan(2, &["    + table orders (6 columns)\n"]);
+    assert_eq!(spcd.spcd(&["apply"]).code, 0);
+    plan(0, &["nothing to do"]);
+    fs::write(data.join("towns.csv"), "name\nBonn\n").unwrap();
+    fs::write(data.join("orders.csv"), block("csv").replace("id,", "no,")).unwrap();
+    plan(
+        2,
+        &["    + table towns (1 columns)\n", "    ± table orders"],
+    );
+    fs::write(data.join("orders.csv"), block("csv")).unwrap();
+    fs::remove_file(data.join("towns.csv")).unwrap();
+    plan(0, &["nothing to do"]);
+    fs::rename(&data, data.with_file_name("aside")).unwrap();
+    plan(
+        2,
+        &[
+            "! connection \"imports\"\n    the directory ",
+            " is missing\n",
+        ],
+    );
+    fs::rename(data.with_file_name("aside"), &data).unwrap();
+
+    spcd.start();
+    until(&hub.url, &["imports ready"]).await;
+    let shown = spcd.spcd(&["query", "SELECT * FROM imports.orders"]);
+    assert_eq!(shown.stdout, block("text"), "{}", shown.stderr);
+    spcd.stop();
 }

@@ -333,7 +333,8 @@ fn show_answer(out: &mut String, import: &Import, detail: &Detail, ahead: &Ahead
         }
     }
     let unfit = shape::unfit(&detail.tables, tables);
-    for warning in kept.into_iter().chain(unfit) {
+    let left_out = tables.warnings.iter().cloned();
+    for warning in kept.into_iter().chain(unfit).chain(left_out) {
         let _ = writeln!(out, "    ! {}", one_line(&warning));
     }
 }

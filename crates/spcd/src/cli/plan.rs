@@ -1,18 +1,22 @@
 //! `spcd plan`
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use spcd_core::config::{Desired, Loaded, Severity};
-use spcd_core::observed::{Extension, Observed};
+use spcd_core::observed::{Ahead, Attempt, Detail, Extension, Observed};
 use spcd_core::plan::{self, Plan, Task};
+use spcd_core::shape::{self, Obstacles};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::PlanArgs;
 use crate::config::Config;
+use crate::csv;
 use crate::hub::connect::Endpoint;
 use crate::hub::{ahead, observe};
 use crate::settings::Settings;
@@ -65,6 +69,69 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
     }))
 }
 
+/// How long the files of a connection may keep us waiting where the configuration does not say.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Reads the files of csv connections, for which no source needs to be asked. Gives what there is of
+/// those that were not looked at closely.
+async fn read_files(
+    client: &Client,
+    desired: &Desired,
+    observed: &mut Observed,
+) -> anyhow::Result<BTreeMap<String, Detail>> {
+    let mut details = BTreeMap::new();
+    for (name, connection) in &desired.connections {
+        let (Ok(target), true) = (&connection.target, connection.enabled) else {
+            continue;
+        };
+        let Some(csv) = target.csv.clone() else {
+            continue;
+        };
+        let import = target.import.clone();
+        let deadline = import.timeout.map_or(DEADLINE, Duration::from_secs);
+        let reading = csv::aside(name.clone(), move || csv::read(&csv, &import));
+        let files = match tokio::time::timeout(deadline, reading).await {
+            Ok(Some(files)) => files,
+            _ => Err("its files do not answer".to_owned()),
+        };
+        let mut offer = match files {
+            Ok(files) => files.offer,
+            Err(error) => {
+                let attempt = Attempt {
+                    target_hash: desired.target_hash(name).to_owned(),
+                    error,
+                    due: false,
+                };
+                observed.attempts.insert(name.clone(), attempt);
+                continue;
+            }
+        };
+        shape::normalize(&mut offer.tables, target.traits());
+        let mut obstacles = Obstacles::default();
+        let known = observed.connections.get(name);
+        if known.is_some_and(|known| known.applied.is_some()) {
+            let found = observe::details(client, std::slice::from_ref(name), false).await?;
+            for (name, mut detail) in found {
+                shape::normalize(&mut detail.tables, target.traits());
+                let changes = shape::diff(&detail.tables, &offer, target.traits());
+                obstacles = ahead::obstacles(client, &name, &changes).await?.0;
+                if !changes.is_empty() {
+                    observed.ask.insert(name.clone());
+                }
+                if !observed.details.contains_key(&name) {
+                    details.insert(name, detail);
+                }
+            }
+        }
+        let answer = Ahead {
+            tables: Ok(offer),
+            obstacles,
+        };
+        observed.answers.insert(name.clone(), answer);
+    }
+    Ok(details)
+}
+
 /// The plan, and what it was made from; with `refresh` also what the sources answer.
 async fn look(
     endpoint: &Arc<Endpoint>,
@@ -73,11 +140,15 @@ async fn look(
     refresh: bool,
 ) -> anyhow::Result<(Plan, Observed)> {
     let mut observed = observe::observe(client, desired).await?;
+    let details = read_files(client, desired, &mut observed).await?;
     if !refresh {
-        return Ok((plan::plan(desired, &observed), observed));
+        let plan = plan::plan(desired, &observed);
+        observed.details.extend(details);
+        return Ok((plan, observed));
     }
     observed.ask = desired.connections.keys().cloned().collect();
     let mut plan = plan::plan(desired, &observed);
+    observed.details.extend(details);
     let imports = plan.work.iter().filter_map(|work| match &work.task {
         Task::Import(import) => Some((work.name.as_str(), &**import)),
         _ => None,
@@ -88,7 +159,7 @@ async fn look(
         found.is_none_or(|found| *found == Extension::Installed)
     };
     let imports: Vec<_> = imports
-        .filter(|(_, import)| can_ask(&import.target.extension))
+        .filter(|(_, import)| can_ask(&import.target.extension) && import.target.csv.is_none())
         .collect();
     let slots = Arc::new(Semaphore::new(AT_A_TIME));
     let mut asked = JoinSet::new();

@@ -5,12 +5,14 @@
     reason = "a test ends by panicking"
 )]
 
+mod adopt;
 mod aggregate;
 mod bad_input;
 mod client;
 mod cluster;
 mod connect;
 mod crash;
+mod destroy;
 mod examples;
 mod pass;
 mod query;

@@ -134,6 +134,31 @@ pub async fn ensure(settings: &Settings) -> Result<Running, ClusterError> {
     open(layout, owner, Some(daemon)).await
 }
 
+/// Whether there is a private cluster.
+pub fn is_made(settings: &Settings) -> bool {
+    Layout::of(&settings.state_dir).data.exists()
+}
+
+/// Removes the cluster's files, unless somebody uses them.
+///
+/// # Errors
+/// See [`ClusterError`].
+pub async fn remove(settings: &Settings) -> Result<(), ClusterError> {
+    let (layout, owner) = prepare(settings)?;
+    let taken = || ClusterError::Taken {
+        dir: layout.shown(),
+        pid: layout.daemon_pid(),
+    };
+    let exclusive = FlockArg::LockExclusiveNonblock;
+    let _daemon = layout.lock(layout::DAEMON, exclusive)?.ok_or_else(taken)?;
+    let _using = layout.lock(layout::USERS, exclusive)?.ok_or_else(taken)?;
+    let _start = take(&layout, layout::START, exclusive, TURN).await?;
+    if let Some(mut server) = Server::adopt(&layout, &owner).await {
+        server.stop(FAST).await;
+    }
+    std::fs::remove_dir_all(&layout.dir).map_err(layout::failed("remove", &layout.dir))
+}
+
 /// Waits for a server that was asked to stop when [`ensure`] was given up half-way.
 pub async fn gone(settings: &Settings) {
     let layout = Layout::of(settings);

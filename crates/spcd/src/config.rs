@@ -14,6 +14,8 @@ pub struct Config {
     cache: Cache,
     /// A directory whose files are all gone means that its connections are to go.
     allow_empty: bool,
+    /// Nothing is wanted, not even search paths.
+    nothing: bool,
 }
 
 impl Config {
@@ -23,6 +25,15 @@ impl Config {
             files: Files::new(dirs),
             cache: Cache::default(),
             allow_empty,
+            nothing: false,
+        }
+    }
+
+    /// That nothing is there any more, whatever the files say.
+    pub fn nothing() -> Self {
+        Self {
+            nothing: true,
+            ..Self::new(&[], true)
         }
     }
 
@@ -34,6 +45,9 @@ impl Config {
             lookup: &mut lookup,
         };
         let mut loaded = load(&look.sources, &mut given, &mut self.cache);
+        if self.nothing {
+            loaded.desired.database.manage_search_path = Some(false);
+        }
         let doubts = &mut loaded.desired.doubts;
         doubts.extend(look.doubts.iter().cloned());
         let empty = look

@@ -75,6 +75,11 @@ impl Watcher {
         watcher
     }
 
+    /// What wakes it as a change would.
+    pub fn waker(&self) -> Arc<Notify> {
+        self.wake.clone()
+    }
+
     /// Watches the places of a look, and no others. Where that began only now, a change may have
     /// been missed since the look: then it wakes itself.
     pub fn follow(&mut self, places: &[Place]) {

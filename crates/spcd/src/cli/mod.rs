@@ -1,8 +1,10 @@
 //! The command line: one file a command, each with `run(&Settings, Args) -> Result<ExitCode>`.
 
+mod adopt;
 mod apply;
 mod check;
 mod completions;
+mod destroy;
 mod doctor;
 mod follow;
 mod migrate;
@@ -201,6 +203,9 @@ pub struct TestArgs {
 pub struct AdoptArgs {
     /// The connection
     pub name: String,
+    /// Do not ask
+    #[arg(long, env = "SPCD_YES", value_parser = FalseyValueParser::new())]
+    pub yes: bool,
 }
 
 /// `spcd destroy`
@@ -282,8 +287,8 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
         Command::Test(_) => not_built("test"),
         Command::Plugins => plugins::run(settings),
         Command::Migrate => migrate::run(settings).await,
-        Command::Adopt(_) => not_built("adopt"),
-        Command::Destroy(_) => not_built("destroy"),
+        Command::Adopt(args) => adopt::run(settings, args).await,
+        Command::Destroy(args) => destroy::run(settings, args).await,
         Command::Doctor => doctor::run(settings).await,
         Command::Completions(args) => completions::run(args),
     }
@@ -302,11 +307,14 @@ impl Command {
             | Self::Test(_)
             | Self::Migrate
             | Self::Adopt(_)
-            | Self::Destroy(_)
             | Self::Doctor => true,
-            Self::Run(_) | Self::Check(_) | Self::Url | Self::Plugins | Self::Completions(_) => {
-                false
-            }
+            // One that is not there is not made in order to be removed.
+            Self::Destroy(_)
+            | Self::Run(_)
+            | Self::Check(_)
+            | Self::Url
+            | Self::Plugins
+            | Self::Completions(_) => false,
         }
     }
 }
@@ -326,6 +334,21 @@ async fn hub(settings: &Settings) -> anyhow::Result<(Endpoint, Option<cluster::R
         None => Some(cluster::join(settings).await?),
     };
     Ok((endpoint(settings)?, running))
+}
+
+/// Asks on the terminal, after what was shown.
+fn confirm(question: &str) -> anyhow::Result<bool> {
+    use std::io::Write as _;
+    let (mut out, input) = (std::io::stdout(), std::io::stdin());
+    anyhow::ensure!(
+        out.is_terminal() && input.is_terminal(),
+        "nobody is there to ask: give --yes if that is what you want"
+    );
+    write!(out, "{question} Type yes: ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
 }
 
 fn not_built(command: &str) -> anyhow::Result<ExitCode> {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::cluster::{self, ClusterError, Running};
 use crate::config::Config;
@@ -19,10 +20,12 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut cluster = None;
+    let mut watcher = Watcher::new();
+    let waker = watcher.waker();
     service::ready();
     let outcome = tokio::select! {
-        ended = work(settings, &mut cluster) => ended,
-        ended = follow_settings(settings) => ended,
+        ended = work(settings, &mut cluster, &mut watcher) => ended,
+        ended = follow_settings(settings, &waker) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -40,8 +43,8 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
 }
 
 /// Reads the settings file again when it changes and on SIGHUP: takes what can be taken, and says
-/// what needs a restart. It does not end by itself.
-async fn follow_settings(settings: &Settings) -> anyhow::Result<()> {
+/// what needs a restart. SIGHUP is a wake, too. It does not end by itself.
+async fn follow_settings(settings: &Settings, waker: &Notify) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut files = Files::new(std::slice::from_ref(&settings.file));
     let mut watcher = Watcher::new();
@@ -55,6 +58,9 @@ async fn follow_settings(settings: &Settings) -> anyhow::Result<()> {
         };
         let look = files.look();
         watcher.follow(files.places());
+        if asked {
+            waker.notify_one();
+        }
         if !asked && std::sync::Arc::ptr_eq(&look, &last) {
             continue;
         }
@@ -86,16 +92,19 @@ async fn follow_settings(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// The cluster is handed out so that it is stopped in order after everything that uses it.
-async fn work(settings: &Settings, cluster: &mut Option<Running>) -> anyhow::Result<()> {
+async fn work(
+    settings: &Settings,
+    cluster: &mut Option<Running>,
+    watcher: &mut Watcher,
+) -> anyhow::Result<()> {
     if settings.database.is_none() {
         service::status("starting the private cluster");
         *cluster = Some(cluster::ensure(settings).await?);
     }
     let endpoint = Arc::new(super::endpoint(settings)?);
-    let mut watcher = Watcher::new();
     let mut config = Config::new(&settings.config_dirs, false);
     tokio::select! {
-        ended = daemon::run(endpoint, settings, &mut config, &mut watcher) => {
+        ended = daemon::run(endpoint, settings, &mut config, watcher) => {
             ended?;
             Ok(())
         }

@@ -162,6 +162,11 @@ impl<'a> Reign<'a> {
         }))
     }
 
+    /// Gives up all but the session that holds the lead.
+    pub fn abdicate(self) -> Session {
+        self.lead.lock
+    }
+
     /// Asks every source in the next pass.
     pub fn ask_all(&mut self) {
         self.memory.ask_all = true;

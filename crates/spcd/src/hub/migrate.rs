@@ -27,6 +27,11 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
 /// run, so that two daemons that start at once apply each file once.
 const LOCK: i64 = 0x7370_6364;
 
+/// The text of each migration.
+pub fn texts() -> impl Iterator<Item = &'static str> {
+    MIGRATIONS.iter().map(|(_, _, text)| *text)
+}
+
 /// Applies what is missing, each file in its own transaction; returns the names of what was
 /// applied.
 pub async fn migrate(client: &Client) -> Result<Vec<&'static str>, HubError> {

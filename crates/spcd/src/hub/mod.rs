@@ -1,9 +1,11 @@
 //! The Postgres that holds the schemas.
 
+pub mod adopt;
 pub mod apply;
 pub mod ask;
 mod catalog;
 pub mod connect;
+pub mod destroy;
 pub mod lead;
 pub mod migrate;
 pub mod observe;

@@ -19,5 +19,6 @@ mod query;
 mod search_path;
 mod settings;
 mod steampipe;
+mod stop;
 mod support;
 mod wait;

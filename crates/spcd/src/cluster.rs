@@ -29,9 +29,9 @@ const USER: &str = "spcd";
 /// The database that holds the schemas.
 const DATABASE: &str = "spcd";
 
-/// How long a fast shutdown may take before it becomes an immediate one: systemd and people expect
-/// a service to end within five seconds, and nothing is lost by recovery from the log.
-const FAST: Duration = Duration::from_secs(4);
+/// How long a fast shutdown may take before it becomes an immediate one: all in all a service is to
+/// end within five seconds, and nothing is lost by recovery from the log.
+const FAST: Duration = Duration::from_secs(3);
 
 /// How long a daemon waits for commands that start or stop the server.
 const TURN: Duration = Duration::from_secs(60);

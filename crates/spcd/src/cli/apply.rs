@@ -54,7 +54,7 @@ async fn apply(
             let mut progress = Progress::default();
             reign.settle(|left| progress.left(left)).await?;
             progress.end();
-            drop(reign);
+            reign.resign().await;
             let session = endpoint.connect("client").await?;
             states(&session.client, None).await?
         }

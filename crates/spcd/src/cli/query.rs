@@ -122,6 +122,7 @@ async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Res
     let mut config = Config::new(&settings.config_dirs, false);
     if let Some(mut reign) = Reign::begin(endpoint, settings, &mut config, false).await? {
         reign.settle(|_| ()).await?;
+        reign.resign().await;
     }
     Ok(())
 }

@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::cluster::{self, ClusterError, Running};
 use crate::config::Config;
 use crate::daemon;
 use crate::files::Files;
+use crate::hub::lead;
 use crate::service;
 use crate::settings::Settings;
 use crate::telemetry;
@@ -32,6 +35,8 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     if outcome.is_ok() {
         tracing::info!("stopping");
         service::stopping();
+        // A server that is not there needs no word.
+        let _ = timeout(RESIGN, resign(settings)).await;
     }
     match cluster {
         Some(cluster) => cluster.stop().await,
@@ -40,6 +45,15 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         None => {}
     }
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// How long saying so may take.
+const RESIGN: Duration = Duration::from_millis(500);
+
+/// Says that nobody leads any more.
+async fn resign(settings: &Settings) -> anyhow::Result<()> {
+    let session = super::endpoint(settings)?.connect("resign").await?;
+    Ok(lead::resign(&session.client).await?)
 }
 
 /// Reads the settings file again when it changes and on SIGHUP: takes what can be taken, and says

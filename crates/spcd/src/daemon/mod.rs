@@ -162,6 +162,13 @@ impl<'a> Reign<'a> {
         }))
     }
 
+    /// Gives up the lead, and says so.
+    pub async fn resign(self) {
+        if let Err(error) = lead::resign(&self.lead.control.client).await {
+            tracing::debug!("cannot say that the lead is free: {error}");
+        }
+    }
+
     /// Gives up all but the session that holds the lead.
     pub fn abdicate(self) -> Session {
         self.lead.lock

@@ -74,7 +74,7 @@ pub async fn take(
     // It may have changed while we waited.
     check_instance(&control.client, instance).await?;
 
-    let me = format!("{}:{}", hostname(), std::process::id());
+    let me = me();
     let epoch: i64 = control
         .client
         .query_one(
@@ -207,6 +207,18 @@ pub async fn sweep(client: &Client, epoch: i64) -> Result<(), HubError> {
            AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = {epoch})"
     );
     Ok(client.batch_execute(&sql).await?)
+}
+
+/// Says that this process leads no more, so that nobody waits for its next heartbeat.
+pub async fn resign(client: &Client) -> Result<(), HubError> {
+    let resign = "UPDATE spcd.daemon SET leader = NULL, heartbeat = NULL WHERE leader = $1";
+    client.execute(resign, &[&me()]).await?;
+    Ok(())
+}
+
+/// How this process calls itself in `spcd.daemon`.
+fn me() -> String {
+    format!("{}:{}", hostname(), std::process::id())
 }
 
 fn hostname() -> String {

@@ -426,6 +426,38 @@ fn what_stands_in_the_way_is_said_with_the_way_out() {
 }
 
 #[tokio::test]
+async fn root_goes_on_as_the_one_who_owns_the_state_directory() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut spcd = Spcd::with_private_cluster();
+    fs::create_dir(spcd.state_dir()).unwrap();
+    give_to_server(&spcd.state_dir());
+    let owner = fs::metadata(spcd.state_dir()).unwrap().uid();
+    let files = Files::of(&spcd);
+    give_to_server(&files.0);
+    // A command that comes first must leave nothing that the service could not use.
+    let migrate = spcd.spcd(&["migrate"]);
+    assert_eq!(migrate.code, 0, "{migrate:?}");
+    spcd.start();
+    files.up().await;
+    let of = |path: &std::path::Path| fs::metadata(path).unwrap().uid();
+    assert_eq!(of(format!("/proc/{}", spcd.pid()).as_ref()), owner);
+    for name in [
+        "daemon.lock",
+        "users.lock",
+        "start.lock",
+        "passfile",
+        "data",
+        "socket",
+    ] {
+        assert_eq!(of(&files.path(name)), owner, "{name}");
+    }
+    assert_eq!(spcd.spcd(&["status"]).code, 0);
+    spcd.stop();
+}
+
+#[tokio::test]
 async fn a_lost_password_is_replaced() {
     let mut spcd = Spcd::with_private_cluster();
     let files = Files::of(&spcd);

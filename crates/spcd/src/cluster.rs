@@ -134,6 +134,28 @@ pub async fn ensure(settings: &Settings) -> Result<Running, ClusterError> {
     open(layout, owner, Some(daemon)).await
 }
 
+/// As root on the state directory of somebody else (the package's, whose service runs as a user of
+/// its own): goes on as that user, so that all files stay theirs and no link of theirs leads root
+/// astray. To be called before any other thread is there.
+///
+/// # Errors
+/// When the user has no name, or cannot be changed to.
+pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = std::fs::metadata(&settings.state_dir).map_or(0, |found| found.uid());
+    if owner == 0 || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let user = Owner::find(&settings.state_dir)?;
+    if user.uid != owner {
+        return Err(ClusterError::User(format!(
+            "{} belongs to the user with the number {owner}, who has no entry in /etc/passwd; add it, or give the directory to another user",
+            settings.state_dir.display()
+        )));
+    }
+    user.become_it()
+}
+
 /// Whether there is a private cluster.
 pub fn is_made(settings: &Settings) -> bool {
     Layout::of(&settings.state_dir).data.exists()

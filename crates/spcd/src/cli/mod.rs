@@ -7,6 +7,7 @@ mod completions;
 mod destroy;
 mod doctor;
 mod follow;
+mod man;
 mod migrate;
 mod plan;
 mod plugins;
@@ -82,6 +83,9 @@ enum Command {
     Doctor,
     /// Print a shell's completions
     Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// `spcd run`
@@ -224,6 +228,13 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
+/// `spcd man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory, which must exist
+    pub dir: PathBuf,
+}
+
 /// Parses, runs, and turns the outcome into an exit code. Errors are printed here, with their
 /// causes, and nowhere else.
 pub fn main() -> ExitCode {
@@ -251,6 +262,9 @@ pub fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(cli.flags)?;
+    if settings.database.is_none() {
+        cluster::become_its_user(&settings)?;
+    }
     telemetry::start(&settings, matches!(cli.command, Command::Run(_)));
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -291,6 +305,7 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
         Command::Destroy(args) => destroy::run(settings, args).await,
         Command::Doctor => doctor::run(settings).await,
         Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(&args),
     }
 }
 
@@ -314,7 +329,8 @@ impl Command {
             | Self::Check(_)
             | Self::Url
             | Self::Plugins
-            | Self::Completions(_) => false,
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 }

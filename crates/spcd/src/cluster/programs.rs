@@ -70,6 +70,25 @@ impl Owner {
         })
     }
 
+    /// Makes this process the user's, for good; only as root.
+    pub fn become_it(&self) -> Result<(), ClusterError> {
+        let Some((uid, gid)) = self.change_to else {
+            return Ok(());
+        };
+        let change = || -> Result<(), nix::errno::Errno> {
+            let name = std::ffi::CString::new(self.name.as_str()).unwrap_or_default();
+            nix::unistd::initgroups(&name, gid.into())?;
+            nix::unistd::setgid(gid.into())?;
+            nix::unistd::setuid(uid.into())
+        };
+        change().map_err(|error| {
+            ClusterError::User(format!(
+                "cannot change to the user {}, who owns the state directory: {error}",
+                self.name
+            ))
+        })
+    }
+
     /// The first directory on the way to `path` that the user may not pass through.
     pub fn first_closed(&self, path: &Path) -> Option<PathBuf> {
         let (uid, gid) = self.change_to?;

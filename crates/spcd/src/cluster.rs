@@ -169,7 +169,7 @@ pub struct Machine {
 
 /// Looks at the machine, and changes nothing.
 pub fn inspect(settings: &Settings) -> Machine {
-    let layout = Layout::of(&settings.state_dir);
+    let layout = Layout::of(settings);
     Machine {
         user: Owner::find(&layout.data).map(|owner| owner.name),
         programs: Programs::find(&layout).map(|programs| programs.major),
@@ -179,7 +179,7 @@ pub fn inspect(settings: &Settings) -> Machine {
 
 /// Whether there is a private cluster.
 pub fn is_made(settings: &Settings) -> bool {
-    Layout::of(&settings.state_dir).data.exists()
+    Layout::of(settings).data.exists()
 }
 
 /// Removes the cluster's files, unless somebody uses them.

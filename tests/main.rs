@@ -15,6 +15,7 @@ mod crash;
 mod destroy;
 mod doctor;
 mod examples;
+mod migrate;
 mod pass;
 mod query;
 mod search_path;

@@ -135,8 +135,8 @@ pub async fn ensure(settings: &Settings) -> Result<Running, ClusterError> {
 }
 
 /// As root on the state directory of somebody else (the package's, whose service runs as a user of
-/// its own): goes on as that user, so that all files stay theirs and no link of theirs leads root
-/// astray. To be called before any other thread is there.
+/// its own): goes on as that user, so that all files stay theirs, no link of theirs leads root
+/// astray, and the hub knows them as it knows the service. To be called before anything was done.
 ///
 /// # Errors
 /// When the user has no name, or cannot be changed to.
@@ -153,7 +153,28 @@ pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
             settings.state_dir.display()
         )));
     }
-    user.become_it()
+    Err(user.go_on_as(settings))
+}
+
+/// What a private cluster needs of this machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// Whom its server runs as.
+    pub user: Result<String, ClusterError>,
+    /// The major version of the programs that it has, or would be made with.
+    pub programs: Result<u32, ClusterError>,
+    /// What is free on its disk, in MB; `None` where its directory is not there yet.
+    pub free_mb: Option<u64>,
+}
+
+/// Looks at the machine, and changes nothing.
+pub fn inspect(settings: &Settings) -> Machine {
+    let layout = Layout::of(settings);
+    Machine {
+        user: Owner::find(&layout.data).map(|owner| owner.name),
+        programs: Programs::find(&layout).map(|programs| programs.major),
+        free_mb: layout::free_mb(&settings.state_dir),
+    }
 }
 
 /// Whether there is a private cluster.

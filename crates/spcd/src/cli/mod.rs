@@ -265,7 +265,7 @@ pub fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(cli.flags)?;
-    if settings.database.is_none() {
+    if !matches!(cli.command, Command::Completions(_) | Command::Man(_)) {
         cluster::become_its_user(&settings)?;
     }
     telemetry::start(&settings, matches!(cli.command, Command::Run(_)));
@@ -324,10 +324,10 @@ impl Command {
             | Self::Query(_)
             | Self::Test(_)
             | Self::Migrate
-            | Self::Adopt(_)
-            | Self::Doctor => true,
-            // One that is not there is not made in order to be removed.
-            Self::Destroy(_)
+            | Self::Adopt(_) => true,
+            // One that is not there is not made in order to be looked at or removed.
+            Self::Doctor
+            | Self::Destroy(_)
             | Self::Run(_)
             | Self::Check(_)
             | Self::Url

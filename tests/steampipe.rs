@@ -9,7 +9,7 @@ use crate::support::{Cluster, DEADLINE, Database, Spcd, eventually, query, try_q
 
 /// A hub of its own, because roles are a cluster's, with a daemon that has clients of Steampipe.
 async fn hub(source: &str) -> (Cluster, Database, Database, Spcd) {
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::start(&["timezone = 'Asia/Tokyo'"]);
     let (hub, data) = (cluster.database().await, cluster.database().await);
     query(&data.url, source).await;
     let mut spcd = Spcd::new(&hub.url);
@@ -231,6 +231,7 @@ async fn powerpipe_finds_plugins_and_tables() {
         value(&url, "SHOW search_path").await,
         "public, sales, steampipe_internal"
     );
+    assert_eq!(value(&url, "SHOW timezone").await, "UTC");
     let schemas = query(&url, "SELECT schema_name FROM information_schema.schemata")
         .await
         .concat();
@@ -518,6 +519,23 @@ async fn it_is_taken_away_when_it_is_turned_off() {
     .await;
     until(&hub.url, &["sales ready"]).await;
     spcd.stop();
+
+    // `destroy` takes it along.
+    spcd.env("SPCD_COMPAT", "steampipe");
+    spcd.start();
+    eventually("it is made again", DEADLINE, || async {
+        try_query(&url, "SELECT id FROM orders").await.ok()
+    })
+    .await;
+    spcd.stop();
+    let destroyed = spcd.spcd(&["destroy", "--yes"]);
+    assert_eq!(destroyed.code, 0, "{}", destroyed.stderr);
+    assert!(
+        destroyed.stdout.contains("- schema \"steampipe_internal\""),
+        "{}",
+        destroyed.stdout
+    );
+    assert_eq!(value(&hub.url, parts).await, "0");
 
     // What others made is neither taken over nor taken away.
     query(

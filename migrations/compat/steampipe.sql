@@ -324,6 +324,20 @@ CREATE TRIGGER steampipe_insert AFTER INSERT ON spcd.config_diagnostic
     REFERENCING NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION spcd.steampipe_follow_files();
 
+-- These clients read the server's messages, in English, and its times, in UTC.
+CREATE FUNCTION spcd.steampipe_settle_language() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name = 'TimeZone') !~* '^(etc/)?(utc|gmt)$' THEN
+        ALTER ROLE steampipe SET timezone = 'UTC';
+    END IF;
+    IF (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name = 'lc_messages') !~* '^(c|posix|en)' THEN
+        ALTER ROLE steampipe SET lc_messages = 'C';
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    -- Only a superuser may choose the language of messages.
+    RAISE WARNING 'compat steampipe: its clients need English messages: %', SQLERRM;
+END $$;
+
 -- Makes roles and grants that are missing. steampipe_users reads what spcd_users reads.
 CREATE FUNCTION spcd.steampipe_admit() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -334,6 +348,9 @@ BEGIN
             EXECUTE pg_catalog.format('CREATE ROLE %I %s', v_role,
                                       CASE v_role WHEN 'steampipe' THEN 'LOGIN' ELSE 'NOLOGIN' END);
             UPDATE spcd.steampipe SET roles = roles || v_role;
+            IF v_role = 'steampipe' THEN
+                PERFORM spcd.steampipe_settle_language();
+            END IF;
         END IF;
     END LOOP;
     IF NOT pg_catalog.pg_has_role('steampipe_users', 'spcd_users', 'member') THEN
@@ -453,5 +470,5 @@ SELECT spcd.steampipe_copy(
 REVOKE ALL ON FUNCTION
     spcd.steampipe_plugin_name(text), spcd.steampipe_copy(text[], text[]),
     spcd.steampipe_tell(text[], text[]), spcd.steampipe_follow(), spcd.steampipe_follow_files(),
-    spcd.steampipe_admit(), spcd.steampipe_is_admitted(), spcd.steampipe_set_path(text),
+    spcd.steampipe_settle_language(), spcd.steampipe_admit(), spcd.steampipe_is_admitted(), spcd.steampipe_set_path(text),
     spcd.steampipe_look(text) FROM PUBLIC;

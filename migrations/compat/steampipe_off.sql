@@ -15,7 +15,8 @@ BEGIN
     DROP TRIGGER IF EXISTS steampipe_delete ON spcd.connection_state;
     DROP TRIGGER IF EXISTS steampipe_insert ON spcd.config_diagnostic;
     DROP FUNCTION IF EXISTS spcd.steampipe_look(text), spcd.steampipe_set_path(text),
-        spcd.steampipe_is_admitted(), spcd.steampipe_admit(), spcd.steampipe_follow_files(),
+        spcd.steampipe_is_admitted(), spcd.steampipe_admit(),
+        spcd.steampipe_settle_language(), spcd.steampipe_follow_files(),
         spcd.steampipe_follow(), spcd.steampipe_tell(text[], text[]),
         spcd.steampipe_copy(text[], text[]);
     DROP VIEW IF EXISTS spcd.steampipe_row, spcd.steampipe_path;

@@ -14,7 +14,7 @@ use crate::cluster;
 use crate::config::Config;
 use crate::daemon::Reign;
 use crate::hub::connect::Endpoint;
-use crate::hub::{destroy, observe};
+use crate::hub::{destroy, observe, steampipe};
 use crate::settings::Settings;
 
 /// Removes all that spcd made, once it has shown it and was told to.
@@ -92,10 +92,10 @@ async fn remove(
         "{}",
         plan::show(&plan::plan(&desired, &observed), &observed)
     );
-    if settings.compat != Compat::default() {
-        println!("- what clients of Steampipe find");
-    }
     println!("- schemas \"spcd\" and \"spcd_union\", with the state and its history");
+    if steampipe::is_there(&session.client).await? {
+        println!("- schema \"steampipe_internal\", and the roles that were made with it");
+    }
     if settings.database.is_none() {
         println!(
             "- the private cluster in {}, unless people's own objects are in it",
@@ -108,10 +108,10 @@ async fn remove(
         println!("nothing was changed");
         return Ok(Removed::Nothing);
     }
-    // What clients of another program find goes as if the setting were unset.
-    let mut plain = settings.clone();
-    plain.compat = Compat::default();
-    let begun = Reign::begin(endpoint, &plain, &mut config, false).await?;
+    // Which also takes away what was made for other programs' clients.
+    let mut alone = settings.clone();
+    alone.compat = Compat::None;
+    let begun = Reign::begin(endpoint, &alone, &mut config, false).await?;
     let Some(mut reign) = begun else {
         bail!(
             "a daemon leads on this database and would make it all again: stop it first (systemctl stop spcd)"
@@ -120,6 +120,10 @@ async fn remove(
     ensure!(
         !destroy::has_heir(&session.client).await?,
         "another daemon waits to lead on this database and would make it all again: stop it first"
+    );
+    ensure!(
+        !steampipe::is_there(&session.client).await?,
+        "something that spcd did not make hangs on the schema steampipe_internal (the log says what): drop it first"
     );
     reign.settle(|_| ()).await?;
     let rows = states(&session.client, None).await?;

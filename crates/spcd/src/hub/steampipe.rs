@@ -65,8 +65,7 @@ impl Steampipe {
         epoch: i64,
         wanted: bool,
     ) -> Result<Option<Self>, HubError> {
-        let there = "SELECT pg_catalog.to_regclass('spcd.steampipe') IS NOT NULL";
-        let there: bool = client.query_one(there, &[]).await?.try_get(0)?;
+        let there = is_there(client).await?;
         let mut steampipe = Self::default();
         if !wanted {
             if there {
@@ -235,6 +234,15 @@ impl Steampipe {
             tracing::warn!("compat steampipe: {text}");
         }
     }
+}
+
+/// Whether it is made in this database.
+///
+/// # Errors
+/// As the server says.
+pub async fn is_there(client: &Client) -> Result<bool, HubError> {
+    let sql = "SELECT pg_catalog.to_regclass('spcd.steampipe') IS NOT NULL";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }
 
 /// Does something in one transaction of the leader's.

@@ -23,6 +23,8 @@ impl MariaDb {
             .args(["--no-defaults", "--auth-root-authentication-method=normal"])
             .args(["--skip-test-db", "--skip-name-resolve", "--basedir=/usr"])
             .arg(format!("--datadir={}", dir.join("data").display()))
+            // The one who runs it may not reach the directory of the tests.
+            .current_dir(&dir)
             .stdin(Stdio::null());
         let output = as_server_user(&mut install)
             .output()
@@ -86,6 +88,7 @@ impl MariaDb {
             .arg(format!("--socket={}", path("socket")))
             .arg(format!("--pid-file={}", path("pid")))
             .env(MARK, mark())
+            .current_dir(&self.dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);

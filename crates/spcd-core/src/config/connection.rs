@@ -1,6 +1,6 @@
 //! One `connection` block.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::plugins::{Instances, Resolved};
@@ -22,8 +22,6 @@ pub struct View {
     pub connection: Connection,
     /// Its configuration in the shape of HCL's JSON syntax, without what spcd itself reads.
     pub config: BTreeMap<Box<str>, Value>,
-    /// The attributes of `config` that may be shown.
-    pub public: BTreeSet<String>,
     /// What is wrong with it, as its state would say.
     pub error: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use spcd_core::config::{Inspection, Kind, PluginBlock, Severity, Source, View};
+use spcd_core::config::{Inspection, Kind, Loaded, PluginBlock, Severity, Source, View};
 use spcd_core::report::{self, MASK, Style};
 use spcd_core::spc::value::Value;
 
@@ -33,7 +33,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
             doubt
                 .error
                 .clone()
-                .unwrap_or_else(|| format!("{} cannot be read", doubt.path))
+                .unwrap_or_else(|| format!("{} changes all the while", doubt.path))
         })
         .collect();
     let (errors, warnings) = (
@@ -84,6 +84,8 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     if args.show_values {
         show_values(&inspection);
     }
+    // The process ends here: to free every value one by one would take as long as to read it.
+    std::mem::forget((inspection, look));
     Ok(ExitCode::from(u8::from(errors > 0)))
 }
 
@@ -179,7 +181,7 @@ impl<'a> Report<'a> {
             connections: inspection
                 .connections
                 .iter()
-                .map(|view| connection(view, show_values))
+                .map(|view| connection(view, &inspection.loaded, show_values))
                 .collect(),
             plugins: &inspection.loaded.plugins,
             options: options.collect(),
@@ -189,10 +191,11 @@ impl<'a> Report<'a> {
     }
 }
 
-fn connection(view: &View, show_values: bool) -> Connection<'_> {
+fn connection<'a>(view: &'a View, loaded: &Loaded, show_values: bool) -> Connection<'a> {
+    let public = loaded.public.get(&view.connection.plugin_instance);
     let shown = |name: &str, value: &Value| match show_values
         || name == "import"
-        || view.public.contains(name)
+        || public.is_some_and(|public| public.contains(name))
     {
         true => value.clone(),
         false => masked(value),

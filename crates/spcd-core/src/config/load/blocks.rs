@@ -248,10 +248,6 @@ impl Pass<'_, '_> {
                 name: read.connection.name.clone(),
                 connection: read.connection.clone(),
                 config,
-                public: read
-                    .definition
-                    .map(|d| d.public.clone())
-                    .unwrap_or_default(),
                 error,
             });
         }

@@ -1,5 +1,7 @@
 //! Files as tables: what is in them, which there are, and what is in the way.
 
+mod agreement;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! Files as tables: what is in them, which there are, and what is in the way.
 
+mod agreement;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -576,4 +578,62 @@ async fn plan_shows_what_the_files_change_and_the_documentation_is_right() {
     let shown = spcd.spcd(&["query", "SELECT * FROM imports.orders"]);
     assert_eq!(shown.stdout, block("text"), "{}", shown.stderr);
     spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_no_superuser_needs_one_membership() {
+    let hub = shared().database().await;
+    let role = format!("role_{}", hub.name);
+    query(
+        &hub.url,
+        &format!(
+            "CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {} TO {role};
+             CREATE EXTENSION file_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER file_fdw TO {role}",
+            hub.name
+        ),
+    )
+    .await;
+    let mut spcd = Spcd::new(&shared().url_as(&role, &hub.name));
+    let data = spcd.config_dir().join("data");
+    fs::create_dir(&data).unwrap();
+    for name in ["a", "b"] {
+        fs::write(data.join(format!("{name}.csv")), "x\n1\n").unwrap();
+    }
+    fs::set_permissions(data.join("a.csv"), fs::Permissions::from_mode(0o000)).unwrap();
+    let text = "connection \"files\" {\n  plugin = \"csv\"\n  paths  = [\"data/*.csv\"]\n}\n";
+    spcd.write("files.spc", text);
+    spcd.start();
+    let error = until_error(&hub.url, "files", "pg_read_server_files").await;
+    assert!(
+        error.starts_with(&format!("the role {role:?} may not make tables of files")),
+        "{error}"
+    );
+    query(&hub.url, &format!("GRANT pg_read_server_files TO {role}")).await;
+    assert_eq!(spcd.spcd(&["refresh", "files", "--wait"]).code, 0);
+    let state = "SELECT status, warnings::text FROM spcd.connection_state";
+    let state = query(&hub.url, state).await.concat();
+    assert_eq!(state[0], "ready");
+    assert!(state[1].contains(" may not read "), "{state:?}");
+    assert_eq!(value(&hub.url, "SELECT x FROM files.b").await, "1");
+
+    // And who reads needs no more than the grants on the tables.
+    query(
+        &hub.url,
+        &format!(
+            "CREATE ROLE {role}_reader LOGIN; GRANT USAGE ON SCHEMA files TO {role}_reader;
+             GRANT SELECT ON files.b TO {role}_reader"
+        ),
+    )
+    .await;
+    let reader = shared().url_as(&format!("{role}_reader"), &hub.name);
+    assert_eq!(value(&reader, "SELECT x FROM files.b").await, "1");
+    spcd.stop();
+    query(
+        &hub.url,
+        &format!(
+            "DROP OWNED BY {role}, {role}_reader CASCADE; DROP EXTENSION file_fdw;
+             DROP ROLE {role}, {role}_reader"
+        ),
+    )
+    .await;
 }

@@ -159,3 +159,37 @@ pub async fn aside<T: Send + 'static>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_hangs_is_not_begun_again() {
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        let key = "what hangs".to_owned();
+        let first = tokio::spawn(aside(key.clone(), move || hold.recv().is_ok()));
+        while !ASIDE.lock().unwrap().contains(&key) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(aside(key.clone(), || ()).await, None);
+        release.send(()).unwrap();
+        assert_eq!(first.await.unwrap(), Some(true));
+        assert_eq!(aside(key, || 1).await, Some(1));
+    }
+
+    #[test]
+    fn a_large_file_is_read_in_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.csv");
+        let size = |size: u64| {
+            File::create(&path).unwrap().set_len(size).unwrap();
+            let (bytes, whole) = bytes(&path).unwrap();
+            (bytes.len() as u64, whole)
+        };
+        assert_eq!(size(0), (0, true));
+        assert_eq!(size(WHOLE), (WHOLE, true));
+        assert_eq!(size(WHOLE + 1), (BEGINNING, false));
+        assert_eq!(size(1 << 40), (BEGINNING, false));
+    }
+}

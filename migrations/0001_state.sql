@@ -195,23 +195,39 @@ CREATE FUNCTION spcd.touch(p_names text[]) RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- Records what was made for connections: an array of {name, target_hash, tables, members, warnings,
--- version}.
+-- version, columns}. Where all of it was made in this transaction, "columns" is how many columns the
+-- tables have, and the fingerprint is reckoned: each row bears the same version. A mistake in that
+-- would cost a closer look, and no more.
 CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO spcd.applied
         (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings,
          extension_version, fingerprint)
-    SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, r.version, ''
+    SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, r.version,
+           CASE WHEN r.columns IS NULL THEN ''
+           ELSE pg_catalog.concat_ws('/', n.oid, s.oid,
+               pg_catalog.hashtextextended(pg_catalog.concat(s.srvfdw, s.srvoptions), 0),
+               pg_catalog.hashtextextended(m.umoptions::text, 0),
+               pg_catalog.cardinality(r.tables), 2 * pg_catalog.cardinality(r.tables) * v.row,
+               r.columns, r.columns * v.row)
+           END
     FROM pg_catalog.jsonb_to_recordset(p_made)
          AS r (name text, target_hash text, tables text[], members text[], warnings text[],
-               version text)
+               version text, columns bigint)
+    CROSS JOIN (SELECT (age('3'::xid)::bigint - age(pg_catalog.pg_current_xact_id()::xid))
+                       & 4294967295) AS v (row)
     JOIN pg_catalog.pg_namespace n ON n.nspname = r.name
     LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = r.name AND r.members IS NULL
+    LEFT JOIN pg_catalog.pg_user_mappings m ON m.srvid = s.oid AND m.umuser = 0
     ON CONFLICT (connection_name) DO UPDATE SET
         target_hash = excluded.target_hash, schema_oid = excluded.schema_oid,
         server_oid = excluded.server_oid, tables = excluded.tables, members = excluded.members,
-        warnings = excluded.warnings, extension_version = excluded.extension_version;
-    PERFORM spcd.touch(ARRAY(SELECT r->>'name' FROM pg_catalog.jsonb_array_elements(p_made) r));
+        warnings = excluded.warnings, extension_version = excluded.extension_version,
+        fingerprint = excluded.fingerprint;
+    PERFORM spcd.touch(pg_catalog.array_agg(r->>'name'))
+    FROM pg_catalog.jsonb_array_elements(p_made) r
+    WHERE r->>'columns' IS NULL
+    HAVING count(*) > 0;
 END $$;
 
 -- Puts changes into the table, the events and onto the channel, all in the caller's transaction.
@@ -380,6 +396,33 @@ BEGIN
                  || ' OPTIONS (' || v_options || ')';
         END IF;
     END IF;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
+    IF EXISTS (SELECT 1 FROM pg_temp.spcd_secret
+               WHERE value <> '' AND pg_catalog.strpos(v_reason, value) > 0) THEN
+        v_reason := 'the server refuses its options';
+    END IF;
+    RAISE EXCEPTION 'user mapping: %', v_reason USING ERRCODE = v_state;
+END $$;
+
+-- The same for servers that were just made, all at once.
+CREATE FUNCTION spcd.create_user_mappings(p_servers text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_server text;
+    v_options text;
+    v_state text;
+    v_reason text;
+BEGIN
+    FOR v_server, v_options IN
+        SELECT n.server, pg_catalog.string_agg(
+                   pg_catalog.format('%I %L', s.option, s.value), ', ')
+        FROM pg_catalog.unnest(p_servers) AS n (server)
+        LEFT JOIN pg_temp.spcd_secret s USING (server)
+        GROUP BY n.server
+    LOOP
+        EXECUTE pg_catalog.format('CREATE USER MAPPING FOR PUBLIC SERVER %I', v_server)
+             || CASE WHEN v_options <> '' THEN ' OPTIONS (' || v_options || ')' ELSE '' END;
+    END LOOP;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
     IF EXISTS (SELECT 1 FROM pg_temp.spcd_secret

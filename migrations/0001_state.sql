@@ -136,20 +136,8 @@ END $$;
 -- One line a connection that spcd made: whether its schema and server are still the ones it made,
 -- and a text that changes when anything of them does. A sum of row versions can only grow as rows
 -- change, so with the counts beside it two different catalogs do not give the same text.
-CREATE VIEW spcd.fingerprint AS
--- Aggregators' views once for all: for each connection anew it would cost more than all the rest.
-WITH v AS MATERIALIZED (
-    SELECT w.connection_name, count(*) AS views,
-           sum(((age('3'::xid)::bigint - age(c.xmin)) & 4294967295)
-             + ((age('3'::xid)::bigint - age(r.xmin)) & 4294967295)) AS rows
-    FROM spcd.aggregator_view w
-    JOIN pg_catalog.pg_namespace m
-         ON m.nspname = CASE WHEN w.hidden THEN 'spcd_union' ELSE w.connection_name END
-    JOIN pg_catalog.pg_class c
-         ON c.relname = w.name AND c.relnamespace = m.oid AND c.relkind = 'v'
-    JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
-    GROUP BY w.connection_name
-)
+-- This is all of it but aggregators' views.
+CREATE VIEW spcd.table_fingerprint AS
 SELECT a.connection_name,
        n.oid AS schema_oid,
        s.oid AS server_oid,
@@ -158,7 +146,7 @@ SELECT a.connection_name,
        pg_catalog.concat_ws('/', n.oid, s.oid,
            pg_catalog.hashtextextended(pg_catalog.concat(s.srvfdw, s.srvoptions), 0),
            pg_catalog.hashtextextended(m.umoptions::text, 0),
-           t.tables, t.rows, t.columns, t.column_rows, v.views, v.rows) AS fingerprint
+           t.tables, t.rows, t.columns, t.column_rows) AS fingerprint
 FROM spcd.applied a
 LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
 LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = a.connection_name
@@ -182,11 +170,64 @@ LEFT JOIN LATERAL (
       AND d.refobjid = n.oid
       AND d.classid = 'pg_catalog.pg_class'::regclass
       AND c.relname = ANY (a.tables)
-) t ON true
-LEFT JOIN v ON v.connection_name = a.connection_name;
+) t ON true;
 
--- Records what connections look like now.
-CREATE FUNCTION spcd.touch(p_names text[]) RETURNS void LANGUAGE sql AS $$
+-- The same with the number and the versions of aggregators' views.
+CREATE VIEW spcd.fingerprint AS
+-- Once for all: for each connection anew it would cost more than all the rest.
+WITH v AS MATERIALIZED (
+    SELECT w.connection_name, count(*) AS views,
+           sum(((age('3'::xid)::bigint - age(c.xmin)) & 4294967295)
+             + ((age('3'::xid)::bigint - age(r.xmin)) & 4294967295)) AS rows
+    FROM spcd.aggregator_view w
+    JOIN pg_catalog.pg_namespace m
+         ON m.nspname = CASE WHEN w.hidden THEN 'spcd_union' ELSE w.connection_name END
+    JOIN pg_catalog.pg_class c
+         ON c.relname = w.name AND c.relnamespace = m.oid AND c.relkind = 'v'
+    JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+    GROUP BY w.connection_name
+)
+SELECT t.connection_name, t.schema_oid, t.server_oid, t.schema_is_ours, t.server_is_ours,
+       pg_catalog.concat_ws('/', t.fingerprint, v.views, v.rows) AS fingerprint
+FROM spcd.table_fingerprint t
+LEFT JOIN v ON v.connection_name = t.connection_name;
+
+-- Records what connections look like now. For a few each by itself, by a plan that is made once and
+-- goes from index to index: to plan it each time would take ten times as long as to do it.
+CREATE FUNCTION spcd.touch(p_names text[]) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    v_name text;
+BEGIN
+    IF pg_catalog.cardinality(p_names) > 1000 THEN
+        PERFORM spcd.touch_many(p_names);
+        RETURN;
+    END IF;
+    FOREACH v_name IN ARRAY p_names LOOP
+        UPDATE spcd.applied a SET fingerprint = (
+            SELECT pg_catalog.concat_ws('/', t.fingerprint, v.views, v.rows)
+            FROM spcd.table_fingerprint t
+            CROSS JOIN (
+                SELECT nullif(count(*), 0) AS views,
+                       sum(((age('3'::xid)::bigint - age(c.xmin)) & 4294967295)
+                         + ((age('3'::xid)::bigint - age(r.xmin)) & 4294967295)) AS rows
+                FROM spcd.aggregator_view w
+                JOIN pg_catalog.pg_namespace m
+                     ON m.nspname = CASE WHEN w.hidden THEN 'spcd_union' ELSE w.connection_name END
+                JOIN pg_catalog.pg_class c
+                     ON c.relname = w.name AND c.relnamespace = m.oid AND c.relkind = 'v'
+                JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+                WHERE w.connection_name = v_name
+            ) v
+            WHERE t.connection_name = v_name)
+        WHERE a.connection_name = v_name;
+    END LOOP;
+END $$;
+
+-- The same for most of all connections at once.
+CREATE FUNCTION spcd.touch_many(p_names text[]) RETURNS void LANGUAGE sql
+SET enable_seqscan = on SET enable_hashjoin = on SET enable_mergejoin = on AS $$
     UPDATE spcd.applied a SET fingerprint = f.fingerprint
     FROM spcd.fingerprint f
     WHERE f.connection_name = a.connection_name AND a.connection_name = ANY (p_names)
@@ -195,23 +236,39 @@ CREATE FUNCTION spcd.touch(p_names text[]) RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- Records what was made for connections: an array of {name, target_hash, tables, members, warnings,
--- version}.
+-- version, columns}. Where all of it was made in this transaction, "columns" is how many columns the
+-- tables have, and the fingerprint is reckoned: each row bears the same version. A mistake in that
+-- would cost a closer look, and no more.
 CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO spcd.applied
         (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings,
          extension_version, fingerprint)
-    SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, r.version, ''
+    SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, r.version,
+           CASE WHEN r.columns IS NULL THEN ''
+           ELSE pg_catalog.concat_ws('/', n.oid, s.oid,
+               pg_catalog.hashtextextended(pg_catalog.concat(s.srvfdw, s.srvoptions), 0),
+               pg_catalog.hashtextextended(m.umoptions::text, 0),
+               pg_catalog.cardinality(r.tables), 2 * pg_catalog.cardinality(r.tables) * v.row,
+               r.columns, r.columns * v.row)
+           END
     FROM pg_catalog.jsonb_to_recordset(p_made)
          AS r (name text, target_hash text, tables text[], members text[], warnings text[],
-               version text)
+               version text, columns bigint)
+    CROSS JOIN (SELECT (age('3'::xid)::bigint - age(pg_catalog.pg_current_xact_id()::xid))
+                       & 4294967295) AS v (row)
     JOIN pg_catalog.pg_namespace n ON n.nspname = r.name
     LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = r.name AND r.members IS NULL
+    LEFT JOIN pg_catalog.pg_user_mappings m ON m.srvid = s.oid AND m.umuser = 0
     ON CONFLICT (connection_name) DO UPDATE SET
         target_hash = excluded.target_hash, schema_oid = excluded.schema_oid,
         server_oid = excluded.server_oid, tables = excluded.tables, members = excluded.members,
-        warnings = excluded.warnings, extension_version = excluded.extension_version;
-    PERFORM spcd.touch(ARRAY(SELECT r->>'name' FROM pg_catalog.jsonb_array_elements(p_made) r));
+        warnings = excluded.warnings, extension_version = excluded.extension_version,
+        fingerprint = excluded.fingerprint;
+    PERFORM spcd.touch(pg_catalog.array_agg(r->>'name'))
+    FROM pg_catalog.jsonb_array_elements(p_made) r
+    WHERE r->>'columns' IS NULL
+    HAVING count(*) > 0;
 END $$;
 
 -- Puts changes into the table, the events and onto the channel, all in the caller's transaction.
@@ -380,6 +437,33 @@ BEGIN
                  || ' OPTIONS (' || v_options || ')';
         END IF;
     END IF;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
+    IF EXISTS (SELECT 1 FROM pg_temp.spcd_secret
+               WHERE value <> '' AND pg_catalog.strpos(v_reason, value) > 0) THEN
+        v_reason := 'the server refuses its options';
+    END IF;
+    RAISE EXCEPTION 'user mapping: %', v_reason USING ERRCODE = v_state;
+END $$;
+
+-- The same for servers that were just made, all at once.
+CREATE FUNCTION spcd.create_user_mappings(p_servers text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_server text;
+    v_options text;
+    v_state text;
+    v_reason text;
+BEGIN
+    FOR v_server, v_options IN
+        SELECT n.server, pg_catalog.string_agg(
+                   pg_catalog.format('%I %L', s.option, s.value), ', ')
+        FROM pg_catalog.unnest(p_servers) AS n (server)
+        LEFT JOIN pg_temp.spcd_secret s USING (server)
+        GROUP BY n.server
+    LOOP
+        EXECUTE pg_catalog.format('CREATE USER MAPPING FOR PUBLIC SERVER %I', v_server)
+             || CASE WHEN v_options <> '' THEN ' OPTIONS (' || v_options || ')' ELSE '' END;
+    END LOOP;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
     IF EXISTS (SELECT 1 FROM pg_temp.spcd_secret

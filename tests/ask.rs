@@ -277,6 +277,12 @@ async fn what_a_plugin_instance_shares_is_asked_for_once() {
         "SELECT count(*) FROM pg_class WHERE relnamespace = 'few'::regnamespace AND relkind = 'f'";
     assert_eq!(value(&hub.url, tables).await, "1");
 
+    // What was reckoned of them is what a look finds.
+    let altered =
+        "SELECT count(*) FROM spcd.applied a JOIN spcd.fingerprint f USING (connection_name)
+                   WHERE a.fingerprint IS DISTINCT FROM f.fingerprint";
+    assert_eq!(value(&hub.url, altered).await, "0");
+
     // A new one is a copy, and nobody is asked.
     spcd.write("b.spc", &here("b", ""));
     until(&hub.url, &[&all[..9], &["b ready", "few ready"]].concat()).await;

@@ -33,6 +33,9 @@ async fn main() {
     if runs(&["first_light"]) {
         first_light::run().await;
     }
+    if runs(&["clients"]) {
+        clients::run().await;
+    }
     if runs(&["cold_static", "cpu", "drop"]) {
         cold::fixed().await;
     }
@@ -53,8 +56,5 @@ async fn main() {
     }
     if runs(&["one_file"]) {
         united::one_file().await;
-    }
-    if runs(&["clients"]) {
-        clients::run().await;
     }
 }

@@ -95,7 +95,7 @@ async fn restart(spcd: &mut Spcd, server: &Cluster, hub: &str, all: usize) {
     let log = server.log();
     let queries = durations(
         &log[before..],
-        "spcd control",
+        "spcd observer",
         &["spcd.fingerprint f USING"],
     );
     let log = spcd.log();

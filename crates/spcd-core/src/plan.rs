@@ -21,6 +21,7 @@ use crate::union;
 
 pub use settle::{
     Bookkeeping, Offer, Record, Unit, drop_unit, error_unit, event_unit, grant_unit, settle,
+    settle_new,
 };
 pub use show::{show, show_json, show_sql};
 pub use unite::{Unite, settle_union};

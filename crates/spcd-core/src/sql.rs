@@ -123,6 +123,14 @@ pub fn set_user_mapping(server: &str) -> String {
     format!("SELECT spcd.set_user_mapping({});\n", literal(server))
 }
 
+/// Creates the mappings of servers that were just made, from the same.
+pub fn create_user_mappings<'a>(servers: impl IntoIterator<Item = &'a str>) -> String {
+    format!(
+        "SELECT spcd.create_user_mappings({});\n",
+        text_array(servers)
+    )
+}
+
 /// Imports what `limit` allows of a remote schema into a local one.
 pub fn import(
     remote: &str,

@@ -231,6 +231,10 @@ impl World {
                 };
                 self.observed.attempts.insert(name.into(), attempt);
             }
+            "urgent" => {
+                self.observed.ask.insert(name.into());
+                self.observed.urgent.insert(name.into());
+            }
             "ask" => {
                 self.observed.ask.insert(name.into());
             }

@@ -23,6 +23,8 @@ pub struct Unit {
     pub sql: String,
     /// The mapping's options, if they are to be set: they reach the server by COPY.
     pub mapping: Option<BTreeMap<String, Secret>>,
+    /// The server is made by these statements, so that there is no mapping yet.
+    pub mapping_is_new: bool,
     /// How many tables the statements are about.
     pub tables: usize,
     /// How many locks they take, about.
@@ -64,6 +66,9 @@ pub struct Record {
     /// The version of the extension that was asked; `None` where each connection is asked for
     /// itself.
     pub version: Option<String>,
+    /// How many columns the tables have, where all of it is made in this transaction, so that what
+    /// it looks like then need not be looked up.
+    pub columns: Option<usize>,
 }
 
 /// A table that is made takes one lock, one that is dropped three, and schema, server and mapping
@@ -117,6 +122,64 @@ impl Import {
     fn same_wrapper(&self, detail: &Detail) -> bool {
         (detail.server.as_ref()).is_none_or(|(wrapper, _)| *wrapper == self.target.wrapper)
     }
+}
+
+/// What a source's answer means for a connection of which nothing is there: what [`settle`] says
+/// too, without comparing and copying. `hash` is that of `wanted`.
+pub fn settle_new(
+    name: &str,
+    status: Status,
+    import: &Import,
+    wanted: &[Table],
+    hash: String,
+) -> Unit {
+    let target = &import.target;
+    let mut sql = sql::create_schema(name);
+    let options = target.server_options();
+    sql.push_str(&sql::create_server(name, &target.wrapper, &options));
+    for table in wanted {
+        sql::create_table(name, name, table, &mut sql);
+    }
+    let names = wanted.iter().map(|table| table.name.as_str());
+    if import.readers {
+        grant(name, true, names.clone().collect(), &mut sql);
+    }
+    let columns: usize = wanted.iter().map(|table| table.columns.len()).sum();
+    Unit {
+        name: name.into(),
+        sql,
+        mapping: Some(target.mapping.clone()),
+        mapping_is_new: true,
+        tables: wanted.len(),
+        locks: LOCKS_BESIDE_TABLES + wanted.len(),
+        row: RowChange {
+            name: name.into(),
+            route: match status {
+                Status::Ready | Status::Error => vec![Status::Updating, Status::Ready],
+                status => Status::route(Some(status), Status::Ready),
+            },
+            warnings: Some(merged(import.warnings.iter())),
+            imported: Some(Imported {
+                schema_mode: Some(mode(target.dynamic)),
+                schema_hash: hash,
+                table_count: wanted.len(),
+            }),
+            ..RowChange::default()
+        },
+        record: Bookkeeping::Made(Record {
+            target_hash: import.target_hash.clone(),
+            tables: names.map(str::to_owned).collect(),
+            members: None,
+            warnings: Vec::new(),
+            version: import.version.clone().filter(|_| !target.dynamic),
+            columns: (columns > 0).then_some(columns),
+        }),
+        ..Unit::default()
+    }
+}
+
+fn mode(dynamic: bool) -> &'static str {
+    if dynamic { "dynamic" } else { "static" }
 }
 
 /// What a source's answer means for the database; `None`: nothing.
@@ -233,6 +296,7 @@ pub fn settle(
         name: name.into(),
         sql,
         mapping: (!mapping_is_there).then(|| target.mapping.clone()),
+        mapping_is_new: false,
         tables: changes.len(),
         locks: locks(&changes),
         pieces: Vec::new(),
@@ -241,7 +305,7 @@ pub fn settle(
             route,
             warnings: Some(shown),
             imported: Some(Imported {
-                schema_mode: Some(if target.dynamic { "dynamic" } else { "static" }),
+                schema_mode: Some(mode(target.dynamic)),
                 schema_hash: shape::hash(&after, target.traits()),
                 table_count: tables.len(),
             }),
@@ -253,6 +317,7 @@ pub fn settle(
             members: None,
             warnings,
             version,
+            columns: None,
         }),
     }))
 }
@@ -348,6 +413,7 @@ pub fn drop_unit(
         name: name.into(),
         sql,
         mapping: None,
+        mapping_is_new: false,
         tables: tables.len(),
         locks: LOCKS_BESIDE_TABLES + rest.len() * LOCKS_OF_A_DROP,
         pieces,

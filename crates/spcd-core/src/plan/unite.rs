@@ -187,6 +187,7 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
             members: Some(unite.members.clone()),
             warnings: warnings.clone(),
             version: None,
+            columns: None,
         })
     };
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use spcd_core::observed::Detail;
 use spcd_core::plan::{self, Import, Offer, Task, Unit, Unite, Why, Work};
 use spcd_core::shape::{self, Obstacles, TableChange};
 use spcd_protocol::Status;
@@ -54,6 +55,8 @@ struct Shared {
     /// Members that change views of their aggregators do so one after the other: each starts from
     /// what the one before left.
     following: Arc<Mutex<()>>,
+    /// Whether aggregators have views, and in which pass that was asked.
+    united: Mutex<(i64, bool)>,
     /// Who is known to hold the locks that connections need, so that it is told once.
     blocked: std::sync::Mutex<BTreeMap<String, String>>,
 }
@@ -165,6 +168,7 @@ impl Jobs {
                 writer,
                 room: Gate::new(ON_THEIR_WAY),
                 following: Arc::default(),
+                united: Mutex::default(),
                 blocked: std::sync::Mutex::default(),
             }),
             running: BTreeMap::new(),
@@ -442,25 +446,33 @@ impl Shared {
             generation: job.generation,
             began: &job.began,
         };
-        let wanted = self.sources.tables(import, asker).await?;
+        let (wanted, held) = self.sources.tables(import, asker).await?;
         let room = self
             .room
-            .enter(job.place, BESIDE_TABLES + wanted.len())
+            .enter(job.place, BESIDE_TABLES + wanted.offer.tables.len())
             .await;
+        // The next source is asked when there is room for what this one answered.
+        drop(held);
         let mut answer = Answer {
             _room: Some(room),
             ..Answer::default()
         };
+        if import.applied.is_none() && !careful && wanted.is_plain {
+            let (tables, hash) = (&wanted.offer.tables, wanted.hash.clone());
+            let unit = plan::settle_new(&job.name, job.status, import, tables, hash);
+            answer.unit = Some(unit);
+            return Ok(answer);
+        }
         if import.applied.is_none() && !careful {
-            let (detail, obstacles) = Default::default();
-            answer.unit = settled(plan::settle(
-                &job.name, job.status, import, &detail, &wanted, &obstacles,
-            ))?;
+            let (offer, detail, obstacles) =
+                (&wanted.offer, Detail::default(), Obstacles::default());
+            let unit = plan::settle(&job.name, job.status, import, &detail, offer, &obstacles);
+            answer.unit = settled(unit)?;
             return Ok(answer);
         }
         let session = self.sources.session(job.place).await?;
         let settled = self
-            .settle(session.client(), job, import, &wanted, careful)
+            .settle(session.client(), job, import, &wanted.offer, careful)
             .await;
         session.give_back_after(&settled);
         (answer.unit, answer._following) = settled?;
@@ -548,9 +560,24 @@ impl Shared {
         Ok(last)
     }
 
-    /// Whether views of aggregators still read a connection's tables.
+    /// Whether views of aggregators still read a connection's tables. Where no aggregator has any,
+    /// which is asked once a pass, nobody reads them.
     async fn is_read(&self, job: &Job) -> Result<bool, HubError> {
+        let mut united = self.united.lock().await;
+        let (asked, any) = *united;
+        if asked == job.generation && !any {
+            return Ok(false);
+        }
         let session = self.sources.session(job.place).await?;
+        if asked != job.generation {
+            let any = union::any(session.client()).await;
+            *united = (job.generation, any.as_ref().is_ok_and(|any| *any));
+            if !matches!(any, Ok(true)) {
+                session.give_back_after(&any);
+                return any;
+            }
+        }
+        drop(united);
         let is_read = union::is_read(session.client(), &job.name).await;
         session.give_back_after(&is_read);
         is_read

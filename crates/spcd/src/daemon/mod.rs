@@ -314,6 +314,7 @@ impl<'a> Reign<'a> {
             }
         };
         self.passes += 1;
+        self.memory.urgent.clear();
         tracing::debug!(
             pass = self.passes,
             connections = desired.connections.len(),
@@ -424,8 +425,8 @@ impl<'a> Reign<'a> {
             let urgent = self.memory.urgent.contains(&work.name);
             self.jobs.start(work, generation, urgent);
         }
-        for name in std::mem::take(&mut self.memory.urgent) {
-            self.jobs.hurry(&name);
+        for name in &self.memory.urgent {
+            self.jobs.hurry(name);
         }
         Ok(carried)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use spcd_core::config::{OptionValue, Target};
 use spcd_core::plan::{Import, Offer, Why};
+use spcd_core::shape::{self, Table};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
@@ -73,9 +74,19 @@ struct Set {
 #[derive(Default)]
 struct Known {
     /// The tables, and in which pass they were asked for.
-    answer: Option<(i64, Arc<Offer>)>,
+    answer: Option<(i64, Arc<Wanted>)>,
     /// How many want to know and did not fail yet.
     candidates: usize,
+}
+
+/// What a source has.
+pub struct Wanted {
+    /// As it answered.
+    pub offer: Offer,
+    /// The hash of the tables.
+    pub hash: String,
+    /// Every table can be imported, and there is nothing to warn of.
+    pub is_plain: bool,
 }
 
 /// One of those who want to know.
@@ -90,6 +101,16 @@ pub struct Asker<'a> {
     pub generation: i64,
     /// Is told when its source is asked.
     pub began: &'a OnceLock<Instant>,
+}
+
+/// What keeps others waiting.
+#[derive(Default)]
+pub struct Held {
+    pass: Option<Pass>,
+    /// Of those whose tables are the same.
+    turn: Option<OwnedSemaphorePermit>,
+    /// Among the slow.
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 /// A session that is given back when all went well, and stopped when it is dropped before.
@@ -128,25 +149,31 @@ impl Sources {
     }
 
     /// The tables of a connection's source: asked for itself, or what all of its plugin instance
-    /// share.
-    pub async fn tables(&self, import: &Import, asker: Asker<'_>) -> Result<Arc<Offer>, HubError> {
+    /// share. As long as what comes with them is held, no other is asked in its place.
+    pub async fn tables(
+        &self,
+        import: &Import,
+        asker: Asker<'_>,
+    ) -> Result<(Arc<Wanted>, Held), HubError> {
         let target = &import.target;
         if target.dynamic || target.csv.is_some() {
-            return Ok(Arc::new(self.ask(target, asker, None).await?));
+            let (tables, held) = self.ask(target, asker, None).await?;
+            return Ok((Arc::new(Wanted::of(tables, target)), held));
         }
         let all = self.shared(import, asker).await?;
         let wanted = &target.import;
         if wanted.tables.is_empty() && wanted.exclude.is_empty() {
-            return Ok(all);
+            return Ok((all, Held::default()));
         }
-        let mut tables = (*all).clone();
+        let mut tables = all.offer.clone();
         tables.tables.retain(|table| wanted.takes(&table.name));
-        Ok(Arc::new(tables))
+        let wanted = Wanted::of(tables, target);
+        Ok((Arc::new(wanted), Held::default()))
     }
 
     /// What all connections of a plugin instance share. One of them asks; where that fails or
     /// takes long, another does.
-    async fn shared(&self, import: &Import, asker: Asker<'_>) -> Result<Arc<Offer>, HubError> {
+    async fn shared(&self, import: &Import, asker: Asker<'_>) -> Result<Arc<Wanted>, HubError> {
         let target = &import.target;
         let key = Shared {
             instance: import.instance.clone(),
@@ -188,8 +215,9 @@ impl Sources {
             answer = self.ask(&all, asker, turn) => answer,
         };
         let error = match answer {
-            Ok(tables) => {
-                let tables = Arc::new(tables);
+            // The turn is over when the others can see the answer.
+            Ok((tables, _held)) => {
+                let tables = Arc::new(Wanted::of(tables, target));
                 let answer = (asker.generation, tables.clone());
                 set.known.send_modify(|known| known.answer = Some(answer));
                 return Ok(tables);
@@ -217,14 +245,19 @@ impl Sources {
         target: &Target,
         asker: Asker<'_>,
         turn: Option<OwnedSemaphorePermit>,
-    ) -> Result<Offer, HubError> {
+    ) -> Result<(Offer, Held), HubError> {
         let pass = self.brisk.enter(asker.place, 1).await;
         let _ = asker.began.set(Instant::now());
         let (limited, hasty) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
         let began = Instant::now();
         let first = hasty.as_ref().unwrap_or(target);
-        let answer = self.ask_within(first, Some((pass, turn))).await;
+        let held = Held {
+            pass: Some(pass),
+            turn,
+            ..Held::default()
+        };
+        let answer = self.ask_within(first, held).await;
         match &answer {
             Err(HubError::Refused { code, .. })
                 if hasty.is_some()
@@ -232,38 +265,45 @@ impl Sources {
                     // It was not refused: nothing came. The clock of libpq has whole seconds.
                     && began.elapsed() >= Duration::from_millis(900) =>
             {
-                let _slot = slot(&self.patient).await;
-                self.ask_within(target, None::<()>).await
+                let held = Held {
+                    slot: slot(&self.patient).await,
+                    ..Held::default()
+                };
+                self.ask_within(target, held).await
             }
             _ => answer,
         }
     }
 
-    /// Asks within the time that the configuration gives. `held` is let go of once it takes longer
-    /// than usual and there is room among the slow.
-    async fn ask_within<T>(&self, target: &Target, held: Option<T>) -> Result<Offer, HubError> {
+    /// Asks within the time that the configuration gives. What is held in common with others is let
+    /// go of once it takes longer than usual and there is room among the slow.
+    async fn ask_within(&self, target: &Target, held: Held) -> Result<(Offer, Held), HubError> {
         let seconds = target.import.timeout;
         let deadline = seconds.map_or(DEADLINE, Duration::from_secs);
         let session = self.open(None).await?;
         let asked = async {
-            let began = Instant::now();
+            let (began, soon) = (Instant::now(), self.soon());
             let asking = ask::ask(session.client(), target);
             tokio::pin!(asking);
-            let Some(held) = held else {
-                return asking.await;
-            };
-            if let Ok(answer) = timeout(self.soon(), &mut asking).await {
+            if held.pass.is_none() {
+                return Ok((asking.await?, held));
+            }
+            if let Ok(answer) = timeout(soon, &mut asking).await {
                 self.learn(began.elapsed());
-                return answer;
+                return Ok((answer?, held));
             }
             let slot = tokio::select! {
-                answer = &mut asking => return answer,
+                answer = &mut asking => return Ok((answer?, held)),
                 slot = slot(&self.slow) => slot,
             };
             drop(held);
-            let answer = asking.await;
-            drop(slot);
-            answer
+            let tables = asking.await?;
+            self.learn(began.elapsed().min(soon * 2));
+            let held = Held {
+                slot,
+                ..Held::default()
+            };
+            Ok((tables, held))
         };
         let answer = timeout(deadline, asked).await.unwrap_or_else(|_| {
             Err(HubError::Refused {
@@ -325,6 +365,17 @@ impl Sources {
             tracing::warn!("cannot open a session to ask a source: {error:#}");
             HubError::NoSession
         })
+    }
+}
+
+impl Wanted {
+    fn of(offer: Offer, target: &Target) -> Self {
+        let fits = |table: &Table| table.unfit.is_none();
+        Self {
+            hash: shape::hash(&offer.tables, target.traits()),
+            is_plain: offer.warnings.is_empty() && offer.tables.iter().all(fits),
+            offer,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::connect::{Endpoint, Session};
 use super::{HubError, Limits, lead};
 
 /// Batching small connections into one transaction pays up to 500 to 1,000 tables.
-const TABLES_PER_BATCH: usize = 500;
+const TABLES_PER_BATCH: usize = 1000;
 /// Above this one message of the batch's notification becomes several; it pays no more.
 const UNITS_PER_BATCH: usize = 250;
 /// Two sessions are 1.3 times as fast as one on two cores; four are slower.
@@ -345,13 +345,16 @@ pub(super) async fn end(client: &Client, result: Result<(), HubError>) -> Result
 fn statements(generation: i64, units: &[&Unit]) -> String {
     let mut text = String::new();
     let (mut made, mut touched, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let mut new_mappings = Vec::new();
     for unit in units {
         for piece in &unit.pieces {
             text.push_str(piece);
         }
         text.push_str(&unit.sql);
-        if unit.mapping.is_some() {
-            text.push_str(&sql::set_user_mapping(&unit.name));
+        match unit.mapping {
+            Some(_) if unit.mapping_is_new => new_mappings.push(unit.name.as_str()),
+            Some(_) => text.push_str(&sql::set_user_mapping(&unit.name)),
+            None => {}
         }
         match &unit.record {
             Bookkeeping::Keep => {}
@@ -364,8 +367,12 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
                 "members": record.members,
                 "warnings": record.warnings,
                 "version": record.version,
+                "columns": record.columns,
             })),
         }
+    }
+    if !new_mappings.is_empty() {
+        text.push_str(&sql::create_user_mappings(new_mappings));
     }
     if !made.is_empty() {
         let made = sql::literal(&Value::Array(made).to_string());

@@ -96,7 +96,7 @@ pub(super) async fn prepare(
     Ok([
         sql::create_schema(name),
         sql::create_server(name, &target.wrapper, &options),
-        sql::set_user_mapping(name),
+        sql::create_user_mappings([name]),
     ]
     .concat())
 }

@@ -373,6 +373,12 @@ impl<'a> Step<'a> {
     }
 }
 
+/// Whether any aggregator has views.
+pub async fn any(client: &Client) -> Result<bool, HubError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM spcd.aggregator_view)";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
+
 /// Whether views of an aggregator still read a connection's tables.
 pub async fn is_read(client: &Client, connection: &str) -> Result<bool, HubError> {
     let sql = format!(

@@ -43,6 +43,11 @@
 //!   integers beyond 64 bits, and calls only bare function pointers, while the contract promises
 //!   all mistakes at their places, exact numbers, and functions that the edge hands in. It is the
 //!   second opinion on the language in the tests.
+//! - A pass begins what the files want before it knows what was altered behind its back: the sums of
+//!   row versions take ten times as long as all else of a look. What rests on them waits for them,
+//!   above all whatever would be called `ready`.
+//! - A connection that is all right is kept as it was read, and shared by all passes until its text
+//!   or its plugin changes: ten thousand of them need not be made anew for one that changed.
 //! - A source is asked by an import that is rolled back, in a schema and with a server of a name
 //!   of its own: nobody waits for its locks, and what is there stays as it is until the answer is
 //!   known. The tables are then written as text, many connections in one transaction.
@@ -59,9 +64,9 @@
 //! | | [`observed`], [`plan`], [`shape`], [`sql`] | from two pictures to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
 //! | `spcd` | `cli/` | one file a command |
-//! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), requests |
-//! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask, apply |
-//! | | `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
+//! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), requests |
+//! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`), apply, what people hung on it (`dependents.rs`), what Steampipe's clients look for |
+//! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
 //! | `spcd-client` | | for programs that query |
 //!
 //! Tests of pure things lie beside them; `tests/` drives the built binary against real servers.

@@ -19,7 +19,7 @@ static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 pub fn start(settings: &Settings, daemon: bool) {
     let default = if daemon { "info" } else { "warn" };
     let filter = settings.log.as_deref().unwrap_or(default);
-    let (filter, wrong) = match EnvFilter::try_new(filter) {
+    let (filter, wrong) = match parse(filter) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(default), Some(error)),
     };
@@ -46,9 +46,18 @@ pub fn start(settings: &Settings, daemon: bool) {
 /// # Errors
 /// What is wrong with it.
 pub fn set_filter(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let filter = parse(filter)?;
     match FILTER.get() {
         Some(handle) => handle.reload(filter).map_err(|error| error.to_string()),
         None => Ok(()),
     }
+}
+
+/// The driver's own log shows whole statements with their parameters, which may hold what is nobody
+/// else's business; so it is not to be had by any filter.
+fn parse(filter: &str) -> Result<EnvFilter, String> {
+    let quiet = "tokio_postgres=warn".parse();
+    let quiet = quiet.map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())?;
+    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    Ok(filter.add_directive(quiet))
 }

@@ -112,6 +112,22 @@ async fn waiting_clients_get_their_answer_over_a_power_cut() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_polls_a_standby_outlives_its_restart() {
+    let cluster = Cluster::start(&[]);
+    let url = cluster.url("postgres");
+    migrate(&url);
+    publish(&url, "", json!([to("a", &["pending"])])).await;
+    let mut standby = cluster.standby();
+    let waiters = waiters(&standby.url("postgres"), 4, &["a"]).await;
+    standby.kill9();
+    standby.start_again();
+    load(&url, "a").await;
+    for waiter in waiters {
+        assert_eq!(ended(waiter).await, Ok(1));
+    }
+}
+
 /// A source's port that lets sessions be opened, and holds back what they ask until the gate opens.
 async fn gated(port: u16) -> (u16, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -294,3 +294,46 @@ fn change(name: &str, row: &Seen, previous: Option<Status>) -> Change {
         error: row.error.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(connection: &str, status: Reported, event: i64) -> Change {
+        Change {
+            connection: connection.to_owned(),
+            status,
+            previous: None,
+            time: String::new(),
+            event,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn what_is_known_already_or_of_others_is_not_told_again() {
+        let mut feed = Feed::new(Some(vec!["a".to_owned(), "b".to_owned()]));
+        let ready = Seen {
+            status: Status::Ready,
+            event: 5,
+            ..Seen::default()
+        };
+        feed.known.insert("a".to_owned(), ready);
+        let updating = Reported::Status(Status::Updating);
+        let deleted = Reported::Deleted(Deleted::Deleted);
+        let old = [
+            told("a", updating, 4),
+            told("a", updating, 5),
+            told("a", deleted, 3),
+            told("b", deleted, 6),
+            told("stranger", updating, 7),
+        ];
+        assert_eq!(feed.take(old.to_vec()), []);
+        assert_eq!(feed.known["a"].status, Status::Ready);
+        let new = [told("a", updating, 8), told("b", updating, 9)];
+        assert_eq!(feed.take(new.to_vec()), new);
+        assert_eq!(feed.known["a"].status, Status::Updating);
+        assert_eq!(feed.take(vec![told("a", deleted, 10)]).len(), 1);
+        assert!(!feed.known.contains_key("a"));
+    }
+}

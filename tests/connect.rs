@@ -5,11 +5,11 @@ use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use crate::support::{
-    Cluster, DEADLINE, Finished, Spcd, as_server_user, eventually, eventually_now, free_port,
-    fresh_dir, give_to_server, query, shared, value,
+    Cluster, Finished, Spcd, as_server_user, eventually_now, free_port, fresh_dir, give_to_server,
+    query, shared, value,
 };
 
 /// A certificate authority and what it signs, made by openssl.
@@ -655,69 +655,4 @@ async fn databases_of_the_shared_cluster_are_apart() {
         .await,
         "0"
     );
-}
-
-#[tokio::test]
-async fn the_doctor_says_what_to_type_and_that_helps() {
-    let cluster = Cluster::start(&[]);
-    let database = cluster.database().await;
-    query(
-        &database.url,
-        "CREATE EXTENSION postgres_fdw; CREATE ROLE \"a role\" LOGIN",
-    )
-    .await;
-    let spcd = Spcd::new(&cluster.url_as("a%20role", &database.name));
-    spcd.write("a.spc", "");
-    let ill = spcd.spcd(&["doctor"]);
-    assert_eq!(ill.code, 1, "{ill:?}");
-    let cures: Vec<&str> = ill
-        .stdout
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("GRANT"))
-        .collect();
-    assert_eq!(cures.len(), 2, "{ill:?}");
-    for cure in cures {
-        query(&database.url, cure).await;
-    }
-    let well = spcd.spcd(&["doctor"]);
-    assert_eq!(well.code, 0, "{well:?}");
-    // And it may now do its work.
-    assert_eq!(spcd.spcd(&["migrate"]).code, 0);
-
-    // Where there is no database, that is what is missing.
-    let lost = spcd.spcd(&["doctor", "--database", "postgres://u:hunter2@127.0.0.1:1/d"]);
-    assert_eq!(lost.code, 1, "{lost:?}");
-    assert!(
-        lost.stdout.contains("Connection refused") && !lost.stdout.contains("hunter2"),
-        "{lost:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_cancels_over_the_tls_of_its_session() {
-    let authority = Authority::new();
-    authority.signed("server", "CN=db", "subjectAltName=DNS:db.example\n", "10");
-    let server = authority.server("server", "hostssl all secure all trust\n");
-    let url = server.url("postgres");
-    query(&url, "CREATE ROLE secure SUPERUSER LOGIN").await;
-    let database = format!(
-        "host=db.example hostaddr=127.0.0.1 port={} dbname=postgres user=secure sslmode=verify-full sslrootcert={}",
-        server.port(),
-        authority.path("ca.crt")
-    );
-    let spcd = Spcd::new(&database);
-    let mut command = spcd.command(&["query", "SELECT pg_sleep(1000)"]);
-    let child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    eventually("it sleeps", DEADLINE, || async {
-        (value(&url, sleeps).await == "1").then_some(())
-    })
-    .await;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("canceling statement"), "{said}");
-    assert_eq!(output.status.code(), Some(1));
 }

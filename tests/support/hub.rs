@@ -1,6 +1,6 @@
 //! What most tests ask a hub, and the files they give the daemon.
 
-use super::postgres::{Database, shared};
+use super::postgres::{Cluster, Database, shared};
 use super::{DEADLINE, eventually, query, try_query};
 
 /// A `postgres` connection to a database of the shared cluster.
@@ -80,4 +80,18 @@ pub async fn columns(hub: &str, table: &str) -> Vec<String> {
          WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
     );
     query(hub, &sql).await.concat()
+}
+
+/// A source that asks its role `reader` for a password, as sources do, and has one table `t`.
+pub async fn guarded(password: &str) -> Cluster {
+    let source = Cluster::start(&[]);
+    let sql = format!(
+        "CREATE ROLE reader LOGIN PASSWORD '{password}'; CREATE TABLE t (id integer);
+         GRANT SELECT ON t TO reader; INSERT INTO t VALUES (7)"
+    );
+    query(&source.url("postgres"), &sql).await;
+    let hba = "host all reader all scram-sha-256\nhost all all all trust\n";
+    source.write("pg_hba.conf", hba);
+    source.reload();
+    source
 }

@@ -156,6 +156,27 @@ pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
     user.become_it()
 }
 
+/// What a private cluster needs of this machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// Whom its server runs as.
+    pub user: Result<String, ClusterError>,
+    /// The major version of the programs that it has, or would be made with.
+    pub programs: Result<u32, ClusterError>,
+    /// What is free on its disk, in MB; `None` where its directory is not there yet.
+    pub free_mb: Option<u64>,
+}
+
+/// Looks at the machine, and changes nothing.
+pub fn inspect(settings: &Settings) -> Machine {
+    let layout = Layout::of(&settings.state_dir);
+    Machine {
+        user: Owner::find(&layout.data).map(|owner| owner.name),
+        programs: Programs::find(&layout).map(|programs| programs.major),
+        free_mb: layout::free_mb(&settings.state_dir),
+    }
+}
+
 /// Whether there is a private cluster.
 pub fn is_made(settings: &Settings) -> bool {
     Layout::of(settings).data.exists()

@@ -1,16 +1,21 @@
 //! `spcd doctor`: what is missing on this machine and in the database, and what to type.
 
+mod database;
+
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
-use tokio_postgres::Client;
+use spcd_core::config::{Desired, Loaded, Severity};
 
+use crate::cluster::{self, Running};
+use crate::config::Config;
 use crate::files::{DirState, Files};
 use crate::settings::Settings;
-use spcd_core::sql;
 
-/// The oldest server version that has everything spcd uses, as `server_version_num`.
-const OLDEST: i32 = 140_000;
+/// Below this a private cluster's disk is as good as full: its write-ahead log alone may take as
+/// much.
+const LEAST_DISK: u64 = 1024;
 
 /// One thing that was looked at.
 struct Finding {
@@ -21,22 +26,16 @@ struct Finding {
 
 /// Prints one line for each thing that was looked at; 1 if anything is missing.
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let mut findings = directories(settings);
-    match super::endpoint(settings) {
-        Err(error) => findings.push(bad("the database", &format!("{error:#}"))),
-        Ok(endpoint) => match endpoint.connect("doctor").await {
-            Err(error) => findings.push(bad(
-                &endpoint.to_string(),
-                &format!("{:#}", anyhow::Error::from(error)),
-            )),
-            Ok(session) => {
-                findings.push(good(format!(
-                    "{endpoint}: Postgres {}",
-                    session.server_version
-                )));
-                findings.extend(database(&session.client).await?);
-            }
-        },
+    let (mut findings, desired) = files(settings);
+    let running = match settings.database {
+        Some(_) => None,
+        None => private(settings, &mut findings).await,
+    };
+    if settings.database.is_some() || running.is_some() {
+        findings.extend(hub(settings, &desired).await?);
+    }
+    if let Some(running) = running {
+        running.stop().await;
     }
     let mut out = std::io::stdout().lock();
     let mut missing = false;
@@ -45,117 +44,127 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
             None => writeln!(out, "ok       {what}")?,
             Some(advice) => {
                 missing = true;
-                writeln!(out, "missing  {what}\n         {advice}")?;
+                writeln!(out, "missing  {what}")?;
+                for line in advice.lines() {
+                    writeln!(out, "         {line}")?;
+                }
             }
         }
     }
-    Ok(if missing {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(ExitCode::from(u8::from(missing)))
 }
 
-fn good(what: String) -> Finding {
-    Finding { what, advice: None }
-}
-
-fn bad(what: &str, advice: &str) -> Finding {
+fn good(what: impl Into<String>) -> Finding {
     Finding {
-        what: what.to_owned(),
-        advice: Some(advice.to_owned()),
+        what: what.into(),
+        advice: None,
     }
 }
 
-fn directories(settings: &Settings) -> Vec<Finding> {
+fn bad(what: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding {
+        what: what.into(),
+        advice: Some(advice.into()),
+    }
+}
+
+/// The config directories and what is in them.
+fn files(settings: &Settings) -> (Vec<Finding>, Desired) {
     let look = Files::new(&settings.config_dirs).look();
-    let unreadable = look.sources.iter().filter_map(|source| {
+    let mut findings: Vec<Finding> = look
+        .dirs
+        .iter()
+        .map(|(dir, state)| {
+            let shown = format!("config directory {}", dir.display());
+            match state {
+                DirState::Missing if dir.exists() => bad(shown, unreadable(dir)),
+                DirState::Missing => bad(shown, format!("mkdir -p {}", dir.display())),
+                DirState::Empty => bad(shown, "it holds no .spc file yet"),
+                DirState::Filled => good(shown),
+            }
+        })
+        .collect();
+    findings.extend(look.sources.iter().filter_map(|source| {
         let error = source.text.as_ref().err()?;
         Some(bad(&source.path, error))
+    }));
+    let Loaded {
+        desired,
+        diagnostics,
+        ..
+    } = Config::new(&settings.config_dirs, false).load();
+    let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error);
+    findings.push(match errors.count() {
+        0 => good(format!(
+            "{} connections, no errors in the files",
+            desired.connections.len()
+        )),
+        1 => bad("the files have an error", "spcd check"),
+        errors => bad(format!("the files have {errors} errors"), "spcd check"),
     });
-    let dirs = look.dirs.iter().map(|(dir, state)| {
-        let shown = format!("config directory {}", dir.display());
-        match state {
-            DirState::Missing => bad(&shown, &format!("mkdir -p {}", dir.display())),
-            DirState::Empty => bad(&shown, "it holds no .spc file yet"),
-            DirState::Filled => good(shown),
-        }
-    });
-    dirs.chain(unreadable).collect()
+    (findings, desired)
 }
 
-/// What the role needs to do the daemon's work, without being a superuser.
-async fn database(client: &Client) -> anyhow::Result<Vec<Finding>> {
-    const FACTS: &str = "
-        SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
-               pg_catalog.current_database()::pg_catalog.text,
-               pg_catalog.quote_ident(current_user),
-               pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
-               (SELECT pg_catalog.pg_has_role(nspowner, 'MEMBER') FROM pg_catalog.pg_namespace WHERE nspname = 'spcd'),
-               pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int4,
-               pg_catalog.pg_is_in_recovery(),
-               EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'spcd_users')";
-    // A wrapper's default privilege belongs to its owner alone.
-    const WRAPPERS: &str = "
-        SELECT fdwname::pg_catalog.text, pg_catalog.has_foreign_data_wrapper_privilege(oid, 'USAGE')
-        FROM pg_catalog.pg_foreign_data_wrapper ORDER BY 1";
-    let facts = client.query_one(FACTS, &[]).await?;
-    let (version, database, role): (i32, String, String) =
-        (facts.get(0), facts.get(1), facts.get(2));
-    let database = sql::ident(&database);
-    let mut findings = Vec::new();
-    if version < OLDEST {
-        findings.push(bad(
-            "the server's version",
-            "spcd needs Postgres 14 or newer",
-        ));
+fn unreadable(dir: &Path) -> String {
+    match std::fs::read_dir(dir) {
+        Ok(_) => "it cannot be read".to_owned(),
+        Err(error) => format!("{error}: let this user read it"),
     }
-    if facts.get(6) {
-        findings.push(bad(
-            "a server that takes writes",
-            "this one is a standby: give the primary's host",
-        ));
-    }
-    findings.push(if facts.get(3) {
-        good(format!(
-            "role {role} may create schemas and extensions in {database}"
-        ))
-    } else {
-        bad(
-            &format!("role {role} may not create schemas"),
-            &format!("GRANT CREATE ON DATABASE {database} TO {role};"),
-        )
+}
+
+/// The private cluster: what it needs of the machine. It is started for the time being if it is
+/// there and no daemon runs it; it is not made.
+async fn private(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Running> {
+    let state = cluster::inspect(settings);
+    findings.push(match state.user {
+        Ok(user) => good(format!("the private cluster runs as {user}")),
+        Err(error) => bad("a user for the private cluster", error.to_string()),
     });
-    if facts.get::<_, Option<bool>>(4) == Some(false) {
-        let advice = format!("ALTER SCHEMA spcd OWNER TO {role};  -- or connect as its owner");
-        findings.push(bad("the schema spcd is somebody else's", &advice));
+    let may_run = state.programs.is_ok();
+    findings.push(match state.programs {
+        Ok(major) => good(format!("the server's programs, Postgres {major}")),
+        Err(error) => bad("the server's programs", error.to_string()),
+    });
+    let dir = settings.state_dir.display();
+    findings.push(match state.free_mb {
+        None => good(format!("state directory {dir}: not made yet")),
+        Some(free) if free < LEAST_DISK => bad(
+            format!("only {free} MB are free in {dir}"),
+            "make room, or give --state-dir another disk",
+        ),
+        Some(free) => good(format!("state directory {dir}: {free} MB are free")),
+    });
+    if !cluster::is_made(settings) {
+        findings.push(good("the private cluster: `spcd run` makes it"));
+        return None;
     }
-    for row in client.query(WRAPPERS, &[]).await? {
-        let (name, usable): (String, bool) = (row.get(0), row.get(1));
-        findings.push(if usable {
-            good(format!("wrapper {name}"))
-        } else {
-            let advice = format!(
-                "GRANT USAGE ON FOREIGN DATA WRAPPER {} TO {role};",
-                sql::ident(&name)
-            );
-            bad(
-                &format!("role {role} may not use the wrapper {name}"),
-                &advice,
-            )
-        });
+    if !may_run {
+        return None;
     }
-    let locks: i32 = facts.get(5);
-    findings.push(good(format!(
-        "max_locks_per_transaction = {locks}{}",
-        if locks < 256 {
-            " (enough for some thousand tables; raise it for more)"
-        } else {
-            ""
+    match cluster::join(settings).await {
+        Ok(running) => Some(running),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            findings.push(bad("the private cluster", error));
+            None
         }
-    )));
-    if !facts.get::<_, bool>(7) {
-        findings.push(good("no role spcd_users: only superusers and owners read the schemas (CREATE ROLE spcd_users; opens them to its members)".to_owned()));
     }
-    Ok(findings)
+}
+
+async fn hub(settings: &Settings, desired: &Desired) -> anyhow::Result<Vec<Finding>> {
+    let endpoint = match super::endpoint(settings) {
+        Ok(endpoint) => endpoint,
+        Err(error) => return Ok(vec![bad("the database", format!("{error:#}"))]),
+    };
+    match endpoint.connect("doctor").await {
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            Ok(vec![bad(endpoint.to_string(), error)])
+        }
+        Ok(session) => {
+            let reached = good(format!("{endpoint}: Postgres {}", session.server_version));
+            let found = database::look(&session.client, desired).await?;
+            Ok(std::iter::once(reached).chain(found).collect())
+        }
+    }
 }

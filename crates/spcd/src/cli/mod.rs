@@ -324,10 +324,10 @@ impl Command {
             | Self::Query(_)
             | Self::Test(_)
             | Self::Migrate
-            | Self::Adopt(_)
-            | Self::Doctor => true,
-            // One that is not there is not made in order to be removed.
-            Self::Destroy(_)
+            | Self::Adopt(_) => true,
+            // One that is not there is not made in order to be looked at or removed.
+            Self::Doctor
+            | Self::Destroy(_)
             | Self::Run(_)
             | Self::Check(_)
             | Self::Url

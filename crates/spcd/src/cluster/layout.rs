@@ -254,20 +254,20 @@ impl Layout {
 
     /// What to add to a failure whose reason may be a full disk.
     pub fn disk(&self) -> String {
-        match nix::sys::statvfs::statvfs(&self.dir) {
-            Ok(found) => {
-                let free = (u128::from(found.blocks_available())
-                    * u128::from(found.fragment_size()))
-                    >> 20;
-                if free < 100 {
-                    format!(" (only {free} MB are free there: make room and try again)")
-                } else {
-                    String::new()
-                }
+        match free_mb(&self.dir) {
+            Some(free) if free < 100 => {
+                format!(" (only {free} MB are free there: make room and try again)")
             }
-            Err(_) => String::new(),
+            _ => String::new(),
         }
     }
+}
+
+/// What is free for this user on a path's disk, in MB.
+pub fn free_mb(path: &Path) -> Option<u64> {
+    let found = nix::sys::statvfs::statvfs(path).ok()?;
+    let bytes = u128::from(found.blocks_available()) * u128::from(found.fragment_size());
+    u64::try_from(bytes >> 20).ok()
 }
 
 /// An error about one path.

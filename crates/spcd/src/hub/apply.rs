@@ -404,15 +404,30 @@ fn publish_statement<'a>(
     );
 }
 
-/// Makes a session ready for [`send_secrets`].
+/// Makes a session ready for [`send_secrets`]. The statement that a function of ours executes is
+/// written down by nobody but these, where they are told to: `pg_stat_statements.track = all`, and
+/// the dumps of parse trees.
 pub async fn prepare_for_secrets(client: &Client) -> Result<(), HubError> {
     let there = "SELECT pg_catalog.to_regclass('pg_temp.spcd_secret') IS NOT NULL";
-    if !client.query_one(there, &[]).await?.try_get(0)? {
-        let table = "CREATE TEMP TABLE spcd_secret
-                     (server text, option text, value text) ON COMMIT DELETE ROWS";
-        client.batch_execute(table).await?;
+    if client.query_one(there, &[]).await?.try_get(0)? {
+        return Ok(());
     }
-    Ok(())
+    let prepare = "
+        CREATE TEMP TABLE spcd_secret
+            (server text, option text, value text) ON COMMIT DELETE ROWS;
+        SET debug_print_parse = off;
+        SET debug_print_rewritten = off;
+        SET debug_print_plan = off;
+        DO $$ BEGIN
+            -- It is not there at all where the extension is not loaded.
+            IF pg_catalog.current_setting('pg_stat_statements.track_utility', true) = 'on' THEN
+                PERFORM pg_catalog.set_config('pg_stat_statements.track_utility', 'off', false);
+            END IF;
+        EXCEPTION WHEN insufficient_privilege THEN
+            -- `spcd doctor` says what to do about it.
+            NULL;
+        END $$";
+    Ok(client.batch_execute(prepare).await?)
 }
 
 /// Hands the options of user mappings to the session by COPY, inside a transaction: what is copied

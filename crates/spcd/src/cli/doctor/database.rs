@@ -1,0 +1,330 @@
+//! What the daemon's role needs in the database, without being a superuser.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spcd_core::config::{Desired, Target};
+use spcd_core::sql;
+use tokio_postgres::Client;
+
+use super::{Finding, bad, good};
+
+/// The oldest server version that has everything spcd uses, as `server_version_num`.
+const OLDEST: i32 = 140_000;
+
+/// From this version on, the right to alter roles is given role by role.
+const ADMIN_OPTION: i32 = 160_000;
+
+/// Above this part of the lock table a single transaction endangers the others.
+const SAFE_PART: i64 = 2;
+
+/// Who we are, and where.
+struct Facts {
+    version: i32,
+    database: String,
+    role: String,
+    superuser: bool,
+}
+
+/// Looks at everything that the connections need.
+pub async fn look(client: &Client, desired: &Desired) -> anyhow::Result<Vec<Finding>> {
+    let row = client
+        .query_one(
+            "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+                    pg_catalog.current_database()::pg_catalog.text,
+                    current_user::pg_catalog.text, r.rolsuper, pg_catalog.pg_is_in_recovery()
+             FROM pg_catalog.pg_roles r WHERE r.rolname = current_user",
+            &[],
+        )
+        .await?;
+    let facts = Facts {
+        version: row.try_get(0)?,
+        database: sql::ident(row.try_get(1)?),
+        role: sql::ident(row.try_get(2)?),
+        superuser: row.try_get(3)?,
+    };
+    let mut findings = Vec::new();
+    if facts.version < OLDEST {
+        findings.push(bad(
+            "the server's version",
+            "spcd needs Postgres 14 or newer",
+        ));
+    }
+    if row.try_get(4)? {
+        findings.push(bad(
+            "a server that takes writes",
+            "this one is a standby: give the primary's host",
+        ));
+    }
+    findings.extend(privileges(client, &facts).await?);
+    findings.extend(ownership(client, &facts).await?);
+    findings.extend(wrappers(client, &facts, desired).await?);
+    findings.extend(readers(client, &facts, desired).await?);
+    findings.extend(locks(client, desired).await?);
+    findings.extend(statistics(client, &facts).await?);
+    Ok(findings)
+}
+
+/// What it makes things with.
+async fn privileges(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding>> {
+    let Facts { database, role, .. } = facts;
+    let row = client
+        .query_one(
+            "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+                    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')",
+            &[],
+        )
+        .await?;
+    let one = |has: bool, privilege: &str, what: &str| match has {
+        true => good(format!("role {role} may create {what} in {database}")),
+        false => bad(
+            format!("role {role} may not create {what} in {database}"),
+            format!("GRANT {privilege} ON DATABASE {database} TO {role};"),
+        ),
+    };
+    Ok(vec![
+        one(row.try_get(0)?, "CREATE", "schemas"),
+        one(row.try_get(1)?, "TEMPORARY", "temporary tables"),
+    ])
+}
+
+/// What was made must be its own: only then it can be altered.
+async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding>> {
+    let role = &facts.role;
+    let sql = "SELECT pg_catalog.pg_has_role(n.nspowner, 'USAGE'),
+                      pg_catalog.to_regclass('spcd.applied') IS NOT NULL
+               FROM pg_catalog.pg_namespace n WHERE n.nspname = 'spcd'";
+    let Some(row) = client.query_opt(sql, &[]).await? else {
+        return Ok(vec![good("the schema spcd: the first start makes it")]);
+    };
+    if !row.try_get::<_, bool>(0)? {
+        let advice = format!("ALTER SCHEMA spcd OWNER TO {role};  -- or connect as its owner");
+        return Ok(vec![bad("the schema spcd is somebody else's", advice)]);
+    }
+    if !row.try_get::<_, bool>(1)? {
+        return Ok(vec![bad(
+            "a schema named spcd that spcd did not make",
+            "rename or drop it",
+        )]);
+    }
+    let sql = "SELECT 'SCHEMA', n.nspname::text, NULL
+               FROM spcd.applied a JOIN pg_catalog.pg_namespace n ON n.oid = a.schema_oid
+               WHERE NOT pg_catalog.pg_has_role(n.nspowner, 'USAGE')
+               UNION ALL
+               SELECT 'SERVER', s.srvname::text, NULL
+               FROM spcd.applied a JOIN pg_catalog.pg_foreign_server s ON s.oid = a.server_oid
+               WHERE NOT pg_catalog.pg_has_role(s.srvowner, 'USAGE')
+               UNION ALL
+               SELECT 'FOREIGN TABLE', n.nspname::text, c.relname::text
+               FROM spcd.applied a
+               JOIN pg_catalog.pg_namespace n ON n.oid = a.schema_oid
+               JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = ANY (a.tables)
+               WHERE c.relkind = 'f' AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+               ORDER BY 2, 3 NULLS FIRST LIMIT 20";
+    let mut cures = Vec::new();
+    for row in client.query(sql, &[]).await? {
+        let (kind, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let name = match row.try_get::<_, Option<String>>(2)? {
+            Some(table) => sql::qualified(&name, &table),
+            None => sql::ident(&name),
+        };
+        cures.push(format!("ALTER {kind} {name} OWNER TO {role};"));
+    }
+    Ok(vec![match cures.is_empty() {
+        true => good("what spcd made is its own"),
+        false => bad(
+            "some of what spcd made is somebody else's now",
+            cures.join("\n"),
+        ),
+    }])
+}
+
+/// The extensions and wrappers of the connections, and of whatever else there is.
+async fn wrappers(
+    client: &Client,
+    facts: &Facts,
+    desired: &Desired,
+) -> anyhow::Result<Vec<Finding>> {
+    let role = &facts.role;
+    let targets = desired.connections.values();
+    let targets: Vec<&Target> = targets.filter_map(|c| c.target.as_ref().ok()).collect();
+    let packages: BTreeMap<&str, &str> = targets
+        .iter()
+        .filter(|target| !target.extension.is_empty())
+        .map(|target| (target.extension.as_str(), target.package.as_str()))
+        .collect();
+    let names: Vec<&str> = packages.keys().copied().collect();
+    // Trusted ones are created by whoever may create in the database.
+    let sql = "SELECT w.name, e.oid IS NOT NULL, v.name IS NOT NULL, coalesce(v.trusted OR NOT v.superuser, false)
+               FROM pg_catalog.unnest($1::text[]) AS w (name)
+               LEFT JOIN pg_catalog.pg_extension e ON e.extname = w.name
+               LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = w.name
+               LEFT JOIN pg_catalog.pg_available_extension_versions v
+                    ON v.name = a.name AND v.version = a.default_version
+               ORDER BY 1";
+    let mut findings = Vec::new();
+    for row in client.query(sql, &[&names]).await? {
+        let name: String = row.try_get(0)?;
+        let (installed, available, trusted) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        findings.push(match (installed, available) {
+            (true, _) => good(format!("extension {name}")),
+            (false, true) if facts.superuser || trusted => {
+                good(format!("extension {name}: it will be created"))
+            }
+            (false, true) => bad(
+                format!(
+                    "extension {name} is not in {}, and only a superuser may create it",
+                    facts.database
+                ),
+                format!("CREATE EXTENSION {};", sql::ident(&name)),
+            ),
+            (false, false) => {
+                let package = packages.get(name.as_str()).copied().unwrap_or_default();
+                let from = if package.is_empty() {
+                    "its vendor"
+                } else {
+                    package
+                };
+                bad(
+                    format!("extension {name} is not installed on the database's host"),
+                    format!("get it from {from}"),
+                )
+            }
+        });
+    }
+    // A wrapper's default privilege belongs to its owner alone.
+    let sql = "SELECT fdwname::pg_catalog.text, pg_catalog.has_foreign_data_wrapper_privilege(oid, 'USAGE')
+               FROM pg_catalog.pg_foreign_data_wrapper ORDER BY 1";
+    for row in client.query(sql, &[]).await? {
+        let (name, usable): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
+        findings.push(match usable {
+            true => good(format!("wrapper {name}")),
+            false => bad(
+                format!("role {role} may not use the wrapper {name}"),
+                format!(
+                    "GRANT USAGE ON FOREIGN DATA WRAPPER {} TO {role};",
+                    sql::ident(&name)
+                ),
+            ),
+        });
+    }
+    if targets.iter().any(|target| target.wrapper == "file_fdw") {
+        let sql = "SELECT pg_catalog.pg_has_role('pg_read_server_files', 'USAGE')";
+        findings.push(match client.query_one(sql, &[]).await?.try_get(0)? {
+            true => good(format!("role {role} may read the server's files")),
+            false => bad(
+                format!("role {role} may not read files of the server, as file_fdw demands"),
+                format!("GRANT pg_read_server_files TO {role};"),
+            ),
+        });
+    }
+    Ok(findings)
+}
+
+/// Those who query, and the search paths that are set on them.
+async fn readers(
+    client: &Client,
+    facts: &Facts,
+    desired: &Desired,
+) -> anyhow::Result<Vec<Finding>> {
+    let sql = "SELECT m.rolname::text, me.rolcreaterole, EXISTS (
+                   SELECT FROM pg_catalog.pg_auth_members x
+                   WHERE x.roleid = m.oid AND x.member = me.oid AND x.admin_option)
+               FROM pg_catalog.pg_roles r
+               JOIN pg_catalog.pg_roles me ON me.rolname = current_user
+               LEFT JOIN pg_catalog.pg_auth_members a ON a.roleid = r.oid
+               LEFT JOIN pg_catalog.pg_roles m ON m.oid = a.member AND m.rolcanlogin AND NOT m.rolsuper
+                    AND m.oid <> me.oid
+               WHERE r.rolname = 'spcd_users' ORDER BY 1";
+    let rows = client.query(sql, &[]).await?;
+    if rows.is_empty() {
+        return Ok(vec![good(
+            "no role spcd_users: only superusers and owners read the schemas (CREATE ROLE spcd_users; opens them to its members)",
+        )]);
+    }
+    if facts.superuser || desired.database.manage_search_path == Some(false) {
+        return Ok(vec![good("role spcd_users")]);
+    }
+    let role = &facts.role;
+    let mut cures = BTreeSet::new();
+    for row in &rows {
+        let Some(member) = row.try_get::<_, Option<String>>(0)? else {
+            continue;
+        };
+        let (creates, admin): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+        if !creates {
+            cures.insert(format!("ALTER ROLE {role} CREATEROLE;"));
+        }
+        if facts.version >= ADMIN_OPTION && !admin {
+            cures.insert(format!(
+                "GRANT {} TO {role} WITH ADMIN OPTION;",
+                sql::ident(&member)
+            ));
+        }
+    }
+    Ok(vec![match cures.is_empty() {
+        true => good("role spcd_users, and the search paths of its members"),
+        false => {
+            let mut lines: Vec<String> = cures.into_iter().collect();
+            lines.push(
+                "-- or in a .spc file: options \"database\" { manage_search_path = false }".into(),
+            );
+            bad(
+                format!("role {role} may not set the search path of members of spcd_users"),
+                lines.join("\n"),
+            )
+        }
+    }])
+}
+
+/// How much of the lock table the largest thing that may happen would take.
+async fn locks(client: &Client, desired: &Desired) -> anyhow::Result<Vec<Finding>> {
+    let sql = "SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8,
+                      pg_catalog.current_setting('max_connections')::pg_catalog.int8
+                      + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8";
+    let row = client.query_one(sql, &[]).await?;
+    let (setting, slots): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let known = "SELECT pg_catalog.to_regclass('spcd.applied') IS NOT NULL";
+    let mut largest: i64 = 0;
+    if client.query_one(known, &[]).await?.try_get(0)? {
+        // A dropped table takes three; a query over an aggregator one for each member.
+        let sql = "SELECT coalesce(max(pg_catalog.cardinality(tables)) * 3, 0)::pg_catalog.int8 FROM spcd.applied";
+        largest = client.query_one(sql, &[]).await?.try_get(0)?;
+    }
+    for connection in desired.connections.values() {
+        if let spcd_core::config::Kind::Aggregator { members, .. } = &connection.kind {
+            largest = largest.max(i64::try_from(members.len()).unwrap_or(i64::MAX));
+        }
+    }
+    let what = format!(
+        "max_locks_per_transaction = {setting}: {} locks in all",
+        setting * slots
+    );
+    if largest <= setting * slots / SAFE_PART {
+        return Ok(vec![good(what)]);
+    }
+    let enough = (largest * SAFE_PART / slots.max(1) + 1).max(64);
+    let enough = u64::try_from(enough).unwrap_or(64).next_power_of_two();
+    Ok(vec![bad(
+        format!("{what}, and one statement may take {largest}"),
+        format!(
+            "ALTER SYSTEM SET max_locks_per_transaction = {enough};  -- then restart the server"
+        ),
+    )])
+}
+
+/// Statistics that write down what functions execute, passwords included.
+async fn statistics(client: &Client, facts: &Facts) -> anyhow::Result<Option<Finding>> {
+    let sql = "SELECT pg_catalog.current_setting('pg_stat_statements.track', true) = 'all'
+                  AND pg_catalog.current_setting('pg_stat_statements.track_utility', true) = 'on'";
+    let told: Option<bool> = client.query_one(sql, &[]).await?.try_get(0)?;
+    if facts.superuser || told != Some(true) {
+        return Ok(None);
+    }
+    Ok(Some(bad(
+        "pg_stat_statements.track = all shows the passwords of user mappings to superusers",
+        format!(
+            "ALTER ROLE {} SET pg_stat_statements.track_utility = off;",
+            facts.role
+        ),
+    )))
+}

@@ -1,0 +1,23 @@
+# The daemon's own settings. A change is noticed; what needs a restart, the log says.
+
+# The database that is to hold the schemas, as a URL or a keyword string. Without it spcd keeps a
+# private Postgres in state_dir (install the package postgresql for it).
+#
+# database = "postgres://spcd@localhost/warehouse?sslmode=verify-full&sslrootcert=/etc/ssl/certs/ca.pem"
+# database = credential("database")
+
+# Where the files with connections are.
+#
+# config = ["/etc/spcd/conf.d"]
+
+# Where the private Postgres is kept.
+#
+# state_dir = "/var/lib/spcd"
+
+# A name of its own, where several daemons keep databases of one server.
+#
+# instance = "spcd"
+
+# What is logged: error, warn, info, debug, trace, or a filter like "info,spcd=debug".
+#
+# log = "info"

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Called by scripts/package.sh: the life of the package on a clean root, in mount and process
+# namespaces of its own.
+set -euo pipefail
+. scripts/lib.sh
+
+base=$1 deb=$2 later=$3 root=$4
+[ $$ = 1 ] || die "Start scripts/package.sh --test."
+archives=$PWD/target/package/archives
+mkdir -p "$archives/partial"
+
+say "a clean root"
+tar -C "$root" -xf "$base"
+mount -t proc proc "$root/proc"
+mkdir -p "$root/dev/shm"
+mount -t tmpfs tmpfs "$root/dev/shm"
+mount --bind "$archives" "$root/var/cache/apt/archives"
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+chmod 755 "$root"
+# No package starts its service here, and Postgres makes no cluster that nobody asked for.
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod 755 "$root/usr/sbin/policy-rc.d"
+mkdir -p "$root/etc/postgresql-common"
+echo 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.conf"
+echo 'Binary::apt::APT::Keep-Downloaded-Packages "true";' >"$root/etc/apt/apt.conf.d/keep"
+cp "$deb" "$root/spcd.deb"
+cp "$later" "$root/later.deb"
+
+inside() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
+# A service's environment, without the service manager.
+as_service() { inside setpriv --reuid=spcd --regid=spcd --init-groups env SHOP_HOST=/tmp SHOP_PORT=5432 "$@"; }
+expect() {
+    [ "$2" = "$3" ] || die "$1: expected
+$3
+and found
+$2"
+}
+
+say "install"
+inside apt-get update >/dev/null
+inside apt-get install -y --no-install-recommends /spcd.deb systemd-standalone-sysusers postgresql >/dev/null 2>"$root/apt.log" || die "$(cat "$root/apt.log")"
+expect "owners and modes" "$(inside stat -c '%n %U:%G %a' /usr/bin/spcd /etc/spcd/conf.d /etc/spcd/conf.d/examples.spc /etc/spcd/spcd.hcl /var/lib/spcd)" \
+    "/usr/bin/spcd root:root 755
+/etc/spcd/conf.d root:spcd 750
+/etc/spcd/conf.d/examples.spc root:spcd 640
+/etc/spcd/spcd.hcl root:spcd 640
+/var/lib/spcd spcd:spcd 755"
+expect "the version" "spcd $(dpkg-deb -f "$deb" Version | sed 's/-.*//')" "$(inside spcd --version)"
+for file in man/man1/spcd.1.gz man/man1/spcd-wait.1.gz bash-completion/completions/spcd zsh/vendor-completions/_spcd \
+    fish/vendor_completions.d/spcd.fish doc/spcd/copyright doc/spcd/README.md doc/spcd/docs/spc.md; do
+    [ -s "$root/usr/share/$file" ] || die "/usr/share/$file is missing"
+done
+inside bash -n /usr/share/bash-completion/completions/spcd
+inside spcd check
+expect "what is commented out says nothing" "$(inside spcd check | tail -n 1)" "1 file, 0 connections, 0 errors, 0 warnings"
+sed '/^# [^ ]* *{/,/^# }/s/^# \?//' "$root/etc/spcd/conf.d/examples.spc" >"$root/tmp/examples.spc"
+expect "and with its comment signs removed it is right, but for its credentials" \
+    "$(inside spcd check /tmp/examples.spc 2>&1 | grep '^error' | sort -u)" \
+    "$(printf 'error: the credential `%s` cannot be had: $CREDENTIALS_DIRECTORY is not set: spcd was not started with credentials\n' sales wiki)"
+
+say "the units"
+verify=$(systemd-analyze verify --root="$root" spcd.service spcd@north.service 2>&1) || die "$verify"
+expect "systemd-analyze verify" "$verify" ""
+for unit in spcd.service spcd@north.service; do
+    systemd-analyze security --offline=true --root="$root" "$unit" --no-pager | tail -n 1
+done
+
+say "the demo's files, as the packaged user"
+bin=$(ls -d "$root"/usr/lib/postgresql/*/bin)
+bin=${bin#"$root"}
+postgres() { inside setpriv --reuid=postgres --regid=postgres --init-groups "$@"; }
+postgres "$bin/initdb" -D /tmp/source -U shop -A trust --no-sync >/dev/null
+postgres "$bin/pg_ctl" -D /tmp/source -l /tmp/source.log -s -w start -o "-k /tmp -c listen_addresses= -c fsync=off"
+postgres "$bin/createdb" -h /tmp -U shop shop
+postgres "$bin/pgbench" -q -i -h /tmp -U shop shop 2>/dev/null
+install -m 640 config/conf.d/shop.spc "$root/etc/spcd/conf.d/"
+chroot "$root" chown root:spcd /etc/spcd/conf.d/shop.spc
+as_service spcd run 2>"$root/tmp/log" &
+tries=0
+until [ -n "$(as_service spcd status 2>/dev/null)" ]; do
+    [ $((tries += 1)) -lt 300 ] || die "$(cat "$root/tmp/log")"
+    sleep 0.2
+done
+as_service spcd wait
+as_service spcd status
+# By the service's user, and by root, who becomes it.
+sql='SELECT count(*) FROM shop.pgbench_accounts'
+expect "the service's user reads" "$(as_service spcd query --output csv "$sql")" "count
+100000"
+expect "root reads" "$(inside env SHOP_HOST=/tmp SHOP_PORT=5432 spcd query --output csv "$sql")" "count
+100000"
+expect "everything is the service's" "$(inside find /var/lib/spcd ! -user spcd)" ""
+inside env SHOP_HOST=/tmp SHOP_PORT=5432 spcd doctor
+
+say "upgrade"
+echo '# kept' >>"$root/etc/spcd/spcd.hcl"
+inside apt-get install -y --no-install-recommends /later.deb >/dev/null 2>"$root/apt.log" || die "$(cat "$root/apt.log")"
+expect "the new version" "$(inside dpkg-query -W -f '${Version}' spcd)" "$(dpkg-deb -f "$later" Version)"
+expect "a changed setting" "$(tail -n 1 "$root/etc/spcd/spcd.hcl")" "# kept"
+expect "the running daemon goes on" "$(as_service spcd query --output csv "$sql")" "count
+100000"
+kill -TERM "$(cat "$root/var/lib/spcd/cluster/daemon.lock")"
+wait
+
+say "remove"
+inside apt-get remove -y spcd >/dev/null 2>&1
+[ ! -e "$root/usr/bin/spcd" ] || die "the program is still there"
+[ -s "$root/etc/spcd/conf.d/shop.spc" ] && [ -s "$root/etc/spcd/spcd.hcl" ] || die "the configuration is gone"
+[ -e "$root/var/lib/spcd/cluster/data/PG_VERSION" ] || die "the private Postgres is gone"
+inside apt-get install -y --no-install-recommends /later.deb >/dev/null 2>&1
+expect "and back, with all that was there" "$(as_service spcd query --output csv "$sql")" "count
+100000"
+
+say "purge"
+rm "$root/etc/spcd/conf.d/shop.spc"
+inside apt-get purge -y spcd 2>&1 | grep 'stays in /var/lib/spcd' || die "nothing is said of the private Postgres"
+[ -e "$root/var/lib/spcd/cluster/data/PG_VERSION" ] || die "the private Postgres is gone"
+inside apt-get install -y --no-install-recommends /spcd.deb >/dev/null 2>&1
+as_service spcd destroy --yes
+inside apt-get purge -y spcd >/dev/null 2>&1
+expect "what is left" "$(inside find / -xdev -name '*spcd*' ! -path '/proc/*' ! -name '*.deb' ! -path '/usr/share/doc/*')" ""
+say "the package lives and dies as it should"

@@ -1,0 +1,144 @@
+//! What carries a password to the server leaves no trace of it, whatever the server writes down.
+
+use crate::support::hub::{guarded, until, until_error};
+use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, shared, try_query, value};
+
+/// A server that writes down all that it can.
+fn talkative() -> Cluster {
+    Cluster::start(&[
+        "shared_preload_libraries = 'pg_stat_statements'",
+        "pg_stat_statements.track = 'all'",
+        "pg_stat_statements.track_utility = on",
+        "track_activity_query_size = 64kB",
+        "log_statement = 'all'",
+        "log_min_duration_statement = 0",
+        "log_min_error_statement = 'debug5'",
+        "log_min_messages = 'debug1'",
+        "log_error_verbosity = 'verbose'",
+        "log_parameter_max_length = -1",
+        "log_parameter_max_length_on_error = -1",
+        "debug_print_parse = on",
+        "debug_print_rewritten = on",
+        "debug_print_plan = on",
+    ])
+}
+
+/// Everything that a session with the server's own rights can read, but for the catalog of mappings.
+const SEEN: &str = "
+    SELECT string_agg(line, E'\\n') FROM (
+        SELECT query FROM pg_stat_statements UNION ALL SELECT query FROM pg_stat_activity
+        UNION ALL SELECT t::text FROM spcd.connection_state t
+        UNION ALL SELECT t::text FROM spcd.connection_event t
+        UNION ALL SELECT t::text FROM spcd.config_diagnostic t
+        UNION ALL SELECT t::text FROM spcd.applied t
+        UNION ALL SELECT t::text FROM spcd.daemon t
+        UNION ALL SELECT t::text FROM spcd.refresh_request t
+        UNION ALL SELECT array_to_string(srvoptions, ' ') FROM pg_foreign_server
+    ) AS all_of_it (line)";
+
+fn connection(name: &str, port: u16, user: &str, password: &str) -> String {
+    format!(
+        "connection \"{name}\" {{\n  plugin = \"postgres\"\n  host = \"127.0.0.1\"\n  port = {port}\n  \
+         dbname = \"postgres\"\n  user = \"{user}\"\n  password = \"{password}\"\n}}\n"
+    )
+}
+
+#[tokio::test]
+async fn no_secret_is_in_the_log_or_the_views_of_a_server_that_writes_all_down() {
+    let cluster = talkative();
+    let hub = cluster.database().await;
+    query(&hub.url, "CREATE EXTENSION pg_stat_statements").await;
+    let mut spcd = Spcd::new(&hub.url);
+    let port = shared().port();
+    spcd.write(
+        "good.spc",
+        &connection("good", port, "postgres", "hunter2-first"),
+    );
+    // The wrapper refuses the mapping's option, and would say so with the statement as context.
+    spcd.write(
+        "refused.spc",
+        "connection \"refused\" {\n  plugin = \"fdw\"\n  wrapper = \"postgres_fdw\"\n  schema = \"public\"\n  \
+         mapping {\n    frob = \"hunter2-refused\"\n  }\n}\n",
+    );
+    // The source cannot be reached, and the wrapper says where it was looked for.
+    spcd.write(
+        "away.spc",
+        &connection("away", port, "postgres", "hunter2-away")
+            .replace("127.0.0.1", "no-such-host.invalid"),
+    );
+    spcd.start();
+    until(&hub.url, &["away error", "good ready", "refused error"]).await;
+    until_error(&hub.url, "refused", "frob").await;
+    // Altered, too.
+    spcd.write(
+        "good.spc",
+        &connection("good", port, "postgres", "hunter2-second"),
+    );
+    let changed = "SELECT umoptions::text FROM pg_user_mappings WHERE srvname = 'good'";
+    eventually("the mapping is altered", DEADLINE, || async {
+        value(&hub.url, changed)
+            .await
+            .contains("hunter2-second")
+            .then_some(())
+    })
+    .await;
+    until(&hub.url, &["away error", "good ready", "refused error"]).await;
+
+    let seen = value(&hub.url, SEEN).await;
+    // What was looked for is there to be seen.
+    assert!(seen.contains("spcd.set_user_mapping"), "{seen}");
+    let log = cluster.log();
+    assert!(log.contains("spcd.set_user_mapping") && log.contains("parse tree"));
+    spcd.stop();
+    for (place, text) in [
+        ("views", &seen),
+        ("log", &cluster.log()),
+        ("daemon's log", &spcd.log()),
+    ] {
+        for line in text.lines() {
+            assert!(!line.contains("hunter2"), "{place}: {line}");
+        }
+    }
+
+    // What remains: whoever may read the mapping's options reads them, which a reader may not.
+    query(&hub.url, "CREATE ROLE somebody LOGIN").await;
+    let theirs = cluster.url_as("somebody", &hub.name);
+    let hidden = try_query(&theirs, "SELECT umoptions FROM pg_user_mappings")
+        .await
+        .unwrap();
+    assert!(hidden.iter().all(|row| row[0].is_none()), "{hidden:?}");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_switch_statistics_off_is_told_so_by_the_doctor() {
+    let (cluster, source) = (talkative(), guarded("hunter2-first").await);
+    let hub = cluster.database().await;
+    let setup = format!(
+        "CREATE EXTENSION pg_stat_statements; CREATE EXTENSION postgres_fdw; CREATE ROLE keeper LOGIN;
+         GRANT CREATE ON DATABASE \"{}\" TO keeper;
+         GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO keeper",
+        hub.name
+    );
+    query(&hub.url, &setup).await;
+    let spcd = Spcd::new(&cluster.url_as("keeper", &hub.name));
+    spcd.write("a.spc", "");
+    let ill = spcd.spcd(&["doctor"]);
+    assert_eq!(ill.code, 1, "{ill:?}");
+    let cure = "ALTER ROLE \"keeper\" SET pg_stat_statements.track_utility = off;";
+    assert!(ill.stdout.contains(cure), "{ill:?}");
+    query(&hub.url, cure).await;
+    let well = spcd.spcd(&["doctor"]);
+    assert_eq!(well.code, 0, "{well:?}");
+
+    spcd.write(
+        "good.spc",
+        &connection("good", source.port(), "reader", "hunter2-first"),
+    );
+    let applied = spcd.spcd(&["apply"]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let seen = value(&hub.url, SEEN).await;
+    assert!(
+        seen.contains("spcd.set_user_mapping") && !seen.contains("hunter2"),
+        "{seen}"
+    );
+}

@@ -145,6 +145,22 @@ async fn a_private_cluster_goes_too_unless_it_holds_what_people_made() {
     assert!(again.stdout.contains("nothing to remove"), "{again:?}");
 }
 
+#[test]
+fn what_other_programs_clients_find_goes_as_well() {
+    let mut spcd = Spcd::with_private_cluster();
+    let cluster = spcd.state_dir().join("cluster");
+    spcd.env("SPCD_COMPAT", "steampipe");
+    spcd.write("a.spc", "");
+    let made = spcd.spcd(&["apply"]);
+    assert_eq!(made.code, 0, "{made:?}");
+    let gone = spcd.spcd(&["destroy", "--yes"]);
+    assert_eq!(gone.code, 0, "{gone:?}");
+    assert!(
+        gone.stdout.contains("clients of Steampipe") && !cluster.exists(),
+        "{gone:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_hostile_name_is_removed_like_any_other() {
     let (hub, source) = (shared().database().await, shared().database().await);

@@ -169,7 +169,7 @@ pub struct Machine {
 
 /// Looks at the machine, and changes nothing.
 pub fn inspect(settings: &Settings) -> Machine {
-    let layout = Layout::of(&settings.state_dir);
+    let layout = Layout::of(settings);
     Machine {
         user: Owner::find(&layout.data).map(|owner| owner.name),
         programs: Programs::find(&layout).map(|programs| programs.major),

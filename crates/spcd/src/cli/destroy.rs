@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use spcd_client::states;
+use spcd_core::config::Compat;
 use spcd_core::plan;
 
 use super::DestroyArgs;
@@ -91,6 +92,9 @@ async fn remove(
         "{}",
         plan::show(&plan::plan(&desired, &observed), &observed)
     );
+    if settings.compat != Compat::default() {
+        println!("- what clients of Steampipe find");
+    }
     println!("- schemas \"spcd\" and \"spcd_union\", with the state and its history");
     if settings.database.is_none() {
         println!(
@@ -104,7 +108,10 @@ async fn remove(
         println!("nothing was changed");
         return Ok(Removed::Nothing);
     }
-    let begun = Reign::begin(endpoint, settings, &mut config, false).await?;
+    // What clients of another program find goes as if the setting were unset.
+    let mut plain = settings.clone();
+    plain.compat = Compat::default();
+    let begun = Reign::begin(endpoint, &plain, &mut config, false).await?;
     let Some(mut reign) = begun else {
         bail!(
             "a daemon leads on this database and would make it all again: stop it first (systemctl stop spcd)"

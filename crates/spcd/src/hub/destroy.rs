@@ -80,7 +80,8 @@ pub async fn of_people(client: &Client) -> Result<Vec<String>, HubError> {
         WHERE datname NOT IN ('postgres', 'template0', 'template1', pg_catalog.current_database())
         UNION ALL
         SELECT 'role ' || rolname FROM pg_catalog.pg_roles
-        WHERE rolname <> current_user AND rolname NOT LIKE 'pg\\_%'
+        -- Without members spcd_users means nothing, and those are listed.
+        WHERE rolname NOT IN (current_user, 'spcd_users') AND rolname NOT LIKE 'pg\\_%'
         UNION ALL
         SELECT pg_catalog.pg_describe_object(o.class, o.oid, 0)
         FROM (

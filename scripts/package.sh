@@ -25,7 +25,7 @@ mkdir -p target/package/man
 "$spcd" completions zsh >target/package/_spcd
 "$spcd" completions fish >target/package/spcd.fish
 rm -f target/debian/spcd_*.deb
-cargo deb --quiet -p spcd --no-build
+cargo deb --quiet -p spcd --no-build >/dev/null
 deb=$(ls "$PWD"/target/debian/spcd_*.deb)
 printf '%s: %d KB, the program in it %d KB\n' "${deb#"$PWD"/}" \
     $(($(stat -c %s "$deb") / 1024)) $(($(stat -c %s "$spcd") / 1024))
@@ -33,9 +33,11 @@ printf '%s: %d KB, the program in it %d KB\n' "${deb#"$PWD"/}" \
 [ "${1-}" = --test ] || exit 0
 [ "$(id -u)" = 0 ] || die "The test of the package needs root: it makes a root directory and changes into it."
 need_packages debootstrap systemd
-# The same again as a newer version, for the upgrade.
+# The same again as a newer version, for the upgrade. cargo-deb removes what it made before.
+cp "$deb" target/package/this.deb
 cargo deb --quiet -p spcd --no-build --deb-version "$(dpkg-deb -f "$deb" Version).later" \
-    --output target/package/later.deb
+    --output target/package/later.deb >/dev/null
+cp target/package/this.deb "$deb"
 base=$PWD/target/package/base.tar
 if [ ! -s "$base" ]; then
     say "debootstrap"

@@ -51,9 +51,9 @@ for file in man/man1/spcd.1.gz man/man1/spcd-wait.1.gz bash-completion/completio
     [ -s "$root/usr/share/$file" ] || die "/usr/share/$file is missing"
 done
 inside bash -n /usr/share/bash-completion/completions/spcd
-inside spcd check
-expect "what is commented out says nothing" "$(inside spcd check | tail -n 1)" "1 file, 0 connections, 0 errors, 0 warnings"
-sed '/^# [^ ]* *{/,/^# }/s/^# \?//' "$root/etc/spcd/conf.d/examples.spc" >"$root/tmp/examples.spc"
+
+expect "what is commented out says nothing" "$(inside spcd check | tail -n 1)" "1 file, 0 connections: 0 errors, 0 warnings"
+sed '/^# connection/,/^# }/s/^# \?//' "$root/etc/spcd/conf.d/examples.spc" >"$root/tmp/examples.spc"
 expect "and with its comment signs removed it is right, but for its credentials" \
     "$(inside spcd check /tmp/examples.spc 2>&1 | grep '^error' | sort -u)" \
     "$(printf 'error: the credential `%s` cannot be had: $CREDENTIALS_DIRECTORY is not set: spcd was not started with credentials\n' sales wiki)"
@@ -119,4 +119,50 @@ inside apt-get install -y --no-install-recommends /spcd.deb >/dev/null 2>&1
 as_service spcd destroy --yes
 inside apt-get purge -y spcd >/dev/null 2>&1
 expect "what is left" "$(inside find / -xdev -name '*spcd*' ! -path '/proc/*' ! -name '*.deb' ! -path '/usr/share/doc/*')" ""
+say "docs/operations.md, as it is written"
+postgres "$bin/createdb" -h /tmp -U shop sales
+postgres "$bin/psql" -qh /tmp -U shop sales -c "CREATE ROLE reader LOGIN PASSWORD 'a secret'; CREATE TABLE orders (id integer); GRANT SELECT ON orders TO reader"
+postgres "$bin/pg_ctl" -D /tmp/source -s -m fast -w stop
+echo 'host all reader all scram-sha-256' >"$root/tmp/source/pg_hba.conf"
+postgres "$bin/pg_ctl" -D /tmp/source -l /tmp/source.log -s -w start -o "-k /tmp -p 5433 -c listen_addresses=127.0.0.1 -c fsync=off"
+rm -rf "$root/etc/postgresql-common/createcluster.conf" "$root/var/lib/spcd" "$root/etc/spcd"
+cp "$deb" "$root/root/spcd_0.1.0-1_amd64.deb"
+cp "$later" "$root/root/spcd_0.1.0-1.later_amd64.deb"
+# There is no service manager here. This does what the page needs of one.
+cat >"$root/usr/local/bin/systemctl" <<'SHIM'
+#!/bin/bash
+set -e
+verb=$1 unit=${!#}
+pid=/run/$unit.pid
+case $verb in
+start | enable | restart)
+    [ "$verb" != restart ] || "$0" stop "$unit"
+    instance=${unit#spcd@} env=()
+    [ "$instance" = "$unit" ] || env=(SPCD_CONFIG=/etc/spcd/$instance/conf.d SPCD_STATE_DIR=/var/lib/spcd/$instance SPCD_INSTANCE=$instance)
+    credentials=/run/credentials/$unit.service
+    install -d -o spcd -m 700 "$credentials"
+    sed -n 's/^LoadCredential=//p' /etc/systemd/system/"$unit".service.d/*.conf 2>/dev/null | while IFS=: read -r name file; do
+        install -o spcd -m 400 "$file" "$credentials/$name"
+    done
+    setpriv --reuid=spcd --regid=spcd --init-groups env HOME=/var/lib/spcd CREDENTIALS_DIRECTORY="$credentials" \
+        "${env[@]}" spcd run </dev/null >>/var/log/"$unit".log 2>&1 &
+    echo $! >"$pid"
+    ;;
+stop)
+    kill -TERM "$(cat "$pid")"
+    while kill -0 "$(cat "$pid")" 2>/dev/null; do sleep 0.1; done
+    ;;
+reload) kill -HUP "$(cat "$pid")" ;;
+status) kill -0 "$(cat "$pid")" ;;
+daemon-reload) ;;
+esac
+SHIM
+chmod 755 "$root/usr/local/bin/systemctl"
+awk '/^```sh/ { on = 1; next } /^```/ { on = 0 } on' docs/operations.md | sed "s/pg_createcluster 15/pg_createcluster $(basename "$(dirname "$bin")")/" >"$root/root/operations.sh"
+[ "$(wc -l <"$root/root/operations.sh")" -gt 60 ] || die "the page has lost its commands"
+inside env -C /root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root bash -ex operations.sh >"$root/operations.log" 2>&1 ||
+    die "$(tail -n 40 "$root/operations.log" "$root"/var/log/spcd*.log)"
+cp "$root/operations.log" target/package/operations.log
+expect "what is left of it" "$(inside find / -xdev -name '*spcd*' ! -path '/proc/*' ! -name '*.deb' ! -path '/run/*' \
+    ! -path '/var/log/*' ! -path '/var/backups/*' ! -path '/tmp/*')" ""
 say "the package lives and dies as it should"

@@ -135,8 +135,8 @@ pub async fn ensure(settings: &Settings) -> Result<Running, ClusterError> {
 }
 
 /// As root on the state directory of somebody else (the package's, whose service runs as a user of
-/// its own): goes on as that user, so that all files stay theirs and no link of theirs leads root
-/// astray. To be called before any other thread is there.
+/// its own): goes on as that user, so that all files stay theirs, no link of theirs leads root
+/// astray, and the hub knows them as it knows the service. To be called before anything was done.
 ///
 /// # Errors
 /// When the user has no name, or cannot be changed to.
@@ -153,7 +153,7 @@ pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
             settings.state_dir.display()
         )));
     }
-    user.become_it()
+    Err(user.go_on_as(settings))
 }
 
 /// What a private cluster needs of this machine.

@@ -265,7 +265,7 @@ pub fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(cli.flags)?;
-    if settings.database.is_none() {
+    if !matches!(cli.command, Command::Completions(_) | Command::Man(_)) {
         cluster::become_its_user(&settings)?;
     }
     telemetry::start(&settings, matches!(cli.command, Command::Run(_)));

@@ -11,6 +11,7 @@ use nix::unistd::User;
 
 use super::ClusterError;
 use super::layout::{Layout, failed};
+use crate::settings::Settings;
 
 /// What spcd uses of Postgres is in every version from here on.
 const OLDEST: u32 = 14;
@@ -70,23 +71,42 @@ impl Owner {
         })
     }
 
-    /// Makes this process the user's, for good; only as root.
-    pub fn become_it(&self) -> Result<(), ClusterError> {
-        let Some((uid, gid)) = self.change_to else {
-            return Ok(());
-        };
-        let change = || -> Result<(), nix::errno::Errno> {
-            let name = std::ffi::CString::new(self.name.as_str()).unwrap_or_default();
+    /// Starts this program anew as the user, in its environment; only as root. Returns only if
+    /// that fails.
+    pub fn go_on_as(&self, settings: &Settings) -> ClusterError {
+        let change = || -> std::io::Result<()> {
+            let name = std::ffi::CString::new(self.name.as_str())?;
+            let (uid, gid) = self.change_to.unwrap_or_default();
             nix::unistd::initgroups(&name, gid.into())?;
             nix::unistd::setgid(gid.into())?;
-            nix::unistd::setuid(uid.into())
+            Ok(nix::unistd::setuid(uid.into())?)
         };
-        change().map_err(|error| {
-            ClusterError::User(format!(
-                "cannot change to the user {}, who owns the state directory: {error}",
-                self.name
-            ))
-        })
+        let error = match change() {
+            Err(error) => error,
+            Ok(()) => {
+                let mut args = std::env::args_os();
+                let mut command = Command::new("/proc/self/exe");
+                command
+                    .arg0(args.next().unwrap_or_else(|| "spcd".into()))
+                    .args(args)
+                    .env("HOME", &self.home)
+                    .env("USER", &self.name)
+                    .env("LOGNAME", &self.name)
+                    // What is root's default may not be the user's.
+                    .env("SPCD_STATE_DIR", &settings.state_dir);
+                if let Ok(dirs) = std::env::join_paths(&settings.config_dirs) {
+                    command.env("SPCD_CONFIG", dirs);
+                }
+                if settings.file.exists() {
+                    command.env("SPCD_SETTINGS", &settings.file);
+                }
+                command.exec()
+            }
+        };
+        ClusterError::User(format!(
+            "cannot go on as the user {}, who owns the state directory: {error}",
+            self.name
+        ))
     }
 
     /// The first directory on the way to `path` that the user may not pass through.

@@ -38,7 +38,7 @@ $2"
 
 say "install"
 inside apt-get update >/dev/null
-inside apt-get install -y --no-install-recommends /spcd.deb systemd-standalone-sysusers postgresql >/dev/null 2>"$root/apt.log" || die "$(cat "$root/apt.log")"
+inside apt-get install -y --no-install-recommends /spcd.deb systemd postgresql >/dev/null 2>"$root/apt.log" || die "$(cat "$root/apt.log")"
 expect "owners and modes" "$(inside stat -c '%n %U:%G %a' /usr/bin/spcd /etc/spcd/conf.d /etc/spcd/conf.d/examples.spc /etc/spcd/spcd.hcl /var/lib/spcd)" \
     "/usr/bin/spcd root:root 755
 /etc/spcd/conf.d root:spcd 750
@@ -91,6 +91,19 @@ expect "root reads" "$(inside env SHOP_HOST=/tmp SHOP_PORT=5432 spcd query --out
 100000"
 expect "everything is the service's" "$(inside find /var/lib/spcd ! -user spcd)" ""
 inside env SHOP_HOST=/tmp SHOP_PORT=5432 spcd doctor
+
+say "a full disk"
+mkdir "$root/mnt/state"
+mount -t tmpfs -o size=60m,mode=755 tmpfs "$root/mnt/state"
+chroot "$root" chown spcd /mnt/state
+elsewhere() { inside env SPCD_STATE_DIR=/mnt/state "$@"; }
+elsewhere spcd migrate >/dev/null
+dd if=/dev/zero of="$root/mnt/state/fill" bs=1M 2>/dev/null || true
+expect "it is said" "$(elsewhere spcd migrate 2>&1 | grep -o 'only 0 MB are free there: make room')" "only 0 MB are free there: make room"
+rm "$root/mnt/state/fill"
+expect "and nothing is lost" "$(elsewhere spcd migrate)" "up to date"
+umount "$root/mnt/state"
+rmdir "$root/mnt/state"
 
 say "upgrade"
 echo '# kept' >>"$root/etc/spcd/spcd.hcl"

@@ -131,7 +131,7 @@ inside apt-get purge -y spcd 2>&1 | grep 'stays in /var/lib/spcd' || die "nothin
 inside apt-get install -y --no-install-recommends /spcd.deb >/dev/null 2>&1
 as_service spcd destroy --yes
 inside apt-get purge -y spcd >/dev/null 2>&1
-expect "what is left" "$(inside find / -xdev -name '*spcd*' ! -path '/proc/*' ! -name '*.deb' ! -path '/usr/share/doc/*')" ""
+expect "what is left" "$(inside find / -xdev -name '*spcd*' ! -path '/proc/*' ! -path '/usr/lib/postgresql/*' ! -name '*.deb' ! -path '/usr/share/doc/*')" ""
 say "docs/operations.md, as it is written"
 postgres "$bin/createdb" -h /tmp -U shop sales
 postgres "$bin/psql" -qh /tmp -U shop sales -c "CREATE ROLE reader LOGIN PASSWORD 'a secret'; CREATE TABLE orders (id integer); GRANT SELECT ON orders TO reader"
@@ -176,6 +176,6 @@ awk '/^```sh/ { on = 1; next } /^```/ { on = 0 } on' docs/operations.md | sed "s
 inside env -C /root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root bash -ex operations.sh >"$root/operations.log" 2>&1 ||
     die "$(tail -n 40 "$root/operations.log" "$root"/var/log/spcd*.log)"
 cp "$root/operations.log" target/package/operations.log
-expect "what is left of it" "$(inside find / -xdev -name '*spcd*' ! -path '/proc/*' ! -name '*.deb' ! -path '/run/*' \
+expect "what is left of it" "$(inside find / -xdev -name '*spcd*' ! -path '/proc/*' ! -path '/usr/lib/postgresql/*' ! -name '*.deb' ! -path '/run/*' \
     ! -path '/var/log/*' ! -path '/var/backups/*' ! -path '/tmp/*')" ""
 say "the package lives and dies as it should"

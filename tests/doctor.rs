@@ -94,12 +94,12 @@ async fn what_the_doctor_says_to_type_suffices_for_a_role_without_rights() {
     assert_eq!(said, expected);
 
     // And it suffices: tables are made, a reader reads them, and finds them without their schema.
-    fs::remove_file(spcd.config_dir().join("list.spc")).unwrap();
     let applied = spcd.spcd(&["apply"]);
     assert_eq!(applied.code, 0, "{applied:?}");
-    until(&hub.url, &["shop ready"]).await;
+    until(&hub.url, &["lists ready", "shop ready"]).await;
     let asks = hub_server.url_as("asks", &hub.name);
     assert_eq!(value(&asks, "SELECT id FROM t").await, "7");
+    assert_eq!(value(&asks, "SELECT id FROM list").await, "1");
 
     // What somebody takes away from it is noticed.
     query(

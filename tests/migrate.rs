@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::hub::{postgres, until};
-use crate::support::{Spcd, eventually_now, query, shared, value};
+use crate::support::{DEADLINE, Spcd, eventually, eventually_now, finish, query, shared, value};
 
 /// The files, in order: number, name, text.
 fn migrations() -> Vec<(usize, String, String)> {
@@ -110,4 +110,30 @@ async fn a_schema_of_somebody_elses_is_left_alone() {
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("rename or drop it"), "{refused:?}");
     query(&hub.url, "SELECT FROM spcd.theirs").await;
+}
+
+#[tokio::test]
+async fn who_waits_may_come_before_the_daemon_has_made_its_schema() {
+    let source = shared().database().await;
+    query(&source.url, "CREATE TABLE t (id integer)").await;
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("one", &source));
+    let alone = spcd.spcd(&["wait", "--timeout", "100ms"]);
+    assert_eq!(alone.code, 3, "{alone:?}");
+    assert!(alone.stderr.contains("start `spcd run`"), "{alone:?}");
+
+    let waiting = spcd.command(&["wait", "one"]);
+    let waiter = std::thread::spawn(|| finish(waiting));
+    let sessions = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'spcd client'";
+    eventually("somebody waits", DEADLINE, || async {
+        (value(&hub.url, sessions).await == "1").then_some(())
+    })
+    .await;
+    spcd.start();
+    let waited = waiter.join().unwrap();
+    assert_eq!(waited.code, 0, "{waited:?}");
+    query(&hub.url, "SELECT * FROM one.t").await;
+    spcd.stop();
 }

@@ -94,6 +94,14 @@ impl Owner {
                     .env("LOGNAME", &self.name)
                     // What is root's default may not be the user's.
                     .env("SPCD_STATE_DIR", &settings.state_dir);
+                // What systemd hands to the service is there for it as long as that runs.
+                let credentials = Path::new("/run/credentials/spcd.service");
+                if settings.state_dir == Path::new("/var/lib/spcd")
+                    && std::env::var_os("CREDENTIALS_DIRECTORY").is_none()
+                    && credentials.exists()
+                {
+                    command.env("CREDENTIALS_DIRECTORY", credentials);
+                }
                 if let Ok(dirs) = std::env::join_paths(&settings.config_dirs) {
                     command.env("SPCD_CONFIG", dirs);
                 }

@@ -56,12 +56,13 @@
 //! |---|---|---|
 //! | `spcd-protocol` | | what daemon and clients share: statuses, rows, notifications |
 //! | `spcd-core` | [`spc`], [`config`], [`plugin`], [`pattern`], [`report`] | the language |
+//! | | [`csv`] | what a file holds, as the server reads it |
 //! | | [`observed`], [`plan`], [`shape`], [`sql`] | from two pictures to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
 //! | `spcd` | `cli/` | one file a command |
 //! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), requests |
 //! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask, apply |
-//! | | `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
+//! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
 //! | `spcd-client` | | for programs that query |
 //!
 //! Tests of pure things lie beside them; `tests/` drives the built binary against real servers.

@@ -163,6 +163,15 @@ async fn a_file_is_a_table_with_its_types() {
     );
     let row = "SELECT schema_mode, table_count, error IS NULL, warnings FROM spcd.connection_state";
     assert_eq!(fixture.rows(row).await, [["dynamic", "1", "t", "{}"]]);
+
+    // Others may be made of the same files.
+    let text = "connection \"NAME\" {\n  plugin = \"csv\"\n  paths  = [\"../data/*.csv\"]\n}\n";
+    let twins = ["twin", "triplet"].map(|name| text.replace("NAME", name));
+    fixture.spcd.write("twins.spc", &twins.concat());
+    let all = ["files ready", "triplet ready", "twin ready"];
+    until(&fixture.hub.url, &all).await;
+    let twin = "SELECT count(*) FROM twin.\"Orders 2024\"";
+    assert_eq!(value(&fixture.hub.url, twin).await, "2");
     fixture.spcd.stop();
 }
 

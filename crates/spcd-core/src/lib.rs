@@ -61,6 +61,7 @@
 //! |---|---|---|
 //! | `spcd-protocol` | | what daemon and clients share: statuses, rows, notifications |
 //! | `spcd-core` | [`spc`], [`config`], [`plugin`], [`pattern`], [`report`] | the language |
+//! | | [`csv`] | what a file holds, as the server reads it |
 //! | | [`observed`], [`plan`], [`shape`], [`sql`] | from two pictures to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
 //! | `spcd` | `cli/` | one file a command |

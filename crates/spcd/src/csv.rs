@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
 use spcd_core::config::{Csv, Import};
@@ -131,24 +131,29 @@ fn bytes(path: &Path) -> io::Result<(Vec<u8>, bool)> {
 }
 
 /// What runs aside now, by its key.
-static ASIDE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static ASIDE: LazyLock<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>> =
+    LazyLock::new(Mutex::default);
 
 /// Runs what may block for ever (a file server that is gone) in a thread that nobody waits for when
-/// the process ends. `None`: the last one of that key is still at it.
+/// the process ends. Of one key only one runs at a time, so that threads which hang do not pile up.
+/// `None`: there is no thread for it.
 pub async fn aside<T: Send + 'static>(
     key: String,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let running = || ASIDE.lock().unwrap_or_else(PoisonError::into_inner);
-    if !running().insert(key.clone()) {
-        return None;
-    }
+    let turn = {
+        let mut aside = ASIDE.lock().unwrap_or_else(PoisonError::into_inner);
+        aside.retain(|_, turn| Arc::strong_count(turn) > 1);
+        aside.entry(key).or_default().clone()
+    };
+    let turn = turn.lock_owned().await;
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let spawned = std::thread::Builder::new()
         .name("files".into())
         .spawn(move || {
             let done = run();
-            running().remove(&key);
+            drop(turn);
+            // Whoever asked may have given up.
             let _ = sender.send(done);
         });
     match spawned {
@@ -165,17 +170,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_hangs_is_not_begun_again() {
+    async fn of_one_key_one_runs_at_a_time() {
         let (release, hold) = std::sync::mpsc::channel::<()>();
-        let key = "what hangs".to_owned();
-        let first = tokio::spawn(aside(key.clone(), move || hold.recv().is_ok()));
-        while !ASIDE.lock().unwrap().contains(&key) {
+        let first = tokio::spawn(aside("hangs".into(), move || hold.recv().is_ok()));
+        while ASIDE
+            .lock()
+            .unwrap()
+            .get("hangs")
+            .is_none_or(|turn| turn.try_lock().is_ok())
+        {
             tokio::task::yield_now().await;
         }
-        assert_eq!(aside(key.clone(), || ()).await, None);
+        let second = tokio::spawn(aside("hangs".into(), || 2));
+        // Another key has a turn of its own.
+        assert_eq!(aside("other".into(), || 3).await, Some(3));
+        assert!(!second.is_finished());
         release.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Some(true));
-        assert_eq!(aside(key, || 1).await, Some(1));
+        assert_eq!(second.await.unwrap(), Some(2));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Notices which csv connections' files are not the ones that were read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use spcd_core::config::{Csv, Desired};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::csv::{Found, Look, aside, find};
 use crate::files::{Place, Places};
@@ -13,6 +14,10 @@ use crate::files::{Place, Places};
 /// A look goes on without the files of a connection that have not shown up after so long: a file
 /// server that hangs costs its own connections only.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How many look at a time, apart from those that take long.
+const AT_ONCE: usize = 16;
+/// A look that has not ended after so long leaves its place to another.
+const SLOW: Duration = Duration::from_millis(100);
 /// Files that change all the time are read no more often.
 const PAUSE: Duration = Duration::from_millis(300);
 /// A file that changed within a tick of the clock is looked at again after so long.
@@ -23,6 +28,8 @@ pub struct CsvFiles {
     known: BTreeMap<String, Known>,
     sender: mpsc::UnboundedSender<(String, Csv, Option<Look>)>,
     looked: mpsc::UnboundedReceiver<(String, Csv, Option<Look>)>,
+    /// For those that look.
+    places: Arc<Semaphore>,
 }
 
 /// What is known of one connection's.
@@ -57,6 +64,7 @@ impl Default for CsvFiles {
             known: BTreeMap::new(),
             sender,
             looked,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }
 }
@@ -82,16 +90,28 @@ impl CsvFiles {
             }
             known.looking = true;
             let (name, csv, sender) = (name.clone(), csv.clone(), self.sender.clone());
+            let (places, key) = (self.places.clone(), format!("find {name}"));
             tokio::spawn(async move {
                 let paths = csv.paths.clone();
-                let look = aside(format!("find {paths:?}"), move || find(&paths)).await;
+                let looking = aside(key, move || find(&paths));
+                tokio::pin!(looking);
+                let permit = places.acquire_owned().await;
+                let look = match timeout(SLOW, &mut looking).await {
+                    Ok(look) => look,
+                    Err(_) => {
+                        drop(permit);
+                        looking.await
+                    }
+                };
                 let _ = sender.send((name, csv, look));
             });
         }
         let until = Instant::now() + PATIENCE;
         while (self.known.values()).any(|known| known.looking && !known.is_late) {
             match timeout_at(until, self.looked.recv()).await {
-                Ok(Some(looked)) => self.take(looked),
+                Ok(Some(looked)) => {
+                    self.take(looked);
+                }
                 _ => break,
             }
         }
@@ -118,17 +138,20 @@ impl CsvFiles {
         changed
     }
 
-    /// Waits for a look that was late.
+    /// Waits for a look that was late and found something else.
     pub async fn late(&mut self) {
         // The channel stays open: we hold a sender.
-        if let Some(looked) = self.looked.recv().await {
-            self.take(looked);
+        while let Some(looked) = self.looked.recv().await {
+            if self.take(looked) {
+                return;
+            }
         }
     }
 
-    fn take(&mut self, (name, csv, look): (String, Csv, Option<Look>)) {
+    /// Takes note of a look; true if the files are not the ones that were read.
+    fn take(&mut self, (name, csv, look): (String, Csv, Option<Look>)) -> bool {
         let Some(known) = self.known.get_mut(&name).filter(|known| known.csv == csv) else {
-            return;
+            return false;
         };
         known.looking = false;
         if let Some(look) = look {
@@ -136,6 +159,7 @@ impl CsvFiles {
             known.places = look.places;
             known.is_young = look.is_young;
         }
+        known.found.is_some() && known.found != known.read
     }
 
     /// A connection's files are about to be read.
@@ -156,7 +180,7 @@ impl CsvFiles {
     }
 
     /// Where a change may matter.
-    pub fn places(&self) -> Places {
+    pub fn watched(&self) -> Places {
         let mut places = Places::default();
         for known in self.known.values() {
             places.add(&known.places);

@@ -199,7 +199,7 @@ impl<'a> Reign<'a> {
         loop {
             let took = Instant::now();
             self.pass(Some(watcher)).await?;
-            let mut places = self.csv.places();
+            let mut places = self.csv.watched();
             places.add(self.config.places());
             watcher.follow(&places.list());
             // A look that takes long is not repeated so often that it would matter.

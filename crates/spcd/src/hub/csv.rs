@@ -26,7 +26,9 @@ pub async fn ask(
     let (csv, import) = (csv.clone(), target.import.clone());
     let key = format!("read {csv:?} {import:?}");
     let Some(files) = aside(key, move || read(&csv, &import)).await else {
-        return Err(refused("its files are still being read".into()));
+        return Err(refused(
+            "its files cannot be read now: there is no thread for it".into(),
+        ));
     };
     let Files {
         mut offer,

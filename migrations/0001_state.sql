@@ -457,6 +457,7 @@ BEGIN
     FOR v_server, v_options IN
         SELECT n.server, pg_catalog.string_agg(
                    pg_catalog.format('%I %L', s.option, s.value), ', ')
+                   FILTER (WHERE s.option IS NOT NULL)
         FROM pg_catalog.unnest(p_servers) AS n (server)
         LEFT JOIN pg_temp.spcd_secret s USING (server)
         GROUP BY n.server

@@ -198,12 +198,35 @@ async fn what_is_written_equals_what_an_import_makes() {
         if n == 0 {
             text += &app("static_first", &source, "");
             text += &app("static_second", &source, "");
+            text += "plugin \"full\" {\n  extension = \"postgres_fdw\"\n  column_name = \"column_name\"\n  \
+                     server = [\"host\", \"port\", \"dbname\"]\n  mapping = [\"user\"]\n  \
+                     import_options = { import_default = \"true\" }\n}\n";
+            text += &app("with_defaults", &source, "").replacen("\"app\"", "\"full\"", 1);
+            by_hand += "; CREATE SCHEMA import_with_defaults;
+                IMPORT FOREIGN SCHEMA public FROM SERVER import_by_hand0 INTO import_with_defaults
+                    OPTIONS (import_default 'true')";
         }
     }
     query(&hub.url, &by_hand).await;
     spcd.write("a.spc", &text);
     let applied = spcd.spcd(&["apply"]);
     assert_eq!(applied.code, 0, "{}", applied.stderr);
+
+    let columns = "SELECT count(*), count(d.oid) FROM pg_attribute k
+        JOIN pg_class c ON c.oid = k.attrelid LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = k.attnum
+        WHERE k.attnum > 0 AND k.attgenerated = '' AND c.relnamespace = ";
+    let with_defaults = query(
+        &hub.url,
+        &format!("{columns} 'with_defaults'::regnamespace"),
+    )
+    .await;
+    let by_hand = query(
+        &hub.url,
+        &format!("{columns} 'import_with_defaults'::regnamespace"),
+    )
+    .await;
+    assert_eq!(with_defaults, by_hand);
+    assert_ne!(by_hand[0][1], "0");
 
     for (n, seed) in seeds.into_iter().enumerate() {
         let import = dump(&hub, &format!("import_by_hand{n}"));

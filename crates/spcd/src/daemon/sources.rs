@@ -62,6 +62,7 @@ struct Shared {
     wrapper: String,
     schema: String,
     ask: BTreeMap<String, String>,
+    options: BTreeMap<String, String>,
 }
 
 /// One set of tables: asked for by one connection at a time, until one has the answer.
@@ -181,6 +182,7 @@ impl Sources {
             wrapper: target.wrapper.clone(),
             schema: target.import.schema.clone(),
             ask: target.ask.clone(),
+            options: target.import_options.clone(),
         };
         let set = {
             let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);

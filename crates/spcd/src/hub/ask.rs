@@ -28,7 +28,9 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Offer, HubError> {
         return csv::ask(client, &name, target, csv).await;
     }
     let mut answer = None;
-    if target.extension == catalog::WRAPPER && target.wrapper == catalog::WRAPPER {
+    // What an import does by its own options is not read from the catalog.
+    let is_plain = target.import_options.is_empty();
+    if is_plain && target.extension == catalog::WRAPPER && target.wrapper == catalog::WRAPPER {
         answer = match rolled_back(client, look(client, &name, target)).await {
             Ok(tables) => tables.map(Ok),
             Err(error) if is_final(&error) => Some(Err(error)),

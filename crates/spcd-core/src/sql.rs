@@ -95,14 +95,33 @@ pub fn create_schema(name: &str) -> String {
     format!("CREATE SCHEMA {};\n", ident(name))
 }
 
+/// Gives a schema another name.
+pub fn rename_schema(name: &str, to: &str) -> String {
+    format!("ALTER SCHEMA {} RENAME TO {};\n", ident(name), ident(to))
+}
+
+/// Lets `spcd_users` look into a schema no more.
+pub fn revoke_schema(name: &str) -> String {
+    format!("REVOKE USAGE ON SCHEMA {} FROM spcd_users;\n", ident(name))
+}
+
 /// Drops an empty schema.
 pub fn drop_schema(name: &str) -> String {
     format!("DROP SCHEMA {};\n", ident(name))
 }
 
-/// Drops all views that were made for an aggregator. What people hung on them stops it.
-pub fn drop_views(aggregator: &str) -> String {
-    format!("SELECT spcd.drop_views({});\n", literal(aggregator))
+/// Drops all views that were made for an aggregator. What people hung on them stops it, or goes
+/// along where they said so.
+pub fn drop_views(aggregator: &str, dependents: bool) -> String {
+    format!(
+        "SELECT spcd.drop_views({}, {dependents});\n",
+        literal(aggregator)
+    )
+}
+
+/// Drops a foreign table and whatever people hung on it: only where they said so.
+pub fn drop_with_dependents(schema: &str, table: &str) -> String {
+    format!("DROP FOREIGN TABLE {} CASCADE;\n", qualified(schema, table))
 }
 
 /// Lets `spcd_users` look into a schema.

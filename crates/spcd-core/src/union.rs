@@ -10,12 +10,11 @@ mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sha2::{Digest, Sha256};
-
 use crate::config::{Desired, Kind};
+use crate::hash::hash;
 use crate::observed::Written;
 use crate::pattern::Pattern;
-use crate::shape::Table;
+use crate::shape::{self, Table};
 
 pub use merge::{CONNECTION_NAME, Merged, ViewColumn, merge};
 pub use views::{Changes, View, ViewChange, changes};
@@ -27,6 +26,16 @@ pub const HIDDEN_SCHEMA: &str = "spcd_union";
 /// Marks the target hash of an aggregator, so that what was made by one is known from what was
 /// imported.
 const MARK: &str = "aggregator:";
+
+/// Where the tables of a disabled connection are as long as aggregators show them: not on the
+/// search path, and nobody is granted its use. The name is spcd's own (no connection may begin so).
+pub fn hidden_schema(connection: &str) -> String {
+    const PREFIX: &str = "spcd_member_";
+    match PREFIX.len() + connection.len() <= shape::LONGEST_NAME {
+        true => format!("{PREFIX}{connection}"),
+        false => format!("{PREFIX}{}", hash([connection])),
+    }
+}
 
 /// A connection whose tables take part.
 #[derive(Debug, Clone, Copy)]
@@ -180,18 +189,6 @@ pub fn target_hash<'a>(members: impl IntoIterator<Item = (&'a str, Option<&'a st
 /// Whether a target's hash is that of an aggregator.
 pub fn is_of_aggregator(target_hash: &str) -> bool {
     target_hash.starts_with(MARK)
-}
-
-fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 #[cfg(test)]

@@ -207,6 +207,7 @@ fn a_rename_is_never_seen_as_a_loss() {
                 std::thread::sleep(TICK * 3);
             }
         });
+        let _stop = Stop(&stop);
         let mut files = Files::new(std::slice::from_ref(&conf));
         let looks: Vec<_> = (0..20).map(|_| files.look()).collect();
         stop.store(true, Ordering::Relaxed);
@@ -237,6 +238,7 @@ fn a_file_that_vanishes_while_it_is_read_is_there_whole_or_not_at_all() {
                 fs::remove_file(&path).unwrap();
             }
         });
+        let _stop = Stop(&stop);
         let mut files = Files::new(std::slice::from_ref(&conf));
         for _ in 0..10 {
             let look = files.look();
@@ -259,4 +261,13 @@ fn a_file_that_vanishes_while_it_is_read_is_there_whole_or_not_at_all() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Ends the other thread also where a test fails: it would be waited for for ever.
+struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }

@@ -54,20 +54,24 @@ LANGUAGE sql AS $$
         table_name = excluded.table_name, definition = excluded.definition, says = excluded.says
 $$;
 
--- Drops a view if it is one; what somebody put in its place stays.
-CREATE FUNCTION spcd.drop_view(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
+-- Drops a view if it is one; what somebody put in its place stays. What people hung on it stops
+-- that, or goes along.
+CREATE FUNCTION spcd.drop_view(p_schema text, p_view text, p_dependents boolean DEFAULT false)
+RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
         SELECT 1 FROM pg_catalog.pg_class c
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = p_schema AND c.relname = p_view AND c.relkind = 'v'
     ) THEN
-        EXECUTE pg_catalog.format('DROP VIEW %I.%I', p_schema, p_view);
+        EXECUTE pg_catalog.format('DROP VIEW %I.%I %s', p_schema, p_view,
+                                  CASE WHEN p_dependents THEN 'CASCADE' ELSE 'RESTRICT' END);
     END IF;
 END $$;
 
 -- Drops all views of an aggregator: those that people read first, then the parts of them.
-CREATE FUNCTION spcd.drop_views(p_connection text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION spcd.drop_views(p_connection text, p_dependents boolean DEFAULT false)
+RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_view record;
 BEGIN
@@ -76,7 +80,8 @@ BEGIN
         WHERE connection_name = p_connection ORDER BY hidden, name FOR UPDATE
     LOOP
         PERFORM spcd.drop_view(
-            CASE WHEN v_view.hidden THEN 'spcd_union' ELSE p_connection END, v_view.name);
+            CASE WHEN v_view.hidden THEN 'spcd_union' ELSE p_connection END, v_view.name,
+            p_dependents);
     END LOOP;
     DELETE FROM spcd.aggregator_view WHERE connection_name = p_connection;
 END $$;
@@ -154,5 +159,5 @@ END $$;
 
 REVOKE ALL ON FUNCTION
     spcd.claim_views(text, jsonb), spcd.view_says(oid), spcd.record_views(text, jsonb),
-    spcd.drop_view(text, text), spcd.drop_views(text), spcd.set_aside(text, text),
+    spcd.drop_view(text, text, boolean), spcd.drop_views(text, boolean), spcd.set_aside(text, text),
     spcd.restore(text, text) FROM PUBLIC;

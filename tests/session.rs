@@ -106,6 +106,59 @@ async fn a_plan_shows_what_a_source_changed_and_whose_objects_stand_in_the_way()
     assert_eq!(spcd.spcd(&["plan", "--refresh"]).stdout, "nothing to do\n");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn dependents_go_with_their_connection_only_where_somebody_says_so() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    query(&source.url, "CREATE TABLE t (id integer)").await;
+    let spcd = Spcd::new(&hub.url);
+    let all = "connection \"all\" {\n  plugin = \"postgres\"\n  type = \"aggregator\"\n  \
+               connections = [\"?\"]\n}\n";
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.write("b.spc", &postgres("b", &source));
+    spcd.write("all.spc", all);
+    assert_eq!(spcd.spcd(&["apply"]).code, 0);
+    query(
+        &hub.url,
+        "CREATE VIEW v AS SELECT id FROM a.t; CREATE MATERIALIZED VIEW m AS SELECT * FROM v;
+         CREATE VIEW w AS SELECT * FROM \"all\".t; CREATE VIEW x AS SELECT id FROM b.t;
+         CREATE FUNCTION f() RETURNS SETOF a.t LANGUAGE sql BEGIN ATOMIC SELECT * FROM a.t; END;
+         CREATE TABLE a.mine (id integer)",
+    )
+    .await;
+    spcd.remove("a.spc");
+    spcd.remove("all.spc");
+    let refused = spcd.spcd(&["apply"]);
+    assert_eq!(refused.code, 1, "{}", refused.stdout);
+    let error = "SELECT error FROM spcd.connection_state WHERE connection_name =";
+    for (name, view) in [("a", "aggregator \"all\""), ("all", "view public.w")] {
+        let error = query(&hub.url, &format!("{error} '{name}'")).await.concat();
+        assert!(error[0].contains(view), "{error:?}");
+    }
+
+    // Their own table in the schema is no dependent, and keeps the schema.
+    let refused = spcd.spcd(&["apply", "--drop-dependents"]);
+    assert_eq!(refused.code, 1, "{}", refused.stdout);
+    let error = query(&hub.url, &format!("{error} 'a'")).await.concat();
+    assert!(error[0].contains("a.mine"), "{error:?}");
+    assert_eq!(query(&hub.url, "SELECT count(*) FROM v").await, [["0"]]);
+    let left = "SELECT connection_name FROM spcd.connection_state ORDER BY 1";
+    assert_eq!(query(&hub.url, left).await.concat(), ["a", "b"]);
+
+    query(&hub.url, "DROP TABLE a.mine").await;
+    let done = spcd.spcd(&["apply", "--drop-dependents"]);
+    assert_eq!(done.code, 0, "{}", done.stdout);
+    for what in [
+        "view public.v",
+        "materialized view public.m",
+        "function public.f()",
+    ] {
+        assert!(done.stderr.contains(what), "{what}: {}", done.stderr);
+    }
+    assert_eq!(query(&hub.url, left).await.concat(), ["b"]);
+    let views = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace";
+    assert_eq!(query(&hub.url, views).await.concat(), ["x"]);
+}
+
 impl Session {
     /// Nothing of people's is lost or altered.
     async fn same_theirs(&self, before: &Rows, at: &str) {

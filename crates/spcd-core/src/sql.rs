@@ -100,9 +100,18 @@ pub fn drop_schema(name: &str) -> String {
     format!("DROP SCHEMA {};\n", ident(name))
 }
 
-/// Drops all views that were made for an aggregator. What people hung on them stops it.
-pub fn drop_views(aggregator: &str) -> String {
-    format!("SELECT spcd.drop_views({});\n", literal(aggregator))
+/// Drops all views that were made for an aggregator. What people hung on them stops it, or goes
+/// along where they said so.
+pub fn drop_views(aggregator: &str, dependents: bool) -> String {
+    format!(
+        "SELECT spcd.drop_views({}, {dependents});\n",
+        literal(aggregator)
+    )
+}
+
+/// Drops a foreign table and whatever people hung on it: only where they said so.
+pub fn drop_with_dependents(schema: &str, table: &str) -> String {
+    format!("DROP FOREIGN TABLE {} CASCADE;\n", qualified(schema, table))
 }
 
 /// Lets `spcd_users` look into a schema.

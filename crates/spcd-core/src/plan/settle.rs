@@ -241,7 +241,7 @@ pub fn settle(
         sql.push_str(&sql::create_schema(name));
     }
     if made.is_some_and(|applied| union::is_of_aggregator(&applied.target_hash)) {
-        sql.push_str(&sql::drop_views(name));
+        sql.push_str(&sql::drop_views(name, false));
     }
     let drops = changes
         .iter()
@@ -376,28 +376,36 @@ pub fn grant_unit(name: &str, status: Status, tables: &[String]) -> Unit {
 }
 
 /// The statements that take a connection away. They fail where people's objects hang on what
-/// spcd made: CASCADE is never used.
+/// spcd made, unless these are to go too (`dependents`).
 pub fn drop_unit(
     name: &str,
     status: Status,
     applied: &Applied,
     tables: &[String],
     keep: Option<&Written>,
+    dependents: bool,
 ) -> Unit {
+    let drop = |tables: &[String], sql: &mut String| match dependents {
+        true => {
+            let drops = tables.iter();
+            sql.extend(drops.map(|table| sql::drop_with_dependents(name, table)));
+        }
+        false => drop_tables(name, tables, sql),
+    };
     let mut sql = String::new();
     let mut pieces = Vec::new();
     let mut rest = tables;
     if applied.schema == Presence::Ours {
         match union::is_of_aggregator(&applied.target_hash) {
-            true => sql.push_str(&sql::drop_views(name)),
+            true => sql.push_str(&sql::drop_views(name, dependents)),
             false => {
                 while let Some((piece, more)) = rest.split_at_checked(DROPS_AT_ONCE) {
                     let mut sql = String::new();
-                    drop_tables(name, piece, &mut sql);
+                    drop(piece, &mut sql);
                     pieces.push(sql);
                     rest = more;
                 }
-                drop_tables(name, rest, &mut sql);
+                drop(rest, &mut sql);
             }
         }
         sql.push_str(&sql::drop_schema(name));

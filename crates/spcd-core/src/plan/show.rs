@@ -106,7 +106,14 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
                 keep,
                 applied,
                 tables,
-            } => drop_unit(&work.name, work.status, applied, tables, keep.as_deref()),
+            } => drop_unit(
+                &work.name,
+                work.status,
+                applied,
+                tables,
+                keep.as_deref(),
+                false,
+            ),
             Task::Grant { tables } => grant_unit(&work.name, work.status, tables),
             Task::Unite(_) => {
                 let _ = writeln!(out, "-- its views: known once its members are looked at");

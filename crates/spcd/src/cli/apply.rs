@@ -19,10 +19,6 @@ const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Does one pass by itself, or has the daemon that leads do it.
 pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        !args.drop_dependents,
-        "--drop-dependents is not built yet: drop the views that `spcd status` names yourself"
-    );
     let (endpoint, cluster) = super::hub(settings).await?;
     let applied = apply(settings, args, Arc::new(endpoint)).await;
     if let Some(cluster) = cluster {
@@ -51,6 +47,9 @@ async fn apply(
             if args.force {
                 reign.ask_all();
             }
+            if args.drop_dependents {
+                reign.drop_dependents();
+            }
             let mut progress = Progress::default();
             reign.settle(|left| progress.left(left)).await?;
             progress.end();
@@ -63,6 +62,10 @@ async fn apply(
                 !args.allow_empty,
                 "a daemon leads on this database, and decides by its own files: stop it first, \
                  or let one file exist"
+            );
+            anyhow::ensure!(
+                !args.drop_dependents,
+                "a daemon leads on this database, and never drops what people made: stop it first"
             );
             let mut session = endpoint.connect("client").await?;
             let ask: Option<&[String]> = if args.force { None } else { Some(&[]) };

@@ -1,6 +1,7 @@
 //! Work under way: one job a connection, waiting for sources kept apart from writing.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ struct Shared {
     following: Arc<Mutex<()>>,
     /// Whether aggregators have views, and in which pass that was asked.
     united: Mutex<(i64, bool)>,
+    /// What people hung on a connection that goes, goes with it.
+    drop_dependents: AtomicBool,
     /// Who is known to hold the locks that connections need, so that it is told once.
     blocked: std::sync::Mutex<BTreeMap<String, String>>,
 }
@@ -169,6 +172,7 @@ impl Jobs {
                 room: Gate::new(ON_THEIR_WAY),
                 following: Arc::default(),
                 united: Mutex::default(),
+                drop_dependents: AtomicBool::new(false),
                 blocked: std::sync::Mutex::default(),
             }),
             running: BTreeMap::new(),
@@ -177,6 +181,11 @@ impl Jobs {
             sender,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// From now on what people hung on a connection that goes, goes with it.
+    pub fn drop_dependents(&self) {
+        self.shared.drop_dependents.store(true, Ordering::Relaxed);
     }
 
     /// Whether a job of this connection is under way.
@@ -359,13 +368,27 @@ impl Shared {
                     .room
                     .enter(job.place, BESIDE_TABLES + tables.len())
                     .await;
-                match self.is_read(job).await {
-                    Ok(false) => {}
-                    // Its aggregators let go of it first.
-                    Ok(true) => return Outcome::Later("aggregators still show it".into()),
+                match self.readers(job).await {
+                    Ok(readers) if readers.is_empty() => {}
+                    Ok(readers) => match readers.into_iter().find(|(_, in_error)| *in_error) {
+                        // Its aggregators let go of it first.
+                        None => return Outcome::Later("aggregators still show it".into()),
+                        Some((aggregator, _)) => {
+                            let text = format!(
+                                "the aggregator {aggregator:?} still shows its tables, and cannot \
+                                 let go of them: see the error there"
+                            );
+                            return self.failed(job, &work.error, String::new(), text).await;
+                        }
+                    },
                     Err(_) => return Outcome::Cancelled,
                 }
-                let unit = plan::drop_unit(name, status, &applied, &tables, keep.as_deref());
+                let dependents = self.drop_dependents.load(Ordering::Relaxed);
+                if dependents && self.tell_what_goes(job, &tables).await.is_err() {
+                    return Outcome::Cancelled;
+                }
+                let keep = keep.as_deref();
+                let unit = plan::drop_unit(name, status, &applied, &tables, keep, dependents);
                 let answer = Answer {
                     _room: Some(room),
                     ..alone(unit)
@@ -424,19 +447,32 @@ impl Shared {
             Err(HubError::Lost(_) | HubError::NotLeading | HubError::NoSession) => {
                 Outcome::Cancelled
             }
+            Err(error) if quiet => Outcome::Failed {
+                target_hash,
+                error: error.to_string(),
+            },
             Err(error) => {
-                let error = error.to_string();
-                // An error that the row tells already is not told again.
-                let known = status == Status::Error && work.error.as_ref() == Some(&error);
-                if !quiet && !known {
-                    let unit = plan::error_unit(name, status, error.clone());
-                    if self.writer.write(unit, job.generation).await.is_err() {
-                        return Outcome::Cancelled;
-                    }
-                }
-                Outcome::Failed { target_hash, error }
+                self.failed(job, &work.error, target_hash, error.to_string())
+                    .await
             }
         }
+    }
+
+    /// Writes why a job failed, unless the row tells just that already (`known`).
+    async fn failed(
+        &self,
+        job: &Job,
+        known: &Option<String>,
+        target_hash: String,
+        error: String,
+    ) -> Outcome {
+        if job.status != Status::Error || known.as_ref() != Some(&error) {
+            let unit = plan::error_unit(&job.name, job.status, error.clone());
+            if self.writer.write(unit, job.generation).await.is_err() {
+                return Outcome::Cancelled;
+            }
+        }
+        Outcome::Failed { target_hash, error }
     }
 
     /// Asks the source, and says what its answer means.
@@ -560,13 +596,24 @@ impl Shared {
         Ok(last)
     }
 
-    /// Whether views of aggregators still read a connection's tables. Where no aggregator has any,
-    /// which is asked once a pass, nobody reads them.
-    async fn is_read(&self, job: &Job) -> Result<bool, HubError> {
+    /// Names what people made that will go with a connection.
+    async fn tell_what_goes(&self, job: &Job, tables: &[String]) -> Result<(), HubError> {
+        let session = self.sources.session(job.place).await?;
+        let found = dependents::of_all(session.client(), &job.name, tables).await;
+        session.give_back_after(&found);
+        for what in found? {
+            tracing::warn!(connection = job.name, "dropped along with it: {what}");
+        }
+        Ok(())
+    }
+
+    /// The aggregators whose views still read a connection's tables, and whether each is in error.
+    /// Where no aggregator has any view, which is asked once a pass, nobody reads them.
+    async fn readers(&self, job: &Job) -> Result<Vec<(String, bool)>, HubError> {
         let mut united = self.united.lock().await;
         let (asked, any) = *united;
         if asked == job.generation && !any {
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let session = self.sources.session(job.place).await?;
         if asked != job.generation {
@@ -574,13 +621,13 @@ impl Shared {
             *united = (job.generation, any.as_ref().is_ok_and(|any| *any));
             if !matches!(any, Ok(true)) {
                 session.give_back_after(&any);
-                return any;
+                return any.map(|_| Vec::new());
             }
         }
         drop(united);
-        let is_read = union::is_read(session.client(), &job.name).await;
-        session.give_back_after(&is_read);
-        is_read
+        let readers = union::readers(session.client(), &job.name).await;
+        session.give_back_after(&readers);
+        readers
     }
 
     /// Leaves an event that says who holds a lock that a connection needs, once for each who does.

@@ -190,6 +190,11 @@ impl<'a> Reign<'a> {
         self.memory.ask_all = true;
     }
 
+    /// From now on what people hung on a connection that goes, goes with it.
+    pub fn drop_dependents(&mut self) {
+        self.jobs.drop_dependents();
+    }
+
     /// Looks and works until the lead or the database is lost.
     pub async fn serve(&mut self, watcher: &mut Watcher) -> Result<(), HubError> {
         let mut beat = tokio::time::interval(lead::HEARTBEAT);

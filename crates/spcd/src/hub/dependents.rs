@@ -24,6 +24,51 @@ pub async fn of_views(
     read(client, "v", aggregator, views).await
 }
 
+/// Everything that goes when the tables or views of a connection are dropped with all that people
+/// hung on them, in the server's words.
+pub async fn of_all(
+    client: &Client,
+    connection: &str,
+    tables: &[String],
+) -> Result<Vec<String>, HubError> {
+    let rows = client.query(ALL, &[&connection, &tables]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Views upon views, and what else hangs on any of them. What hangs on a table alone (its triggers,
+/// checks and statistics) goes without saying.
+const ALL: &str = "
+WITH RECURSIVE root AS (
+    SELECT c.oid
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND (c.relname = ANY ($2::text[]) OR EXISTS (
+        SELECT 1 FROM spcd.aggregator_view v
+        WHERE v.connection_name = $1 AND NOT v.hidden AND v.name = c.relname))
+), gone (oid) AS (
+    SELECT oid FROM root
+    UNION
+    SELECT r.ev_class
+    FROM gone g
+    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+         AND d.refobjid = g.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+    JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+)
+SELECT pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, g.oid, 0)
+FROM gone g
+WHERE g.oid NOT IN (SELECT oid FROM root)
+UNION
+SELECT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+FROM gone g
+JOIN pg_catalog.pg_class c ON c.oid = g.oid
+JOIN pg_catalog.pg_depend d ON d.deptype = 'n' AND (
+         d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = g.oid
+      OR d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid = c.reltype)
+WHERE d.classid NOT IN ('pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_trigger'::regclass,
+                        'pg_catalog.pg_constraint'::regclass)
+  AND NOT (d.classid = 'pg_catalog.pg_class'::regclass AND d.objid IN (SELECT oid FROM gone))
+ORDER BY 1";
+
 async fn read(
     client: &Client,
     kind: &str,

@@ -379,11 +379,10 @@ pub async fn any(client: &Client) -> Result<bool, HubError> {
     Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }
 
-/// Whether views of an aggregator still read a connection's tables.
-pub async fn is_read(client: &Client, connection: &str) -> Result<bool, HubError> {
+/// The aggregators whose views still read a connection's tables, and whether each is in error.
+pub async fn readers(client: &Client, connection: &str) -> Result<Vec<(String, bool)>, HubError> {
     let sql = format!(
-        "SELECT EXISTS (
-             SELECT 1
+        "SELECT DISTINCT v.connection_name, coalesce(s.status = 'error', false)
              FROM spcd.applied a
              JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
              JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = ANY (a.tables)
@@ -394,7 +393,12 @@ pub async fn is_read(client: &Client, connection: &str) -> Result<bool, HubError
              JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
              JOIN spcd.aggregator_view v ON v.name = c.relname
                   AND m.nspname = CASE WHEN v.hidden THEN '{HIDDEN_SCHEMA}' ELSE v.connection_name END
-             WHERE a.connection_name = $1 AND a.members IS NULL)"
+             LEFT JOIN spcd.connection_state s ON s.connection_name = v.connection_name
+             WHERE a.connection_name = $1 AND a.members IS NULL
+             ORDER BY 1"
     );
-    Ok(client.query_one(&sql, &[&connection]).await?.try_get(0)?)
+    let rows = client.query(&sql, &[&connection]).await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
 }

@@ -76,6 +76,8 @@ CREATE TABLE spcd.applied (
     warnings        text[] NOT NULL DEFAULT '{}',
     -- which version was asked, where all connections of a plugin share the answer
     extension_version text,
+    -- where its tables are while only aggregators show them; NULL: in the schema of its name
+    hidden_schema   text COLLATE "C",
     fingerprint     text NOT NULL
 );
 
@@ -148,7 +150,7 @@ SELECT a.connection_name,
            pg_catalog.hashtextextended(m.umoptions::text, 0),
            t.tables, t.rows, t.columns, t.column_rows) AS fingerprint
 FROM spcd.applied a
-LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
+LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
 LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = a.connection_name
 LEFT JOIN pg_catalog.pg_user_mappings m ON m.srvid = s.oid AND m.umuser = 0
 LEFT JOIN LATERAL (
@@ -236,15 +238,16 @@ SET enable_seqscan = on SET enable_hashjoin = on SET enable_mergejoin = on AS $$
 $$;
 
 -- Records what was made for connections: an array of {name, target_hash, tables, members, warnings,
--- version, columns}. Where all of it was made in this transaction, "columns" is how many columns the
+-- version, columns, hidden_schema}. Where all of it was made in this transaction, "columns" is how many columns the
 -- tables have, and the fingerprint is reckoned: each row bears the same version. A mistake in that
 -- would cost a closer look, and no more.
 CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO spcd.applied
         (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings,
-         extension_version, fingerprint)
+         extension_version, hidden_schema, fingerprint)
     SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, r.version,
+           r.hidden_schema,
            CASE WHEN r.columns IS NULL THEN ''
            ELSE pg_catalog.concat_ws('/', n.oid, s.oid,
                pg_catalog.hashtextextended(pg_catalog.concat(s.srvfdw, s.srvoptions), 0),
@@ -254,16 +257,17 @@ BEGIN
            END
     FROM pg_catalog.jsonb_to_recordset(p_made)
          AS r (name text, target_hash text, tables text[], members text[], warnings text[],
-               version text, columns bigint)
+               version text, columns bigint, hidden_schema text)
     CROSS JOIN (SELECT (age('3'::xid)::bigint - age(pg_catalog.pg_current_xact_id()::xid))
                        & 4294967295) AS v (row)
-    JOIN pg_catalog.pg_namespace n ON n.nspname = r.name
+    JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(r.hidden_schema, r.name)
     LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = r.name AND r.members IS NULL
     LEFT JOIN pg_catalog.pg_user_mappings m ON m.srvid = s.oid AND m.umuser = 0
     ON CONFLICT (connection_name) DO UPDATE SET
         target_hash = excluded.target_hash, schema_oid = excluded.schema_oid,
         server_oid = excluded.server_oid, tables = excluded.tables, members = excluded.members,
         warnings = excluded.warnings, extension_version = excluded.extension_version,
+        hidden_schema = excluded.hidden_schema,
         fingerprint = excluded.fingerprint;
     PERFORM spcd.touch(pg_catalog.array_agg(r->>'name'))
     FROM pg_catalog.jsonb_array_elements(p_made) r
@@ -504,13 +508,13 @@ BEGIN
                 p_version, v_identity)
         RETURNING epoch INTO v_epoch;
     ELSIF v_known IS DISTINCT FROM v_identity THEN
-        UPDATE spcd.applied a SET schema_oid = n.oid, server_oid = s.oid
+        UPDATE spcd.applied a SET schema_oid = n.oid, server_oid = (
+            SELECT s.oid FROM pg_catalog.pg_foreign_server s WHERE s.srvname = a.connection_name)
         FROM pg_catalog.pg_namespace n
-        LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = n.nspname
-        WHERE n.nspname = a.connection_name AND a.members IS NULL;
+        WHERE n.nspname = coalesce(a.hidden_schema, a.connection_name) AND a.members IS NULL;
         UPDATE spcd.applied a SET schema_oid = n.oid
         FROM pg_catalog.pg_namespace n
-        WHERE n.nspname = a.connection_name AND a.members IS NOT NULL;
+        WHERE n.nspname = coalesce(a.hidden_schema, a.connection_name) AND a.members IS NOT NULL;
     END IF;
 
     WITH before AS (

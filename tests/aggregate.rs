@@ -562,3 +562,95 @@ async fn readers_read_views_without_rights_on_the_members() {
     );
     spcd.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disabled_members_take_part_without_a_schema_of_their_own() {
+    let hub = shared().database().await;
+    let source = source("CREATE TABLE t (id integer); INSERT INTO t VALUES (1)").await;
+    let off = |name: &str| postgres_with(name, &source, "  import_schema = \"disabled\"\n");
+    let long = "m".repeat(63);
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write(
+        "m.spc",
+        &[postgres("m_a", &source), off("m_b"), off(&long)].concat(),
+    );
+    spcd.write("o.spc", &off("other"));
+    spcd.write("g.spc", &aggregator("g", &["m*"]));
+    spcd.start();
+    let long_is = format!("{long} disabled");
+    let states = [
+        "g ready",
+        "m_a ready",
+        "m_b disabled",
+        &long_is,
+        "other disabled",
+    ];
+    until(&hub.url, &states).await;
+    let members = "SELECT string_agg(connection_name, ' ' ORDER BY 1) FROM g.t";
+    let all = format!("m_a m_b {long}");
+    eventually("the disabled ones take part", DEADLINE, || async {
+        let rows = try_query(&hub.url, members).await.ok()?;
+        (rows.first()?.first()?.as_deref() == Some(&all)).then_some(())
+    })
+    .await;
+    let schemas = "SELECT nspname FROM pg_namespace WHERE nspname IN ('m_a', 'm_b', 'other', 'g')
+                   ORDER BY 1";
+    assert_eq!(query(&hub.url, schemas).await.concat(), ["g", "m_a"]);
+    assert_eq!(spcd.spcd(&["plan"]).stdout, "nothing to do\n");
+
+    // What their sources gain is seen.
+    query(&source.url, "ALTER TABLE t ADD COLUMN more text").await;
+    assert_eq!(spcd.spcd(&["refresh", "g", "--wait"]).code, 0);
+    assert_eq!(
+        columns(&hub.url, "g.t").await,
+        ["connection_name text", "id integer", "more text"]
+    );
+    let hidden = columns(&hub.url, "spcd_member_m_b.t").await;
+    assert_eq!(hidden, ["id integer", "more text"]);
+
+    // One comes into sight and another goes out of it: tables and what people hung on them stay.
+    query(&hub.url, "CREATE VIEW v AS SELECT id FROM m_a.t").await;
+    let oids = "SELECT string_agg(ftrelid::text, ' ' ORDER BY ftrelid) FROM pg_foreign_table";
+    let before = value(&hub.url, oids).await;
+    spcd.write(
+        "m.spc",
+        &[off("m_a"), postgres("m_b", &source), off(&long)].concat(),
+    );
+    let states = [
+        "g ready",
+        "m_a disabled",
+        "m_b ready",
+        &long_is,
+        "other disabled",
+    ];
+    until(&hub.url, &states).await;
+    assert_eq!(query(&hub.url, schemas).await.concat(), ["g", "m_b"]);
+    assert_eq!(value(&hub.url, oids).await, before);
+    assert_eq!(value(&hub.url, "SELECT count(*) FROM v").await, "1");
+    assert_eq!(value(&hub.url, members).await, all);
+    assert_eq!(spcd.spcd(&["wait"]).code, 0);
+    assert_eq!(spcd.spcd(&["plan"]).stdout, "nothing to do\n");
+    spcd.stop();
+    spcd.start();
+    until(&hub.url, &states).await;
+    assert_eq!(value(&hub.url, oids).await, before);
+
+    // Nobody shows them any more: they go.
+    query(&hub.url, "DROP VIEW v").await;
+    spcd.remove("g.spc");
+    until(
+        &hub.url,
+        &["m_a disabled", "m_b ready", &long_is, "other disabled"],
+    )
+    .await;
+    eventually("the hidden schemas are gone", DEADLINE, || async {
+        let sql = "SELECT 1 FROM pg_namespace WHERE nspname LIKE 'spcd\\_member\\_%'";
+        query(&hub.url, sql).await.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(
+        query(&hub.url, "SELECT srvname FROM pg_foreign_server").await,
+        [["m_b"]]
+    );
+    spcd.stop();
+}

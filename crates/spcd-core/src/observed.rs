@@ -104,6 +104,13 @@ pub struct Written {
     pub end_line: u32,
 }
 
+impl Applied {
+    /// The schema of the tables.
+    pub fn schema_of<'a>(&'a self, connection: &'a str) -> &'a str {
+        self.hidden_schema.as_deref().unwrap_or(connection)
+    }
+}
+
 impl Written {
     /// Whether it means what another says: the order of an aggregator's patterns does not count.
     pub fn says_the_same(&self, other: &Self) -> bool {
@@ -153,6 +160,9 @@ pub struct Applied {
     pub readable: bool,
     /// What the import left out or refused.
     pub warnings: Vec<String>,
+    /// The schema of the tables, where it does not bear the connection's name: only aggregators
+    /// show them.
+    pub hidden_schema: Option<String>,
     /// The version of the extension that was asked, where all connections of a plugin share the
     /// answer.
     pub version: Option<String>,

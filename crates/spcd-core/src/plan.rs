@@ -200,6 +200,8 @@ pub struct Import {
     pub instance: String,
     /// The version of the extension, where it is installed.
     pub version: Option<String>,
+    /// It is disabled: its tables are for aggregators only.
+    pub hidden: bool,
 }
 
 /// Why a source is asked.
@@ -295,10 +297,12 @@ pub fn needs_detail(desired: &Desired, observed: &Observed) -> Needs {
             continue;
         }
         let goes = wanted.is_none_or(|connection| !connection.enabled);
-        let differs = wanted.is_some_and(|connection| connection.target.is_ok())
-            && applied.target_hash != desired.target_hash(name);
+        let differs = wanted.is_some_and(|connection| {
+            let moves = connection.enabled == applied.hidden_schema.is_some();
+            connection.target.is_ok() && (moves || applied.target_hash != desired.target_hash(name))
+        });
         let touched = !applied.intact || !applied.readable;
-        if touched || (differs && !goes) {
+        if touched || differs {
             needs.details.push(name.clone());
         }
         if touched || differs || goes {
@@ -317,17 +321,28 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let names: BTreeSet<&String> = (desired.connections.keys())
         .chain(observed.connections.keys())
         .collect();
+    let kept = kept(desired, observed);
+    let mut connections = desired.connections.values();
+    let shown: BTreeSet<&str> = match connections.any(|connection| !connection.enabled) {
+        true => union::members(desired, &kept)
+            .into_values()
+            .flatten()
+            .collect(),
+        false => BTreeSet::new(),
+    };
     for name in names {
         match (
             desired.connections.get(name),
             observed.connections.get(name),
         ) {
-            (Some(wanted), known) => wanted_connection(&mut plan, desired, wanted, known, observed),
+            (Some(wanted), known) => {
+                let shown = shown.contains(name.as_str());
+                wanted_connection(&mut plan, desired, wanted, known, observed, shown);
+            }
             (None, Some(known)) => unwanted_connection(&mut plan, desired, observed, name, known),
             (None, None) => {}
         }
     }
-    let kept = kept(desired, observed);
     unite::unite_all(&mut plan, desired, &kept, observed);
     plan.search_path = search_path::change(desired, &kept, &observed.roles);
     order(&mut plan.work, desired, &kept, observed);
@@ -389,6 +404,8 @@ fn wanted_connection(
     wanted: &Connection,
     known: Option<&Known>,
     observed: &Observed,
+    // Aggregators show it, also if it is disabled.
+    shown: bool,
 ) {
     let target = match &wanted.target {
         Err(error) => return set(plan, wanted, known, Status::Error, Some(error)),
@@ -397,7 +414,8 @@ fn wanted_connection(
     let applied = known.and_then(|known| known.applied.as_ref());
     let detail = observed.details.get(&wanted.name);
     let attempt = observed.attempts.get(&wanted.name);
-    if !wanted.enabled {
+    let hidden = !wanted.enabled && shown && wanted.kind == Kind::Plugin;
+    if !wanted.enabled && !hidden {
         let Some(applied) = applied else {
             return set(plan, wanted, known, Status::Disabled, None);
         };
@@ -421,13 +439,17 @@ fn wanted_connection(
         return;
     }
     if let Some(error) = cannot(wanted, target, applied, observed) {
-        return set(plan, wanted, known, Status::Error, Some(&error));
+        return match hidden {
+            true => set(plan, wanted, known, Status::Disabled, None),
+            false => set(plan, wanted, known, Status::Error, Some(&error)),
+        };
     }
 
     let hash = desired.target_hash(&wanted.name);
     let why = match applied {
         None => Some(Why::New),
         Some(applied) if applied.target_hash != hash => Some(Why::Changed),
+        Some(applied) if applied.hidden_schema.is_some() != hidden => Some(Why::Changed),
         Some(applied) => match compare(applied, known, detail, target) {
             Left::AsItWas => asks(wanted, target, applied, observed),
             Left::Touched => {
@@ -452,13 +474,19 @@ fn wanted_connection(
     let unreadable = failed.filter(|_| target.csv.is_some());
     let Some(why) = why else {
         return match unreadable {
+            _ if hidden => set(plan, wanted, known, Status::Disabled, None),
             Some(attempt) => set(plan, wanted, known, Status::Error, Some(&attempt.error)),
             None => set(plan, wanted, known, Status::Ready, None),
         };
     };
+    let has_schema = applied.is_some_and(|applied| applied.hidden_schema.is_none());
+    let known_error = known.and_then(|known| known.error.as_deref());
     // A new connection goes from pending to ready, one that was there says that it changes, and
     // one that is tried again stays in error until that is over.
     let (status, error) = match (why, failed, known.map(|known| known.status)) {
+        // Its schema is there until that is over: both in one commit.
+        (_, None, Some(status)) if hidden && has_schema => (status, known_error),
+        _ if hidden => (Status::Disabled, None),
         (Why::Refresh, _, _) => match unreadable {
             Some(attempt) => (Status::Error, Some(attempt.error.as_str())),
             None => (Status::Ready, None),
@@ -490,6 +518,7 @@ fn wanted_connection(
             readers: observed.readers,
             instance: wanted.plugin_instance.clone(),
             version: observed.versions.get(&target.extension).cloned(),
+            hidden,
         })),
     });
 }
@@ -576,6 +605,7 @@ fn compare(
         && known.and_then(|known| known.shape_hash.as_ref()) == Some(&hash);
     match same {
         false => Left::Changed,
+        true if applied.hidden_schema.is_some() => Left::Touched,
         true if !applied.readable || !detail.unreadable.is_empty() => {
             Left::Unreadable(detail.unreadable.clone())
         }

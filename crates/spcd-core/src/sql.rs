@@ -95,6 +95,16 @@ pub fn create_schema(name: &str) -> String {
     format!("CREATE SCHEMA {};\n", ident(name))
 }
 
+/// Gives a schema another name.
+pub fn rename_schema(name: &str, to: &str) -> String {
+    format!("ALTER SCHEMA {} RENAME TO {};\n", ident(name), ident(to))
+}
+
+/// Lets `spcd_users` look into a schema no more.
+pub fn revoke_schema(name: &str) -> String {
+    format!("REVOKE USAGE ON SCHEMA {} FROM spcd_users;\n", ident(name))
+}
+
 /// Drops an empty schema.
 pub fn drop_schema(name: &str) -> String {
     format!("DROP SCHEMA {};\n", ident(name))

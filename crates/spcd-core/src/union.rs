@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{Desired, Kind};
 use crate::observed::Written;
 use crate::pattern::Pattern;
-use crate::shape::Table;
+use crate::shape::{self, Table};
 
 pub use merge::{CONNECTION_NAME, Merged, ViewColumn, merge};
 pub use views::{Changes, View, ViewChange, changes};
@@ -27,6 +27,16 @@ pub const HIDDEN_SCHEMA: &str = "spcd_union";
 /// Marks the target hash of an aggregator, so that what was made by one is known from what was
 /// imported.
 const MARK: &str = "aggregator:";
+
+/// Where the tables of a disabled connection are as long as aggregators show them: not on the
+/// search path, and nobody is granted its use. The name is spcd's own (no connection may begin so).
+pub fn hidden_schema(connection: &str) -> String {
+    const PREFIX: &str = "spcd_member_";
+    match PREFIX.len() + connection.len() <= shape::LONGEST_NAME {
+        true => format!("{PREFIX}{connection}"),
+        false => format!("{PREFIX}{}", hash([connection])),
+    }
+}
 
 /// A connection whose tables take part.
 #[derive(Debug, Clone, Copy)]

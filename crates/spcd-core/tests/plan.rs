@@ -141,6 +141,7 @@ impl World {
                         readable: true,
                         warnings: vec![],
                         version: None,
+                        hidden_schema: None,
                     });
                     let detail = Detail {
                         server: Some((target.wrapper.clone(), target.server_options())),

@@ -69,6 +69,8 @@ pub struct Record {
     /// How many columns the tables have, where all of it is made in this transaction, so that what
     /// it looks like then need not be looked up.
     pub columns: Option<usize>,
+    /// Where its tables are, if not in the schema of its name.
+    pub hidden_schema: Option<String>,
 }
 
 /// A table that is made takes one lock, one that is dropped three, and schema, server and mapping
@@ -104,6 +106,14 @@ impl Deref for Offer {
 }
 
 impl Import {
+    /// The schema in which the tables are to be.
+    pub fn schema(&self, connection: &str) -> String {
+        match self.hidden {
+            true => union::hidden_schema(connection),
+            false => connection.to_owned(),
+        }
+    }
+
     /// The changes that lead from the tables that are there to those that the source has; both
     /// normalized.
     pub fn changes(&self, detail: &Detail, wanted: &[Table]) -> Vec<TableChange> {
@@ -173,6 +183,7 @@ pub fn settle_new(
             warnings: Vec::new(),
             version: import.version.clone().filter(|_| !target.dynamic),
             columns: (columns > 0).then_some(columns),
+            hidden_schema: None,
         }),
         ..Unit::default()
     }
@@ -237,8 +248,17 @@ pub fn settle(
     let made = import.applied.as_ref();
     let has_schema = made.is_some_and(|applied| applied.schema == Presence::Ours);
     let has_server = made.is_some_and(|applied| applied.server == Presence::Ours);
+    let schema = import.schema(name);
+    let was = made.map_or(schema.as_str(), |applied| applied.schema_of(name));
+    let moves = has_schema && was != schema;
     if !has_schema {
-        sql.push_str(&sql::create_schema(name));
+        sql.push_str(&sql::create_schema(&schema));
+    }
+    if moves {
+        sql.push_str(&sql::rename_schema(was, &schema));
+        if import.hidden && import.readers {
+            sql.push_str(&sql::revoke_schema(&schema));
+        }
     }
     if made.is_some_and(|applied| union::is_of_aggregator(&applied.target_hash)) {
         sql.push_str(&sql::drop_views(name, false));
@@ -247,7 +267,7 @@ pub fn settle(
         .iter()
         .filter(|change| matches!(change, TableChange::Drop(_)));
     for change in drops {
-        sql::change_table(name, name, change, &mut sql);
+        sql::change_table(&schema, name, change, &mut sql);
     }
     let server = server_statements(name, import, detail, has_server);
     sql.push_str(&server);
@@ -255,9 +275,9 @@ pub fn settle(
         .iter()
         .filter(|change| !matches!(change, TableChange::Drop(_)))
     {
-        sql::change_table(name, name, change, &mut sql);
+        sql::change_table(&schema, name, change, &mut sql);
     }
-    if import.readers {
+    if import.readers && !import.hidden {
         let fresh = changes.iter().filter_map(|change| match change {
             TableChange::Create(table) | TableChange::Rebuild { table, .. } => {
                 Some(table.name.as_str())
@@ -267,8 +287,8 @@ pub fn settle(
         let unreadable = detail.unreadable.iter().map(String::as_str);
         let there = |name: &&str| after.iter().any(|table| table.name == *name);
         let tables: BTreeSet<&str> = fresh.chain(unreadable).filter(there).collect();
-        let schema = !has_schema || made.is_some_and(|applied| !applied.readable);
-        grant(name, schema, tables, &mut sql);
+        let look = !has_schema || moves || made.is_some_and(|applied| !applied.readable);
+        grant(name, look, tables, &mut sql);
     }
 
     let version = import.version.clone().filter(|_| !target.dynamic);
@@ -287,6 +307,7 @@ pub fn settle(
         return Ok(None);
     }
     let route = match (status, same) {
+        (status, _) if import.hidden => Status::route(Some(status), Status::Disabled),
         // What was asked while ready, or tried again while in error, and does differ.
         (Status::Ready | Status::Error, false) => vec![Status::Updating, Status::Ready],
         (status, _) => Status::route(Some(status), Status::Ready),
@@ -318,6 +339,7 @@ pub fn settle(
             warnings,
             version,
             columns: None,
+            hidden_schema: import.hidden.then_some(schema),
         }),
     }))
 }
@@ -385,12 +407,13 @@ pub fn drop_unit(
     keep: Option<&Written>,
     dependents: bool,
 ) -> Unit {
+    let schema = applied.schema_of(name);
     let drop = |tables: &[String], sql: &mut String| match dependents {
         true => {
             let drops = tables.iter();
-            sql.extend(drops.map(|table| sql::drop_with_dependents(name, table)));
+            sql.extend(drops.map(|table| sql::drop_with_dependents(schema, table)));
         }
-        false => drop_tables(name, tables, sql),
+        false => drop_tables(schema, tables, sql),
     };
     let mut sql = String::new();
     let mut pieces = Vec::new();
@@ -408,7 +431,7 @@ pub fn drop_unit(
                 drop(rest, &mut sql);
             }
         }
-        sql.push_str(&sql::drop_schema(name));
+        sql.push_str(&sql::drop_schema(schema));
     }
     if applied.server == Presence::Ours {
         sql.push_str(&sql::drop_server(name));

@@ -48,6 +48,7 @@ pub(super) fn unite_all(
             Task::Import(import) => import.why != Why::Refresh && work.status != Status::Error,
             _ => false,
         })
+        .filter(|work| !observed.attempts.contains_key(&work.name))
         .map(|work| work.name.clone())
         .collect();
     for (name, members) in all {
@@ -186,6 +187,7 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
             tables: names.clone(),
             members: Some(unite.members.clone()),
             warnings: warnings.clone(),
+            hidden_schema: None,
             version: None,
             columns: None,
         })

@@ -96,7 +96,7 @@ struct Running {
 /// Two pieces of work with one key do the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Key {
-    Import(String),
+    Import { target: String, hidden: bool },
     Unite(String),
     Drop { stays: bool },
     Grant,
@@ -253,7 +253,7 @@ impl Jobs {
         };
         let same = match wanted {
             Some(work) => Key::of(work) == running.key,
-            None => running.refresh && running.key == Key::Import(target.to_owned()),
+            None => running.is_refresh(target),
         };
         if same {
             running.look_again |= ask_again;
@@ -268,7 +268,7 @@ impl Jobs {
     pub fn is_refresh(&self, name: &str, target: &str) -> bool {
         self.running
             .get(name)
-            .is_some_and(|running| running.refresh && running.key == Key::Import(target.to_owned()))
+            .is_some_and(|running| running.is_refresh(target))
     }
 
     /// Lets a connection's job go before all others.
@@ -330,6 +330,10 @@ pub fn later(times: u32) -> Duration {
 }
 
 impl Running {
+    fn is_refresh(&self, wanted: &str) -> bool {
+        self.refresh && matches!(&self.key, Key::Import { target, .. } if target == wanted)
+    }
+
     fn is_slow(&self) -> bool {
         self.began
             .get()
@@ -340,7 +344,10 @@ impl Running {
 impl Key {
     fn of(work: &Work) -> Self {
         match &work.task {
-            Task::Import(import) => Key::Import(import.target_hash.clone()),
+            Task::Import(import) => Key::Import {
+                target: import.target_hash.clone(),
+                hidden: import.hidden,
+            },
             Task::Unite(unite) => Key::Unite(unite.target_hash.clone()),
             Task::Drop { keep, .. } => Key::Drop {
                 stays: keep.is_some(),
@@ -493,7 +500,7 @@ impl Shared {
             _room: Some(room),
             ..Answer::default()
         };
-        if import.applied.is_none() && !careful && wanted.is_plain {
+        if import.applied.is_none() && !careful && !import.hidden && wanted.is_plain {
             let (tables, hash) = (&wanted.offer.tables, wanted.hash.clone());
             let unit = plan::settle_new(&job.name, job.status, import, tables, hash);
             answer.unit = Some(unit);
@@ -560,14 +567,28 @@ impl Shared {
             turn = Some(self.following.clone().lock_owned().await);
             union::in_the_way(client, &followers, &changes, &mut obstacles.dependents).await?;
         }
-        let step = union::Step::new(name, &detail, wanted, changes, &obstacles);
+        let step = union::Step::new(
+            name,
+            &detail,
+            wanted,
+            changes,
+            &obstacles,
+            import.schema(name),
+        );
         let (mut first, mut last) =
             union::follow(client, &followers, &step, import.readers).await?;
         if careful {
             let changes = &step.changes;
             obstacles.refused =
                 trial::refused(client, name, import, &detail, &first, changes).await?;
-            let step = union::Step::new(name, &detail, wanted, step.changes, &obstacles);
+            let step = union::Step::new(
+                name,
+                &detail,
+                wanted,
+                step.changes,
+                &obstacles,
+                import.schema(name),
+            );
             (first, last) = union::follow(client, &followers, &step, import.readers).await?;
         }
         let mut unit = settled(plan::settle(

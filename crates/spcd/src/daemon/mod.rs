@@ -361,7 +361,9 @@ impl<'a> Reign<'a> {
         for name in running {
             let work = planned.get(name.as_str()).copied();
             let wanted = desired.connections.get(&name);
-            let target = match wanted.is_some_and(|connection| connection.enabled) {
+            let is_wanted = wanted.is_some_and(|connection| connection.enabled)
+                || self.memory.aggregators.show(&name);
+            let target = match is_wanted {
                 true => desired.target_hash(&name),
                 false => "",
             };
@@ -638,7 +640,9 @@ impl Memory {
             .retain(|name, _| desired.connections.contains_key(name));
         for (name, connection) in &desired.connections {
             let interval = match &connection.target {
-                Ok(target) if connection.enabled && target.dynamic => {
+                Ok(target)
+                    if target.dynamic && (connection.enabled || self.aggregators.show(name)) =>
+                {
                     let seconds = target.import.refresh_interval;
                     seconds.map_or(REFRESH, Duration::from_secs)
                 }
@@ -706,6 +710,11 @@ impl Aggregators {
                 .collect(),
             ..Self::default()
         }
+    }
+
+    /// Whether one of them shows a connection's tables.
+    fn show(&self, name: &str) -> bool {
+        self.members.values().any(|members| members.contains(name))
     }
 
     /// Takes note of the end of a connection's job; true if aggregators can follow it now, no

@@ -368,6 +368,7 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
                 "warnings": record.warnings,
                 "version": record.version,
                 "columns": record.columns,
+                "hidden_schema": record.hidden_schema,
             })),
         }
     }

@@ -5,13 +5,13 @@ use tokio_postgres::Client;
 
 use super::HubError;
 
-/// What people made that hangs on foreign tables of a schema, and would break or be lost with them.
+/// What people made that hangs on foreign tables of a connection, and would break or be lost with them.
 pub async fn of_tables(
     client: &Client,
-    schema: &str,
+    connection: &str,
     tables: &[&str],
 ) -> Result<Dependents, HubError> {
-    read(client, "f", schema, tables).await
+    read(client, "f", connection, tables).await
 }
 
 /// What people made that hangs on an aggregator's views and that a view made anew would lose:
@@ -42,7 +42,8 @@ WITH RECURSIVE root AS (
     SELECT c.oid
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND (c.relname = ANY ($2::text[]) OR EXISTS (
+    LEFT JOIN spcd.applied a ON a.hidden_schema = n.nspname
+    WHERE coalesce(a.connection_name, n.nspname) = $1 AND (c.relname = ANY ($2::text[]) OR EXISTS (
         SELECT 1 FROM spcd.aggregator_view v
         WHERE v.connection_name = $1 AND NOT v.hidden AND v.name = c.relname))
 ), gone (oid) AS (
@@ -104,7 +105,9 @@ WITH t AS (
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_type y ON y.oid = c.reltype
-    WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind::text = $3
+    LEFT JOIN spcd.applied a ON a.hidden_schema = n.nspname
+    WHERE coalesce(a.connection_name, n.nspname) = $1 AND c.relname = ANY ($2::text[])
+      AND c.relkind::text = $3
 )
 SELECT t.name, coalesce(k.attname::text, ''),
        CASE WHEN r.rulename = '_RETURN'

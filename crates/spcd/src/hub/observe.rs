@@ -101,7 +101,10 @@ pub async fn drifted(client: &Client) -> Result<BTreeSet<String>, HubError> {
 /// Every row of the state with what was made for it.
 async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, Known>, HubError> {
     let readable = match readers {
-        true => "coalesce(pg_catalog.has_schema_privilege('spcd_users', n.oid, 'USAGE'), true)",
+        true => {
+            "a.hidden_schema IS NOT NULL
+             OR coalesce(pg_catalog.has_schema_privilege('spcd_users', n.oid, 'USAGE'), true)"
+        }
         false => "true",
     };
     let sql = format!(
@@ -110,10 +113,11 @@ async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, 
                 s.schema_hash, a.target_hash, a.warnings, n.oid,
                 n.oid IS NOT DISTINCT FROM a.schema_oid, f.oid,
                 f.oid IS NOT DISTINCT FROM a.server_oid, {readable},
-                a.extension_version
+                a.extension_version, a.hidden_schema
          FROM spcd.connection_state s
          LEFT JOIN spcd.applied a USING (connection_name)
-         LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
+         LEFT JOIN pg_catalog.pg_namespace n
+              ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
          LEFT JOIN pg_catalog.pg_foreign_server f ON f.srvname = a.connection_name"
     );
     // Row by row: thousands of them at once would be there twice.
@@ -147,6 +151,7 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
             server: presence(row.try_get(17)?, row.try_get(18)?),
             readable: row.try_get(19)?,
             version: row.try_get(20)?,
+            hidden_schema: row.try_get(21)?,
         }),
     };
     let status: &str = row.try_get(1)?;
@@ -279,12 +284,14 @@ pub async fn details(
             detail.unreadable.push(row.try_get(1)?);
         }
     }
-    let sql = "SELECT n.nspname::text, c.relname::text
-               FROM pg_catalog.pg_namespace n
+    let sql = "SELECT a.connection_name, c.relname::text
+               FROM spcd.applied a
+               JOIN pg_catalog.pg_namespace n
+                    ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
                JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
                     AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_class'::regclass
                JOIN pg_catalog.pg_class c ON c.oid = d.objid
-               WHERE n.nspname = ANY ($1::text[]) AND NOT EXISTS (
+               WHERE a.connection_name = ANY ($1::text[]) AND NOT EXISTS (
                    SELECT 1 FROM spcd.aggregator_view v
                    WHERE v.connection_name = n.nspname AND NOT v.hidden AND v.name = c.relname)";
     for row in client.query(sql, &[&names]).await? {
@@ -299,9 +306,10 @@ pub async fn details(
 
 /// The tables that were made for connections, as far as they are there.
 const RECORDED: &str =
-    "SELECT n.nspname::text AS key, c.oid, c.relname::text AS name, c.relnatts AS attributes
+    "SELECT a.connection_name AS key, c.oid, c.relname::text AS name, c.relnatts AS attributes
                 FROM spcd.applied a
-                JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
+                JOIN pg_catalog.pg_namespace n
+                     ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
                 JOIN pg_catalog.pg_foreign_server s ON s.srvname = a.connection_name
                 CROSS JOIN LATERAL pg_catalog.unnest(a.tables) AS t (name)
                 JOIN pg_catalog.pg_class c ON c.relname = t.name AND c.relnamespace = n.oid

@@ -37,8 +37,10 @@ async fn try_each(
 ) -> Result<BTreeMap<String, String>, HubError> {
     let made = import.applied.as_ref();
     let mut text = first.to_owned();
-    if made.is_none_or(|applied| applied.schema != Presence::Ours) {
-        text.push_str(&sql::create_schema(name));
+    let mut schema = import.schema(name);
+    match made.filter(|applied| applied.schema == Presence::Ours) {
+        Some(applied) => schema = applied.schema_of(name).to_owned(),
+        None => text.push_str(&sql::create_schema(&schema)),
     }
     let target = &import.target;
     match &detail.server {
@@ -57,7 +59,7 @@ async fn try_each(
     let mut refused = BTreeMap::new();
     for change in changes {
         let mut text = "SAVEPOINT spcd_trial;\n".to_owned();
-        sql::change_table(name, name, change, &mut text);
+        sql::change_table(&schema, name, change, &mut text);
         match client.batch_execute(&text).await.map_err(HubError::from) {
             Ok(()) => client.batch_execute("RELEASE spcd_trial").await?,
             Err(error) if error.is_of_a_table() => {

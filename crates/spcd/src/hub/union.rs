@@ -46,14 +46,14 @@ async fn find_now(
 ) -> Result<Found, HubError> {
     let mut found = Found::default();
     // Members whose tables have one hash have the same tables: one of them is looked at.
-    let sql = "SELECT w.name, s.schema_hash
+    let sql = "SELECT w.name, s.schema_hash, coalesce(a.hidden_schema, w.name)
                FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS w (name, n)
                LEFT JOIN (
                    spcd.connection_state s
                    JOIN spcd.applied a ON a.connection_name = s.connection_name
                         AND a.members IS NULL
                    JOIN pg_catalog.pg_namespace n ON n.oid = a.schema_oid
-                        AND n.nspname = a.connection_name
+                        AND n.nspname = coalesce(a.hidden_schema, a.connection_name)
                ) ON s.connection_name = w.name
                ORDER BY w.n";
     let mut hashes: Vec<(String, Option<String>)> = Vec::new();
@@ -66,7 +66,7 @@ async fn find_now(
                 examples.push(name.clone());
                 examples.len() - 1
             });
-            found.members.push((name.clone(), name.clone(), shape));
+            found.members.push((name.clone(), row.try_get(2)?, shape));
         }
         hashes.push((name, hash));
     }
@@ -214,6 +214,7 @@ pub async fn followers(
             SELECT DISTINCT v.connection_name, v.table_name
             FROM pg_catalog.pg_class t
             JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+            JOIN spcd.applied a ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
             JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
                  AND d.refobjid = t.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
             JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
@@ -221,7 +222,7 @@ pub async fn followers(
             JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
             JOIN spcd.aggregator_view v ON v.name = c.relname
                  AND m.nspname = CASE WHEN v.hidden THEN 'spcd_union' ELSE v.connection_name END
-            WHERE n.nspname = $1 AND t.relname = ANY ($2::text[])
+            WHERE a.connection_name = $1 AND t.relname = ANY ($2::text[])
         )
         SELECT a.connection_name, a.members, f.table_name
         FROM found f JOIN spcd.applied a USING (connection_name)
@@ -286,6 +287,8 @@ pub async fn in_the_way(
 pub struct Step<'a> {
     /// The member.
     member: &'a str,
+    /// Where its tables will be.
+    schema: String,
     /// What it has.
     before: &'a [Table],
     /// What it will have.
@@ -322,6 +325,7 @@ pub async fn follow(
         }
         let_go.carry_out(&mut found);
         found.shapes[shape] = step.after.clone();
+        found.members[member].1 = step.schema.clone();
         let show = union::changes(&follower.name, &found, tables, false);
         last.push_str(&show.statements(&follower.name, &found, readers));
     }
@@ -336,10 +340,12 @@ impl<'a> Step<'a> {
         wanted: &[Table],
         changes: Vec<TableChange>,
         obstacles: &Obstacles,
+        schema: String,
     ) -> Self {
         let (changes, _) = shape::guard(changes, obstacles);
         Self {
             member,
+            schema,
             before: &detail.tables,
             after: shape::after(&detail.tables, wanted, &changes),
             changes,
@@ -384,7 +390,8 @@ pub async fn readers(client: &Client, connection: &str) -> Result<Vec<(String, b
     let sql = format!(
         "SELECT DISTINCT v.connection_name, coalesce(s.status = 'error', false)
              FROM spcd.applied a
-             JOIN pg_catalog.pg_namespace n ON n.nspname = a.connection_name
+             JOIN pg_catalog.pg_namespace n
+                  ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
              JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = ANY (a.tables)
              JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
                   AND d.refobjid = t.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass

@@ -75,6 +75,7 @@
 mod aggregate;
 pub mod config;
 pub mod csv;
+mod hash;
 mod nearest;
 pub mod observed;
 pub mod pattern;

@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sha2::{Digest, Sha256};
-
 use crate::config::Desired;
+use crate::hash::hash;
 use crate::observed::Written;
 use crate::sql;
 
@@ -105,7 +104,7 @@ pub fn change(
     let manage = desired.database.manage_search_path.unwrap_or(true);
     let names = path(desired, kept);
     let mut change = PathChange {
-        hash: hash(&names),
+        hash: hash(names.iter().copied()),
         ..PathChange::default()
     };
     for role in roles {
@@ -126,18 +125,6 @@ pub fn change(
     let names: Vec<_> = names.into_iter().map(sql::ident).collect();
     change.path = names.join(", ");
     Some(change)
-}
-
-fn hash(names: &[&str]) -> String {
-    let mut hasher = Sha256::new();
-    for name in names {
-        hasher.update((name.len() as u64).to_le_bytes());
-        hasher.update(name.as_bytes());
-    }
-    hasher.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod guard;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use sha2::{Digest, Sha256};
+use crate::hash::Hasher;
 
 pub use guard::{Dependent, Dependents, Harm, Obstacles, after, guard, unfit};
 
@@ -191,11 +191,8 @@ fn too_long(table: &Table) -> Option<String> {
 
 /// A hash of normalized tables. The order of columns counts only where the wrapper maps by it.
 pub fn hash(tables: &[Table], traits: Traits<'_>) -> String {
-    let mut hasher = Sha256::new();
-    let mut put = |text: &str| {
-        hasher.update((text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
+    let mut hasher = Hasher::default();
+    let mut put = |text: &str| hasher.put(text);
     for table in tables {
         put("table");
         put(&table.name);
@@ -222,10 +219,7 @@ pub fn hash(tables: &[Table], traits: Traits<'_>) -> String {
             }
         }
     }
-    hasher.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.finish()
 }
 
 /// The changes that lead from the tables that are there to those that are wanted, both

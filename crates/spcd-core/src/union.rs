@@ -10,9 +10,8 @@ mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sha2::{Digest, Sha256};
-
 use crate::config::{Desired, Kind};
+use crate::hash::hash;
 use crate::observed::Written;
 use crate::pattern::Pattern;
 use crate::shape::{self, Table};
@@ -190,18 +189,6 @@ pub fn target_hash<'a>(members: impl IntoIterator<Item = (&'a str, Option<&'a st
 /// Whether a target's hash is that of an aggregator.
 pub fn is_of_aggregator(target_hash: &str) -> bool {
     target_hash.starts_with(MARK)
-}
-
-fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ fn what_other_programs_clients_find_goes_as_well() {
     let gone = spcd.spcd(&["destroy", "--yes"]);
     assert_eq!(gone.code, 0, "{gone:?}");
     assert!(
-        gone.stdout.contains("clients of Steampipe") && !cluster.exists(),
+        gone.stdout.contains("steampipe_internal") && !cluster.exists(),
         "{gone:?}"
     );
 }

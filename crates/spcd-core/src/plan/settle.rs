@@ -446,7 +446,7 @@ pub fn drop_unit(
         mapping: None,
         mapping_is_new: false,
         tables: tables.len(),
-        locks: LOCKS_BESIDE_TABLES + rest.len() * LOCKS_OF_A_DROP,
+        locks: LOCKS_BESIDE_TABLES + tables.len() * LOCKS_OF_A_DROP,
         pieces,
         row: match keep {
             Some(written) => RowChange {

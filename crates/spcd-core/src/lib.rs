@@ -65,7 +65,7 @@
 //! | | [`observed`], [`plan`], [`shape`], [`sql`] | from two pictures to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
 //! | `spcd` | `cli/` | one file a command |
-//! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), requests |
+//! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), files of csv connections that changed (`files.rs`), requests |
 //! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`), apply, what people hung on it (`dependents.rs`), what Steampipe's clients look for |
 //! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
 //! | `spcd-client` | | for programs that query |

@@ -337,7 +337,9 @@ impl Walk {
 
 fn state(root: &Path, look: &Look) -> DirState {
     let shown = root.display().to_string();
-    if look.doubts.iter().any(|doubt| doubt.path == shown) {
+    // One that merely never rests has no error.
+    let cannot_be_read = |doubt: &Doubt| doubt.path == shown && doubt.error.is_some();
+    if look.doubts.iter().any(cannot_be_read) {
         DirState::Missing
     } else if look
         .sources

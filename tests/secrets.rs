@@ -138,7 +138,7 @@ async fn a_role_that_may_not_switch_statistics_off_is_told_so_by_the_doctor() {
     assert_eq!(applied.code, 0, "{applied:?}");
     let seen = value(&hub.url, SEEN).await;
     assert!(
-        seen.contains("spcd.set_user_mapping") && !seen.contains("hunter2"),
+        seen.contains("spcd.create_user_mappings") && !seen.contains("hunter2"),
         "{seen}"
     );
 }

@@ -146,7 +146,10 @@ impl<'a> Reign<'a> {
             tracing::info!(migration = name, "applied");
         }
         drop(session);
-        let Some(lead) = lead::take(endpoint, &settings.instance, wait).await? else {
+        // To read thousands of files takes as long as to take the lead: the first pass finds them read.
+        let reading = async { tokio::task::block_in_place(|| drop(config.load())) };
+        let (lead, ()) = tokio::join!(lead::take(endpoint, &settings.instance, wait), reading);
+        let Some(lead) = lead? else {
             return Ok(None);
         };
         tracing::info!(epoch = lead.epoch, "this daemon leads");
@@ -277,7 +280,13 @@ impl<'a> Reign<'a> {
         // Requests first: what was saved before one was made is then seen by this pass.
         let asked = self.requests.read(client).await?;
         let observer = self.observer.clone();
-        let drifted = tokio::spawn(async move { observe::drifted(&observer.client).await });
+        let look_for_drift = async move { observe::drifted(&observer.client).await };
+        // The first pass needs the answer, so the two go side by side; else it would only take the
+        // processor from what a saved file waits for.
+        let (early, late) = match self.passes {
+            0 => (Some(tokio::spawn(look_for_drift)), None),
+            _ => (None, Some(look_for_drift)),
+        };
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
         let diagnostics = diagnostics_json(&diagnostics);
         self.memory.aggregators = Aggregators::of(&desired);
@@ -294,7 +303,11 @@ impl<'a> Reign<'a> {
                     .await?,
             ),
         };
-        let drifted = drifted.await.map_err(|_| HubError::NoSession)??;
+        let drifted = match (early, late) {
+            (Some(begun), _) => begun.await.map_err(|_| HubError::NoSession)??,
+            (None, Some(look_for_drift)) => look_for_drift.await?,
+            (None, None) => BTreeSet::new(),
+        };
         let altered = drifted.iter().any(|name| !self.jobs.is_running(name));
         let second = match &mut first {
             Some(first) if first.complete && !altered => None,

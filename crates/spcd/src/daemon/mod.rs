@@ -281,8 +281,8 @@ impl<'a> Reign<'a> {
         let asked = self.requests.read(client).await?;
         let observer = self.observer.clone();
         let look_for_drift = async move { observe::drifted(&observer.client).await };
-        // The first pass needs the answer, so the two go side by side; else it would only take the
-        // processor from what a saved file waits for.
+        // The first pass needs the answer before all else, so the looks go side by side. Later that
+        // would take the processor from what a saved file waits for.
         let (early, late) = match self.passes {
             0 => (Some(tokio::spawn(look_for_drift)), None),
             _ => (None, Some(look_for_drift)),
@@ -294,6 +294,7 @@ impl<'a> Reign<'a> {
         self.memory.notice(changed);
         self.memory.recall(&desired, &mut observed, asked);
         let looked = began.elapsed();
+        let drifted = early.or_else(|| late.map(tokio::spawn));
 
         // The first pass finds everything pending, and it takes what was altered to say more.
         let mut first = match self.passes {
@@ -303,10 +304,9 @@ impl<'a> Reign<'a> {
                     .await?,
             ),
         };
-        let drifted = match (early, late) {
-            (Some(begun), _) => begun.await.map_err(|_| HubError::NoSession)??,
-            (None, Some(look_for_drift)) => look_for_drift.await?,
-            (None, None) => BTreeSet::new(),
+        let drifted = match drifted {
+            Some(begun) => begun.await.map_err(|_| HubError::NoSession)??,
+            None => BTreeSet::new(),
         };
         let altered = drifted.iter().any(|name| !self.jobs.is_running(name));
         let second = match &mut first {

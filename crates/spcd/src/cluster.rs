@@ -342,6 +342,14 @@ async fn open(layout: Layout, owner: Owner, daemon: Option<Lock>) -> Result<Runn
             Err(error) => error,
         };
         if !error.may_pass() || began.elapsed() > TURN {
+            // Others may use it: who leaves last stops it.
+            drop(Running {
+                layout,
+                owner,
+                server,
+                daemon,
+                using,
+            });
             return Err(error);
         }
         // It died just now, or one that was taken over was dying: look again.
@@ -469,10 +477,12 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
         // Another command was faster.
         Err(error) if error.code() == Some(&SqlState::DUPLICATE_DATABASE) => Ok(()),
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(()),
-        Err(error) if error.code().is_none() => Err(failed(ConnectError::Unreachable {
-            target: layout.shown(),
-            source: error.into(),
-        })),
+        Err(error) if error.code().is_none_or(says_goodbye) => {
+            Err(failed(ConnectError::Unreachable {
+                target: layout.shown(),
+                source: error.into(),
+            }))
+        }
         Err(error) => Err(ClusterError::Failed {
             what: format!("cannot make the database {name} in {}", layout.shown()),
             said: error
@@ -480,6 +490,16 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
                 .map_or_else(|| error.to_string(), ToString::to_string),
         }),
     }
+}
+
+/// The server is ending, was killed, or is still starting.
+fn says_goodbye(code: &SqlState) -> bool {
+    [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+    ]
+    .contains(code)
 }
 
 /// Everything but letters, digits and what is harmless in a path.

@@ -220,7 +220,8 @@ impl Layout {
         if fs::read_to_string(&path).is_ok_and(|there| there == text) {
             return Ok(());
         }
-        let new = self.dir.join(format!("{name}.new"));
+        // A name of its own: two commands may write the same at the same time.
+        let new = self.dir.join(format!("{name}.{}.new", std::process::id()));
         let write = || -> io::Result<()> {
             let _ = fs::remove_file(&new);
             let mut file = File::options()

@@ -316,11 +316,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.using = None;
-        match self.last() {
-            None => self.server.leave(),
-            // With the lock in hand: who comes meanwhile must not take over a server that has not
-            // yet noticed that it is to end.
-            Some(_lock) => self.server.ask_to_stop(),
+        if self.last().is_none() {
+            self.server.leave();
         }
     }
 }

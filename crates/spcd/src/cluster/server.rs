@@ -224,25 +224,6 @@ impl Server {
         self.left = true;
     }
 
-    /// Asks it to stop, unless it was stopped or left, and waits only until it says that it does.
-    pub fn ask_to_stop(&mut self) {
-        /// What a busy machine may take to hand a signal over.
-        const HEARD: Duration = Duration::from_secs(1);
-        if self.left {
-            return;
-        }
-        self.signal(Signal::SIGINT);
-        self.left = true;
-        let began = std::time::Instant::now();
-        let is_ready = |found: PidFile| found.pid == self.pid && found.status == "ready";
-        while began.elapsed() < HEARD
-            && is_server(self.pid, &self.data, self.uid)
-            && PidFile::read(&self.data).is_some_and(is_ready)
-        {
-            std::thread::sleep(TICK / 4);
-        }
-    }
-
     /// Leaves it running, for whoever uses it.
     pub fn leave(&mut self) {
         self.left = true;

@@ -1,7 +1,8 @@
 //! `spcd.refresh_request`: what people asked for, and what is still to be answered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use spcd_core::config::Desired;
 use spcd_core::observed::Observed;
 use tokio_postgres::Client;
 
@@ -16,14 +17,20 @@ pub struct Requests {
 struct Open {
     /// `None`: all.
     names: Option<Vec<String>>,
-    /// Whether a pass since it was seen left nothing for later.
+    /// The pass that saw it first.
+    seen: u64,
+    /// Whether a pass since then left nothing for later, and knew what was altered.
     passed: bool,
     errors: Vec<String>,
 }
 
 impl Requests {
-    /// Reads the requests that are new; returns what each asks for.
-    pub async fn read(&mut self, client: &Client) -> Result<Vec<Option<Vec<String>>>, HubError> {
+    /// Reads the requests that are new to a pass; returns what each asks for.
+    pub async fn read(
+        &mut self,
+        client: &Client,
+        pass: u64,
+    ) -> Result<Vec<Option<Vec<String>>>, HubError> {
         let sql = "SELECT id, connections FROM spcd.refresh_request
                    WHERE done_at IS NULL ORDER BY id";
         let mut new = Vec::new();
@@ -33,6 +40,7 @@ impl Requests {
                 new.push(names.clone());
                 Open {
                     names,
+                    seen: pass,
                     passed: false,
                     errors: Vec::new(),
                 }
@@ -41,18 +49,33 @@ impl Requests {
         Ok(new)
     }
 
-    /// A pass is over; `deferred` are the connections for which it could do nothing yet.
-    pub fn passed(&mut self, observed: &Observed, deferred: &BTreeSet<String>) {
+    /// A pass looked: who asks for a connection that is not there is told.
+    pub fn looked(&mut self, desired: &Desired, observed: &Observed) {
+        let is_known = |name: &str| {
+            observed.connections.contains_key(name) || desired.connections.contains_key(name)
+        };
         for open in self.open.values_mut().filter(|open| !open.passed) {
-            open.passed = deferred.is_empty();
             let names = open.names.iter().flatten();
-            for name in names.filter(|name| !observed.connections.contains_key(*name)) {
+            for name in names.filter(|name| !is_known(name)) {
                 let error = format!("no connection is named {name:?}");
                 if !open.errors.contains(&error) {
                     open.errors.push(error);
                 }
             }
         }
+    }
+
+    /// All that this pass or one before saw has been looked for, and nothing of it is put off.
+    pub fn passed(&mut self, pass: u64) {
+        for open in self.open.values_mut() {
+            open.passed |= open.seen <= pass;
+        }
+    }
+
+    /// Whether there are some that this pass had not seen.
+    pub fn came_after(&self, pass: u64) -> bool {
+        let mut open = self.open.values();
+        open.any(|open| !open.passed && open.seen > pass)
     }
 
     /// A job failed.

@@ -1,0 +1,81 @@
+//! Whether something was altered behind our back, asked beside the loop.
+//!
+//! The sums of row versions take ten times as long to read as all else of a look, so no saved file
+//! waits for them: the answer is one more wake.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::hub::connect::Session;
+use crate::hub::{HubError, observe};
+
+/// The question, of which one is under way at a time.
+pub struct Drift {
+    observer: Arc<Session>,
+    question: JoinSet<Result<Altered, HubError>>,
+    /// A later pass wants to know too.
+    again: Option<u64>,
+    took: Duration,
+}
+
+/// What was altered since spcd wrote it.
+#[derive(Debug, Default)]
+pub struct Altered {
+    /// The connections.
+    pub names: BTreeSet<String>,
+    /// The pass that asked. What it had seen was there when the question was asked.
+    pub pass: u64,
+    took: Duration,
+}
+
+impl Drift {
+    /// Nothing is asked yet.
+    pub fn new(observer: Session) -> Self {
+        Self {
+            observer: Arc::new(observer),
+            question: JoinSet::new(),
+            again: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// Asks on behalf of a pass; once more after the answer that is still to come.
+    pub fn ask(&mut self, pass: u64) {
+        if !self.question.is_empty() {
+            self.again = Some(pass);
+            return;
+        }
+        let observer = self.observer.clone();
+        self.question.spawn(async move {
+            let began = Instant::now();
+            Ok(Altered {
+                names: observe::drifted(&observer.client).await?,
+                pass,
+                took: began.elapsed(),
+            })
+        });
+    }
+
+    /// Waits for the answer; for ever if nothing was asked. Nothing is lost if this is not awaited
+    /// to its end.
+    pub async fn answer(&mut self) -> Result<Altered, HubError> {
+        let Some(answer) = self.question.join_next().await else {
+            return std::future::pending().await;
+        };
+        let altered = answer.map_err(|_| HubError::NoSession)??;
+        self.took = altered.took;
+        if let Some(pass) = self.again.take() {
+            self.ask(pass);
+        }
+        Ok(altered)
+    }
+
+    /// How long the last answer took.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+}

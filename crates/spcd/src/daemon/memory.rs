@@ -1,0 +1,229 @@
+//! What a leader remembers from one pass to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use serde_json::Value;
+use spcd_core::config::Desired;
+use spcd_core::observed::{Attempt, Extension, Observed};
+use spcd_core::plan::Plan;
+use spcd_core::union;
+use tokio::time::Instant;
+
+use super::files;
+use super::jobs::{self, Failure, Jobs};
+
+/// How often a dynamic source is asked again where nothing says otherwise.
+const REFRESH: Duration = Duration::from_secs(300);
+/// Sources whose turn comes within so long are asked together, after one look.
+const TURNS: Duration = Duration::from_secs(10);
+
+/// What a leader remembers from one pass to the next. None of it is needed to be right: it is lost
+/// with the process, and the next one looks again.
+#[derive(Default)]
+pub struct Memory {
+    pub failures: BTreeMap<String, Failure>,
+    pub refused_extensions: BTreeMap<String, String>,
+    /// Roles whose search path could not be set, and the path's hash.
+    pub refused_paths: BTreeMap<String, String>,
+    /// Connections whose sources are to be asked although nothing differs.
+    pub ask: BTreeSet<String>,
+    /// Those that somebody asked for by name.
+    pub urgent: BTreeSet<String>,
+    /// All of them.
+    pub ask_all: bool,
+    /// How often in a row connections did not get a lock.
+    pub blocked: BTreeMap<String, u32>,
+    /// When a dynamic source is to be asked next, and the interval by which that was reckoned.
+    pub turns: BTreeMap<String, (Instant, Duration)>,
+    /// When the next of them is looked for.
+    pub next_turns: Option<Instant>,
+    /// The diagnostics that the database has.
+    pub diagnostics: Option<Value>,
+    /// When something is to be tried again that nothing else will wake us for.
+    pub later: Option<Instant>,
+    pub aggregators: Aggregators,
+}
+
+/// What is known of aggregators since the last look.
+#[derive(Default)]
+pub struct Aggregators {
+    /// Those that are enabled, with their members.
+    pub members: BTreeMap<String, BTreeSet<String>>,
+    /// Those that wait for members.
+    pub waiting: BTreeSet<String>,
+    /// A member may have changed: look again once the others are done.
+    pub due: bool,
+}
+
+impl Memory {
+    /// Has csv connections asked whose files changed: now, whatever failed before.
+    pub fn notice(&mut self, changed: files::Changed) {
+        for (name, read_before) in changed.names {
+            if read_before {
+                self.urgent.insert(name.clone());
+            }
+            if let Some(failure) = self.failures.get_mut(&name) {
+                failure.next = None;
+            }
+            self.ask.insert(name);
+        }
+        if let Some(pause) = changed.again {
+            self.wake_after(pause);
+        }
+    }
+
+    /// Adds what is remembered to what was observed.
+    pub fn recall(
+        &mut self,
+        desired: &Desired,
+        observed: &mut Observed,
+        asked: Vec<Option<Vec<String>>>,
+    ) {
+        let now = Instant::now();
+        let all = std::mem::take(&mut self.ask_all).then_some(None);
+        for names in asked.into_iter().chain(all) {
+            let by_name = names.is_some();
+            let names = names.unwrap_or_else(|| desired.connections.keys().cloned().collect());
+            for name in names {
+                if by_name {
+                    self.urgent.insert(name.clone());
+                }
+                // Who asks wants an attempt now.
+                self.failures.remove(&name);
+                // An aggregator has no source but its members'.
+                for member in self.aggregators.members.get(&name).into_iter().flatten() {
+                    self.failures.remove(member);
+                    self.ask.insert(member.clone());
+                }
+                if desired.connections.contains_key(&name) {
+                    self.ask.insert(name);
+                }
+            }
+            self.refused_extensions.clear();
+            self.refused_paths.clear();
+        }
+        for (name, failure) in &mut self.failures {
+            if failure.next.is_some_and(|next| next <= now) {
+                failure.next = None;
+                // Also where nothing is known to differ: only the source's answer was missing.
+                self.ask.insert(name.clone());
+            }
+        }
+        self.take_turns(desired, now);
+        self.later = self.later.filter(|later| *later > now);
+        observed.ask = self.ask.clone();
+        observed.urgent = self.urgent.clone();
+        for (name, failure) in &self.failures {
+            let attempt = Attempt {
+                target_hash: failure.target_hash.clone(),
+                error: failure.error.clone(),
+                due: failure.next.is_none(),
+            };
+            observed.attempts.insert(name.clone(), attempt);
+        }
+        for (name, reason) in &self.refused_extensions {
+            if observed.extensions.get(name) == Some(&Extension::Available) {
+                let refused = Extension::Refused(reason.clone());
+                observed.extensions.insert(name.clone(), refused);
+            }
+        }
+    }
+
+    /// Adds the dynamic connections whose turn it is. The first turn is spread over the interval,
+    /// so that a start does not ask ten thousand sources at once.
+    fn take_turns(&mut self, desired: &Desired, now: Instant) {
+        if self.next_turns.is_some_and(|next| next > now) {
+            return;
+        }
+        self.next_turns = Some(now + TURNS);
+        self.turns
+            .retain(|name, _| desired.connections.contains_key(name));
+        for (name, connection) in &desired.connections {
+            let interval = match &connection.target {
+                Ok(target)
+                    if target.dynamic && (connection.enabled || self.aggregators.show(name)) =>
+                {
+                    let seconds = target.import.refresh_interval;
+                    seconds.map_or(REFRESH, Duration::from_secs)
+                }
+                _ => Duration::ZERO,
+            };
+            if interval.is_zero() {
+                self.turns.remove(name);
+                continue;
+            }
+            let (next, of) = self
+                .turns
+                .get(name)
+                .copied()
+                .unwrap_or((now, Duration::ZERO));
+            if of != interval {
+                let part = RandomState::new().hash_one(name) as f64 / u64::MAX as f64;
+                let first = now + interval.mul_f64(part);
+                self.turns.insert(name.clone(), (first, interval));
+            } else if next <= now {
+                self.ask.insert(name.clone());
+                self.turns.insert(name.clone(), (now + interval, interval));
+            }
+        }
+    }
+
+    /// Drops what no longer concerns anybody.
+    pub fn forget(&mut self, observed: &Observed, plan: &Plan, jobs: &Jobs) {
+        let works: BTreeSet<&str> = plan.work.iter().map(|work| work.name.as_str()).collect();
+        self.ask
+            .retain(|name| works.contains(name.as_str()) || jobs.is_running(name));
+        let concerns = |name: &str| observed.connections.contains_key(name) || works.contains(name);
+        self.failures.retain(|name, _| concerns(name));
+        self.blocked.retain(|name, _| concerns(name));
+    }
+
+    pub fn wake_later(&mut self) {
+        self.wake_after(jobs::later(0));
+    }
+
+    pub fn wake_after(&mut self, pause: Duration) {
+        let later = Instant::now() + pause;
+        self.later = Some(self.later.map_or(later, |at| at.min(later)));
+    }
+
+    pub fn next_due(&self) -> Option<Instant> {
+        let failures = self.failures.values().filter_map(|failure| failure.next);
+        let turn = self.turns.values().map(|(next, _)| *next).min();
+        let turns = turn.map(|turn| self.next_turns.map_or(turn, |next| turn.max(next)));
+        failures.chain(turns).chain(self.later).min()
+    }
+}
+
+impl Aggregators {
+    pub fn of(desired: &Desired) -> Self {
+        let owned = |(name, members): (&str, Vec<&str>)| {
+            (
+                name.to_owned(),
+                members.into_iter().map(str::to_owned).collect(),
+            )
+        };
+        Self {
+            members: union::members(desired, &BTreeMap::new())
+                .into_iter()
+                .map(owned)
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether one of them shows a connection's tables.
+    pub fn show(&self, name: &str) -> bool {
+        self.members.values().any(|members| members.contains(name))
+    }
+
+    /// Takes note of the end of a connection's job; true if aggregators can follow it now, no
+    /// other member being about to change.
+    pub fn follow(&mut self, name: &str, done: bool, jobs: &Jobs) -> bool {
+        let is_member = |name: &str| self.members.values().any(|members| members.contains(name));
+        self.due |= (done || !self.waiting.is_empty()) && is_member(name);
+        self.due && !jobs.brisk_and_slow().0.any(|name| is_member(name))
+    }
+}

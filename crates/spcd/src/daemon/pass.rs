@@ -1,0 +1,353 @@
+//! A pass: a look, a plan, and the work that follows from it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::{Value, json};
+use spcd_core::config::{Desired, Diagnostic, Severity};
+use spcd_core::observed::Observed;
+use spcd_core::plan::{self, Plan, Task, Work};
+use spcd_core::search_path::PathChange;
+use spcd_core::sql;
+use spcd_protocol::Status;
+use tokio::time::Instant;
+
+use super::drift::Altered;
+use super::jobs::{self, Failure, Finished, Outcome};
+use super::memory::Aggregators;
+use super::{Passed, Reign, look};
+use crate::hub::{HubError, apply, observe, search_path, steampipe};
+use crate::watch::Watcher;
+
+/// What came of one plan.
+#[derive(Default)]
+struct Carried {
+    /// Nothing was held back for want of knowing what was altered.
+    complete: bool,
+    /// Connections for which something else has to end first.
+    deferred: BTreeSet<String>,
+    rows: usize,
+    work: usize,
+}
+
+impl Reign<'_> {
+    /// One look, and what follows from it.
+    ///
+    /// Whether something was altered behind our back takes ten times as long to tell as what the
+    /// files want. So what they want is begun on the assumption that nothing was, and what rests on
+    /// it follows in another pass, to which the answer is given. One that is to `wait` does it all.
+    pub(super) async fn pass(
+        &mut self,
+        watcher: Option<&mut Watcher>,
+        altered: Option<Altered>,
+        wait: bool,
+    ) -> Result<Passed, HubError> {
+        let began = Instant::now();
+        self.passes += 1;
+        let client = &self.lead.control.client;
+        // Requests first: what was saved before one was made is then seen by this pass.
+        let asked = self.requests.read(client, self.passes).await?;
+        if wait {
+            self.drift.ask(self.passes);
+        }
+        let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
+        let diagnostics = diagnostics_json(&diagnostics);
+        self.memory.aggregators = Aggregators::of(&desired);
+        let changed = self.csv.look(&desired).await;
+        self.memory.notice(changed);
+        self.memory.recall(&desired, &mut observed, asked);
+        self.requests.looked(&desired, &observed);
+        let looked = began.elapsed();
+
+        let altered = match altered {
+            None if wait => Some(self.drift.answer().await?),
+            altered => altered,
+        };
+        if let Some(altered) = &altered {
+            observed.mark(&altered.names);
+            let client = &self.lead.control.client;
+            observe::complete(client, &desired, &mut observed).await?;
+        }
+        let carried = self
+            .carry_out(&desired, &mut observed, &diagnostics, altered.is_some())
+            .await?;
+        self.memory.urgent.clear();
+        tracing::debug!(
+            pass = self.passes,
+            connections = desired.connections.len(),
+            altered = altered.as_ref().map(|altered| altered.names.len()),
+            rows = carried.rows,
+            work = carried.work,
+            under_way = self.jobs.len(),
+            look_micros = looked.as_micros() as u64,
+            micros = began.elapsed().as_micros() as u64,
+            "looked"
+        );
+        let idle = carried.rows == 0 && carried.work == 0 && self.jobs.len() == 0;
+        self.held = !carried.complete || !carried.deferred.is_empty();
+        self.is_deferred = !carried.deferred.is_empty();
+        match altered {
+            Some(altered) => {
+                self.passed(&altered).await?;
+                // Who asked since then wants an answer of their own.
+                if self.requests.came_after(altered.pass) {
+                    self.drift.ask(self.passes);
+                }
+            }
+            None => self.drift.ask(self.passes),
+        }
+        Ok(Passed { idle })
+    }
+
+    /// Whether another pass is needed now that it is known what was altered. If not, that is what
+    /// those who asked for a look waited for.
+    pub(super) async fn follow(&mut self, altered: &Altered) -> Result<bool, HubError> {
+        if self.held || altered.names.iter().any(|name| !self.jobs.is_running(name)) {
+            return Ok(true);
+        }
+        self.passed(altered).await?;
+        Ok(false)
+    }
+
+    async fn passed(&mut self, altered: &Altered) -> Result<(), HubError> {
+        if !self.is_deferred {
+            self.requests.passed(altered.pass);
+        }
+        self.answer_requests().await
+    }
+
+    /// Plans, publishes, and begins the work. Without knowing what was altered (`sure`) nothing
+    /// that is said becomes `ready`, and nothing under way is stopped because it seems needless.
+    async fn carry_out(
+        &mut self,
+        desired: &Desired,
+        observed: &mut Observed,
+        diagnostics: &Value,
+        sure: bool,
+    ) -> Result<Carried, HubError> {
+        observed.slow = self.jobs.brisk_and_slow().1.cloned().collect();
+        let plan = plan::plan(desired, observed);
+        self.memory.forget(observed, &plan, &self.jobs);
+        let mut carried = Carried {
+            complete: true,
+            ..Carried::default()
+        };
+        let running: Vec<String> = self.jobs.names().cloned().collect();
+        let planned: HashMap<&str, &Work> = match running.is_empty() {
+            true => HashMap::new(),
+            false => (plan.work.iter().map(|work| (work.name.as_str(), work))).collect(),
+        };
+        for name in running {
+            let work = planned.get(name.as_str()).copied();
+            let wanted = desired.connections.get(&name);
+            let is_wanted = wanted.is_some_and(|connection| connection.enabled)
+                || self.memory.aggregators.show(&name);
+            let target = match is_wanted {
+                true => desired.target_hash(&name),
+                false => "",
+            };
+            let ask = self.memory.ask.contains(&name);
+            if work.is_none() && !sure && !self.jobs.is_refresh(&name, target) {
+                carried.complete = false;
+            } else if self.jobs.settle_with(&name, work, target, ask) {
+                carried.deferred.insert(name);
+            }
+        }
+        let Plan {
+            admit,
+            extensions,
+            mut rows,
+            touched,
+            work,
+            search_path,
+            waiting,
+        } = plan;
+        if !waiting.is_empty() {
+            self.memory.wake_after(jobs::PATIENCE);
+        }
+        self.memory.aggregators.waiting = waiting;
+        // What is under way says itself how it ends.
+        rows.retain(|row| !self.jobs.is_running(&row.name));
+        if !sure {
+            let all = rows.len();
+            rows.retain(|row| row.route.last() != Some(&Status::Ready));
+            carried.complete &= rows.len() == all;
+        }
+        let work: Vec<Work> = (work.into_iter())
+            .filter(|work| !self.jobs.is_running(&work.name))
+            .collect();
+
+        if admit {
+            let admit = "SELECT spcd.admit_readers()";
+            self.lead.control.client.batch_execute(admit).await?;
+        }
+        self.create_extensions(&extensions).await?;
+        if let Some(change) = search_path {
+            self.set_search_path(change).await?;
+        }
+        if let Some(steampipe) = &mut self.steampipe {
+            let wanted = steampipe::Wanted::of(desired, observed);
+            let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+            steampipe.follow(client, epoch, wanted).await?;
+        }
+        let news = (self.memory.diagnostics.as_ref() != Some(diagnostics)).then_some(diagnostics);
+        let writes = !rows.is_empty() || !touched.is_empty() || news.is_some();
+        let mut generation = 0;
+        if writes || !work.is_empty() {
+            let next = "SELECT pg_catalog.nextval('spcd.generation')";
+            generation = self.lead.control.client.query_one(next, &[]).await?.get(0);
+        }
+        if writes {
+            let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+            apply::publish(client, epoch, generation, &rows, &touched, news).await?;
+            self.memory.diagnostics = Some(diagnostics.clone());
+        }
+        (carried.rows, carried.work) = (rows.len(), work.len());
+        for work in work {
+            if let Task::Import(_) = &work.task {
+                self.csv.reading(&work.name);
+                self.memory.ask.remove(&work.name);
+            }
+            let urgent = self.memory.urgent.contains(&work.name);
+            self.jobs.start(work, generation, urgent);
+        }
+        for name in &self.memory.urgent {
+            self.jobs.hurry(name);
+        }
+        Ok(carried)
+    }
+
+    /// Takes note of a job's end; true if another look is needed.
+    pub(super) async fn finish(&mut self, finished: Finished) -> Result<bool, HubError> {
+        let Finished { name, outcome } = finished;
+        let mut again = self.memory.ask.contains(&name);
+        let done = matches!(outcome, Outcome::Done);
+        again |= self.memory.aggregators.follow(&name, done, &self.jobs);
+        // What an aggregator let go of can be dropped, and its members may have changed meanwhile:
+        // who waits for it waits for one more look.
+        if self.memory.aggregators.members.contains_key(&name) {
+            self.memory.aggregators.due = true;
+            again |= !matches!(outcome, Outcome::Later(_));
+        }
+        match outcome {
+            Outcome::Done | Outcome::Same => {
+                self.memory.failures.remove(&name);
+                self.memory.blocked.remove(&name);
+            }
+            Outcome::Failed { target_hash, error } => {
+                tracing::warn!(connection = name, "{error}");
+                self.requests.failed(&name, &error);
+                let before = self.memory.failures.get(&name);
+                let failure = Failure::after(before, target_hash, error);
+                self.memory.failures.insert(name, failure);
+            }
+            Outcome::Later(reason) => {
+                tracing::info!(connection = name, "{reason}; trying again soon");
+                let times = self.memory.blocked.entry(name.clone()).or_default();
+                let pause = jobs::later(*times);
+                *times = times.saturating_add(1);
+                // Also where nothing but a source's answer would tell that something differs.
+                self.memory.ask.insert(name);
+                self.memory.wake_after(pause);
+            }
+            Outcome::Cancelled => {
+                self.csv.unread(&name);
+                again = true;
+                self.memory.wake_later();
+            }
+        }
+        self.answer_requests().await?;
+        Ok(again)
+    }
+
+    async fn answer_requests(&mut self) -> Result<(), HubError> {
+        let (jobs, ask) = (&self.jobs, &self.memory.ask);
+        let aggregators = &self.memory.aggregators;
+        let one = |name: &str| jobs.is_running(name) || ask.contains(name);
+        let open = |name: Option<&str>| match name {
+            Some(name) => match aggregators.members.get(name) {
+                Some(members) => {
+                    let waits = aggregators.due || aggregators.waiting.contains(name);
+                    waits || one(name) || members.iter().any(|member| one(member))
+                }
+                None => one(name),
+            },
+            None => jobs.len() > 0 || !ask.is_empty() || aggregators.due,
+        };
+        self.requests
+            .answer(&self.lead.control.client, self.lead.epoch, open)
+            .await
+    }
+
+    /// Sets search paths, unless just that was refused before.
+    async fn set_search_path(&mut self, mut change: PathChange) -> Result<(), HubError> {
+        let refused = &mut self.memory.refused_paths;
+        let hash = change.hash.clone();
+        let tried = |role: &String| refused.get(role) == Some(&hash);
+        change.set.retain(|role| !tried(role));
+        change.reset.retain(|role| !tried(role));
+        if change.is_empty() && change.forget.is_empty() && change.touched.is_empty() {
+            return Ok(());
+        }
+        let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+        for failed in search_path::set(client, epoch, &change).await? {
+            if failed.passing {
+                self.memory.wake_later();
+                continue;
+            }
+            tracing::warn!(
+                role = failed.role,
+                "its search path cannot be set: {}",
+                failed.reason
+            );
+            let refused = &mut self.memory.refused_paths;
+            refused.insert(failed.role, hash.clone());
+        }
+        Ok(())
+    }
+
+    /// Creates extensions, each by itself: one that is refused costs only its own connections.
+    async fn create_extensions(&mut self, names: &BTreeSet<String>) -> Result<(), HubError> {
+        for name in names {
+            // Where people expect it, and not in pg_catalog, which is our sessions' path.
+            let create = format!(
+                "SET search_path = public, spcd; CREATE EXTENSION IF NOT EXISTS {}; SET search_path = pg_catalog",
+                sql::ident(name)
+            );
+            match self
+                .lead
+                .control
+                .client
+                .batch_execute(&create)
+                .await
+                .map_err(HubError::from)
+            {
+                Ok(()) => tracing::info!(extension = name, "created"),
+                Err(HubError::Refused { text, .. }) => {
+                    tracing::warn!(extension = name, "cannot be created: {text}");
+                    self.memory.refused_extensions.insert(name.clone(), text);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows of `spcd.config_diagnostic`.
+fn diagnostics_json(diagnostics: &[Diagnostic]) -> Value {
+    let row = |diagnostic: &Diagnostic| {
+        json!({
+            "severity": match diagnostic.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            "file_name": diagnostic.file,
+            "line": diagnostic.line,
+            "column_number": diagnostic.column,
+            "message": diagnostic.message,
+            "hint": diagnostic.hint,
+            "connection_name": diagnostic.connection,
+        })
+    };
+    Value::Array(diagnostics.iter().map(row).collect())
+}

@@ -21,6 +21,11 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
         "search_path",
         include_str!("../../../../migrations/0003_search_path.sql"),
     ),
+    (
+        4,
+        "health",
+        include_str!("../../../../migrations/0004_health.sql"),
+    ),
 ];
 
 /// Any number that other programs are unlikely to lock. It is held for as long as the migrations

@@ -2,7 +2,7 @@
 //! server's user must not be able to lead root astray.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,9 @@ pub const START: &str = "start.lock";
 
 /// A Unix socket's path may have 107 bytes; this much comes after the directory.
 const SOCKET_NAME: usize = "/.s.PGSQL.65535.lock".len();
+
+/// How much of a log's end is read: the last start is in it.
+const LOG_TAIL: u64 = 64 << 10;
 
 /// Where everything of one private cluster is.
 #[derive(Debug, Clone)]
@@ -239,16 +242,19 @@ impl Layout {
         write().map_err(failed("write", &path))
     }
 
-    /// The last lines of what the server said before its own log was open.
+    /// The last lines of what the server said when it was started last.
     pub fn startup_log(&self) -> String {
-        let mut text = String::new();
-        let read = File::options()
-            .read(true)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(self.dir.join("startup.log"))
-            .and_then(|file| file.take(64 << 10).read_to_string(&mut text));
-        if read.is_err() {
-            text.clear();
+        let mut text = tail(&self.dir.join("startup.log")).unwrap_or_default();
+        // Once its own log is open, what it says is there.
+        let newest = fs::read_dir(self.data.join("log"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .max();
+        if let Some(log) = newest.and_then(|(_, path)| tail(&path)) {
+            let start = log.rfind("starting PostgreSQL");
+            text.push_str(&log[start.unwrap_or_default()..]);
         }
         last_lines(&text)
     }
@@ -262,6 +268,21 @@ impl Layout {
             _ => String::new(),
         }
     }
+}
+
+/// The end of a log that another user may write: no link is followed.
+fn tail(path: &Path) -> Option<String> {
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .ok()?;
+    let size = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(LOG_TAIL)))
+        .ok()?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What is free for this user on a path's disk, in MB.

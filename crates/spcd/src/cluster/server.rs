@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -93,8 +93,12 @@ impl Server {
             .wanted_port()
             .unwrap_or_else(|| first_port(&layout.data));
         // Someone may take the port between the look and the start.
-        for _ in 0..5 {
+        for attempt in 0..5 {
+            let began = Instant::now();
             let wanted = port;
+            if layout.port() == Some(wanted) {
+                left_free(wanted).await;
+            }
             port = free_port(wanted).ok_or_else(|| ClusterError::Failed {
                 what: "the private cluster needs a port on 127.0.0.1".to_owned(),
                 said: format!("every port from {wanted} on is taken"),
@@ -112,7 +116,10 @@ impl Server {
             if let Some(server) = Self::try_start(layout, owner, programs, port).await? {
                 return Ok(server);
             }
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            // Who only looked whether the port is free has left it by now, and cannot be told from
+            // other reasons: those stay, and cost two more starts that end at once.
+            let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok();
+            if is_free && (attempt >= 2 || began.elapsed() > AT_ONCE) {
                 break;
             }
         }
@@ -246,6 +253,11 @@ impl Drop for Server {
     }
 }
 
+/// How long a remembered port may be taken before the cluster moves to another.
+const LEAVE: Duration = Duration::from_secs(1);
+/// Within so long a server ends that found its port taken.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
 impl PidFile {
     /// `None` if there is none, or it is not complete yet.
     fn read(data: &Path) -> Option<Self> {
@@ -310,6 +322,14 @@ fn first_port(data: &Path) -> u16 {
             sum.wrapping_mul(31).wrapping_add((*byte).into())
         });
     PORTS.start + sum % (PORTS.end - PORTS.start)
+}
+
+/// Gives who only looks whether a port is free the time to leave it again.
+async fn left_free(port: u16) {
+    let began = Instant::now();
+    while TcpListener::bind(("127.0.0.1", port)).is_err() && began.elapsed() < LEAVE {
+        tokio::time::sleep(TICK).await;
+    }
 }
 
 /// The first free port from `first` on.

@@ -8,11 +8,16 @@ use crate::shape::{Column, Table};
 use crate::sql;
 
 /// A view over more members than this is made of parts.
-const MOST_DIRECT: usize = 150;
-/// How many members a part has on average: as many as plan well when few are asked for.
-const PER_PART: usize = 100;
+const MOST_DIRECT: usize = 80;
+/// How many members a part has on average. To plan a query over 1,000 members with 20 columns takes
+/// 57 ms of processor time with parts of 50 and 96 ms with parts of 100, but more parts are more views.
+const PER_PART: usize = 50;
 /// Parts are divided anew only outside of this, so that a member more or less moves no other.
-const FEWEST_PER_PART: usize = 30;
+const FEWEST_PER_PART: usize = 15;
+/// What keeps the planner from making one flat list of all parts' members, which it would go through
+/// once more for each part: a subquery with any condition is planned by itself. It does so before it
+/// finds that this one says nothing. Of 6,000 members: 0.3 s instead of 17 s.
+const APART: &str = "WHERE true";
 /// What a view may have; the server's limit for the columns of a table.
 const MOST_COLUMNS: usize = 1600;
 
@@ -266,7 +271,7 @@ fn views(
         for (part, branches) in split {
             let part = format!("{}_{parts}_{part}", &stem[..24]);
             all.push(format!(
-                "SELECT {list} FROM {}",
+                "SELECT {list} FROM {} {APART}",
                 sql::qualified(HIDDEN_SCHEMA, &part)
             ));
             views.push(view(true, part, branches));

@@ -66,7 +66,7 @@ fn few_members_are_one_view_each_table() {
 fn a_member_that_comes_to_many_changes_one_part() {
     let found = alike(1000, &[table("t", &[("id", "integer")])]);
     let first = changes("all", &found, None, false);
-    assert_eq!(first.views.len(), 17);
+    assert_eq!(first.views.len(), 33);
     let sizes: Vec<usize> = (first.views.iter())
         .filter_map(|change| match change {
             ViewChange::Create(view) if view.hidden => Some(view.branches),
@@ -75,7 +75,7 @@ fn a_member_that_comes_to_many_changes_one_part() {
         .collect();
     assert_eq!(sizes.iter().sum::<usize>(), 1000);
     assert!(
-        sizes.iter().all(|size| (30..=100).contains(size)),
+        sizes.iter().all(|size| (15..=50).contains(size)),
         "{sizes:?}"
     );
 
@@ -91,17 +91,17 @@ fn a_member_that_comes_to_many_changes_one_part() {
 
 #[test]
 fn parts_are_divided_anew_only_when_they_must() {
-    assert_eq!(parts(150, None), 1);
-    assert_eq!(parts(151, None), 2);
-    assert_eq!(parts(140, Some(2)), 2);
-    assert_eq!(parts(59, Some(2)), 1);
-    assert_eq!(parts(301, Some(2)), 2);
-    assert_eq!(parts(302, Some(2)), 4);
-    assert_eq!(parts(12_000, None), 128);
+    assert_eq!(parts(80, None), 1);
+    assert_eq!(parts(81, None), 2);
+    assert_eq!(parts(70, Some(2)), 2);
+    assert_eq!(parts(29, Some(2)), 1);
+    assert_eq!(parts(161, Some(2)), 2);
+    assert_eq!(parts(162, Some(2)), 4);
+    assert_eq!(parts(12_000, None), 256);
     for members in 0..3000 {
         let parts = parts(members, None);
         assert!(
-            parts == 1 || members / parts <= 150 && members / parts >= 30,
+            parts == 1 || members / parts <= 80 && members / parts >= 15,
             "{members}"
         );
     }
@@ -109,7 +109,7 @@ fn parts_are_divided_anew_only_when_they_must() {
 
 #[test]
 fn other_columns_of_parts_are_other_parts() {
-    let found = alike(200, &[table("t", &[("id", "integer")])]);
+    let found = alike(100, &[table("t", &[("id", "integer")])]);
     let first = changes("all", &found, None, false);
     let mut found = carried_out(found, &first);
     found.shapes = vec![table("t", &[("id", "bigint")])]
@@ -259,5 +259,5 @@ fn what_needs_too_many_locks_is_done_in_packages() {
     assert!(packages.len() > 5 && packages.iter().all(|package| package.locks() <= 200));
     let in_order: Vec<_> = packages.iter().flat_map(shown).collect();
     assert_eq!(in_order.len(), all.views.len());
-    assert_eq!(in_order.last().map(String::as_str), Some("+ view t (16)"));
+    assert_eq!(in_order.last().map(String::as_str), Some("+ view t (32)"));
 }

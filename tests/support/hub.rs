@@ -18,6 +18,19 @@ pub fn postgres_with(name: &str, source: &Database, more: &str) -> String {
     )
 }
 
+/// A plugin whose connections share their tables.
+pub const STATIC: &str = r#"
+plugin "app" {
+  extension   = "postgres_fdw"
+  schema_mode = "static"
+  column_name = "column_name"
+  server      = ["host", "port", "dbname"]
+  mapping     = ["user"]
+  public      = ["host", "port", "dbname"]
+  ask         = { keep_connections = "off" }
+}
+"#;
+
 /// The status of every connection, by name; empty where spcd was never run.
 pub async fn statuses(hub: &str) -> Vec<(String, String)> {
     let sql = "SELECT connection_name, status FROM spcd.connection_state ORDER BY 1";

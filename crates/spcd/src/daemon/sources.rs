@@ -109,9 +109,9 @@ pub struct Asker<'a> {
 pub struct Held {
     pass: Option<Pass>,
     /// Of those whose tables are the same.
-    turn: Option<OwnedSemaphorePermit>,
+    _turn: Option<OwnedSemaphorePermit>,
     /// Among the slow.
-    slot: Option<OwnedSemaphorePermit>,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 /// A session that is given back when all went well, and stopped when it is dropped before.
@@ -256,7 +256,7 @@ impl Sources {
         let first = hasty.as_ref().unwrap_or(target);
         let held = Held {
             pass: Some(pass),
-            turn,
+            _turn: turn,
             ..Held::default()
         };
         let answer = self.ask_within(first, held).await;
@@ -268,7 +268,7 @@ impl Sources {
                     && began.elapsed() >= Duration::from_millis(900) =>
             {
                 let held = Held {
-                    slot: slot(&self.patient).await,
+                    _slot: slot(&self.patient).await,
                     ..Held::default()
                 };
                 self.ask_within(target, held).await
@@ -302,7 +302,7 @@ impl Sources {
             let tables = asking.await?;
             self.learn(began.elapsed().min(soon * 2));
             let held = Held {
-                slot,
+                _slot: slot,
                 ..Held::default()
             };
             Ok((tables, held))

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use spcd_core::observed::Detail;
 use spcd_core::plan::{self, Import, Offer, Task, Unit, Unite, Why, Work};
-use spcd_core::shape::{self, Obstacles, TableChange};
+use spcd_core::shape::{self, Obstacles};
 use spcd_protocol::Status;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ use crate::daemon::gate::{Gate, Pass, Place};
 use crate::daemon::sources::{Asker, Sources};
 use crate::hub::apply::Writer;
 use crate::hub::connect::Endpoint;
-use crate::hub::{HubError, Limits, dependents, observe, trial, union};
+use crate::hub::{HubError, Limits, ahead, dependents, observe, trial, union};
 
 /// How many tables may be on their way to the writer, which takes some hundreds at a time: enough
 /// to keep it busy, and no more than fit into memory as text.
@@ -280,20 +280,11 @@ impl Shared {
         let mut detail = found.into_values().next().unwrap_or_default();
         shape::normalize(&mut detail.tables, import.target.traits());
         let changes = import.changes(&detail, wanted);
-        let risky: Vec<&str> = (changes.iter())
-            .filter(|change| change.is_risky())
-            .map(TableChange::table)
-            .collect();
-        let mut obstacles = Obstacles {
-            dependents: dependents::of_tables(client, name, &risky).await?,
-            ..Obstacles::default()
-        };
-        let followers = union::followers(client, name, &risky).await?;
-        let mut turn = None;
-        if !followers.is_empty() {
-            turn = Some(self.following.clone().lock_owned().await);
-            union::in_the_way(client, &followers, &changes, &mut obstacles.dependents).await?;
-        }
+        let ahead::InTheWay {
+            mut obstacles,
+            followers,
+            turn,
+        } = ahead::in_the_way(client, name, &changes, &self.following).await?;
         let step = union::Step::new(
             name,
             &detail,

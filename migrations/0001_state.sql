@@ -314,13 +314,16 @@ BEGIN
     WHERE (c.change->>'remove')::boolean AND s.connection_name = c.change->>'name';
 
     INSERT INTO spcd.connection_state (
-        connection_name, status, error, warnings, plugin, plugin_instance, type, connections,
+        connection_name, status, error, comments_set, warnings, plugin, plugin_instance, type, connections,
         import_schema, schema_mode, schema_hash, table_count, last_ready,
         file_name, start_line, end_line, time_changed, generation)
     SELECT c.name,
            coalesce(c.route->>-1, o.status),
            CASE coalesce(c.route->>-1, o.status)
                WHEN 'error' THEN coalesce(c.error, o.error, 'unknown') END,
+           -- Tables that were written anew, or are gone, bear none until that is looked at.
+           c.schema_hash IS NULL AND c.route->>-1 IS DISTINCT FROM 'disabled'
+               AND coalesce(o.comments_set, false),
            coalesce(c.warnings, o.warnings, '{}'),
            coalesce(c.plugin, o.plugin, ''),
            coalesce(c.plugin_instance, o.plugin_instance, ''),
@@ -346,6 +349,7 @@ BEGIN
     ON CONFLICT (connection_name) DO UPDATE SET
         status = excluded.status,
         error = excluded.error,
+        comments_set = excluded.comments_set,
         warnings = excluded.warnings,
         time_changed = excluded.time_changed,
         plugin = excluded.plugin,

@@ -11,6 +11,7 @@ mod ask;
 mod bad_input;
 mod client;
 mod cluster;
+mod comments;
 mod connect;
 mod crash;
 mod csv;

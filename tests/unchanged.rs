@@ -42,7 +42,8 @@ async fn a_pass_without_a_difference_only_reads() {
     let (hub, source) = (cluster.database().await, cluster.database().await);
     query(
         &source.url,
-        "CREATE TABLE t (id integer, gone text); CREATE TABLE u (id integer)",
+        "CREATE TABLE t (id integer, gone text); CREATE TABLE u (id integer);
+         COMMENT ON TABLE t IS 'of the source'",
     )
     .await;
     query(
@@ -85,6 +86,11 @@ async fn a_pass_without_a_difference_only_reads() {
     query(&source.url, "ALTER TABLE t DROP COLUMN gone").await;
     assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
     assert_eq!(spcd.spcd(&["wait"]).code, 0);
+    let commented = "SELECT bool_and(comments_set) FROM spcd.connection_state WHERE status = 'ready' AND type = 'plugin'";
+    eventually("the comments are there", DEADLINE, || async {
+        (value(&hub.url, commented).await == "t").then_some(())
+    })
+    .await;
 
     // The daemon's sessions keep their DDL out of pg_stat_statements, for the sake of secrets.
     query(

@@ -8,7 +8,7 @@ use spcd_core::observed::Detail;
 use spcd_core::plan::{self, Import, Offer, Task, Unit, Unite, Why, Work};
 use spcd_core::shape::{self, Obstacles};
 use spcd_protocol::Status;
-use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -27,8 +27,8 @@ const ON_THEIR_WAY: usize = 4000;
 const BESIDE_TABLES: usize = 4;
 /// What all jobs share.
 pub struct Shared {
-    sources: Sources,
-    writer: Writer,
+    pub(super) sources: Sources,
+    pub(super) writer: Writer,
     /// What is on its way to the writer.
     room: Gate,
     /// Members that change views of their aggregators do so one after the other: each starts from
@@ -40,6 +40,10 @@ pub struct Shared {
     drop_dependents: AtomicBool,
     /// Who is known to hold the locks that connections need, so that it is told once.
     blocked: std::sync::Mutex<BTreeMap<String, String>>,
+    /// How many jobs are under way.
+    pub(super) busy: watch::Sender<usize>,
+    /// Which job looks for a connection's comments, or was the last to do so.
+    pub(super) commenting: std::sync::Mutex<BTreeMap<String, u64>>,
 }
 
 /// A piece of work, and when its turn comes.
@@ -70,6 +74,8 @@ impl Shared {
             united: Mutex::default(),
             drop_dependents: AtomicBool::new(false),
             blocked: std::sync::Mutex::default(),
+            busy: watch::Sender::default(),
+            commenting: std::sync::Mutex::default(),
         }
     }
 

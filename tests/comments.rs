@@ -1,9 +1,9 @@
 //! Comments of the source on the tables: set after `ready`, followed, and never in the way of what
 //! people wrote themselves.
 
-use crate::support::hub::{columns, postgres, until};
+use crate::support::hub::{columns, postgres, until, until_commented};
 use crate::support::mariadb::MariaDb;
-use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, shared, value};
+use crate::support::{Cluster, DEADLINE, Spcd, query, shared, value};
 use spcd_core::sql::literal;
 
 /// Texts that somebody may have written to break something.
@@ -42,17 +42,6 @@ async fn until_comments(hub: &str, schema: &str, wanted: &[String]) {
     }
 }
 
-async fn until_set(hub: &str, name: &str) {
-    let sql = format!(
-        "SELECT comments_set FROM spcd.connection_state WHERE connection_name = {}",
-        literal(name)
-    );
-    eventually("the comments are there", DEADLINE, || async {
-        (value(hub, &sql).await == "t").then_some(())
-    })
-    .await;
-}
-
 fn owned(list: &[&str]) -> Vec<String> {
     list.iter().map(|text| (*text).to_owned()).collect()
 }
@@ -81,7 +70,7 @@ async fn comments_of_the_source_come_change_and_go_with_it() {
     spcd.write("it's.spc", &postgres("it's", &source));
     spcd.start();
     until(&hub.url, &["it's ready"]).await;
-    until_set(&hub.url, "it's").await;
+    until_commented(&hub.url, "it's").await;
     assert_eq!(comments(&hub.url, "\"it's\"").await, wanted);
     let events = "SELECT count(*) FROM spcd.connection_event WHERE status = 'updating'";
     assert_eq!(value(&hub.url, events).await, "0");
@@ -120,7 +109,7 @@ async fn comments_of_the_source_come_change_and_go_with_it() {
         "seen a view",
     ];
     until_comments(&hub.url, "\"it's\"", &owned(&wanted)).await;
-    until_set(&hub.url, "it's").await;
+    until_commented(&hub.url, "it's").await;
     assert_eq!(
         value(&hub.url, "SELECT warnings FROM spcd.connection_state").await,
         "{}"
@@ -215,7 +204,7 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
         postgres("a", &source).replacen('}', "  import {\n    refresh_interval = 0\n  }\n}", 1);
     spcd.write("a.spc", &quiet);
     spcd.start();
-    until_set(&hub.url, "a").await;
+    until_commented(&hub.url, "a").await;
     // Whose the other is cannot be known any more.
     assert_eq!(
         comments(&hub.url, "a").await,
@@ -248,7 +237,7 @@ async fn comments_of_a_mariadb() {
     );
     spcd.start();
     until(&hub.url, &["shop ready"]).await;
-    until_set(&hub.url, "shop").await;
+    until_commented(&hub.url, "shop").await;
     let wanted = ["customer who buys", "customer.id it's an \\ id"];
     assert_eq!(comments(&hub.url, "shop").await, wanted);
     source.run("ALTER TABLE shop.plain COMMENT 'not so plain'");

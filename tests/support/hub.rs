@@ -86,6 +86,21 @@ pub async fn until_error(hub: &str, name: &str, part: &str) -> String {
     .await
 }
 
+/// Waits until the comments of a connection's source are on its tables: what follows `ready` by
+/// itself is then over.
+pub async fn until_commented(hub: &str, name: &str) {
+    let sql = format!(
+        "SELECT comments_set FROM spcd.connection_state WHERE connection_name = {}",
+        spcd_core::sql::literal(name)
+    );
+    eventually(
+        &format!("the comments of {name} are set"),
+        DEADLINE,
+        || async { (super::value(hub, &sql).await == "t").then_some(()) },
+    )
+    .await;
+}
+
 /// The columns of a foreign table, in order, with their types.
 pub async fn columns(hub: &str, table: &str) -> Vec<String> {
     let sql = format!(

@@ -314,13 +314,16 @@ BEGIN
     WHERE (c.change->>'remove')::boolean AND s.connection_name = c.change->>'name';
 
     INSERT INTO spcd.connection_state (
-        connection_name, status, error, warnings, plugin, plugin_instance, type, connections,
+        connection_name, status, error, comments_set, warnings, plugin, plugin_instance, type, connections,
         import_schema, schema_mode, schema_hash, table_count, last_ready,
         file_name, start_line, end_line, time_changed, generation)
     SELECT c.name,
            coalesce(c.route->>-1, o.status),
            CASE coalesce(c.route->>-1, o.status)
                WHEN 'error' THEN coalesce(c.error, o.error, 'unknown') END,
+           -- Tables that were written anew, or are gone, bear none until that is looked at.
+           c.schema_hash IS NULL AND c.route->>-1 IS DISTINCT FROM 'disabled'
+               AND coalesce(o.comments_set, false),
            coalesce(c.warnings, o.warnings, '{}'),
            coalesce(c.plugin, o.plugin, ''),
            coalesce(c.plugin_instance, o.plugin_instance, ''),
@@ -346,6 +349,7 @@ BEGIN
     ON CONFLICT (connection_name) DO UPDATE SET
         status = excluded.status,
         error = excluded.error,
+        comments_set = excluded.comments_set,
         warnings = excluded.warnings,
         time_changed = excluded.time_changed,
         plugin = excluded.plugin,
@@ -407,9 +411,20 @@ CREATE FUNCTION spcd.shortened(p_text text) RETURNS text LANGUAGE sql IMMUTABLE 
         ELSE pg_catalog.left(p_text, 160) || '…' END
 $$;
 
+-- Fails with what the server said of a mapping, unless that repeats one of the values that the
+-- session put into pg_temp.spcd_secret.
+CREATE FUNCTION spcd.refuse_user_mapping(p_state text, p_reason text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM pg_temp.spcd_secret
+               WHERE value <> '' AND pg_catalog.strpos(p_reason, value) > 0) THEN
+        p_reason := 'the server refuses its options';
+    END IF;
+    RAISE EXCEPTION 'user mapping: %', p_reason USING ERRCODE = p_state;
+END $$;
+
 -- Creates or alters the mapping for PUBLIC of a server, from the rows that the session put into
--- pg_temp.spcd_secret by COPY: so that no secret is in the text of any statement. What the server
--- says is passed on unless it repeats a value.
+-- pg_temp.spcd_secret by COPY: so that no secret is in the text of any statement.
 CREATE FUNCTION spcd.set_user_mapping(p_server text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_old text[];
@@ -443,11 +458,7 @@ BEGIN
     END IF;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
-    IF EXISTS (SELECT 1 FROM pg_temp.spcd_secret
-               WHERE value <> '' AND pg_catalog.strpos(v_reason, value) > 0) THEN
-        v_reason := 'the server refuses its options';
-    END IF;
-    RAISE EXCEPTION 'user mapping: %', v_reason USING ERRCODE = v_state;
+    PERFORM spcd.refuse_user_mapping(v_state, v_reason);
 END $$;
 
 -- The same for servers that were just made, all at once.
@@ -472,11 +483,7 @@ BEGIN
     END LOOP;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
-    IF EXISTS (SELECT 1 FROM pg_temp.spcd_secret
-               WHERE value <> '' AND pg_catalog.strpos(v_reason, value) > 0) THEN
-        v_reason := 'the server refuses its options';
-    END IF;
-    RAISE EXCEPTION 'user mapping: %', v_reason USING ERRCODE = v_state;
+    PERFORM spcd.refuse_user_mapping(v_state, v_reason);
 END $$;
 
 -- Makes a daemon the leader, in the transaction in which every connection becomes pending: waits for

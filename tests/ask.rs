@@ -4,22 +4,10 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::process::Command;
 
-use crate::support::hub::{columns, postgres, postgres_with, statuses, until};
+use crate::support::hub::{STATIC, columns, postgres, postgres_with, statuses, until};
 use crate::support::{
     Cluster, DEADLINE, Database, Spcd, bindir, connect, eventually, query, shared, value,
 };
-
-/// A plugin whose connections share their tables.
-const STATIC: &str = r#"
-plugin "app" {
-  extension   = "postgres_fdw"
-  schema_mode = "static"
-  column_name = "column_name"
-  server      = ["host", "port", "dbname"]
-  mapping     = ["user"]
-  public      = ["host", "port", "dbname"]
-}
-"#;
 
 fn app(name: &str, source: &Database, more: &str) -> String {
     postgres_with(name, source, more).replacen("\"postgres\"", "\"app\"", 1)

@@ -1,16 +1,15 @@
 //! Sessions with real servers: every way to authenticate, every sslmode, and what is said when it
 //! does not work.
 
+mod pooler;
+mod tls;
+
 use std::fs;
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 
-use crate::support::{
-    Cluster, Finished, Spcd, as_server_user, eventually_now, free_port, fresh_dir, give_to_server,
-    query, shared, value,
-};
+use crate::support::{Cluster, Finished, Spcd, free_port, fresh_dir, query, shared, value};
 
 /// A certificate authority and what it signs, made by openssl.
 struct Authority {
@@ -167,179 +166,6 @@ fn refuses(spcd: &Spcd, cluster: &Cluster, params: &str, says: &[&str]) {
         assert!(done.stderr.contains(says), "{params}: {done:?}");
     }
     assert!(!done.stderr.contains("hunter2"), "{done:?}");
-}
-
-#[test]
-fn every_sslmode_means_what_libpq_means() {
-    let authority = Authority::new();
-    authority.signed("server", "CN=db", "subjectAltName=DNS:db.example\n", "10");
-    let server = authority.server(
-        "server",
-        "hostnossl all plain all trust\nhostssl all secure all trust\n",
-    );
-    let spcd = Spcd::with_private_cluster();
-    let ca = authority.path("ca.crt");
-    fs::copy(&ca, spcd.dir().join("other.crt")).unwrap();
-    authority.self_signed("stranger", "CN=stranger", &[]);
-    let stranger = authority.path("stranger.crt");
-    let url = server.url("postgres");
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        query(
-            &url,
-            "CREATE ROLE plain SUPERUSER LOGIN; CREATE ROLE secure SUPERUSER LOGIN",
-        )
-        .await;
-    });
-
-    let works = |params: &str| connects(&spcd, &server, params);
-    let fails = |params: &str, says: &[&str]| refuses(&spcd, &server, params, says);
-    for mode in ["allow", "prefer", "require"] {
-        works(&format!("user=secure host=db.example sslmode={mode}"));
-    }
-    for mode in ["disable", "allow", "prefer"] {
-        works(&format!("user=plain host=db.example sslmode={mode}"));
-    }
-    fails(
-        "user=secure host=db.example sslmode=disable",
-        &["pg_hba.conf", "no encryption"],
-    );
-    fails(
-        "user=plain host=db.example sslmode=require",
-        &["pg_hba.conf"],
-    );
-
-    works(&format!(
-        "user=secure host=db.example sslmode=verify-full sslrootcert={ca}"
-    ));
-    works(&format!(
-        "user=secure host=other.example sslmode=verify-ca sslrootcert={ca}"
-    ));
-    works(&format!(
-        "user=secure host=other.example sslmode=require sslrootcert={ca}"
-    ));
-    fails(
-        &format!("user=secure host=other.example sslmode=verify-full sslrootcert={ca}"),
-        &["db.example", "other.example", "verify-ca"],
-    );
-    for mode in ["require", "verify-ca", "verify-full"] {
-        fails(
-            &format!("user=secure host=db.example sslmode={mode} sslrootcert={stranger}"),
-            &["does not come from a root in", "stranger.crt"],
-        );
-    }
-    fails(
-        "user=secure host=db.example sslmode=verify-full sslrootcert=system",
-        &["does not come from a root in"],
-    );
-    fails(
-        "user=secure host=db.example sslmode=verify-full",
-        &["sslrootcert"],
-    );
-    fails(
-        "user=secure host=db.example sslmode=verify-full sslrootcert=/nowhere.crt",
-        &["/nowhere.crt"],
-    );
-    fails(
-        "user=secure host=db.example sslmode=secure",
-        &["verify-full"],
-    );
-
-    // What went over TLS and what did not, as the server saw it.
-    let log = server.log();
-    let (plain, secure): (Vec<&str>, Vec<&str>) = log
-        .lines()
-        .filter(|line| {
-            line.contains("authorized: user=plain") || line.contains("authorized: user=secure")
-        })
-        .partition(|line| line.contains("user=plain"));
-    assert!(
-        plain.len() >= 3 && plain.iter().all(|line| !line.contains("SSL enabled")),
-        "{plain:?}"
-    );
-    assert!(
-        secure.len() >= 6 && secure.iter().all(|line| line.contains("SSL enabled")),
-        "{secure:?}"
-    );
-}
-
-#[test]
-fn a_server_without_tls_is_no_use_where_it_is_demanded() {
-    let spcd = Spcd::with_private_cluster();
-    refuses(
-        &spcd,
-        shared(),
-        "user=postgres host=localhost sslmode=require",
-        &["does not speak TLS"],
-    );
-    connects(
-        &spcd,
-        shared(),
-        "user=postgres host=localhost sslmode=prefer",
-    );
-}
-
-#[test]
-fn certificates_that_are_no_good_are_each_named_for_what_they_are() {
-    let authority = Authority::new();
-    let spcd = Spcd::with_private_cluster();
-    let ca = authority.path("ca.crt");
-    authority.signed("expired", "CN=db", "subjectAltName=DNS:db.example\n", "10");
-    authority.expire("expired");
-    authority.signed("version1", "CN=db.example", "", "10");
-    authority.signed(
-        "nameless",
-        "CN=db.example",
-        "basicConstraints=CA:FALSE\n",
-        "10",
-    );
-    authority.self_signed(
-        "own",
-        "CN=own",
-        &["-addext", "subjectAltName=DNS:db.example"],
-    );
-    let verify = format!("user=postgres host=db.example sslmode=verify-full sslrootcert={ca}");
-
-    refuses(
-        &spcd,
-        &authority.server("expired", ""),
-        &verify,
-        &["expired ", " days ago; renew it"],
-    );
-    let version1 = authority.server("version1", "");
-    refuses(&spcd, &version1, &verify, &["X.509 version 1"]);
-    refuses(
-        &spcd,
-        &version1,
-        "user=postgres host=db.example sslmode=require",
-        &["X.509 version 1"],
-    );
-    let nameless = authority.server("nameless", "");
-    refuses(
-        &spcd,
-        &nameless,
-        &verify,
-        &["does not name db.example", "common name"],
-    );
-    connects(
-        &spcd,
-        &nameless,
-        &verify.replace("verify-full", "verify-ca"),
-    );
-
-    // One that is its own root, as many servers have: good if it is exactly the one that is trusted.
-    let own = authority.server("own", "");
-    let trusted = format!(
-        "host=db.example user=postgres sslmode=verify-full sslrootcert={}",
-        authority.path("own.crt")
-    );
-    connects(&spcd, &own, &trusted);
-    refuses(
-        &spcd,
-        &own,
-        &trusted.replace("db.example", "other.example"),
-        &["other.example"],
-    );
-    refuses(&spcd, &own, &verify, &["its own root", "sslrootcert"]);
 }
 
 #[tokio::test]
@@ -501,75 +327,6 @@ async fn of_several_hosts_the_one_that_takes_writes_is_found() {
     ]);
     assert_eq!(done.code, 1);
     assert!(done.stderr.contains("read-only"), "{done:?}");
-}
-
-/// pgbouncer before the shared cluster.
-struct Pooler {
-    process: Child,
-    port: u16,
-}
-
-impl Pooler {
-    fn start(mode: &str) -> Self {
-        let (dir, port) = (fresh_dir("pooler"), free_port());
-        let conf = format!(
-            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = trust\nauth_file = {dir}/users\npool_mode = {mode}\nlogfile = {dir}/log\n",
-            shared().port(),
-            dir = dir.display(),
-        );
-        for (name, text) in [
-            ("ini", conf.as_str()),
-            ("users", "\"postgres\" \"\"\n"),
-            ("log", ""),
-        ] {
-            fs::write(dir.join(name), text).unwrap();
-            give_to_server(&dir.join(name));
-        }
-        let mut command = Command::new("pgbouncer");
-        let command = as_server_user(command.arg("-q").arg(dir.join("ini")));
-        let process = command
-            .spawn()
-            .expect("pgbouncer, which scripts/test.sh provides");
-        eventually_now("pgbouncer listens", || {
-            TcpStream::connect(("127.0.0.1", port)).ok()
-        });
-        Self { process, port }
-    }
-
-    fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-#[tokio::test]
-async fn a_pooler_is_refused_if_it_mixes_up_sessions() {
-    let database = shared().database().await;
-    let mixing = Pooler::start("transaction");
-    for _ in 0..5 {
-        let refused = Spcd::new(&mixing.url(&database.name)).spcd(&["migrate"]);
-        assert_eq!(refused.code, 1, "{refused:?}");
-        assert!(
-            refused.stderr.contains("pool_mode = session"),
-            "{refused:?}"
-        );
-    }
-    // And nothing was set on connections that others use.
-    assert_eq!(
-        value(&mixing.url(&database.name), "SHOW search_path").await,
-        "\"$user\", public"
-    );
-
-    let honest = Pooler::start("session");
-    let done = Spcd::new(&honest.url(&database.name)).spcd(&["migrate"]);
-    assert_eq!(done.code, 0, "{done:?}");
 }
 
 #[test]

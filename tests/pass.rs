@@ -1,6 +1,6 @@
 //! The main job: a file is saved, and its tables are there.
 
-use crate::support::hub::{columns, postgres, postgres_with, statuses, until};
+use crate::support::hub::{columns, postgres, postgres_with, statuses, until, until_commented};
 use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};
 
 const SHOP: &str =
@@ -277,6 +277,7 @@ async fn nothing_differs_nothing_is_written() {
     spcd.start();
     until(&hub.url, &["a ready"]).await;
     assert_eq!(spcd.spcd(&["wait"]).code, 0);
+    until_commented(&hub.url, "a").await;
     // All but the heartbeat and the request itself.
     let versions = "SELECT sum(xmin::text::bigint) || ' ' || count(*) FROM (
                         SELECT xmin FROM spcd.connection_state UNION ALL SELECT xmin FROM spcd.applied

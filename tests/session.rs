@@ -3,12 +3,14 @@
 //! what was refused says for whose sake.
 
 mod model;
+mod source;
 
 use std::collections::BTreeMap;
 
 use crate::support::hub::{columns, postgres, until};
 use crate::support::{Spcd, connect, query, shared};
-use model::{Random, Rows, Session, Shape, rows};
+use model::{Rows, Session, Shape, rows};
+use source::Random;
 
 /// How often the source changes.
 const STEPS: usize = 100;
@@ -22,7 +24,7 @@ async fn what_people_built_outlives_a_hundred_changes_of_the_source() {
     let (hub, source) = (shared().database().await, shared().database().await);
     let source_client = connect(&source.url).await.unwrap();
     let mut random = Random::new(seed);
-    model::first_tables(&source_client, &mut random).await;
+    source::first_tables(&source_client, &mut random).await;
     let mut spcd = Spcd::new(&hub.url);
     spcd.write("sales.spc", &postgres("sales", &source));
     spcd.start();

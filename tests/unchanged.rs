@@ -1,6 +1,6 @@
 //! Where nothing differs, a pass only reads: counted by the server, statement by statement.
 
-use crate::support::hub::{postgres_with, until};
+use crate::support::hub::{postgres_with, until, until_commented};
 use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, shared, value};
 
 /// What was executed that does more than read. The daemon's heartbeat is none of a pass.
@@ -42,7 +42,8 @@ async fn a_pass_without_a_difference_only_reads() {
     let (hub, source) = (cluster.database().await, cluster.database().await);
     query(
         &source.url,
-        "CREATE TABLE t (id integer, gone text); CREATE TABLE u (id integer)",
+        "CREATE TABLE t (id integer, gone text); CREATE TABLE u (id integer);
+         COMMENT ON TABLE t IS 'of the source'",
     )
     .await;
     query(
@@ -85,6 +86,9 @@ async fn a_pass_without_a_difference_only_reads() {
     query(&source.url, "ALTER TABLE t DROP COLUMN gone").await;
     assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
     assert_eq!(spcd.spcd(&["wait"]).code, 0);
+    for name in ["a1", "b1"] {
+        until_commented(&hub.url, name).await;
+    }
 
     // The daemon's sessions keep their DDL out of pg_stat_statements, for the sake of secrets.
     query(

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::measure::{
-    COLUMNS, STATIC, connection, daemon_cpu, frame, memory, name, report, scaled, seconds, server,
+    COLUMNS, connection, daemon_cpu, frame, memory, name, report, scaled, seconds, server,
     server_cpu, session, source, tables, two_sessions, until_count, until_ready,
 };
+use crate::support::hub::STATIC;
 use crate::support::{Cluster, Database, Spcd, connect, query};
 
 const TABLES: usize = 50;
@@ -56,13 +57,12 @@ pub async fn fixed() {
 
     let hub = server.database().await;
     let mut spcd = Spcd::new(&hub.url);
-    // It comes up with nothing, so that neither migrations nor the extension are measured.
-    spcd.write(
-        "keep.spc",
+    warm_up(
+        &mut spcd,
+        &hub,
         &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
-    );
-    spcd.start();
-    until_ready(&hub, "keep", 1).await;
+    )
+    .await;
     let text: String = (0..all)
         .map(|n| connection(&name(n), "app", server.port(), &source))
         .collect();
@@ -108,6 +108,13 @@ pub async fn fixed() {
         1.2,
     );
     spcd.stop();
+}
+
+/// Comes up with one connection, so that neither migrations nor the extension are measured.
+async fn warm_up(spcd: &mut Spcd, hub: &Database, keep: &str) {
+    spcd.write("keep.spc", keep);
+    spcd.start();
+    until_ready(hub, "keep", 1).await;
 }
 
 fn drops(name: &str) -> String {
@@ -167,12 +174,12 @@ pub async fn dynamic() {
 
     let hub = server.database().await;
     let mut spcd = Spcd::new(&hub.url);
-    spcd.write(
-        "keep.spc",
+    warm_up(
+        &mut spcd,
+        &hub,
         &connection("keep", "postgres", server.port(), &source),
-    );
-    spcd.start();
-    until_ready(&hub, "keep", 1).await;
+    )
+    .await;
     let text: String = (0..all)
         .map(|n| connection(&name(n), "postgres", server.port(), &source))
         .collect();
@@ -210,12 +217,12 @@ pub async fn listeners() {
     for listening in [0, LISTENERS] {
         let hub = server.database().await;
         let mut spcd = Spcd::new(&hub.url);
-        spcd.write(
-            "keep.spc",
+        warm_up(
+            &mut spcd,
+            &hub,
             &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
-        );
-        spcd.start();
-        until_ready(&hub, "keep", 1).await;
+        )
+        .await;
         let mut sessions = Vec::new();
         for _ in 0..listening {
             let client = session(&hub.url).await;
@@ -259,12 +266,12 @@ pub async fn slow_sources() {
     for silent in [0, SILENT] {
         let hub = server.database().await;
         let mut spcd = Spcd::new(&hub.url);
-        spcd.write(
-            "keep.spc",
+        warm_up(
+            &mut spcd,
+            &hub,
             &connection("keep", "postgres", server.port(), &source),
-        );
-        spcd.start();
-        until_ready(&hub, "keep", 1).await;
+        )
+        .await;
         // Among the others, as chance has it.
         let every = all / SILENT.max(1);
         let text: String = (0..all)

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::measure::{
-    LIMIT, STATIC, connection, memory, name, report, scaled, seconds, server, session, source,
-    until_count, until_ready,
+    LIMIT, connection, memory, name, report, scaled, seconds, server, session, source, until_count,
+    until_ready,
 };
+use crate::support::hub::STATIC;
 use crate::support::{Cluster, Spcd, eventually, query, value};
 
 const FEW: usize = 2;

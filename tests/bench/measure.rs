@@ -63,19 +63,6 @@ pub fn name(n: usize) -> String {
     format!("c{n:05}")
 }
 
-/// A plugin whose connections share their tables, over any Postgres.
-pub const STATIC: &str = r#"
-plugin "app" {
-  extension   = "postgres_fdw"
-  schema_mode = "static"
-  column_name = "column_name"
-  server      = ["host", "port", "dbname"]
-  mapping     = ["user"]
-  public      = ["host", "port", "dbname"]
-  ask         = { keep_connections = "off" }
-}
-"#;
-
 /// A connection of a plugin.
 pub fn connection(name: &str, plugin: &str, port: u16, source: &Database) -> String {
     format!(

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::measure::{
-    STATIC, connection, memory, name, scaled, seconds, server, session, source, until_ready,
+    connection, memory, name, scaled, seconds, server, session, source, until_ready,
 };
+use crate::support::hub::STATIC;
 use crate::support::{Database, Spcd, query, value};
 
 const ALL: &str = "connection \"all\" {\n  plugin = \"app\"\n  type = \"aggregator\"\n  connections = [\"c*\"]\n}\n";

@@ -18,6 +18,19 @@ pub fn postgres_with(name: &str, source: &Database, more: &str) -> String {
     )
 }
 
+/// A plugin whose connections share their tables.
+pub const STATIC: &str = r#"
+plugin "app" {
+  extension   = "postgres_fdw"
+  schema_mode = "static"
+  column_name = "column_name"
+  server      = ["host", "port", "dbname"]
+  mapping     = ["user"]
+  public      = ["host", "port", "dbname"]
+  ask         = { keep_connections = "off" }
+}
+"#;
+
 /// The status of every connection, by name; empty where spcd was never run.
 pub async fn statuses(hub: &str) -> Vec<(String, String)> {
     let sql = "SELECT connection_name, status FROM spcd.connection_state ORDER BY 1";
@@ -71,6 +84,21 @@ pub async fn until_error(hub: &str, name: &str, part: &str) -> String {
         error.contains(part).then_some(error)
     })
     .await
+}
+
+/// Waits until the comments of a connection's source are on its tables: what follows `ready` by
+/// itself is then over.
+pub async fn until_commented(hub: &str, name: &str) {
+    let sql = format!(
+        "SELECT comments_set FROM spcd.connection_state WHERE connection_name = {}",
+        spcd_core::sql::literal(name)
+    );
+    eventually(
+        &format!("the comments of {name} are set"),
+        DEADLINE,
+        || async { (super::value(hub, &sql).await == "t").then_some(()) },
+    )
+    .await;
 }
 
 /// The columns of a foreign table, in order, with their types.

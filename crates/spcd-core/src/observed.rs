@@ -75,6 +75,8 @@ pub struct Known {
     pub error: Option<String>,
     /// Its warnings.
     pub warnings: Vec<String>,
+    /// The source's comments are on the tables.
+    pub comments_set: bool,
     /// What it says of the files.
     pub written: Written,
     /// The hash of the imported tables.

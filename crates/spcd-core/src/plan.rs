@@ -3,6 +3,7 @@
 //! [`plan`] decides; nothing after it makes a choice that it could have made. What it cannot know
 //! is what a source answers: [`settle`] turns that into statements, as purely.
 
+mod comments;
 mod connection;
 mod settle;
 mod show;
@@ -22,6 +23,7 @@ use crate::union;
 
 use connection::{doubt_of, droppable, merged, set, taken, unwanted_connection, wanted_connection};
 
+pub use comments::{Comment, comment_units};
 pub use settle::{
     Bookkeeping, Offer, Record, Unit, drop_unit, error_unit, event_unit, grant_unit, settle,
     settle_new,

@@ -119,6 +119,7 @@ impl World {
     fn apply(&mut self, desired: &Desired) {
         for (name, connection) in &desired.connections {
             let mut known = Known {
+                comments_set: false,
                 status: Status::Ready,
                 error: None,
                 warnings: connection.warnings.clone(),

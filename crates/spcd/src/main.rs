@@ -1,8 +1,5 @@
 //! The daemon and its command line.
 
-// Until the commands that use them are there.
-#![allow(dead_code)]
-
 mod cli;
 mod cluster;
 mod config;

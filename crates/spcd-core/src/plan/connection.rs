@@ -6,7 +6,7 @@ use spcd_protocol::Status;
 
 use super::{Import, Plan, RowChange, Task, Why, Work, WrittenJson};
 use crate::config::{Connection, Desired, Doubt, Kind, Target};
-use crate::observed::{Applied, Detail, Extension, Known, Observed, Presence, Written};
+use crate::observed::{Applied, Attempt, Detail, Extension, Known, Observed, Presence, Written};
 use crate::shape;
 
 pub(super) fn wanted_connection(
@@ -92,8 +92,6 @@ pub(super) fn wanted_connection(
     };
     let has_schema = applied.is_some_and(|applied| applied.hidden_schema.is_none());
     let known_error = known.and_then(|known| known.error.as_deref());
-    // A new connection goes from pending to ready, one that was there says that it changes, and
-    // one that is tried again stays in error until that is over.
     let (status, error) = match (why, failed, known.map(|known| known.status)) {
         // Its schema is there until that is over: both in one commit.
         (_, None, Some(status)) if hidden && has_schema => (status, known_error),
@@ -102,9 +100,7 @@ pub(super) fn wanted_connection(
             Some(attempt) => (Status::Error, Some(attempt.error.as_str())),
             None => (Status::Ready, None),
         },
-        (_, Some(attempt), _) => (Status::Error, Some(attempt.error.as_str())),
-        (_, None, None) | (Why::New, None, Some(Status::Pending)) => (Status::Pending, None),
-        (_, None, Some(_)) => (Status::Updating, None),
+        (why, failed, _) => at_work(why, failed, known),
     };
     set(plan, wanted, known, status, error);
     if failed.is_some_and(|attempt| !attempt.due) {
@@ -282,6 +278,21 @@ pub(super) fn unwanted_connection(
                 tables: droppable(name, observed),
             },
         });
+    }
+}
+
+/// What the row says of a difference while it is being applied: a new connection goes from pending
+/// to ready, one that was there says that it changes, and one that is tried again stays in error
+/// until that is over.
+pub(super) fn at_work<'a>(
+    why: Why,
+    failed: Option<&'a Attempt>,
+    known: Option<&Known>,
+) -> (Status, Option<&'a str>) {
+    match (why, failed, known.map(|known| known.status)) {
+        (_, Some(attempt), _) => (Status::Error, Some(attempt.error.as_str())),
+        (_, None, None) | (Why::New, None, Some(Status::Pending)) => (Status::Pending, None),
+        (_, None, Some(_)) => (Status::Updating, None),
     }
 }
 

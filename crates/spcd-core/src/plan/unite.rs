@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spcd_protocol::Status;
 
+use super::connection::at_work;
 use super::{Bookkeeping, Record, Unit};
 use super::{Imported, Plan, RowChange, Task, Why, Work, merged, set, settle};
 use crate::config::{Connection, Desired};
@@ -97,11 +98,7 @@ fn unite(
     };
     let attempt = observed.attempts.get(name);
     let failed = attempt.filter(|attempt| attempt.target_hash == hash);
-    let (status, error) = match (why, failed, known.map(|known| known.status)) {
-        (_, Some(attempt), _) => (Status::Error, Some(attempt.error.as_str())),
-        (_, None, None) | (Why::New, None, Some(Status::Pending)) => (Status::Pending, None),
-        (_, None, Some(_)) => (Status::Updating, None),
-    };
+    let (status, error) = at_work(why, failed, known);
     set(plan, wanted, known, status, error);
     if failed.is_some_and(|attempt| !attempt.due) {
         return;

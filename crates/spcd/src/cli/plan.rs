@@ -114,7 +114,9 @@ async fn read_files(
             for (name, mut detail) in found {
                 shape::normalize(&mut detail.tables, target.traits());
                 let changes = shape::diff(&detail.tables, &offer, target.traits());
-                obstacles = ahead::obstacles(client, &name, &changes).await?.0;
+                obstacles = ahead::in_the_way(client, &name, &changes, &Arc::default())
+                    .await?
+                    .obstacles;
                 if !changes.is_empty() {
                     observed.ask.insert(name.clone());
                 }

@@ -1,11 +1,13 @@
 //! Work under way: one job a connection, waiting for sources kept apart from writing.
 
+mod comments;
 mod work;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use spcd_core::config::Target;
 use spcd_core::plan::{Task, Why, Work};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -14,7 +16,9 @@ use tokio::time::Instant;
 use super::gate::Place;
 use crate::hub::Limits;
 use crate::hub::apply::Writer;
+use crate::hub::comments::are_offered;
 use crate::hub::connect::Endpoint;
+use comments::Commenting;
 use work::{Job, Shared};
 
 /// How long aggregators wait for a member that changes.
@@ -169,10 +173,7 @@ impl Jobs {
         loop {
             // The channel stays open: we hold a sender.
             if let Some(finished) = self.finished.recv().await {
-                let again = self
-                    .running
-                    .remove(&finished.name)
-                    .is_some_and(|running| running.look_again);
+                let again = self.remove(&finished);
                 return (finished, again);
             }
         }
@@ -181,9 +182,14 @@ impl Jobs {
     /// A job that has ended already, as [`Jobs::next`] gives it.
     pub fn try_next(&mut self) -> Option<(Finished, bool)> {
         let finished = self.finished.try_recv().ok()?;
-        let running = self.running.remove(&finished.name);
-        let again = running.is_some_and(|running| running.look_again);
+        let again = self.remove(&finished);
         Some((finished, again))
+    }
+
+    fn remove(&mut self, finished: &Finished) -> bool {
+        let running = self.running.remove(&finished.name);
+        self.shared.busy.send_replace(self.running.len());
+        running.is_some_and(|running| running.look_again)
     }
 
     /// Stops what is under way for a connection unless it is what `wanted` says; true if something
@@ -261,15 +267,59 @@ impl Jobs {
             look_again: false,
         };
         self.running.insert(work.name.clone(), running);
+        self.shared.busy.send_replace(self.running.len());
         let (shared, sender) = (self.shared.clone(), self.sender.clone());
         while self.tasks.try_join_next().is_some() {}
+        let commenting = match &work.task {
+            Task::Import(import) if !import.hidden && are_offered(&import.target) => {
+                Some(Commenting {
+                    name: work.name.clone(),
+                    target: import.target.clone(),
+                    number: self.started,
+                    generation,
+                })
+            }
+            _ => None,
+        };
         self.tasks.spawn(async move {
             let outcome = shared.run(&job, work, &cancel).await;
+            let commenting =
+                commenting.filter(|_| matches!(outcome, Outcome::Done | Outcome::Same));
+            if let Some(commenting) = &commenting {
+                shared.will_comment(&commenting.name, commenting.number);
+            }
             let _ = sender.send(Finished {
                 name: job.name,
                 outcome,
             });
+            if let Some(commenting) = commenting {
+                shared.comment(&commenting).await;
+            }
         });
+    }
+
+    /// Looks for the comments of a connection that is ready and has none, unless that was done since
+    /// the daemon started.
+    pub fn comment(&mut self, name: &str, target: &Target, generation: i64) {
+        if !are_offered(target) || self.shared.has_commented(name) || self.is_running(name) {
+            return;
+        }
+        self.started += 1;
+        let commenting = Commenting {
+            name: name.to_owned(),
+            target: target.clone(),
+            number: self.started,
+            generation,
+        };
+        self.shared.will_comment(name, self.started);
+        let shared = self.shared.clone();
+        self.tasks
+            .spawn(async move { shared.comment(&commenting).await });
+    }
+
+    /// Waits until what is done beside the jobs is over.
+    pub async fn rest(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
     }
 }
 

@@ -200,6 +200,7 @@ impl<'a> Reign<'a> {
         loop {
             let passed = self.pass(None, None, true).await?;
             if passed.idle {
+                self.jobs.rest().await;
                 return Ok(());
             }
             loop {

@@ -71,6 +71,7 @@ impl Reign<'_> {
             .carry_out(&desired, &mut observed, &diagnostics, altered.is_some())
             .await?;
         self.memory.urgent.clear();
+        self.comment(&desired, &observed);
         tracing::debug!(
             pass = self.passes,
             connections = desired.connections.len(),
@@ -214,6 +215,18 @@ impl Reign<'_> {
             self.jobs.hurry(name);
         }
         Ok(carried)
+    }
+
+    /// Has the comments looked for of connections that are ready without: a daemon before this one
+    /// did not come to it.
+    fn comment(&mut self, desired: &Desired, observed: &Observed) {
+        for (name, known) in &observed.connections {
+            let without = known.status == Status::Ready && !known.comments_set;
+            let wanted = desired.connections.get(name).filter(|_| without);
+            if let Some(Ok(target)) = wanted.map(|wanted| wanted.target.as_ref()) {
+                self.jobs.comment(name, target, 0);
+            }
+        }
     }
 
     /// Takes note of a job's end; true if another look is needed.

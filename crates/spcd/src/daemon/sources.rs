@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use spcd_core::config::{OptionValue, Target};
-use spcd_core::plan::{Import, Offer, Why};
+use spcd_core::plan::{Comment, Import, Offer, Why};
 use spcd_core::shape::{self, Table};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -16,11 +16,13 @@ use tokio_postgres::error::SqlState;
 
 use super::gate::{Gate, Pass, Place};
 use crate::hub::connect::{Endpoint, Session};
-use crate::hub::{HubError, Limits, apply, ask};
+use crate::hub::{HubError, Limits, apply, ask, comments};
 
 /// How many sources that answer quickly are asked at a time: each keeps a core of the server busy,
 /// so more would only be slower.
 const BRISK: usize = 4;
+/// How many are asked at a time for what nobody waits for.
+const UNHURRIED: usize = 2;
 /// A source that takes so many times as long as others do is no longer waited for by them.
 const SLOW: u32 = 5;
 /// However fast and however slow the others are.
@@ -43,6 +45,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Sources {
     endpoint: Arc<Endpoint>,
     brisk: Gate,
+    /// For what nobody waits for.
+    unhurried: Gate,
     /// Where those wait that did not answer soon.
     slow: Arc<Semaphore>,
     /// Where those wait that could not be reached soon.
@@ -109,9 +113,9 @@ pub struct Asker<'a> {
 pub struct Held {
     pass: Option<Pass>,
     /// Of those whose tables are the same.
-    turn: Option<OwnedSemaphorePermit>,
+    _turn: Option<OwnedSemaphorePermit>,
     /// Among the slow.
-    slot: Option<OwnedSemaphorePermit>,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 /// A session that is given back when all went well, and stopped when it is dropped before.
@@ -130,6 +134,7 @@ impl Sources {
         Self {
             endpoint,
             brisk: Gate::new(BRISK),
+            unhurried: Gate::new(UNHURRIED),
             slow: Arc::new(Semaphore::new(sessions * 2 / 3)),
             patient: Arc::new(Semaphore::new(sessions / 3)),
             idle: Mutex::default(),
@@ -170,6 +175,20 @@ impl Sources {
         tables.tables.retain(|table| wanted.takes(&table.name));
         let wanted = Wanted::of(tables, target);
         Ok((Arc::new(wanted), Held::default()))
+    }
+
+    /// The comments on the tables of a connection's source. Whoever waits for tables goes first, and
+    /// is not kept waiting by this.
+    pub async fn comments(&self, target: &Target, place: Place) -> Result<Vec<Comment>, HubError> {
+        let _pass = self.unhurried.enter(place, 1).await;
+        drop(self.brisk.enter(place, 1).await);
+        let (limited, _) = limited(target);
+        let target = limited.as_ref().unwrap_or(target);
+        let session = self.open(None).await?;
+        let asked = timeout(deadline(target), comments::ask(session.client(), target)).await;
+        let answer = asked.unwrap_or_else(|_| Err(too_late(target)));
+        session.give_back_after(&answer);
+        answer
     }
 
     /// What all connections of a plugin instance share. One of them asks; where that fails or
@@ -256,7 +275,7 @@ impl Sources {
         let first = hasty.as_ref().unwrap_or(target);
         let held = Held {
             pass: Some(pass),
-            turn,
+            _turn: turn,
             ..Held::default()
         };
         let answer = self.ask_within(first, held).await;
@@ -268,7 +287,7 @@ impl Sources {
                     && began.elapsed() >= Duration::from_millis(900) =>
             {
                 let held = Held {
-                    slot: slot(&self.patient).await,
+                    _slot: slot(&self.patient).await,
                     ..Held::default()
                 };
                 self.ask_within(target, held).await
@@ -280,8 +299,6 @@ impl Sources {
     /// Asks within the time that the configuration gives. What is held in common with others is let
     /// go of once it takes longer than usual and there is room among the slow.
     async fn ask_within(&self, target: &Target, held: Held) -> Result<(Offer, Held), HubError> {
-        let seconds = target.import.timeout;
-        let deadline = seconds.map_or(DEADLINE, Duration::from_secs);
         let session = self.open(None).await?;
         let asked = async {
             let (began, soon) = (Instant::now(), self.soon());
@@ -302,17 +319,13 @@ impl Sources {
             let tables = asking.await?;
             self.learn(began.elapsed().min(soon * 2));
             let held = Held {
-                slot,
+                _slot: slot,
                 ..Held::default()
             };
             Ok((tables, held))
         };
-        let answer = timeout(deadline, asked).await.unwrap_or_else(|_| {
-            Err(HubError::Refused {
-                text: format!("the source did not answer within {} s", deadline.as_secs()),
-                code: SqlState::QUERY_CANCELED,
-            })
-        });
+        let answer = timeout(deadline(target), asked).await;
+        let answer = answer.unwrap_or_else(|_| Err(too_late(target)));
         session.give_back_after(&answer);
         answer
     }
@@ -456,6 +469,21 @@ fn limited(target: &Target) -> (Option<Target>, Option<Target>) {
         None => (with(CONNECT), with(HASTY)),
         Some(1..=HASTY) => (None, None),
         Some(_) => (None, with(HASTY)),
+    }
+}
+
+/// How long a source may take.
+fn deadline(target: &Target) -> Duration {
+    target.import.timeout.map_or(DEADLINE, Duration::from_secs)
+}
+
+fn too_late(target: &Target) -> HubError {
+    HubError::Refused {
+        text: format!(
+            "the source did not answer within {} s",
+            deadline(target).as_secs()
+        ),
+        code: SqlState::QUERY_CANCELED,
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a source would answer, and what stands in the way: for a dry run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use spcd_core::observed::{Ahead, Detail};
 use spcd_core::plan::Import;
 use spcd_core::shape::{self, Obstacles, TableChange};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
@@ -45,18 +47,31 @@ pub async fn ask(
     };
     if let (Ok(tables), true) = (&ahead.tables, import.applied.is_some()) {
         let changes = import.changes(&detail, tables);
-        ahead.obstacles = obstacles(client, name, &changes).await?.0;
+        ahead.obstacles = in_the_way(client, name, &changes, &Arc::default())
+            .await?
+            .obstacles;
     }
     Ok((detail, ahead))
 }
 
-/// What people made that stands in the way of changes of a connection's tables, and the
-/// aggregators that follow them.
-pub async fn obstacles(
+/// What stands in the way of changes of a connection's tables.
+pub struct InTheWay {
+    /// What people made.
+    pub obstacles: Obstacles,
+    /// The aggregators that follow the tables.
+    pub followers: Vec<union::Follower>,
+    /// The turn of those who have followers.
+    pub turn: Option<OwnedMutexGuard<()>>,
+}
+
+/// Looks for what stands in the way of changes of a connection's tables. Where aggregators follow
+/// them, waits for one's turn in `following` first.
+pub async fn in_the_way(
     client: &Client,
     name: &str,
     changes: &[TableChange],
-) -> Result<(Obstacles, Vec<union::Follower>), HubError> {
+    following: &Arc<Mutex<()>>,
+) -> Result<InTheWay, HubError> {
     let risky: Vec<&str> = (changes.iter())
         .filter(|change| change.is_risky())
         .map(TableChange::table)
@@ -66,6 +81,14 @@ pub async fn obstacles(
         ..Obstacles::default()
     };
     let followers = union::followers(client, name, &risky).await?;
-    union::in_the_way(client, &followers, changes, &mut obstacles.dependents).await?;
-    Ok((obstacles, followers))
+    let mut turn = None;
+    if !followers.is_empty() {
+        turn = Some(following.clone().lock_owned().await);
+        union::in_the_way(client, &followers, changes, &mut obstacles.dependents).await?;
+    }
+    Ok(InTheWay {
+        obstacles,
+        followers,
+        turn,
+    })
 }

@@ -19,11 +19,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// and schema bear a name of their own and go with the transaction, so that nobody waits for it
 /// and what is there is not touched before the answer is known.
 pub async fn ask(client: &Client, target: &Target) -> Result<Offer, HubError> {
-    let name = format!(
-        "spcd_ask_{}_{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    );
+    let name = fresh_name("spcd_ask");
     if let Some(csv) = &target.csv {
         return csv::ask(client, &name, target, csv).await;
     }
@@ -42,20 +38,36 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Offer, HubError> {
         Some(answer) => answer,
         None => rolled_back(client, import(client, &name, target)).await,
     };
-    let clean = |text: &str| without(&text.replace(&name, "the source"), target);
     match answer {
         Ok(mut tables) => {
             for table in &mut tables {
-                table.unfit = table.unfit.as_deref().map(clean);
+                table.unfit = (table.unfit.as_deref()).map(|text| in_public(text, &name, target));
             }
             Ok(tables.into())
         }
-        Err(HubError::Refused { text, code }) => Err(HubError::Refused {
-            text: clean(&text) + &since(&code, target),
-            code: of_wrapper(code),
-        }),
-        Err(error) => Err(error),
+        Err(error) => Err(clean(error, &name, target)),
     }
+}
+
+/// A name that nothing else bears at the same time.
+pub(super) fn fresh_name(prefix: &str) -> String {
+    let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    format!("{prefix}_{process}_{number}")
+}
+
+/// What a source that was asked under a name of ours said, as people may read it.
+pub(super) fn clean(error: HubError, name: &str, target: &Target) -> HubError {
+    match error {
+        HubError::Refused { text, code } => HubError::Refused {
+            text: in_public(&text, name, target) + &since(&code, target),
+            code: of_wrapper(code),
+        },
+        error => error,
+    }
+}
+
+fn in_public(text: &str, name: &str, target: &Target) -> String {
+    without(&text.replace(name, "the source"), target)
 }
 
 /// Runs statements in a transaction of which nothing stays.

@@ -28,32 +28,36 @@ pub const WRAPPER: &str = "postgres_fdw";
 /// How many columns the query returns.
 const WIDTH: usize = 6;
 
-/// The foreign tables for the question, in a schema that exists, on a server that does.
-fn tables(name: &str) -> String {
-    let table = |table: &str, columns: &[(&str, &str)]| {
-        let columns = columns.iter().map(|(name, data_type)| Column {
-            name: (*name).into(),
-            data_type: (*data_type).into(),
-            ..Column::default()
-        });
-        // Whatever the server's options say: no EXPLAIN over there, and few round trips.
-        let options = [
-            ("schema_name", "pg_catalog"),
-            ("table_name", table),
-            ("use_remote_estimate", "false"),
-            ("fetch_size", "10000"),
-        ];
-        let option = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        let table = Table {
-            name: table.into(),
-            columns: columns.collect(),
-            options: options.into_iter().map(option).collect(),
-            ..Table::default()
-        };
-        let mut text = String::new();
-        sql::create_table(name, name, &table, &mut text);
-        text
+/// A foreign table over one of a source's catalog, in a schema that exists, on a server that does;
+/// both of that name.
+pub(super) fn table(name: &str, table: &str, columns: &[(&str, &str)]) -> String {
+    let columns = columns.iter().map(|(name, data_type)| Column {
+        name: (*name).into(),
+        data_type: (*data_type).into(),
+        ..Column::default()
+    });
+    // Whatever the server's options say: no EXPLAIN over there, and few round trips.
+    let options = [
+        ("schema_name", "pg_catalog"),
+        ("table_name", table),
+        ("use_remote_estimate", "false"),
+        ("fetch_size", "10000"),
+    ];
+    let option = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let table = Table {
+        name: table.into(),
+        columns: columns.collect(),
+        options: options.into_iter().map(option).collect(),
+        ..Table::default()
     };
+    let mut text = String::new();
+    sql::create_table(name, name, &table, &mut text);
+    text
+}
+
+/// The foreign tables for the question.
+pub(super) fn tables(name: &str) -> String {
+    let table = |table: &str, columns: &[(&str, &str)]| self::table(name, table, columns);
     // Names as text: a constant of the type name has a collation of its own, and what compares with
     // it would be done here.
     [

@@ -166,7 +166,11 @@ JOIN pg_catalog.pg_description d
      ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = t.oid
 LEFT JOIN pg_catalog.pg_attribute k
      ON k.attrelid = t.oid AND k.attnum = d.objsubid AND d.objsubid > 0
-WHERE t.is_table
+-- What spcd wrote there is the source's.
+WHERE t.is_table AND NOT EXISTS (
+        SELECT FROM spcd.applied_comment o
+        WHERE o.connection_name = $1 AND o.table_name = t.name
+          AND o.hash = pg_catalog.md5(d.description))
 UNION ALL
 SELECT t.name, '', 'its security label', 0
 FROM t

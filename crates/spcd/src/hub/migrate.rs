@@ -26,6 +26,11 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
         "health",
         include_str!("../../../../migrations/0004_health.sql"),
     ),
+    (
+        5,
+        "comments",
+        include_str!("../../../../migrations/0005_comments.sql"),
+    ),
 ];
 
 /// Any number that other programs are unlikely to lock. It is held for as long as the migrations

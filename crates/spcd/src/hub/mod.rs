@@ -5,6 +5,7 @@ pub mod ahead;
 pub mod apply;
 pub mod ask;
 mod catalog;
+pub mod comments;
 pub mod connect;
 mod csv;
 pub mod dependents;

@@ -113,7 +113,7 @@ async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, 
                 s.schema_hash, a.target_hash, a.warnings, n.oid,
                 n.oid IS NOT DISTINCT FROM a.schema_oid, f.oid,
                 f.oid IS NOT DISTINCT FROM a.server_oid, {readable},
-                a.extension_version, a.hidden_schema
+                a.extension_version, a.hidden_schema, s.comments_set
          FROM spcd.connection_state s
          LEFT JOIN spcd.applied a USING (connection_name)
          LEFT JOIN pg_catalog.pg_namespace n
@@ -160,6 +160,7 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
         status: status.parse().unwrap_or(spcd_protocol::Status::Pending),
         error: row.try_get(2)?,
         warnings: row.try_get(3)?,
+        comments_set: row.try_get(22)?,
         written: Written {
             plugin: row.try_get(4)?,
             plugin_instance: row.try_get(5)?,

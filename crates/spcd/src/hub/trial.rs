@@ -19,47 +19,52 @@ pub async fn refused(
     first: &str,
     changes: &[TableChange],
 ) -> Result<BTreeMap<String, String>, HubError> {
-    client.batch_execute("BEGIN").await?;
-    let refused = try_each(client, name, import, detail, first, changes).await;
+    let (schema, frame) = match frame(name, import, detail) {
+        Some((schema, frame)) => (schema, format!("BEGIN;\n{first}{frame}")),
+        // Everything is made anew: a server cannot change its wrapper.
+        None => return Ok(BTreeMap::new()),
+    };
+    let refused = async {
+        client.batch_execute(&frame).await?;
+        try_each(client, name, &schema, changes).await
+    };
+    let refused = refused.await;
     if !matches!(refused, Err(HubError::Lost(_))) {
         client.batch_execute("ROLLBACK").await?;
     }
     refused
 }
 
-async fn try_each(
-    client: &Client,
-    name: &str,
-    import: &Import,
-    detail: &Detail,
-    first: &str,
-    changes: &[TableChange],
-) -> Result<BTreeMap<String, String>, HubError> {
+/// The schema in which the tables are tried, and what makes it and the server what they are to be.
+fn frame(name: &str, import: &Import, detail: &Detail) -> Option<(String, String)> {
     let made = import.applied.as_ref();
-    let mut text = first.to_owned();
     let mut schema = import.schema(name);
+    let mut text = String::new();
     match made.filter(|applied| applied.schema == Presence::Ours) {
         Some(applied) => schema = applied.schema_of(name).to_owned(),
         None => text.push_str(&sql::create_schema(&schema)),
     }
-    let target = &import.target;
+    let (wrapper, options) = (&import.target.wrapper, import.target.server_options());
     match &detail.server {
-        Some((wrapper, old)) if *wrapper == target.wrapper => {
-            text.push_str(&sql::alter_server(name, old, &target.server_options()));
+        Some((old_wrapper, old)) if old_wrapper == wrapper => {
+            text.push_str(&sql::alter_server(name, old, &options));
         }
-        // Everything is made anew: a server cannot change its wrapper.
-        Some(_) => return Ok(BTreeMap::new()),
-        None => text.push_str(&sql::create_server(
-            name,
-            &target.wrapper,
-            &target.server_options(),
-        )),
+        Some(_) => return None,
+        None => text.push_str(&sql::create_server(name, wrapper, &options)),
     }
-    client.batch_execute(&text).await?;
+    Some((schema, text))
+}
+
+async fn try_each(
+    client: &Client,
+    name: &str,
+    schema: &str,
+    changes: &[TableChange],
+) -> Result<BTreeMap<String, String>, HubError> {
     let mut refused = BTreeMap::new();
     for change in changes {
         let mut text = "SAVEPOINT spcd_trial;\n".to_owned();
-        sql::change_table(&schema, name, change, &mut text);
+        sql::change_table(schema, name, change, &mut text);
         match client.batch_execute(&text).await.map_err(HubError::from) {
             Ok(()) => client.batch_execute("RELEASE spcd_trial").await?,
             Err(error) if error.is_of_a_table() => {

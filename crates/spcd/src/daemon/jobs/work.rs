@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use spcd_core::observed::Detail;
 use spcd_core::plan::{self, Import, Offer, Task, Unit, Unite, Why, Work};
-use spcd_core::shape::{self, Obstacles, TableChange};
+use spcd_core::shape::{self, Obstacles};
 use spcd_protocol::Status;
-use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -18,7 +18,7 @@ use crate::daemon::gate::{Gate, Pass, Place};
 use crate::daemon::sources::{Asker, Sources};
 use crate::hub::apply::Writer;
 use crate::hub::connect::Endpoint;
-use crate::hub::{HubError, Limits, dependents, observe, trial, union};
+use crate::hub::{HubError, Limits, ahead, dependents, observe, trial, union};
 
 /// How many tables may be on their way to the writer, which takes some hundreds at a time: enough
 /// to keep it busy, and no more than fit into memory as text.
@@ -27,8 +27,8 @@ const ON_THEIR_WAY: usize = 4000;
 const BESIDE_TABLES: usize = 4;
 /// What all jobs share.
 pub struct Shared {
-    sources: Sources,
-    writer: Writer,
+    pub(super) sources: Sources,
+    pub(super) writer: Writer,
     /// What is on its way to the writer.
     room: Gate,
     /// Members that change views of their aggregators do so one after the other: each starts from
@@ -40,6 +40,10 @@ pub struct Shared {
     drop_dependents: AtomicBool,
     /// Who is known to hold the locks that connections need, so that it is told once.
     blocked: std::sync::Mutex<BTreeMap<String, String>>,
+    /// How many jobs are under way.
+    pub(super) busy: watch::Sender<usize>,
+    /// Which job looks for a connection's comments, or was the last to do so.
+    pub(super) commenting: std::sync::Mutex<BTreeMap<String, u64>>,
 }
 
 /// A piece of work, and when its turn comes.
@@ -70,6 +74,8 @@ impl Shared {
             united: Mutex::default(),
             drop_dependents: AtomicBool::new(false),
             blocked: std::sync::Mutex::default(),
+            busy: watch::Sender::default(),
+            commenting: std::sync::Mutex::default(),
         }
     }
 
@@ -280,20 +286,11 @@ impl Shared {
         let mut detail = found.into_values().next().unwrap_or_default();
         shape::normalize(&mut detail.tables, import.target.traits());
         let changes = import.changes(&detail, wanted);
-        let risky: Vec<&str> = (changes.iter())
-            .filter(|change| change.is_risky())
-            .map(TableChange::table)
-            .collect();
-        let mut obstacles = Obstacles {
-            dependents: dependents::of_tables(client, name, &risky).await?,
-            ..Obstacles::default()
-        };
-        let followers = union::followers(client, name, &risky).await?;
-        let mut turn = None;
-        if !followers.is_empty() {
-            turn = Some(self.following.clone().lock_owned().await);
-            union::in_the_way(client, &followers, &changes, &mut obstacles.dependents).await?;
-        }
+        let ahead::InTheWay {
+            mut obstacles,
+            followers,
+            turn,
+        } = ahead::in_the_way(client, name, &changes, &self.following).await?;
         let step = union::Step::new(
             name,
             &detail,

@@ -1,7 +1,6 @@
 //! An open connection: its settings, the task that reads from it, and how it is interrupted.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -25,7 +24,6 @@ pub struct Session {
     pub messages: mpsc::UnboundedReceiver<AsyncMessage>,
     /// As the server says it (`15.8 (Debian 15.8-0+deb12u1)`).
     pub server_version: String,
-    lost: Arc<OnceLock<tokio_postgres::Error>>,
     tls: Option<MakeRustlsConnect>,
 }
 
@@ -49,12 +47,6 @@ pub enum Attributes {
 }
 
 impl Session {
-    /// Why the connection ended, if it ended by an error. Meaningful once `messages` has ended or
-    /// a statement failed with a closed connection.
-    pub fn lost(&self) -> Option<&tokio_postgres::Error> {
-        self.lost.get()
-    }
-
     /// For deadlines: stops the statement under way while its future is being awaited.
     pub fn canceller(&self) -> Canceller {
         Canceller {
@@ -190,9 +182,8 @@ where
         .unwrap_or_default()
         .to_owned();
     let (sender, messages) = mpsc::unbounded_channel();
-    let lost = Arc::new(OnceLock::new());
     OPEN.fetch_add(1, Ordering::Relaxed);
-    let reader = read(connection, sender, lost.clone());
+    let reader = read(connection, sender);
     tokio::spawn(async move {
         reader.await;
         OPEN.fetch_sub(1, Ordering::Relaxed);
@@ -201,17 +192,13 @@ where
         client,
         messages,
         server_version,
-        lost,
         tls: None,
     })
 }
 
 /// A LISTEN is heard only while the connection is read, whether or not a statement is under way.
-async fn read<S, T>(
-    mut connection: Connection<S, T>,
-    messages: mpsc::UnboundedSender<AsyncMessage>,
-    lost: Arc<OnceLock<tokio_postgres::Error>>,
-) where
+async fn read<S, T>(mut connection: Connection<S, T>, messages: mpsc::UnboundedSender<AsyncMessage>)
+where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -219,11 +206,7 @@ async fn read<S, T>(
         match std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             // Nobody may be there to hear it; the connection is needed all the same.
             Some(Ok(message)) => drop(messages.send(message)),
-            Some(Err(error)) => {
-                // Set once: this is the only place that does.
-                let _ = lost.set(error);
-                return;
-            }
+            Some(Err(error)) => return tracing::debug!("a session ended: {error}"),
             None => return,
         }
     }

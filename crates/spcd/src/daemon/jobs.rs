@@ -15,6 +15,7 @@ use super::gate::Place;
 use crate::hub::Limits;
 use crate::hub::apply::Writer;
 use crate::hub::connect::Endpoint;
+use crate::hub::pool::Pool;
 use work::{Job, Shared};
 
 /// How long aggregators wait for a member that changes.
@@ -121,10 +122,10 @@ impl Failure {
 
 impl Jobs {
     /// None yet.
-    pub fn new(endpoint: Arc<Endpoint>, writer: Writer, limits: Limits) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, writer: Writer, limits: Limits) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
         Self {
-            shared: Arc::new(Shared::new(endpoint, writer, limits)),
+            shared: Arc::new(Shared::new(endpoint, pool, writer, limits)),
             running: BTreeMap::new(),
             started: 0,
             finished,

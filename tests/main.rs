@@ -17,6 +17,7 @@ mod csv;
 mod destroy;
 mod doctor;
 mod examples;
+mod failover;
 mod migrate;
 mod partial;
 mod pass;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use spcd_core::config::{
-    COMPAT, Compat, DaemonSettings, Diagnostic, Given, HubSettings, INSTANCE_NAME, Source, daemon_settings,
-    is_instance_name,
+    COMPAT, Compat, DaemonSettings, Diagnostic, Given, HubSettings, INSTANCE_NAME, Source,
+    daemon_settings, is_instance_name,
 };
 use spcd_core::report;
 use spcd_core::secret::Secret;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::load::{Given, look_up};
 use super::hub::{self, HubGiven};
+use super::load::{Given, look_up};
 use super::place::Text;
 use super::{Diagnostic, Severity, Source};
 use crate::nearest::nearest;

@@ -141,7 +141,10 @@ pub(super) fn hub(section: &Section, problems: &mut Vec<Problem>) -> HubGiven {
             let names = || KNOWN.iter().map(|known| known.name);
             problems.push(match nearest(&setting.name, names()) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                None => problem.hint(format!("there are: {}", names().collect::<Vec<_>>().join(", "))),
+                None => problem.hint(format!(
+                    "there are: {}",
+                    names().collect::<Vec<_>>().join(", ")
+                )),
             });
             continue;
         };
@@ -224,7 +227,11 @@ mod tests {
     #[test]
     fn the_first_that_says_something_counts() {
         let flags = HubGiven::from([("keepalive", 1000)]);
-        let file = HubGiven::from([("keepalive", 2000), ("pool_size", 3), ("backoff_min", 20_000)]);
+        let file = HubGiven::from([
+            ("keepalive", 2000),
+            ("pool_size", 3),
+            ("backoff_min", 20_000),
+        ]);
         let settings = HubSettings::of(&[&flags, &file]);
         assert_eq!((settings.keepalive, settings.pool_size), (1000, 3));
         // The longest pause is not shorter than the first.

@@ -61,11 +61,7 @@ async fn resign(settings: &Settings) -> anyhow::Result<()> {
 
 /// Reads the settings file again when it changes and on SIGHUP: takes what can be taken, and says
 /// what needs a restart. SIGHUP is a wake, too. It does not end by itself.
-async fn follow_settings(
-    settings: &Settings,
-    hub: &Shared,
-    waker: &Notify,
-) -> anyhow::Result<()> {
+async fn follow_settings(settings: &Settings, hub: &Shared, waker: &Notify) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut files = Files::new(std::slice::from_ref(&settings.file));
     let mut watcher = Watcher::new();

@@ -211,7 +211,7 @@ impl<'a> Reign<'a> {
                     },
                     message = self.lead.lock.messages.recv() => {
                         if message.is_none() {
-                            return Err(HubError::NotLeading);
+                            return Err(HubError::LeadLost);
                         }
                     }
                     _ = keepalive.tick() => self.keep_alive().await?,
@@ -307,7 +307,9 @@ pub async fn run(
                 }
             }
             // What was good enough once will be so again.
-            Err(error) if !has_led && is_final(&error) => return Err(error).context("cannot start"),
+            Err(error) if !has_led && is_final(&error) => {
+                return Err(error).context("cannot start");
+            }
             Err(error) => error,
         };
         // What is still open may lead to a server that is no longer the one.
@@ -316,7 +318,9 @@ pub async fn run(
         hub.lost(&reason);
         service::status(&format!("waiting for the database: {reason}"));
         if endpoint.is_refused() {
-            tracing::warn!("{reason}; trying again when the password or the settings change, and now and then");
+            tracing::warn!(
+                "{reason}; trying again when the password or the settings change, and now and then"
+            );
             wait_for_password(&endpoint).await;
             continue;
         }

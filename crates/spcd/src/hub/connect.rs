@@ -215,7 +215,10 @@ impl Endpoint {
     }
 
     fn passwords(&self) -> Vec<Option<Secret>> {
-        self.hosts.iter().map(|host| self.password_for(host)).collect()
+        self.hosts
+            .iter()
+            .map(|host| self.password_for(host))
+            .collect()
     }
 
     async fn connect_any(&self, purpose: &str) -> Result<Session, ConnectError> {

@@ -58,8 +58,10 @@ pub async fn take(
     check_instance(&control.client, instance).await?;
     let lock = endpoint.connect("lead").await?;
     lock.client
-        .batch_execute("SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; \
-             SET lock_timeout = 0; BEGIN")
+        .batch_execute(
+            "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; \
+             SET lock_timeout = 0; BEGIN",
+        )
         .await?;
     match lock.client.batch_execute(&format!("{LOCK} NOWAIT")).await {
         Ok(()) => {}

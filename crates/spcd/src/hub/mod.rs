@@ -33,6 +33,9 @@ pub enum HubError {
     /// It did not answer in time though the session is open.
     #[error("the database does not answer")]
     Silent,
+    /// The session that holds the lead has ended: the server went away, or somebody ended it.
+    #[error("the session that holds the lead was closed")]
+    LeadLost,
     /// The server takes no writes: a standby, or one that was made read-only. Another may.
     #[error("the database takes no writes now: it is a standby, or read-only")]
     ReadOnly,

@@ -183,6 +183,7 @@ impl Shared {
             Err(
                 HubError::Lost(_)
                 | HubError::Silent
+                | HubError::LeadLost
                 | HubError::ReadOnly
                 | HubError::NotLeading
                 | HubError::NoSession,

@@ -192,11 +192,13 @@ impl Endpoint {
                 source,
             });
         }
+        // Read before: who changes it meanwhile wants the new one to be tried.
+        let passwords = self.passwords();
         let result = self.connect_any(purpose).await;
         if let Err(error) = &result
             && let Some(told) = error.of_authentication()
         {
-            self.shared.refuse(self.passwords(), told);
+            self.shared.refuse(passwords, told);
         }
         result
     }

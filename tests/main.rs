@@ -21,6 +21,7 @@ mod failover;
 mod migrate;
 mod partial;
 mod pass;
+mod plain_words;
 mod query;
 mod search_path;
 mod secrets;

@@ -17,6 +17,14 @@
 #   column_name          the wrapper's option for a column's remote name
 #   positional           columns are mapped by position
 #   connection_string    an attribute that takes a libpq connection string
+#   values               what attributes must be: "port", "flag" (true or false), "seconds" and
+#                        "milliseconds" (10, "500ms", "5m"), or words between |
+#   words                attributes in plain words: the options of the server that each means. {ms}
+#                        and {s} stand for a time
+#   join                 options to which words add: what stands before the first, and between two
+#   lacks                attributes that the wrapper has no option for, with what to do instead
+#   needs                attributes (or "attribute=value") of no use without another, or one of
+#                        several between |
 #
 # A `plugin` block of your own with the same label changes what it says and keeps the rest.
 
@@ -30,6 +38,34 @@ plugin "postgres" {
 
   schema_attribute  = "schema"
   connection_string = "connection_string"
+
+  words = {
+    # INSERT, UPDATE and DELETE are refused by the first, TRUNCATE by the second, and what a view or
+    # function over there would write by the third.
+    read_only = {
+      updatable   = "false"
+      truncatable = "false"
+      options     = "-c default_transaction_read_only=on"
+    }
+    statement_timeout = { options = "-c statement_timeout={ms}" }
+  }
+  join = { options = ["", " "] }
+  values = {
+    connect_timeout   = "seconds"
+    port              = "port"
+    read_only         = "flag"
+    sslmode           = "disable|allow|prefer|require|verify-ca|verify-full"
+    statement_timeout = "milliseconds"
+  }
+  needs = {
+    "sslmode=verify-ca"   = "sslrootcert"
+    "sslmode=verify-full" = "sslrootcert"
+    # Without one libpq takes a socket of the hub's own machine, which is hardly meant then.
+    password = "host|hostaddr|service"
+    port     = "host|hostaddr|service"
+    sslmode  = "host|hostaddr|service"
+    user     = "host|hostaddr|service"
+  }
 
   server = [
     "application_name", "async_capable", "batch_size", "channel_binding", "connect_timeout",
@@ -48,9 +84,9 @@ plugin "postgres" {
     "gsslib", "host", "hostaddr", "keep_connections", "keepalives", "keepalives_count",
     "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts",
     "parallel_abort", "parallel_commit", "passfile", "password_required", "port", "requirepeer",
-    "schema", "service", "ssl_max_protocol_version", "ssl_min_protocol_version",
+    "read_only", "schema", "service", "ssl_max_protocol_version", "ssl_min_protocol_version",
     "sslcompression", "sslcrl", "sslcrldir", "sslmode", "sslrootcert", "sslsni",
-    "target_session_attrs", "tcp_user_timeout", "truncatable", "updatable",
+    "statement_timeout", "target_session_attrs", "tcp_user_timeout", "truncatable", "updatable",
     "use_remote_estimate",
   ]
   # Postgres 15 cannot be interrupted while postgres_fdw connects.
@@ -76,12 +112,31 @@ plugin "mysql" {
   mapping  = { user = "username", username = "username", password = "password" }
   required = ["database"]
   public = [
-    "character_set", "database", "fetch_size", "host", "mysql_default_file", "port", "reconnect",
-    "secure_auth", "sql_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_cipher", "truncatable",
-    "use_remote_estimate",
+    "character_set", "database", "fetch_size", "host", "mysql_default_file", "port", "read_only",
+    "reconnect", "secure_auth", "sql_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_cipher",
+    "statement_timeout", "truncatable", "use_remote_estimate",
   ]
   defaults = { host = "127.0.0.1" }
   since    = { mysql_default_file = "mysql_fdw 2.9.2", truncatable = "mysql_fdw 2.9.0" }
+
+  words = {
+    # The wrapper has no option for it, so the source itself refuses INSERT, UPDATE, DELETE and
+    # TRUNCATE. What MariaDB calls it and what MySQL does: each reads its own comment only.
+    read_only         = { init_command = "/*M!tx_read_only=1*/ /*!50720 transaction_read_only=1*/" }
+    # MySQL's is for SELECT alone.
+    statement_timeout = { init_command = "/*M!max_statement_time={s}*/ /*!50720 max_execution_time={ms}*/" }
+  }
+  join = { init_command = ["SET ", ", "] }
+  values = {
+    port              = "port"
+    read_only         = "flag"
+    statement_timeout = "milliseconds"
+  }
+  lacks = {
+    connect_timeout = "limit how long all of an import may take: `import { timeout = \"10s\" }`"
+    sslmode         = "with `ssl_ca` the connection is encrypted and the server's certificate is checked"
+  }
+  needs = { ssl_cert = "ssl_key", ssl_key = "ssl_cert" }
 
   # An enum would need a type of its own in Postgres, which nobody has made.
   import_options = { import_enum_as_text = "true" }

@@ -100,6 +100,16 @@ fn what_is_wrong_in_the_settings_file_is_shown_in_its_place_without_secrets() {
         ),
         ("config = [\"a\", 7]\n", &["spcd.hcl:1:10"]),
         (
+            "hub {\n  keepalve = \"1m\"\n  pool_size = 0\n}\n",
+            &[
+                "spcd.hcl:2:3",
+                "did you mean `keepalive`?",
+                "spcd.hcl:3:15",
+                "expected a number from 1 to 1000 for `pool_size`",
+                "pool_size = 0",
+            ],
+        ),
+        (
             "database = \"postgres://u:hunter2@h/d\n",
             &["spcd.hcl:1:12", "this quote is never closed"],
         ),

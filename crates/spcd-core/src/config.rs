@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 mod connection;
 mod daemon;
+mod hub;
 mod load;
 mod options;
 mod place;
@@ -21,6 +22,7 @@ pub(crate) use daemon::public as public_settings;
 pub use daemon::{
     COMPAT, Compat, DaemonSettings, INSTANCE_NAME, daemon_settings, is_instance_name,
 };
+pub use hub::{HubGiven, HubSettings, hub_value};
 pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
 pub(crate) use place::without_mark;
 pub use plugins::PluginBlock;

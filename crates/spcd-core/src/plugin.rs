@@ -7,6 +7,7 @@ mod definition;
 mod files;
 mod libpq;
 mod target;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -56,6 +57,18 @@ pub struct Definition {
     pub dynamic: bool,
     /// In the rule for undefined plugins: those that are to be asked each for itself.
     pub ask_each: BTreeSet<String>,
+    /// What attributes' values must be: `port`, `seconds`, `milliseconds`, `flag`, or words between
+    /// `|`.
+    pub values: BTreeMap<String, String>,
+    /// Attributes in plain words, and the options of the server that they mean.
+    pub words: BTreeMap<String, BTreeMap<String, String>>,
+    /// Options to which several words add: what stands before, and between.
+    pub join: BTreeMap<String, (String, String)>,
+    /// Attributes that people try and the wrapper has no option for, with the way out.
+    pub lacks: BTreeMap<String, String>,
+    /// Attributes (`name`, or `name=value`) that are of no use without another, or one of several
+    /// between `|`.
+    pub needs: BTreeMap<String, String>,
     /// Columns are mapped by position.
     pub positional: bool,
     /// The wrapper's option for a column's remote name.
@@ -81,6 +94,8 @@ impl Definition {
         self.body.is_some()
             || self.server.contains_key(name)
             || self.mapping.contains_key(name)
+            || self.words.contains_key(name)
+            || self.lacks.contains_key(name)
             || self.files.contains(name)
             || self.schema_attribute.as_deref() == Some(name)
             || self.connection_string.as_deref() == Some(name)
@@ -93,6 +108,7 @@ impl Definition {
             .server
             .keys()
             .chain(self.mapping.keys())
+            .chain(self.words.keys())
             .chain(&self.files);
         let named = [&self.schema_attribute, &self.connection_string];
         let verbatim: &[&str] = if self.verbatim { &VERBATIM } else { &[] };

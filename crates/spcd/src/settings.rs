@@ -1,13 +1,15 @@
 //! What the program is told from outside: flags, then the environment, then `spcd.hcl`, then
 //! defaults.
 
+mod hub;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use spcd_core::config::{
-    COMPAT, Compat, DaemonSettings, Diagnostic, Given, INSTANCE_NAME, Source, daemon_settings,
-    is_instance_name,
+    COMPAT, Compat, DaemonSettings, Diagnostic, Given, HubSettings, INSTANCE_NAME, Source,
+    daemon_settings, is_instance_name,
 };
 use spcd_core::report;
 use spcd_core::secret::Secret;
@@ -32,6 +34,8 @@ pub struct Settings {
     pub log: Option<String>,
     /// Whose clients find what they know besides spcd's own.
     pub compat: Compat,
+    /// How the daemon keeps in touch with its database.
+    pub hub: HubSettings,
     /// The settings file, where it is or would be looked for.
     pub file: PathBuf,
     flags: Flags,
@@ -74,6 +78,8 @@ pub struct Flags {
     /// Also make what clients of another program look for
     #[arg(long, env = "SPCD_COMPAT", value_parser = compat, value_name = "steampipe", global = true)]
     compat: Option<Compat>,
+    #[command(flatten)]
+    hub: hub::HubFlags,
 }
 
 impl Settings {
@@ -154,6 +160,7 @@ impl Settings {
             .filter(|url| !url.expose().trim().is_empty());
         let log = first_text([flags.log, written.log]);
         let compat = flags.compat.or(written.compat).unwrap_or_default();
+        let hub = HubSettings::of(&[&flags.hub.given(), &written.hub]);
         Ok(Self {
             config_dirs,
             database,
@@ -161,6 +168,7 @@ impl Settings {
             instance,
             log,
             compat,
+            hub,
             file,
             flags: kept,
         })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::hub::{self, HubGiven};
 use super::load::{Given, look_up};
 use super::place::Text;
 use super::{Diagnostic, Severity, Source};
@@ -70,6 +71,8 @@ pub struct DaemonSettings {
     pub log: Option<String>,
     /// `compat`
     pub compat: Option<Compat>,
+    /// The block `hub`.
+    pub hub: HubGiven,
 }
 
 /// Reads the settings file. What is wrong is an error, all of it: a daemon does not start on half
@@ -100,7 +103,10 @@ pub fn daemon_settings(
 /// The settings whose values may be shown.
 pub(crate) fn public() -> BTreeSet<String> {
     let names = KNOWN.iter().map(|(name, _)| (*name).to_owned());
-    names.filter(|name| name != "database").collect()
+    names
+        .filter(|name| name != "database")
+        .chain(hub::names().map(str::to_owned))
+        .collect()
 }
 
 fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
@@ -119,7 +125,16 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
             None => problem.hint(format!("there are: {list}")),
         });
     }
+    let mut hub = None;
     for section in &settings.sections {
+        if &*section.kind == "hub" {
+            if hub.is_some() {
+                let problem = Problem::new(section.span, "`hub` is written twice");
+                problems.push(problem.hint("join the two"));
+            }
+            hub = Some(hub::hub(section, problems));
+            continue;
+        }
         let problem = Problem::new(section.span, "settings are not written as blocks");
         problems.push(match &*section.kind {
             "connection" | "plugin" | "options" => problem.hint(
@@ -176,5 +191,6 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
         instance: one("instance"),
         log: one("log"),
         compat: one("compat").and_then(|name| Compat::named(&name)),
+        hub: hub.unwrap_or_default(),
     }
 }

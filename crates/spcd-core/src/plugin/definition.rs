@@ -9,7 +9,7 @@ use crate::spc::syntax::Problem;
 use crate::spc::value::Value;
 
 /// What a definition says.
-const ATTRIBUTES: [&str; 24] = [
+const ATTRIBUTES: [&str; 29] = [
     "allow_visible_secrets",
     "ask",
     "body",
@@ -20,7 +20,10 @@ const ATTRIBUTES: [&str; 24] = [
     "extension",
     "files",
     "import_options",
+    "join",
+    "lacks",
     "mapping",
+    "needs",
     "package",
     "paths",
     "positional",
@@ -32,7 +35,9 @@ const ATTRIBUTES: [&str; 24] = [
     "server",
     "since",
     "source",
+    "values",
     "verbatim",
+    "words",
     "wrapper",
 ];
 
@@ -126,6 +131,14 @@ impl Definition {
                 Some(names) => self.required = names.into_iter().collect(),
                 None => wrong("a list of names"),
             },
+            "words" => match objects(&setting.value) {
+                Some(words) => self.words = words,
+                None => wrong("an object of objects of texts"),
+            },
+            "join" => match pairs(&setting.value) {
+                Some(pairs) => self.join = pairs,
+                None => wrong("an object of lists of two texts"),
+            },
             "server" | "mapping" => {
                 let Some(options) = renames(&setting.value) else {
                     return wrong("a list of names or an object");
@@ -136,21 +149,17 @@ impl Definition {
                     self.mapping = options
                 }
             }
-            "defaults" | "ask" | "import_options" | "since" => {
-                let Value::Object(values) = &setting.value else {
-                    return wrong("an object");
-                };
-                let values: Option<BTreeMap<_, _>> = values
-                    .iter()
-                    .map(|(key, value)| Some((key.to_string(), value.as_text()?)))
-                    .collect();
-                let Some(values) = values else {
+            "defaults" | "ask" | "import_options" | "since" | "values" | "lacks" | "needs" => {
+                let Some(values) = texts(&setting.value) else {
                     return wrong("an object of texts");
                 };
                 match &*setting.name {
                     "defaults" => self.defaults = values,
                     "ask" => self.ask = values,
                     "since" => self.since = values,
+                    "values" => self.values = values,
+                    "lacks" => self.lacks = values,
+                    "needs" => self.needs = values,
                     _ => self.import_options = values,
                 }
             }
@@ -202,6 +211,36 @@ fn names(value: &Value) -> Option<BTreeSet<String>> {
         Value::List(values) => values.iter().map(Value::as_text).collect(),
         _ => None,
     }
+}
+
+fn texts(value: &Value) -> Option<BTreeMap<String, String>> {
+    let Value::Object(values) = value else {
+        return None;
+    };
+    let text = |(key, value): (&Box<str>, &Value)| Some((key.to_string(), value.as_text()?));
+    values.iter().map(text).collect()
+}
+
+fn objects(value: &Value) -> Option<BTreeMap<String, BTreeMap<String, String>>> {
+    let Value::Object(values) = value else {
+        return None;
+    };
+    let object = |(key, value): (&Box<str>, &Value)| Some((key.to_string(), texts(value)?));
+    values.iter().map(object).collect()
+}
+
+fn pairs(value: &Value) -> Option<BTreeMap<String, (String, String)>> {
+    let Value::Object(values) = value else {
+        return None;
+    };
+    let pair = |(key, value): (&Box<str>, &Value)| match value {
+        Value::List(two) => match two.as_slice() {
+            [before, between] => Some((key.to_string(), (before.as_text()?, between.as_text()?))),
+            _ => None,
+        },
+        _ => None,
+    };
+    values.iter().map(pair).collect()
 }
 
 fn renames(value: &Value) -> Option<BTreeMap<String, String>> {

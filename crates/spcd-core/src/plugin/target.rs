@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::words::{self, Words};
 use super::{Definition, files, libpq};
 use crate::config::{Csv, Import, OptionValue, Target};
 use crate::nearest::nearest;
@@ -47,7 +48,9 @@ pub(crate) fn target(
         problems,
         target: Target::default(),
         origin: BTreeMap::new(),
+        given: Words::default(),
     };
+    let before = builder.problems.len();
     builder.target = Target {
         extension: definition.extension.clone(),
         package: definition.package.clone(),
@@ -65,6 +68,9 @@ pub(crate) fn target(
         Some(option) => builder.body(settings, option),
         None => builder.settings(settings),
     }
+    if definition.body.is_none() && builder.problems.len() == before {
+        builder.plain_words();
+    }
     builder.defaults();
     builder.target
 }
@@ -76,6 +82,8 @@ struct Builder<'a, 'p> {
     target: Target,
     /// Which attribute gave an option.
     origin: BTreeMap<String, String>,
+    /// What is given, with its place.
+    given: Words,
 }
 
 impl Builder<'_, '_> {
@@ -170,6 +178,13 @@ impl Builder<'_, '_> {
         if definition.connection_string.as_deref() == Some(name) {
             return self.connection_string(setting, &text);
         }
+        if let Some(way_out) = definition.lacks.get(name) {
+            let message = format!(
+                "the wrapper `{}` has no option for `{name}`",
+                definition.wrapper
+            );
+            return self.problem(setting.span, message, Some(way_out.clone()));
+        }
         if definition.schema_attribute.as_deref() == Some(name) {
             if self.target.import.schema.is_empty() {
                 self.target.import.schema.clone_from(&text);
@@ -188,11 +203,25 @@ impl Builder<'_, '_> {
         if definition.paths.contains(name) {
             text = absolute(self.context.file, &text);
         }
-        self.option(name, text, setting.span);
+        self.option(name, text, setting.value_span);
     }
 
     /// An attribute as an option of the server or the user mapping.
-    fn option(&mut self, name: &str, text: String, span: Span) {
+    fn option(&mut self, name: &str, mut text: String, span: Span) {
+        if let Some(kind) = self.definition.values.get(name) {
+            match words::value(kind, name, &text) {
+                Ok(value) => text = value,
+                Err((message, hint)) => return self.problem(span, message, Some(hint)),
+            }
+        }
+        if self.definition.words.contains_key(name) {
+            if self.given.insert(name, text, span).is_some() {
+                let message = format!("`{name}` is given twice");
+                self.problem(span, message, Some("keep one of the two".to_owned()));
+            }
+            return;
+        }
+        self.given.insert(name, text.clone(), span);
         let (option, secret) = match (
             self.definition.server.get(name),
             self.definition.mapping.get(name),
@@ -435,6 +464,22 @@ impl Builder<'_, '_> {
                     public: false,
                 },
             );
+        }
+    }
+
+    /// What is said in plain words, and what must be said besides.
+    fn plain_words(&mut self) {
+        let options = match self.given.options(self.definition, &self.target.server) {
+            Ok(options) => options,
+            Err((span, message, hint)) => return self.problem(span, message, Some(hint)),
+        };
+        for (option, (value, alone)) in options {
+            let public = alone && self.target.server.get(&option).is_none_or(|own| own.public);
+            let value = OptionValue { value, public };
+            self.target.server.insert(option, value);
+        }
+        if let Some((span, message, hint)) = self.given.missing(self.definition) {
+            self.problem(span, message, Some(hint));
         }
     }
 

@@ -41,7 +41,7 @@ async fn apply(
     endpoint: Arc<Endpoint>,
 ) -> anyhow::Result<Vec<ConnectionState>> {
     let mut config = Config::new(&settings.config_dirs, args.allow_empty);
-    let began = Reign::begin(&endpoint, settings, &mut config, false).await?;
+    let began = Reign::begin_once(&endpoint, settings, &mut config).await?;
     Ok(match began {
         Some(mut reign) => {
             if args.force {

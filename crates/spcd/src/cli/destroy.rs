@@ -111,7 +111,7 @@ async fn remove(
     // Which also takes away what was made for other programs' clients.
     let mut alone = settings.clone();
     alone.compat = Compat::None;
-    let begun = Reign::begin(endpoint, &alone, &mut config, false).await?;
+    let begun = Reign::begin_once(endpoint, &alone, &mut config).await?;
     let Some(mut reign) = begun else {
         bail!(
             "a daemon leads on this database and would make it all again: stop it first (systemctl stop spcd)"

@@ -121,7 +121,7 @@ impl From<io::Error> for Failure {
 /// On the private cluster there may be no daemon: then one pass is made here.
 async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<()> {
     let mut config = Config::new(&settings.config_dirs, false);
-    if let Some(mut reign) = Reign::begin(endpoint, settings, &mut config, false).await? {
+    if let Some(mut reign) = Reign::begin_once(endpoint, settings, &mut config).await? {
         reign.settle(|_| ()).await?;
         reign.resign().await;
     }

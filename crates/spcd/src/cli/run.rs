@@ -13,6 +13,8 @@ use crate::config::Config;
 use crate::daemon;
 use crate::files::Files;
 use crate::hub::lead;
+use crate::hub::pool::Pool;
+use crate::hub::state::Shared;
 use crate::service;
 use crate::settings::Settings;
 use crate::telemetry;
@@ -23,12 +25,13 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut cluster = None;
+    let hub = Shared::new(settings.hub);
     let mut watcher = Watcher::new();
     let waker = watcher.waker();
     service::ready();
     let outcome = tokio::select! {
-        ended = work(settings, &mut cluster, &mut watcher) => ended,
-        ended = follow_settings(settings, &waker) => ended,
+        ended = work(settings, &hub, &mut cluster, &mut watcher) => ended,
+        ended = follow_settings(settings, &hub, &waker) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -58,7 +61,7 @@ async fn resign(settings: &Settings) -> anyhow::Result<()> {
 
 /// Reads the settings file again when it changes and on SIGHUP: takes what can be taken, and says
 /// what needs a restart. SIGHUP is a wake, too. It does not end by itself.
-async fn follow_settings(settings: &Settings, waker: &Notify) -> anyhow::Result<()> {
+async fn follow_settings(settings: &Settings, hub: &Shared, waker: &Notify) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut files = Files::new(std::slice::from_ref(&settings.file));
     let mut watcher = Watcher::new();
@@ -74,6 +77,7 @@ async fn follow_settings(settings: &Settings, waker: &Notify) -> anyhow::Result<
         watcher.follow(files.places());
         if asked {
             waker.notify_one();
+            hub.retry_now();
         }
         if !asked && std::sync::Arc::ptr_eq(&look, &last) {
             continue;
@@ -96,6 +100,8 @@ async fn follow_settings(settings: &Settings, waker: &Notify) -> anyhow::Result<
                         "the log filter cannot be used: {error}; logging goes on as before"
                     );
                 }
+                hub.tune(new.hub);
+                hub.retry_now();
                 current = new;
                 tracing::info!("settings read again");
             }
@@ -108,6 +114,7 @@ async fn follow_settings(settings: &Settings, waker: &Notify) -> anyhow::Result<
 /// The cluster is handed out so that it is stopped in order after everything that uses it.
 async fn work(
     settings: &Settings,
+    hub: &Arc<Shared>,
     cluster: &mut Option<Running>,
     watcher: &mut Watcher,
 ) -> anyhow::Result<()> {
@@ -115,10 +122,12 @@ async fn work(
         service::status("starting the private cluster");
         *cluster = Some(cluster::ensure(settings).await?);
     }
-    let endpoint = Arc::new(super::endpoint(settings)?);
+    let endpoint = super::endpoint(settings)?.with_shared(hub.clone());
+    let endpoint = Arc::new(endpoint);
+    let pool = Pool::new(endpoint.clone());
     let mut config = Config::new(&settings.config_dirs, false);
     tokio::select! {
-        ended = daemon::run(endpoint, settings, &mut config, watcher) => {
+        ended = daemon::run(endpoint, &pool, settings, &mut config, watcher) => {
             ended?;
             Ok(())
         }

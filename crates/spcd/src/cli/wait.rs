@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use super::follow::{self, Ended};
 use super::{RefreshArgs, WaitArgs};
-use crate::hub::connect::Session;
+use crate::hub::connect::{ConnectError, Endpoint, Session};
 use crate::settings::Settings;
 
 /// Time is up.
@@ -16,6 +16,9 @@ const TIME_OUT: u8 = 3;
 
 /// How often to look whether the daemon's schema is there.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How often to try whether a server that went away is there again.
+const RECONNECT: Duration = Duration::from_millis(250);
 
 /// Asks for a look at the files, then waits until the connections are settled.
 pub async fn wait(settings: &Settings, args: WaitArgs) -> anyhow::Result<ExitCode> {
@@ -40,19 +43,68 @@ async fn request_and_wait(
     names: &[String],
     timeout: Option<Duration>,
 ) -> anyhow::Result<ExitCode> {
-    let mut session = super::endpoint(settings)?.connect("client").await?;
+    let endpoint = super::endpoint(settings)?;
+    let mut session = endpoint.connect("client").await?;
     let Some(timeout) = timeout else {
         follow::request(&session, ask).await?;
         return Ok(ExitCode::SUCCESS);
     };
     let until = Instant::now() + timeout;
-    let Some(id) = first_request(&session, ask, until).await? else {
+    loop {
+        match wait_until(&mut session, ask, names, until).await {
+            // What was asked of a server that went away may be lost with it.
+            Err(error) if is_lost(&error) && Instant::now() < until => {
+                session = reconnect(&endpoint, until, error).await?;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Opens another session as soon as that is possible.
+async fn reconnect(
+    endpoint: &Endpoint,
+    until: Instant,
+    mut error: anyhow::Error,
+) -> anyhow::Result<Session> {
+    while Instant::now() < until {
+        match endpoint.connect("client").await {
+            Ok(session) => return Ok(session),
+            Err(ConnectError::Unreachable { .. }) => {}
+            Err(other) => error = other.into(),
+        }
+        sleep_until(until.min(Instant::now() + RECONNECT)).await;
+    }
+    Err(error)
+}
+
+/// Whether it is not the server's answer, but that the server went away or takes no writes any more.
+fn is_lost(error: &anyhow::Error) -> bool {
+    let gone = [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+    ];
+    let error = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    error.is_some_and(|error| error.code().is_none_or(|code| gone.contains(code)))
+}
+
+async fn wait_until(
+    session: &mut Session,
+    ask: Option<&[String]>,
+    names: &[String],
+    until: Instant,
+) -> anyhow::Result<ExitCode> {
+    let Some(id) = first_request(session, ask, until).await? else {
         eprintln!("spcd: no daemon answers on this database: start `spcd run`");
         return Ok(ExitCode::from(TIME_OUT));
     };
     let timeout = until.saturating_duration_since(Instant::now());
     let of = (!names.is_empty()).then_some(names);
-    match follow::follow(&mut session, id, of, timeout, |_| ()).await? {
+    match follow::follow(session, id, of, timeout, |_| ()).await? {
         Ended::Settled(rows, error) => {
             let mut wrong = follow::report(names, &rows);
             if let Some(error) = error.filter(|_| !wrong) {
@@ -65,7 +117,7 @@ async fn request_and_wait(
             let names: Vec<_> = (left.iter())
                 .map(|row| format!("{} ({})", row.connection_name, row.status))
                 .collect();
-            if !follow::is_led(&session).await? {
+            if !follow::is_led(session).await? {
                 eprintln!("spcd: no daemon answers on this database: start `spcd run`");
             } else if names.is_empty() {
                 eprintln!("spcd: the daemon did not answer in time");

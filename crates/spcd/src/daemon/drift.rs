@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use spcd_core::config::HubSettings;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -72,6 +73,17 @@ impl Drift {
             self.ask(pass);
         }
         Ok(altered)
+    }
+
+    /// Whether the server still answers, where nothing is asked of it anyway.
+    pub async fn keep_alive(&mut self, settings: HubSettings) -> Result<(), HubError> {
+        match Arc::get_mut(&mut self.observer) {
+            Some(observer) => {
+                observer.limit(settings).await?;
+                observer.ping().await
+            }
+            None => Ok(()),
+        }
     }
 
     /// How long the last answer took.

@@ -18,6 +18,7 @@ use crate::hub::Limits;
 use crate::hub::apply::Writer;
 use crate::hub::comments::are_offered;
 use crate::hub::connect::Endpoint;
+use crate::hub::pool::Pool;
 use comments::Commenting;
 use work::{Job, Shared};
 
@@ -125,10 +126,10 @@ impl Failure {
 
 impl Jobs {
     /// None yet.
-    pub fn new(endpoint: Arc<Endpoint>, writer: Writer, limits: Limits) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, writer: Writer, limits: Limits) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
         Self {
-            shared: Arc::new(Shared::new(endpoint, writer, limits)),
+            shared: Arc::new(Shared::new(endpoint, pool, writer, limits)),
             running: BTreeMap::new(),
             started: 0,
             finished,

@@ -18,14 +18,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use spcd_core::config::Compat;
+use spcd_core::config::{Compat, HubSettings};
 use spcd_core::sql;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Interval, sleep_until};
 
 use crate::config::Config;
 use crate::hub::apply::Writer;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::lead::{self, Lead};
+use crate::hub::pool::Pool;
+use crate::hub::state::Shared;
 use crate::hub::steampipe::Steampipe;
 use crate::hub::{HubError, Limits, migrate};
 use crate::service;
@@ -41,9 +43,13 @@ use requests::Requests;
 const FULL_LOOK: Duration = Duration::from_secs(60);
 /// How often what is too old to be kept is removed.
 const SWEEP: Duration = Duration::from_secs(3600);
+/// How often to look whether a password that was refused is another one now.
+const LOOK_FOR_PASSWORD: Duration = Duration::from_millis(500);
+
 /// A daemon that leads.
 pub struct Reign<'a> {
     config: &'a mut Config,
+    endpoint: Arc<Endpoint>,
     lead: Lead,
     jobs: Jobs,
     requests: Requests,
@@ -71,11 +77,15 @@ impl<'a> Reign<'a> {
     /// where `wait` says so, else gives `None`.
     pub async fn begin(
         endpoint: &Arc<Endpoint>,
+        pool: &Pool,
         settings: &Settings,
         config: &'a mut Config,
         wait: bool,
     ) -> anyhow::Result<Option<Self>> {
         let session = endpoint.connect("migrate").await?;
+        // To wait for another daemon that does the same may take as long as it takes.
+        let patient = "SET statement_timeout = 0; SET lock_timeout = 0";
+        session.client.batch_execute(patient).await?;
         for name in migrate::migrate(&session.client).await? {
             tracing::info!(migration = name, "applied");
         }
@@ -88,6 +98,7 @@ impl<'a> Reign<'a> {
         };
         tracing::info!(epoch = lead.epoch, "this daemon leads");
         service::status("leading");
+        endpoint.shared().leads();
         let compat = settings.compat == Compat::Steampipe;
         let steampipe = Steampipe::begin(&lead.control.client, lead.epoch, compat).await?;
         let listener = endpoint.connect("listener").await?;
@@ -98,7 +109,8 @@ impl<'a> Reign<'a> {
         let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
         Ok(Some(Self {
             config,
-            jobs: Jobs::new(endpoint.clone(), writer, limits),
+            endpoint: endpoint.clone(),
+            jobs: Jobs::new(endpoint.clone(), pool.clone(), writer, limits),
             lead,
             requests: Requests::default(),
             memory: Memory::default(),
@@ -110,6 +122,18 @@ impl<'a> Reign<'a> {
             is_deferred: false,
             passes: 0,
         }))
+    }
+
+    /// The same for a command that ends soon: it does not wait.
+    pub async fn begin_once(
+        endpoint: &Endpoint,
+        settings: &Settings,
+        config: &'a mut Config,
+    ) -> anyhow::Result<Option<Self>> {
+        let shared = Shared::new(settings.hub);
+        let endpoint = Arc::new(endpoint.clone().with_shared(shared));
+        let pool = Pool::new(endpoint.clone());
+        Self::begin(&endpoint, &pool, settings, config, false).await
     }
 
     /// Gives up the lead, and says so.
@@ -140,6 +164,8 @@ impl<'a> Reign<'a> {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut settings = self.endpoint.shared().watch_settings();
+        let mut keepalive = every(settings.borrow_and_update().keepalive);
         let mut altered = None;
         loop {
             let began = Instant::now();
@@ -185,14 +211,31 @@ impl<'a> Reign<'a> {
                     },
                     message = self.lead.lock.messages.recv() => {
                         if message.is_none() {
-                            return Err(HubError::NotLeading);
+                            return Err(HubError::LeadLost);
                         }
+                    }
+                    _ = keepalive.tick() => self.keep_alive().await?,
+                    _ = settings.changed() => {
+                        keepalive = every(settings.borrow_and_update().keepalive);
+                        self.keep_alive().await?;
                     }
                     _ = sweep.tick() => lead::sweep(&self.lead.control.client, self.lead.epoch).await?,
                     _ = beat.tick() => lead::beat(&self.lead.control.client, self.lead.epoch).await?,
                 }
             }
         }
+    }
+
+    /// Speaks to the sessions that may have nothing to do for long: a server that vanished, or that
+    /// became a standby, is noticed, and what stands between keeps the connections open.
+    async fn keep_alive(&mut self) -> Result<(), HubError> {
+        let settings = self.endpoint.shared().settings();
+        for session in [&mut self.lead.control, &mut self.listener] {
+            session.limit(settings).await?;
+            session.ping().await?;
+        }
+        self.lead.lock.ping().await?;
+        self.drift.keep_alive(settings).await
     }
 
     /// Passes until nothing is left to do: `spcd apply` without a daemon.
@@ -217,48 +260,89 @@ impl<'a> Reign<'a> {
     }
 }
 
-/// The longest pause before the database is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A clock that first ticks when so many milliseconds are over.
+fn every(milliseconds: u64) -> Interval {
+    let pause = Duration::from_millis(milliseconds.max(1));
+    let mut interval = tokio::time::interval_at(Instant::now() + pause, pause);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
 
-/// How long to wait before the database is tried again: 100 ms, doubled up to 10 s, with jitter.
-fn back_off(times: u32) -> Duration {
-    let pause = Duration::from_millis(100) * 2u32.saturating_pow(times.min(7));
+/// How long to wait before the database is tried again: doubled each time, with jitter.
+fn back_off(times: u32, settings: &HubSettings) -> Duration {
+    let doubled = (settings.backoff_min).saturating_mul(2u64.saturating_pow(times));
+    let pause = Duration::from_millis(doubled.min(settings.backoff_max));
     let part = RandomState::new().hash_one(times) as f64 / u64::MAX as f64;
-    pause.min(LONGEST_PAUSE).mul_f64(0.5 + part / 2.0)
+    pause.mul_f64(0.5 + part / 2.0)
 }
 
 /// Keeps a database true to the files, for ever: takes the lead, serves, and starts anew when the
 /// database went away. Returns only when it cannot start at all.
 pub async fn run(
     endpoint: Arc<Endpoint>,
+    pool: &Pool,
     settings: &Settings,
     config: &mut Config,
     watcher: &mut Watcher,
 ) -> anyhow::Result<()> {
+    let hub = endpoint.shared().clone();
     let mut times = 0;
+    let mut has_led = false;
     loop {
         service::alive();
-        let began = Instant::now();
-        let error = match Reign::begin(&endpoint, settings, config, true).await {
+        let mut served = None;
+        let error = match Reign::begin(&endpoint, pool, settings, config, true).await {
             Ok(None) => continue,
-            Ok(Some(mut reign)) => match reign.serve(watcher).await {
-                Ok(()) => continue,
-                Err(error) => {
-                    // One that served for a while was well.
-                    if began.elapsed() > LONGEST_PAUSE {
-                        times = 0;
+            Ok(Some(mut reign)) => {
+                has_led = true;
+                let began = served.insert(Instant::now());
+                match reign.serve(watcher).await {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        // One that served for a while was well.
+                        if began.elapsed() > Duration::from_millis(hub.settings().backoff_max) {
+                            times = 0;
+                        }
+                        anyhow::Error::from(error)
                     }
-                    anyhow::Error::from(error)
                 }
-            },
-            Err(error) if is_final(&error) => return Err(error).context("cannot start"),
+            }
+            // What was good enough once will be so again.
+            Err(error) if !has_led && is_final(&error) => {
+                return Err(error).context("cannot start");
+            }
             Err(error) => error,
         };
-        let pause = back_off(times);
-        times += 1;
-        tracing::warn!("{error:#}; trying again in {} ms", pause.as_millis());
-        service::status(&format!("waiting for the database: {error:#}"));
-        tokio::time::sleep(pause).await;
+        // What is still open may lead to a server that is no longer the one.
+        pool.clear();
+        let reason = format!("{error:#}");
+        hub.lost(&reason);
+        service::status(&format!("waiting for the database: {reason}"));
+        if endpoint.is_refused() {
+            tracing::warn!(
+                "{reason}; trying again when the password or the settings change, and now and then"
+            );
+            wait_for_password(&endpoint).await;
+            continue;
+        }
+        let pause = back_off(times, &hub.settings());
+        times = times.saturating_add(1);
+        tracing::warn!("{reason}; trying again in {} ms", pause.as_millis());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = hub.asked_to_retry() => {}
+        }
+    }
+}
+
+/// Waits until there is a point in asking a server again that did not let us in.
+async fn wait_for_password(endpoint: &Endpoint) {
+    while endpoint.is_refused() {
+        service::alive();
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_FOR_PASSWORD) => {}
+            () = endpoint.shared().asked_to_retry() => {}
+        }
     }
 }
 

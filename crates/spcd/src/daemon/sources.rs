@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use spcd_core::config::{OptionValue, Target};
+use spcd_core::config::{HubSettings, OptionValue, Target};
 use spcd_core::plan::{Comment, Import, Offer, Why};
 use spcd_core::shape::{self, Table};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -16,6 +16,7 @@ use tokio_postgres::error::SqlState;
 
 use super::gate::{Gate, Pass, Place};
 use crate::hub::connect::{Endpoint, Session};
+use crate::hub::pool::{Pool, Pooled};
 use crate::hub::{HubError, Limits, apply, ask, comments};
 
 /// How many sources that answer quickly are asked at a time: each keeps a core of the server busy,
@@ -40,10 +41,13 @@ const CONNECT_TIMEOUT: &str = "connect_timeout";
 const TAKES_TIMEOUT: &str = "postgres_fdw";
 /// How long an import may take where the configuration does not say.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How much longer the server works on it, should the daemon be gone by then.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// The sources of a leader's connections, and the sessions in which they are asked.
 pub struct Sources {
     endpoint: Arc<Endpoint>,
+    pool: Pool,
     brisk: Gate,
     /// For what nobody waits for.
     unhurried: Gate,
@@ -123,16 +127,22 @@ pub struct Borrowed<'a> {
     sources: &'a Sources,
     session: Arc<Session>,
     in_order: bool,
-    _pass: Option<Pass>,
+}
+
+/// A shared session for a look at the hub, for as long as its turn lasts.
+pub struct Look {
+    session: Pooled,
+    _pass: Pass,
 }
 
 impl Sources {
     /// Of a hub that has so much room.
-    pub fn new(endpoint: Arc<Endpoint>, limits: Limits) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, limits: Limits) -> Self {
         // Half of what the server lets in is for others.
         let sessions = (limits.sessions / 2).clamp(8, 64);
         Self {
             endpoint,
+            pool,
             brisk: Gate::new(BRISK),
             unhurried: Gate::new(UNHURRIED),
             slow: Arc::new(Semaphore::new(sessions * 2 / 3)),
@@ -149,9 +159,12 @@ impl Sources {
     }
 
     /// A session for a look at the hub, in one's turn.
-    pub async fn session(&self, place: Place) -> Result<Borrowed<'_>, HubError> {
+    pub async fn session(&self, place: Place) -> Result<Look, HubError> {
         let pass = self.brisk.enter(place, 1).await;
-        self.open(Some(pass)).await
+        Ok(Look {
+            session: self.pool.get().await?,
+            _pass: pass,
+        })
     }
 
     /// The tables of a connection's source: asked for itself, or what all of its plugin instance
@@ -184,7 +197,7 @@ impl Sources {
         drop(self.brisk.enter(place, 1).await);
         let (limited, _) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
-        let session = self.open(None).await?;
+        let session = self.open(deadline(target)).await?;
         let asked = timeout(deadline(target), comments::ask(session.client(), target)).await;
         let answer = asked.unwrap_or_else(|_| Err(too_late(target)));
         session.give_back_after(&answer);
@@ -299,7 +312,7 @@ impl Sources {
     /// Asks within the time that the configuration gives. What is held in common with others is let
     /// go of once it takes longer than usual and there is room among the slow.
     async fn ask_within(&self, target: &Target, held: Held) -> Result<(Offer, Held), HubError> {
-        let session = self.open(None).await?;
+        let session = self.open(deadline(target)).await?;
         let asked = async {
             let (began, soon) = (Instant::now(), self.soon());
             let asking = ask::ask(session.client(), target);
@@ -344,23 +357,30 @@ impl Sources {
         self.usual.store((usual * 7 + took) / 8, Ordering::Relaxed);
     }
 
-    async fn open(&self, pass: Option<Pass>) -> Result<Borrowed<'_>, HubError> {
-        let session = match self.idle_session() {
+    /// A session to wait in for so long.
+    async fn open(&self, deadline: Duration) -> Result<Borrowed<'_>, HubError> {
+        let settings = self.endpoint.shared().settings();
+        let session = match self.idle_session(settings) {
             Some(session) => session,
             None => Arc::new(self.connect().await?),
         };
+        let limit = Duration::from_millis(settings.statement_timeout);
+        if !limit.is_zero() && limit <= deadline {
+            let limit = (deadline + GRACE).as_millis();
+            let set = format!("SET statement_timeout = {limit}");
+            session.client.batch_execute(&set).await?;
+        }
         Ok(Borrowed {
             sources: self,
             session,
             in_order: false,
-            _pass: pass,
         })
     }
 
-    fn idle_session(&self) -> Option<Arc<Session>> {
+    fn idle_session(&self, settings: HubSettings) -> Option<Arc<Session>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(session) = idle.pop() {
-            if !session.client.is_closed() {
+            if !session.client.is_closed() && session.settings == settings {
                 return Some(session);
             }
         }
@@ -429,6 +449,18 @@ impl Borrowed<'_> {
             Err(HubError::Refused { code, .. }) => *code != SqlState::QUERY_CANCELED,
             Err(_) => false,
         };
+    }
+}
+
+impl Look {
+    /// The session's client.
+    pub fn client(&self) -> &Client {
+        self.session.client()
+    }
+
+    /// Gives the session back where its statements came to an end.
+    pub fn give_back_after<T>(self, result: &Result<T, HubError>) {
+        self.session.give_back_after(result);
     }
 }
 

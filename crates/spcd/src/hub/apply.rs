@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use spcd_core::plan::{Bookkeeping, RowChange, Unit};
 use spcd_core::secret::Secret;
 use spcd_core::sql;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::connect::{Endpoint, Session};
@@ -22,8 +24,6 @@ const UNITS_PER_BATCH: usize = 250;
 const SESSIONS: usize = 2;
 /// How often a write that failed in passing (a deadlock) is sent again before its job is told.
 const TRIES: usize = 3;
-/// How long a lock is waited for. Whoever wants to read the table meanwhile has to wait as well.
-const LOCK_TIMEOUT: &str = "500ms";
 
 /// Where units are handed in to be written.
 #[derive(Clone)]
@@ -79,12 +79,27 @@ struct Queue {
 async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>) {
     let mut session: Option<Session> = None;
     loop {
-        let (batch, locks) = {
+        let shared = endpoint.shared();
+        let settings = shared.settings();
+        let next = async {
             let mut queue = queue.lock().await;
             (queue.next_batch().await, queue.locks)
         };
+        let keepalive = Duration::from_millis(settings.keepalive);
+        let Ok((batch, locks)) = timeout(keepalive, next).await else {
+            // An idle session is kept alive, or found to be dead before it is needed.
+            if let Some(open) = &session
+                && open.ping().await.is_err()
+            {
+                session = None;
+            }
+            continue;
+        };
         if batch.is_empty() {
             return;
+        }
+        if (session.as_ref()).is_some_and(|session| session.settings != settings) {
+            session = None;
         }
         if session
             .as_ref()
@@ -104,7 +119,8 @@ async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
     let opened = async {
         let session = endpoint.connect("writer").await?;
         let settings = format!(
-            "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '{LOCK_TIMEOUT}'"
+            "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = {}",
+            session.settings.lock_timeout
         );
         session.client.batch_execute(&settings).await?;
         lead::register(&session.client, epoch).await?;

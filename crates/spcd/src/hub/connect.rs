@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use spcd_core::config::HubSettings;
 use spcd_core::secret::Secret;
 use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 
+use super::state::Shared;
 use super::tls::{Handshake, Mode, Tls};
 use hosts::{Host, Name};
 use params::{Params, Surroundings, choice, number};
@@ -49,6 +51,7 @@ pub struct Endpoint {
     tcp_user_timeout: Duration,
     /// Whether it is known that no pooler mixes up sessions.
     direct: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 /// Why there is no session. The cause is the error's source.
@@ -152,6 +155,7 @@ impl Endpoint {
             },
             tcp_user_timeout: TCP_USER_TIMEOUT,
             direct: Arc::new(AtomicBool::new(true)),
+            shared: Shared::new(HubSettings::none()),
         }
     }
 
@@ -161,11 +165,65 @@ impl Endpoint {
         self
     }
 
-    /// Opens a session that calls itself `spcd <purpose>`.
+    /// The same with what a daemon's sessions share.
+    pub fn with_shared(mut self, shared: Arc<Shared>) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// What all sessions of this endpoint share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Opens a session that calls itself `spcd <purpose>`. A daemon does not send what was refused
+    /// a moment ago: then this is the same refusal.
     ///
     /// # Errors
     /// With several hosts, the error of the last one that was tried; see [`ConnectError`].
     pub async fn connect(&self, purpose: &str) -> Result<Session, ConnectError> {
+        if let Some(refusal) = self.shared.refusal(|| self.passwords()) {
+            let [target, who, advice, source] = refusal.told;
+            let source = source.into();
+            return Err(ConnectError::Refused {
+                target,
+                who,
+                advice,
+                source,
+            });
+        }
+        // Read before: who changes it meanwhile wants the new one to be tried.
+        let passwords = self.passwords();
+        let result = self.connect_any(purpose).await;
+        if let Err(error) = &result
+            && let Some(told) = error.of_authentication()
+        {
+            self.shared.refuse(passwords, told);
+        }
+        result
+    }
+
+    /// Whether what was refused is still what would be sent.
+    pub fn is_refused(&self) -> bool {
+        self.shared.refusal(|| self.passwords()).is_some()
+    }
+
+    /// For a session that was opened and cannot be set up.
+    pub fn cannot_use(&self, error: super::HubError) -> ConnectError {
+        ConnectError::Unreachable {
+            target: self.to_string(),
+            source: error.into(),
+        }
+    }
+
+    fn passwords(&self) -> Vec<Option<Secret>> {
+        self.hosts
+            .iter()
+            .map(|host| self.password_for(host))
+            .collect()
+    }
+
+    async fn connect_any(&self, purpose: &str) -> Result<Session, ConnectError> {
         let mut order: Vec<usize> = (0..self.hosts.len()).collect();
         if self.load_balance {
             let seed = std::hash::RandomState::new().build_hasher().finish();
@@ -297,6 +355,7 @@ impl Endpoint {
                 .filter(|n| *n > 0)
                 .map_or(TCP_USER_TIMEOUT, Duration::from_millis),
             direct: Arc::default(),
+            shared: Shared::new(HubSettings::none()),
         })
     }
 
@@ -309,7 +368,8 @@ impl Endpoint {
         let attempt = async {
             let mut session = self.open(host, purpose).await?;
             self.check_direct(host, &session).await?;
-            let state = session::prepare(&mut session, matches!(host.name, Name::Tcp(_)))
+            let tcp = matches!(host.name, Name::Tcp(_));
+            let state = session::prepare(&mut session, tcp, self.shared.settings())
                 .await
                 .map_err(|error| self.explain(host, error))?;
             match state.mismatch(wanted) {
@@ -539,6 +599,28 @@ impl fmt::Debug for Endpoint {
 }
 
 impl ConnectError {
+    /// Where the server does not believe who asks: which server, as whom, what to do, what it said.
+    fn of_authentication(&self) -> Option<[String; 4]> {
+        let Self::Refused {
+            target,
+            who,
+            advice,
+            source,
+        } = self
+        else {
+            return None;
+        };
+        let said = source.downcast_ref::<tokio_postgres::error::DbError>()?;
+        let codes = [
+            SqlState::INVALID_PASSWORD,
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        ];
+        codes.contains(said.code()).then(|| {
+            let [target, who, advice] = [target, who, advice].map(String::clone);
+            [target, who, advice, said.to_string()]
+        })
+    }
+
     /// Whether the server is there and only the database is not.
     pub fn is_no_such_database(&self) -> bool {
         let Self::Refused { source, .. } = self else {

@@ -58,7 +58,10 @@ pub async fn take(
     check_instance(&control.client, instance).await?;
     let lock = endpoint.connect("lead").await?;
     lock.client
-        .batch_execute("SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; BEGIN")
+        .batch_execute(
+            "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; \
+             SET lock_timeout = 0; BEGIN",
+        )
         .await?;
     match lock.client.batch_execute(&format!("{LOCK} NOWAIT")).await {
         Ok(()) => {}
@@ -67,6 +70,7 @@ pub async fn take(
         }
         Err(_) if !wait => return Ok(None),
         Err(_) => {
+            endpoint.shared().follows();
             lock.client.batch_execute("ROLLBACK; BEGIN").await?;
             wait_for_lock(&lock.client, &control.client).await?;
         }

@@ -14,7 +14,9 @@ pub mod lead;
 pub mod migrate;
 pub mod observe;
 mod partial;
+pub mod pool;
 pub mod search_path;
+pub mod state;
 pub mod steampipe;
 mod tls;
 pub mod trial;
@@ -29,6 +31,15 @@ pub enum HubError {
     /// The session is gone, or the server is going: connect again.
     #[error("the connection to the database is lost")]
     Lost(#[source] tokio_postgres::Error),
+    /// It did not answer in time though the session is open.
+    #[error("the database does not answer")]
+    Silent,
+    /// The session that holds the lead has ended: the server went away, or somebody ended it.
+    #[error("the session that holds the lead was closed")]
+    LeadLost,
+    /// The server takes no writes: a standby, or one that was made read-only. Another may.
+    #[error("the database takes no writes now: it is a standby, or read-only")]
+    ReadOnly,
     /// There is no session for it now.
     #[error("cannot open a session with the database")]
     NoSession,
@@ -94,6 +105,8 @@ impl From<tokio_postgres::Error> for HubError {
         ];
         if going.contains(db.code()) {
             HubError::Lost(error)
+        } else if *db.code() == SqlState::READ_ONLY_SQL_TRANSACTION {
+            HubError::ReadOnly
         } else if db.code().code() == NOT_LEADING {
             HubError::NotLeading
         } else {

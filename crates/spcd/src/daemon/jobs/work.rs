@@ -18,6 +18,7 @@ use crate::daemon::gate::{Gate, Pass, Place};
 use crate::daemon::sources::{Asker, Sources};
 use crate::hub::apply::Writer;
 use crate::hub::connect::Endpoint;
+use crate::hub::pool::Pool;
 use crate::hub::{HubError, Limits, ahead, dependents, observe, trial, union};
 
 /// How many tables may be on their way to the writer, which takes some hundreds at a time: enough
@@ -65,9 +66,9 @@ struct Answer {
 
 impl Shared {
     /// Nothing begun yet.
-    pub fn new(endpoint: Arc<Endpoint>, writer: Writer, limits: Limits) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, writer: Writer, limits: Limits) -> Self {
         Self {
-            sources: Sources::new(endpoint, limits),
+            sources: Sources::new(endpoint, pool, limits),
             writer,
             room: Gate::new(ON_THEIR_WAY),
             following: Arc::default(),
@@ -184,9 +185,15 @@ impl Shared {
                 Outcome::Done
             }
             Ok(outcome) => outcome,
-            Err(HubError::Lost(_) | HubError::NotLeading | HubError::NoSession) => {
-                Outcome::Cancelled
-            }
+            // The database's own matter: the loop meets it too.
+            Err(
+                HubError::Lost(_)
+                | HubError::Silent
+                | HubError::LeadLost
+                | HubError::ReadOnly
+                | HubError::NotLeading
+                | HubError::NoSession,
+            ) => Outcome::Cancelled,
             Err(error) if quiet => Outcome::Failed {
                 target_hash,
                 error: error.to_string(),

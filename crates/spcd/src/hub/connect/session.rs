@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use spcd_core::config::HubSettings;
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -11,6 +12,11 @@ use tokio_postgres::{
     SimpleQueryRow, Socket,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::hub::HubError;
+
+/// How long an answer to the shortest question may take.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Connections whose task has not ended.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -24,6 +30,8 @@ pub struct Session {
     pub messages: mpsc::UnboundedReceiver<AsyncMessage>,
     /// As the server says it (`15.8 (Debian 15.8-0+deb12u1)`).
     pub server_version: String,
+    /// Those that were set in it.
+    pub settings: HubSettings,
     tls: Option<MakeRustlsConnect>,
 }
 
@@ -47,12 +55,47 @@ pub enum Attributes {
 }
 
 impl Session {
+    /// Lets no statement take longer than the settings say, a wait for a lock included. (Whoever
+    /// competes with people for their tables waits for shorter.)
+    ///
+    /// # Errors
+    /// As the server or the driver says.
+    pub async fn limit(&mut self, settings: HubSettings) -> Result<(), tokio_postgres::Error> {
+        if settings != self.settings {
+            let limit = settings.statement_timeout;
+            let set = format!("SET statement_timeout = {limit}; SET lock_timeout = {limit}");
+            self.client.batch_execute(&set).await?;
+            self.settings = settings;
+        }
+        Ok(())
+    }
+
+    /// Whether the server still answers, and takes writes.
+    ///
+    /// # Errors
+    /// [`HubError::Silent`], [`HubError::ReadOnly`], and as the server says.
+    pub async fn ping(&self) -> Result<(), HubError> {
+        ping(&self.client).await
+    }
+
     /// For deadlines: stops the statement under way while its future is being awaited.
     pub fn canceller(&self) -> Canceller {
         Canceller {
             token: self.client.cancel_token(),
             tls: self.tls.clone(),
         }
+    }
+}
+
+/// [`Session::ping`] for who has the client alone.
+pub async fn ping(client: &Client) -> Result<(), HubError> {
+    const ASK: &str = "SELECT pg_catalog.pg_is_in_recovery()
+                           OR pg_catalog.current_setting('default_transaction_read_only') = 'on'";
+    let answer = tokio::time::timeout(PATIENCE, client.simple_query(ASK)).await;
+    let answer = answer.map_err(|_| HubError::Silent)??;
+    match row(&answer).and_then(|row| row.get(0)) {
+        Some("f") => Ok(()),
+        _ => Err(HubError::ReadOnly),
     }
 }
 
@@ -192,6 +235,7 @@ where
         client,
         messages,
         server_version,
+        settings: HubSettings::none(),
         tls: None,
     })
 }
@@ -216,6 +260,7 @@ where
 pub async fn prepare(
     session: &mut Session,
     tcp: bool,
+    settings: HubSettings,
 ) -> Result<ServerState, tokio_postgres::Error> {
     // Alone and first: what takes longer than a role's time-out would else never get through.
     const NO_TIMEOUT: &str = "SET statement_timeout = 0";
@@ -237,6 +282,7 @@ pub async fn prepare(
     let batch = [SETTINGS, if tcp { TCP } else { "" }, STATE].concat();
     patiently(session, NO_TIMEOUT).await?;
     let answer = patiently(session, &batch).await?;
+    session.limit(settings).await?;
     let row = row(&answer);
     let is = |column: usize| row.and_then(|row| row.try_get(column).ok().flatten()) == Some("t");
     Ok(ServerState {

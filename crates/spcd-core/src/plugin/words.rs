@@ -1,0 +1,218 @@
+//! What people say in plain words (`read_only`, `statement_timeout`), as options of the server, and
+//! what a value must be.
+
+use std::collections::BTreeMap;
+
+use super::Definition;
+use crate::config::OptionValue;
+use crate::nearest::nearest;
+use crate::spc::syntax::Span;
+
+/// A message and the way out.
+pub(super) type Wrong = (String, String);
+
+/// What a connection gives, by attribute.
+#[derive(Default)]
+pub(super) struct Words {
+    given: BTreeMap<String, (String, Span)>,
+}
+
+impl Words {
+    /// Takes a value; gives the one that was there.
+    pub(super) fn insert(&mut self, name: &str, text: String, span: Span) -> Option<String> {
+        let before = self.given.insert(name.to_owned(), (text, span));
+        before.map(|(text, _)| text)
+    }
+
+    /// Whether an attribute has a value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.given
+            .get(name)
+            .is_some_and(|(text, _)| !text.is_empty())
+    }
+
+    /// The options that the words mean beside those that the connection gives itself, and whether
+    /// nothing but words is in their values.
+    pub(super) fn options(
+        &self,
+        definition: &Definition,
+        server: &BTreeMap<String, OptionValue>,
+    ) -> Result<BTreeMap<String, (String, bool)>, (Span, String, String)> {
+        let mut options: BTreeMap<String, (String, bool)> = BTreeMap::new();
+        for (word, means) in &definition.words {
+            let Some((text, span)) = self.given.get(word) else {
+                continue;
+            };
+            if text == "false" {
+                continue;
+            }
+            for (option, fragment) in means {
+                let fragment = filled(fragment, text);
+                let own = server.get(option).map(|own| own.value.as_str());
+                let Some((before, between)) = definition.join.get(option) else {
+                    if own.is_some_and(|own| own != fragment) {
+                        let message = format!("`{word}` and `{option}` contradict each other");
+                        return Err((*span, message, format!("remove `{option}`")));
+                    }
+                    options.insert(option.clone(), (fragment, true));
+                    continue;
+                };
+                let joined = match (options.remove(option), own) {
+                    (Some((so_far, alone)), _) => (so_far + between + &fragment, alone),
+                    (None, None) => (format!("{before}{fragment}"), true),
+                    // What stands before makes it one statement, and theirs is another.
+                    (None, Some(_)) if !before.is_empty() => {
+                        let message =
+                            format!("`{word}` needs `{option}`, which takes one statement");
+                        let hint = format!(
+                            "remove `{option}`, or write into it what `{word}` means: {before}{fragment}"
+                        );
+                        return Err((*span, message, hint));
+                    }
+                    (None, Some(own)) => (format!("{own}{between}{fragment}"), false),
+                };
+                options.insert(option.clone(), joined);
+            }
+        }
+        Ok(options)
+    }
+
+    /// What is given and of no use without something that is not.
+    pub(super) fn missing(&self, definition: &Definition) -> Option<(Span, String, String)> {
+        definition.needs.iter().find_map(|(given, needed)| {
+            let (name, value) = given.split_once('=').unwrap_or((given, ""));
+            let (text, span) = self.given.get(name)?;
+            let concerns = !text.is_empty() && (value.is_empty() || value == text);
+            let is_there = needed.split('|').any(|needed| self.has(needed));
+            (concerns && !is_there).then(|| {
+                let needed = needed.split('|').next().unwrap_or_default();
+                let said = match value {
+                    "" => format!("`{name}`"),
+                    value => format!("`{name} = \"{value}\"`"),
+                };
+                let message = format!("{said} needs `{needed}`");
+                (*span, message, format!("write `{needed} = \"…\"`"))
+            })
+        })
+    }
+}
+
+/// A fragment with the value in it: `{s}` and `{ms}` of milliseconds, `{}` as it is.
+fn filled(fragment: &str, text: &str) -> String {
+    let milliseconds: u64 = text.parse().unwrap_or(0);
+    let seconds = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
+    fragment
+        .replace("{s}", &seconds)
+        .replace("{ms}", text)
+        .replace("{}", text)
+}
+
+/// A value as the option takes it, where it is of this kind. The message shows no value: it may be
+/// a secret that stands in a wrong place.
+pub(super) fn value(kind: &str, name: &str, text: &str) -> Result<String, Wrong> {
+    let text = text.trim();
+    // As good as unset.
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let wrong =
+        |message: &str, hint: &str| Err((format!("{message} for `{name}`"), hint.to_owned()));
+    match kind {
+        "port" => {
+            // libpq takes one for each host.
+            let good =
+                |port: &str| port.is_empty() || port.parse::<u16>().is_ok_and(|port| port > 0);
+            match text.split(',').all(|port| good(port.trim())) {
+                true => Ok(text.to_owned()),
+                false => wrong(
+                    "expected a number from 1 to 65535",
+                    &format!("write `{name} = 5432`"),
+                ),
+            }
+        }
+        "flag" => match text {
+            "true" | "on" | "yes" | "1" => Ok("true".to_owned()),
+            "false" | "off" | "no" | "0" => Ok("false".to_owned()),
+            _ => wrong("expected true or false", &format!("write `{name} = true`")),
+        },
+        "seconds" | "milliseconds" => match milliseconds(text) {
+            Some(milliseconds) if kind == "milliseconds" => Ok(milliseconds.to_string()),
+            Some(milliseconds) => Ok(milliseconds.div_ceil(1000).to_string()),
+            None => wrong(
+                "expected a time",
+                "write a number of seconds, or `\"500ms\"`, `\"10s\"`, `\"5m\"`",
+            ),
+        },
+        choices => {
+            if choices.split('|').any(|choice| choice == text) {
+                return Ok(text.to_owned());
+            }
+            let hint = match nearest(text, choices.split('|')) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("there are: {}", choices.replace('|', ", ")),
+            };
+            wrong("this is no value", &hint)
+        }
+    }
+}
+
+/// The most that Postgres takes.
+const MOST: u64 = i32::MAX as u64;
+
+fn milliseconds(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let milliseconds = number.parse::<u64>().ok()?.checked_mul(factor)?;
+    (milliseconds <= MOST).then_some(milliseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{filled, value};
+
+    #[test]
+    fn values_are_what_their_kind_says() {
+        for (kind, text, good) in [
+            ("port", "5432", Some("5432")),
+            ("port", "5432,5433", Some("5432,5433")),
+            ("port", "0", None),
+            ("port", "65536", None),
+            ("port", "http", None),
+            ("flag", "true", Some("true")),
+            ("flag", "off", Some("false")),
+            ("flag", "perhaps", None),
+            ("seconds", "10", Some("10")),
+            ("seconds", "1500ms", Some("2")),
+            ("seconds", "2m", Some("120")),
+            ("seconds", "soon", None),
+            ("seconds", "-1", None),
+            ("milliseconds", "10s", Some("10000")),
+            ("milliseconds", "0", Some("0")),
+            ("milliseconds", "1000h", None),
+            ("a|b-c", "b-c", Some("b-c")),
+            ("a|b-c", "b", None),
+            ("a|b-c", "", Some("")),
+        ] {
+            assert_eq!(
+                value(kind, "x", text).ok().as_deref(),
+                good,
+                "{kind} {text}"
+            );
+        }
+        let (message, hint) = value("verify-ca|verify-full", "sslmode", "verify-ful").unwrap_err();
+        assert_eq!(message, "this is no value for `sslmode`");
+        assert_eq!(hint, "did you mean \"verify-full\"?");
+    }
+
+    #[test]
+    fn a_time_is_written_in_the_units_that_an_option_wants() {
+        assert_eq!(filled("a={s} b={ms}", "1500"), "a=1.500 b=1500");
+    }
+}

@@ -338,6 +338,24 @@ async fn what_a_plugin_instance_shares_is_asked_for_once() {
     spcd.stop();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_with_an_extension_just_created_is_not_asked_again() {
+    let server = Cluster::start(&[]);
+    let (hub, source) = (server.database().await, server.database().await);
+    query(&source.url, "CREATE TABLE t (id integer)").await;
+    let here = app("a", &source, "").replace(
+        &format!("port   = {}", shared_port()),
+        &format!("port   = {}", server.port()),
+    );
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &(STATIC.to_owned() + &here));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let versions = "SELECT extension_version IS NOT NULL FROM spcd.applied";
+    assert_eq!(value(&hub.url, versions).await, "t");
+    spcd.stop();
+}
+
 fn shared_port() -> u16 {
     shared().port()
 }

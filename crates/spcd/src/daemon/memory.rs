@@ -123,6 +123,11 @@ impl Memory {
             };
             observed.attempts.insert(name.clone(), attempt);
         }
+        self.recall_extensions(observed);
+    }
+
+    /// Adds which extensions could not be created.
+    pub fn recall_extensions(&self, observed: &mut Observed) {
         for (name, reason) in &self.refused_extensions {
             if observed.extensions.get(name) == Some(&Extension::Available) {
                 let refused = Extension::Refused(reason.clone());

@@ -126,7 +126,15 @@ impl Reign<'_> {
         sure: bool,
     ) -> Result<Carried, HubError> {
         observed.slow = self.jobs.brisk_and_slow().1.cloned().collect();
-        let plan = plan::plan(desired, observed);
+        let mut plan = plan::plan(desired, observed);
+        if !plan.extensions.is_empty() {
+            self.create_extensions(&plan.extensions).await?;
+            // Their versions are recorded with what is asked of them, so they must be known first.
+            let client = &self.lead.control.client;
+            observe::complete(client, desired, observed).await?;
+            self.memory.recall_extensions(observed);
+            plan = plan::plan(desired, observed);
+        }
         self.memory.forget(observed, &plan, &self.jobs);
         let mut carried = Carried {
             complete: true,
@@ -155,7 +163,7 @@ impl Reign<'_> {
         }
         let Plan {
             admit,
-            extensions,
+            extensions: _,
             mut rows,
             touched,
             work,
@@ -181,7 +189,6 @@ impl Reign<'_> {
             let admit = "SELECT spcd.admit_readers()";
             self.lead.control.client.batch_execute(admit).await?;
         }
-        self.create_extensions(&extensions).await?;
         if let Some(change) = search_path {
             self.set_search_path(change).await?;
         }

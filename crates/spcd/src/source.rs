@@ -21,7 +21,7 @@ use tokio_postgres::Client;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::probe::Answer;
 use crate::hub::{HubError, Limits};
-use book::{Book, Room};
+use book::{Book, Busy, Room};
 use session::{Found, Sessions};
 
 /// How many sources are asked at a time, of those that answered last.
@@ -265,11 +265,13 @@ impl Round {
     }
 
     fn room(&self) -> Room {
-        let (well, lost) = self.book.under_way();
+        let Busy { well, lost, hung } = self.book.busy();
+        // One that hangs was one that answered, until it was asked.
+        let any = well + lost + hung < 3 * self.lost;
         Room {
-            // One that hangs was one that answered, until it was asked.
-            well: well < AT_A_TIME && lost < 2 * self.lost,
-            lost: lost < self.lost,
+            well: any && well < AT_A_TIME,
+            lost: any && lost < self.lost,
+            again: hung < self.lost,
         }
     }
 

@@ -132,6 +132,7 @@ const SAYS: &[(&str, Kind)] = &[
     ("(111)", Kind::Refused),
     ("(113)", Kind::Refused),
     ("server has gone away", Kind::Refused),
+    ("lost connection to", Kind::Refused),
     ("closed the connection unexpectedly", Kind::Refused),
     ("unavailable or does not exist", Kind::Refused),
 ];

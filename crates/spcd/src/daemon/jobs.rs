@@ -33,6 +33,8 @@ const LATEST: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// And after an import that nobody answered. A probe finds out earlier that somebody does.
+const LONGEST_AFTER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The jobs of a leader.
 pub struct Jobs {
@@ -139,8 +141,13 @@ impl Failure {
         let next = match import {
             // Another attempt with the same credentials could lock the account.
             Some((Kind::Authentication, _)) => Next::Asked,
-            Some((_, schedule)) => {
-                let pause = Duration::from_millis(schedule.pause_after(times));
+            Some((kind, schedule)) => {
+                let mut pause = Duration::from_millis(schedule.pause_after(times));
+                // Each attempt may leave a session that hangs in its wrapper.
+                if kind == Kind::Timeout && times > schedule.attempts {
+                    let more = times.saturating_sub(schedule.attempts).min(10);
+                    pause = (pause * 2u32.pow(more)).min(LONGEST_AFTER_TIMEOUT.max(pause));
+                }
                 let least = Duration::from_secs(others as u64) / A_SECOND;
                 Next::At(Instant::now() + pause.max(least))
             }

@@ -10,6 +10,7 @@ pub mod connect;
 mod csv;
 pub mod dependents;
 pub mod destroy;
+pub mod facts;
 pub mod lead;
 pub mod migrate;
 pub mod observe;

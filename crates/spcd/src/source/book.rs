@@ -22,6 +22,8 @@ pub struct Book {
     due: [BTreeSet<(u64, String)>; 2],
     /// The probes under way.
     running: [BTreeSet<u64>; 2],
+    /// Those whose time is up, and whose session still hangs in its wrapper.
+    hung: BTreeSet<u64>,
     /// What an earlier leader knew of sources that were not handed over yet.
     known: BTreeMap<String, bool>,
     /// What is to be written.
@@ -35,8 +37,23 @@ pub struct Book {
 /// For which there is room.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
+    /// One of those that answered last.
     pub well: bool,
+    /// One of the others.
     pub lost: bool,
+    /// Another session for a source in which one hangs already.
+    pub again: bool,
+}
+
+/// How many sessions are busy.
+#[derive(Debug, Clone, Copy)]
+pub struct Busy {
+    /// With sources that answered last.
+    pub well: usize,
+    /// With the others.
+    pub lost: usize,
+    /// With nothing: they hang.
+    pub hung: usize,
 }
 
 /// What is to be written at once.
@@ -56,8 +73,10 @@ struct Entry {
     health: Health,
     /// The probe that is under way for it; its answer counts.
     probe: Option<u64>,
-    /// That probe's answer is known, and its session is not free yet.
-    hangs: bool,
+    /// Probes before it whose sessions hang: some wrappers cannot be stopped while they connect.
+    hung: BTreeSet<u64>,
+    /// As long as some do, the next session is not risked before this.
+    not_before: u64,
     facts: Facts,
 }
 
@@ -120,7 +139,8 @@ impl Book {
                         watched,
                         health: Health::new(known, first),
                         probe: None,
-                        hangs: false,
+                        hung: BTreeSet::new(),
+                        not_before: 0,
                         facts: Facts::default(),
                     }
                 }
@@ -152,7 +172,7 @@ impl Book {
                 true => entry.health.reachable == Some(false),
                 false => entry.health.reachable != Some(false),
             };
-            news && (entry.probe.is_none() || entry.hangs)
+            news && entry.probe.is_none()
         };
         if self.entries.get(name).is_some_and(wanted) {
             self.change(name, |entry| entry.health.next = Some(now));
@@ -178,8 +198,8 @@ impl Book {
         let (class, _) = class?;
         let (_, name) = self.due[class].pop_first()?;
         let entry = self.entries.get_mut(&name)?;
-        if entry.hangs {
-            // Another session would hang too.
+        if !entry.hung.is_empty() && (now < entry.not_before || !room.again) {
+            // Another session would hang too, most likely.
             let within = std::time::Duration::from_millis(entry.watched.schedule.timeout);
             let failure = crate::hub::probe::Failure::timeout(within);
             self.answered(&name, Answer::Failed(failure), now);
@@ -192,13 +212,22 @@ impl Book {
         entry.health = health;
         self.number += 1;
         entry.probe = Some(self.number);
+        let others = u32::try_from(entry.hung.len()).unwrap_or(u32::MAX);
+        // So that there are a dozen after a day, and not thousands.
+        let pause = 2u64.saturating_pow(others.saturating_add(1));
+        let pause = entry.watched.schedule.interval.saturating_mul(pause);
+        entry.not_before = now.saturating_add(pause);
         self.running[class].insert(self.number);
         Some((self.number, entry.watched.clone()))
     }
 
-    /// How many are being asked: those that answered last, and the others.
-    pub fn under_way(&self) -> (usize, usize) {
-        (self.running[WELL].len(), self.running[LOST].len())
+    /// How many sessions are busy.
+    pub fn busy(&self) -> Busy {
+        Busy {
+            well: self.running[WELL].len(),
+            lost: self.running[LOST].len(),
+            hung: self.hung.len(),
+        }
     }
 
     /// A probe takes long: it is no longer one of those that keep others waiting.
@@ -210,12 +239,18 @@ impl Book {
 
     /// What a probe found; whether its source was lost or is back.
     pub fn found(&mut self, number: u64, name: &str, answer: Answer, now: u64) -> Option<Turn> {
+        for running in &mut self.running {
+            running.remove(&number);
+        }
+        // Until its session says that it is over.
+        self.hung.insert(number);
         let entry = self.entries.get_mut(name)?;
+        entry.hung.insert(number);
         // It may be about a target that is not wanted any more.
         if entry.probe != Some(number) {
             return None;
         }
-        entry.hangs = true;
+        entry.probe = None;
         self.answered(name, answer, now)
     }
 
@@ -226,6 +261,8 @@ impl Book {
             facts.checked = Some(now);
             let outcome = match answer {
                 Answer::There(latency) => {
+                    // What hangs is of another time.
+                    entry.hung.clear();
                     facts.latency = Some(latency.as_secs_f64() * 1000.0);
                     Outcome::Answered
                 }
@@ -250,16 +287,15 @@ impl Book {
         for running in &mut self.running {
             running.remove(&number);
         }
+        self.hung.remove(&number);
         let Some(entry) = self.entries.get_mut(name) else {
             return;
         };
+        entry.hung.remove(&number);
         if entry.probe != Some(number) {
             return;
         }
         entry.probe = None;
-        if take(&mut entry.hangs) {
-            return;
-        }
         // The hub was not there: that says nothing of the source.
         self.change(name, |entry| {
             if entry.health.breaker == Breaker::HalfOpen {
@@ -334,16 +370,15 @@ impl Entry {
         self.health = self.health.again(now);
         // What a probe says that began before does not count.
         self.probe = None;
-        self.hangs = false;
+        self.not_before = now;
     }
 
     fn put(&self, name: &str, due: &mut [BTreeSet<(u64, String)>; 2]) {
-        let is_asked = self.probe.is_some() && !self.hangs;
         let class = match self.health.reachable {
             Some(false) => LOST,
             _ => WELL,
         };
-        if let Some(next) = self.health.next.filter(|_| !is_asked) {
+        if let Some(next) = self.health.next.filter(|_| self.probe.is_none()) {
             due[class].insert((next, name.to_owned()));
         }
     }

@@ -14,6 +14,8 @@
 #   schema               the remote schema to import; schema_attribute: the attribute that names it
 #   schema_mode          "dynamic": each connection is asked for its tables; "static": all
 #                        connections of the plugin share one set of tables
+#   probe                how one finds out whether a source is there: "import" (a table that does
+#                        not exist; the default), "files" (they are opened) or "none"
 #   column_name          the wrapper's option for a column's remote name
 #   positional           columns are mapped by position
 #   connection_string    an attribute that takes a libpq connection string
@@ -201,6 +203,7 @@ plugin "csv" {
 
   # One table a file; spcd reads their heads and infers the columns.
   files    = ["paths", "header", "separator", "comment"]
+  probe    = "files"
   required = ["paths"]
   public   = ["paths", "header", "separator", "comment"]
   paths    = ["paths"]
@@ -223,6 +226,8 @@ plugin "*" {
   schema_mode = "static"
   schema      = "{name}"
   body        = "config"
+  # What it imports is its own list of tables, for which it asks nobody.
+  probe       = "none"
   public = [
     "account", "account_id", "cloud", "config_path", "default_region", "domain",
     "email", "environment", "host", "ignore_error_codes", "ignore_error_messages",

@@ -281,7 +281,8 @@ END $$;
 --   route   the statuses it passes through, the last one stays; empty: only the row's other columns
 --   remove  true: the row goes
 --   and any of error, warnings, plugin, plugin_instance, type, connections, import_schema,
---   schema_mode, schema_hash, table_count, file_name, start_line, end_line: absent keeps what is there
+--   schema_mode, schema_hash, table_count, file_name, start_line, end_line, labels: absent keeps
+--   what is there
 -- p_quiet: write the events but announce nothing (the caller announces a resync).
 CREATE FUNCTION spcd.publish(p_generation bigint, p_changes jsonb, p_quiet boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql AS $$
@@ -289,12 +290,7 @@ DECLARE
     v_message text;
 BEGIN
     -- The caller's sessions run one at a time for one connection, so reading before writing is safe.
-    CREATE TEMP TABLE IF NOT EXISTS spcd_event (
-        n bigint, step integer, connection_name text, previous text, status text, error text,
-        duration interval
-    ) ON COMMIT DELETE ROWS;
-    DELETE FROM pg_temp.spcd_event;
-
+    PERFORM spcd.no_events();
     INSERT INTO pg_temp.spcd_event
     SELECT c.n, r.step, c.change->>'name',
            CASE WHEN r.step = 1 THEN s.status ELSE c.change->'route'->>(r.step::integer - 2) END,
@@ -316,7 +312,7 @@ BEGIN
     INSERT INTO spcd.connection_state (
         connection_name, status, error, comments_set, warnings, plugin, plugin_instance, type, connections,
         import_schema, schema_mode, schema_hash, table_count, last_ready,
-        file_name, start_line, end_line, time_changed, generation)
+        file_name, start_line, end_line, labels, time_changed, generation)
     SELECT c.name,
            coalesce(c.route->>-1, o.status),
            CASE coalesce(c.route->>-1, o.status)
@@ -337,13 +333,15 @@ BEGIN
            coalesce(c.file_name, o.file_name),
            coalesce(c.start_line, o.start_line),
            coalesce(c.end_line, o.end_line),
+           coalesce(c.labels, o.labels, '{}'),
            CASE WHEN c.route->0 IS NULL AND o.time_changed IS NOT NULL
                 THEN o.time_changed ELSE pg_catalog.clock_timestamp() END,
            p_generation
     FROM pg_catalog.jsonb_to_recordset(p_changes) AS c (
         name text, route jsonb, remove boolean, error text, warnings text[], plugin text,
         plugin_instance text, type text, connections text[], import_schema text, schema_mode text,
-        schema_hash text, table_count integer, file_name text, start_line integer, end_line integer)
+        schema_hash text, table_count integer, file_name text, start_line integer, end_line integer,
+        labels jsonb)
     LEFT JOIN spcd.connection_state o ON o.connection_name = c.name
     WHERE c.remove IS NOT TRUE AND (o.connection_name IS NOT NULL OR c.route->>-1 IS NOT NULL)
     ON CONFLICT (connection_name) DO UPDATE SET
@@ -364,27 +362,40 @@ BEGIN
         file_name = excluded.file_name,
         start_line = excluded.start_line,
         end_line = excluded.end_line,
+        labels = excluded.labels,
         generation = excluded.generation;
 
     PERFORM spcd.announce(p_generation, p_quiet);
 END $$;
 
--- Writes the events that publish collected, and packs them into messages.
+-- Where the events of a transaction are collected for spcd.announce.
+CREATE FUNCTION spcd.no_events() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    CREATE TEMP TABLE IF NOT EXISTS spcd_event (
+        n bigint, step integer, connection_name text, previous text, status text, error text,
+        duration interval, health text
+    ) ON COMMIT DELETE ROWS;
+    DELETE FROM pg_temp.spcd_event;
+END $$;
+
+-- Writes the events that were collected, and packs them into messages.
 CREATE FUNCTION spcd.announce(p_generation bigint, p_quiet boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     WITH event AS (
         INSERT INTO spcd.connection_event
-            (connection_name, previous, status, error, generation, duration)
-        SELECT connection_name, previous, status, error, p_generation, duration
+            (connection_name, previous, status, error, generation, duration, health)
+        SELECT connection_name, previous, status, error, p_generation, duration, health
         FROM pg_temp.spcd_event ORDER BY n, step
-        RETURNING id, time, connection_name, previous, status, error
+        RETURNING id, time, connection_name, previous, status, error, health
     ), change AS (
         SELECT id, pg_catalog.json_build_object(
                    'connection', connection_name, 'status', status, 'previous', previous,
                    'time', time, 'event', id)::jsonb
                || CASE WHEN error IS NULL THEN '{}'::jsonb
-                  ELSE pg_catalog.jsonb_build_object('error', spcd.shortened(error)) END AS change
+                  ELSE pg_catalog.jsonb_build_object('error', spcd.shortened(error)) END
+               || CASE WHEN health IS NULL THEN '{}'::jsonb
+                  ELSE pg_catalog.jsonb_build_object('health', health) END AS change
         FROM event
         WHERE NOT p_quiet
     ), message AS (
@@ -701,6 +712,8 @@ BEGIN
     GRANT USAGE ON SCHEMA spcd TO spcd_users;
     GRANT SELECT ON spcd.connection_state, spcd.connection_event, spcd.config_diagnostic,
                     spcd.daemon, spcd.refresh_request, spcd.migration TO spcd_users;
+    -- What later migrations made.
+    GRANT SELECT ON spcd.connection_health TO spcd_users;
 END $$;
 
 -- Only what clients may do is for everyone who can use the schema.

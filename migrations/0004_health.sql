@@ -1,7 +1,8 @@
 -- What is known of the sources, beside what is known of the tables: a source that does not answer
 -- changes nothing of a connection's status. A table of its own, since each probe writes here.
 CREATE TABLE spcd.connection_health (
-    connection_name text COLLATE "C" PRIMARY KEY,
+    connection_name text COLLATE "C" PRIMARY KEY
+        REFERENCES spcd.connection_state ON DELETE CASCADE,
     -- NULL: unknown
     reachable       boolean,
     last_checked    timestamptz,
@@ -16,7 +17,8 @@ CREATE TABLE spcd.connection_health (
         CHECK (breaker IN ('closed', 'open', 'half_open')),
     -- somebody said `spcd disconnect`: nothing is asked until `spcd reconnect`
     held            boolean NOT NULL DEFAULT false
-);
+-- Each row is written anew in its page as long as there is room.
+) WITH (fillfactor = 70);
 COMMENT ON TABLE spcd.connection_health IS 'one row a connection whose source is watched: whether it answers';
 
 -- As the block says; for people.
@@ -24,3 +26,115 @@ ALTER TABLE spcd.connection_state ADD COLUMN labels jsonb NOT NULL DEFAULT '{}';
 
 -- 'lost' or 'restored', where an event is about the source and not about the status.
 ALTER TABLE spcd.connection_event ADD COLUMN health text CHECK (health IN ('lost', 'restored'));
+
+-- What is asked for: 'refresh' has the sources asked for their tables, 'disconnect' leaves them
+-- alone from now on, 'reconnect' ends that, and asks at once, whatever failed before.
+ALTER TABLE spcd.refresh_request ADD COLUMN action text NOT NULL DEFAULT 'refresh'
+    CHECK (action IN ('refresh', 'reconnect', 'disconnect'));
+
+-- A durable request to try sources now, also those that were refused or disconnected; its id.
+CREATE FUNCTION spcd.reconnect(connections text[]) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+#variable_conflict use_variable
+DECLARE
+    v_id bigint;
+BEGIN
+    INSERT INTO spcd.refresh_request (connections, action)
+    VALUES (coalesce(connections, '{}'), 'reconnect') RETURNING id INTO v_id;
+    PERFORM pg_catalog.pg_notify('spcd_wake', '');
+    RETURN v_id;
+END $$;
+
+-- A durable request to leave sources alone until spcd.reconnect; its id. Their tables stay.
+CREATE FUNCTION spcd.disconnect(connections text[]) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+#variable_conflict use_variable
+DECLARE
+    v_id bigint;
+BEGIN
+    INSERT INTO spcd.refresh_request (connections, action)
+    VALUES (coalesce(connections, '{}'), 'disconnect') RETURNING id INTO v_id;
+    PERFORM pg_catalog.pg_notify('spcd_wake', '');
+    RETURN v_id;
+END $$;
+
+-- Records that sources are left alone, or no longer. Nothing is known of them from then on.
+CREATE FUNCTION spcd.hold(p_names text[], p_held boolean) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO spcd.connection_health (connection_name, held)
+    SELECT s.connection_name, true
+    FROM spcd.connection_state s
+    WHERE s.connection_name = ANY (p_names) AND p_held
+    ON CONFLICT (connection_name) DO UPDATE SET
+        held = true, reachable = NULL, attempts = 0, next_attempt = NULL, breaker = 'closed';
+    UPDATE spcd.connection_health SET held = false
+    WHERE connection_name = ANY (p_names) AND NOT p_held AND held
+$$;
+
+-- Records what probes found, and tells whose source was lost or is back. p_rows: an array of
+--   name, reachable, attempts, breaker
+--   checked    when it was asked, as seconds before now; absent: it was not
+--   latency    how long the answer took, in milliseconds
+--   failure    why there was none
+--   next       when it is asked next, in seconds from now; absent: nobody knows
+--   health     'lost' or 'restored', or absent: a list, in the order in which it happened
+-- Connections that are gone or held are left out.
+CREATE FUNCTION spcd.publish_health(p_epoch bigint, p_rows jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_told boolean;
+BEGIN
+    PERFORM spcd.assert_lead(p_epoch);
+    INSERT INTO spcd.connection_health AS h
+        (connection_name, reachable, last_checked, latency_ms, attempts, last_failure, failed_at,
+         next_attempt, breaker)
+    SELECT r.name, r.reachable, v_now - pg_catalog.make_interval(secs => r.checked), r.latency,
+           r.attempts, r.failure,
+           CASE WHEN r.failure IS NOT NULL
+                THEN v_now - pg_catalog.make_interval(secs => r.checked) END,
+           v_now + pg_catalog.make_interval(secs => r.next), r.breaker
+    FROM pg_catalog.jsonb_to_recordset(p_rows) AS r (
+        name text, reachable boolean, checked float8, latency real, attempts integer,
+        failure text, next float8, breaker text)
+    JOIN spcd.connection_state s ON s.connection_name = r.name
+    ON CONFLICT (connection_name) DO UPDATE SET
+        reachable = excluded.reachable,
+        last_checked = coalesce(excluded.last_checked, h.last_checked),
+        latency_ms = coalesce(excluded.latency_ms, h.latency_ms),
+        attempts = excluded.attempts,
+        last_failure = coalesce(excluded.last_failure, h.last_failure),
+        failed_at = coalesce(excluded.failed_at, h.failed_at),
+        next_attempt = excluded.next_attempt,
+        breaker = excluded.breaker
+    WHERE NOT h.held;
+
+    SELECT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_rows) r WHERE r ? 'health')
+    INTO v_told;
+    IF v_told THEN
+        PERFORM spcd.no_events();
+        INSERT INTO pg_temp.spcd_event
+            (n, step, connection_name, previous, status, error, duration, health)
+        SELECT r.n, t.step, s.connection_name, s.status, s.status, s.error, interval '0', t.health
+        FROM pg_catalog.jsonb_array_elements(p_rows) WITH ORDINALITY AS r (told, n)
+        CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(r.told->'health')
+            WITH ORDINALITY AS t (health, step)
+        JOIN spcd.connection_health h ON h.connection_name = r.told->>'name' AND NOT h.held
+        JOIN spcd.connection_state s ON s.connection_name = h.connection_name;
+        PERFORM spcd.announce((SELECT last_value FROM spcd.generation), false);
+    END IF;
+END $$;
+
+REVOKE ALL ON FUNCTION
+    spcd.reconnect(text[]), spcd.disconnect(text[]), spcd.hold(text[], boolean),
+    spcd.publish_health(bigint, jsonb) FROM PUBLIC;
+-- Like a refresh: it asks a source, and changes nothing that was not to be changed anyway. To leave
+-- a source alone is for who keeps the database to say.
+GRANT EXECUTE ON FUNCTION spcd.reconnect(text[]) TO PUBLIC;
+
+-- Who could read the state so far can read this.
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'spcd_users')
+       AND pg_catalog.has_schema_privilege('spcd_users', 'spcd', 'USAGE') THEN
+        PERFORM spcd.admit_readers();
+    END IF;
+END $$;

@@ -20,6 +20,7 @@ mod destroy;
 mod doctor;
 mod examples;
 mod failover;
+mod health;
 mod migrate;
 mod partial;
 mod pass;

@@ -50,6 +50,19 @@ impl MariaDb {
         self.port
     }
 
+    /// Stops it as a power cut would.
+    pub fn stop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    /// Starts it again, on the same port.
+    pub fn start_again(&mut self) {
+        eventually_now("MariaDB starts again", || self.try_start().then_some(()));
+    }
+
     /// Runs statements as `root`.
     pub fn run(&self, sql: &str) {
         let output = self.client(sql);

@@ -6,6 +6,7 @@ pub mod hub;
 pub mod kept;
 pub mod mariadb;
 mod postgres;
+pub mod proxy;
 mod run;
 mod spcd;
 mod standby;

@@ -106,6 +106,8 @@ impl Spcd {
             .env(MARK, mark())
             .env("SPCD_CONFIG", self.config_dir())
             .env("SPCD_STATE_DIR", self.state_dir())
+            // Sources are asked when a test wants it, and not by the clock in the midst of one.
+            .env("SPCD_HEALTH_ENABLED", "false")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .args(args)
             .current_dir(&self.dir)

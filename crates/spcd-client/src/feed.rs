@@ -205,10 +205,13 @@ impl Feed {
                 (Reported::Deleted(_), None) => continue,
                 (Reported::Deleted(_), Some(_)) => drop(self.known.remove(&change.connection)),
                 (Reported::Status(status), Some(known)) => {
-                    known.status = *status;
-                    known.error.clone_from(&change.error);
+                    // What happened to the source says nothing of status and error.
+                    if change.health.is_none() {
+                        known.status = *status;
+                        known.error.clone_from(&change.error);
+                        known.time.clone_from(&change.time);
+                    }
                     known.event = change.event;
-                    known.time.clone_from(&change.time);
                 }
                 (Reported::Status(status), None) => {
                     let seen = Seen {
@@ -252,6 +255,7 @@ impl Feed {
                     time: table.time.clone(),
                     event: events.get(&name).copied().unwrap_or(known.event),
                     error: None,
+                    health: None,
                 });
             }
         }
@@ -292,6 +296,7 @@ fn change(name: &str, row: &Seen, previous: Option<Status>) -> Change {
         time: row.time.clone(),
         event: row.event,
         error: row.error.clone(),
+        health: row.health,
     }
 }
 
@@ -307,6 +312,7 @@ mod tests {
             time: String::new(),
             event,
             error: None,
+            health: None,
         }
     }
 

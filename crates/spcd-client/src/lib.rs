@@ -37,7 +37,7 @@ pub use error::{Cause, Error, Problem};
 pub use progress::Progress;
 pub use session::{Connector, Session};
 pub use spcd_protocol::{
-    CHANNEL, Change, ConnectionState, Deleted, Notification, Reported, Status,
+    CHANNEL, Change, ConnectionState, Deleted, Health, Notification, Reported, Status,
 };
 pub use statement::{Statements, statements};
 pub use states::states;

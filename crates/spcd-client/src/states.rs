@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use spcd_protocol::{ConnectionState, Status};
+use spcd_protocol::{ConnectionState, Health, Status};
 use tokio_postgres::Client;
 
 use crate::error::Error;
@@ -44,6 +44,8 @@ pub(crate) struct Seen {
     pub(crate) time: String,
     pub(crate) is_static: bool,
     pub(crate) plugin_instance: String,
+    /// What that event says of the source.
+    pub(crate) health: Option<Health>,
 }
 
 impl Default for Seen {
@@ -55,6 +57,7 @@ impl Default for Seen {
             time: String::new(),
             is_static: false,
             plugin_instance: String::new(),
+            health: None,
         }
     }
 }
@@ -76,12 +79,15 @@ pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Ta
                       s.connection_name, s.status, s.error,
                       pg_catalog.to_jsonb(s.time_changed) #>> '{}',
                       s.schema_mode, s.plugin_instance,
-                      (SELECT pg_catalog.max(e.id) FROM spcd.connection_event e
-                       WHERE e.connection_name OPERATOR(pg_catalog.=) s.connection_name)
+                      e.id, e.health
                FROM (VALUES (1)) one
                LEFT JOIN spcd.connection_state s
                    ON $1::pg_catalog.text[] IS NULL
-                      OR s.connection_name OPERATOR(pg_catalog.=) ANY ($1)";
+                      OR s.connection_name OPERATOR(pg_catalog.=) ANY ($1)
+               LEFT JOIN LATERAL (
+                   SELECT id, health FROM spcd.connection_event e
+                   WHERE e.connection_name OPERATOR(pg_catalog.=) s.connection_name
+                   ORDER BY id DESC LIMIT 1) e ON true";
     let rows = client.query(sql, &[&names]).await.map_err(Error::reading)?;
     let mut table = Table {
         rows: BTreeMap::new(),
@@ -104,6 +110,8 @@ pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Ta
             time: row.try_get::<_, Option<String>>(5)?.unwrap_or_default(),
             is_static: mode == Some("static"),
             plugin_instance: row.try_get(7)?,
+            health: (row.try_get::<_, Option<&str>>(9)?)
+                .and_then(|word| serde_json::from_value(word.into()).ok()),
         };
         table.rows.insert(name, seen);
     }

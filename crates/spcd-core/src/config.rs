@@ -14,6 +14,7 @@ mod options;
 mod place;
 mod plugins;
 
+use crate::health;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
 
@@ -105,6 +106,10 @@ pub struct Connection {
     pub target: Result<Target, String>,
     /// What its state is to warn of, apart from errors.
     pub warnings: Vec<String>,
+    /// The block `labels`: for people, and nothing follows from them.
+    pub labels: BTreeMap<String, String>,
+    /// What its block `health` and its plugin's say of when its source is asked whether it is there.
+    pub health: health::Options,
     pub(crate) hash: TargetHash,
 }
 
@@ -170,8 +175,23 @@ pub struct Target {
     /// The wrapper's column option for a remote name (`column_name`), left out where it says
     /// what the column's own name says.
     pub column_name_option: Option<String>,
+    /// How one finds out whether the source is there.
+    pub probe: Probe,
     /// Which files are the tables, where the wrapper cannot import: they are read, not asked for.
     pub csv: Option<Csv>,
+}
+
+/// How one finds out whether a source is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Probe {
+    /// By an import of a table that does not exist: it goes through connection, credentials and
+    /// catalog, and makes nothing.
+    #[default]
+    Import,
+    /// By opening the files.
+    Files,
+    /// Not at all.
+    None,
 }
 
 /// What a connection of the plugin `csv` says.

@@ -76,6 +76,7 @@ mod aggregate;
 pub mod config;
 pub mod csv;
 mod hash;
+pub mod health;
 mod nearest;
 pub mod observed;
 pub mod pattern;

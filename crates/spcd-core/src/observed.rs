@@ -37,6 +37,8 @@ pub struct Observed {
     pub versions: BTreeMap<String, String>,
     /// What came of asking sources since the daemon started, by connection.
     pub attempts: BTreeMap<String, Attempt>,
+    /// Connections whose sources are left alone until somebody says otherwise.
+    pub held: BTreeSet<String>,
     /// Connections whose sources are to be asked although nothing differs.
     pub ask: BTreeSet<String>,
     /// What sources answered that were asked ahead of a pass: for a dry run.
@@ -104,6 +106,8 @@ pub struct Written {
     pub start_line: u32,
     /// `end_line`
     pub end_line: u32,
+    /// `labels`
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Applied {
@@ -143,6 +147,7 @@ impl Written {
             file: connection.file.clone(),
             start_line: connection.start_line,
             end_line: connection.end_line,
+            labels: connection.labels.clone(),
         }
     }
 }

@@ -119,6 +119,7 @@ pub struct WrittenJson {
     file_name: String,
     start_line: u32,
     end_line: u32,
+    labels: BTreeMap<String, String>,
 }
 
 impl From<Written> for WrittenJson {
@@ -132,6 +133,7 @@ impl From<Written> for WrittenJson {
             file_name: written.file,
             start_line: written.start_line,
             end_line: written.end_line,
+            labels: written.labels,
         }
     }
 }

@@ -12,6 +12,8 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
+use crate::config::Probe;
+use crate::health;
 use crate::spc::settings::Settings;
 
 pub(crate) use definition::STEAMPIPE_ATTRIBUTES;
@@ -69,6 +71,10 @@ pub struct Definition {
     /// Attributes (`name`, or `name=value`) that are of no use without another, or one of several
     /// between `|`.
     pub needs: BTreeMap<String, String>,
+    /// How one finds out whether a source is there.
+    pub probe: Probe,
+    /// When that is done, as far as the plugin's block says.
+    pub health: health::Options,
     /// Columns are mapped by position.
     pub positional: bool,
     /// The wrapper's option for a column's remote name.

@@ -225,7 +225,7 @@ struct Hidden {
     range: Range<usize>,
     /// The attribute it belongs to, where that can be told.
     key: Option<Box<str>>,
-    /// It is in a block `import`.
+    /// It is in a block whose values are no secrets.
     import: bool,
 }
 
@@ -303,8 +303,8 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
                     }
                     end += 1;
                 }
-                let import =
-                    blocks.get(1).is_some_and(|block| *block == "import") && blocks.len() == 2;
+                let plain = |block: &&str| ["import", "labels", "health"].contains(block);
+                let import = blocks.get(1).is_some_and(plain) && blocks.len() == 2;
                 if let (Some(first), Some(last)) =
                     (tokens.get(from), tokens.get(end.wrapping_sub(1)))
                     && end > from

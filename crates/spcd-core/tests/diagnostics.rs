@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use spcd_core::config::{Cache, Connection, Given, Inspection, Kind, Source, inspect, load};
+use spcd_core::health::Options;
 use spcd_core::report::{Style, render};
 use spcd_core::spc::evaluate::Function;
 
@@ -47,7 +48,14 @@ fn shown(inspection: &Inspection, sources: &[Source]) -> String {
                     writeln!(out, "    mapping {option}").unwrap();
                 }
                 writeln!(out, "    import {:?}", target.import).unwrap();
+                if connection.health != Options::default() {
+                    let schedule = connection.health.schedule();
+                    writeln!(out, "    health {:?} {schedule:?}", target.probe).unwrap();
+                }
             }
+        }
+        for (label, text) in &connection.labels {
+            writeln!(out, "    label {label} {text:?}").unwrap();
         }
         for warning in &connection.warnings {
             writeln!(out, "    warning: {warning}").unwrap();

@@ -4,8 +4,10 @@
 mod notification;
 mod status;
 
-pub use notification::{CHANNEL, Change, Deleted, Notification, Reported, WAKE_CHANNEL};
+pub use notification::{CHANNEL, Change, Deleted, Health, Notification, Reported, WAKE_CHANNEL};
 pub use status::{ParseStatusError, Status};
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +50,9 @@ pub struct ConnectionState {
     pub connections: Vec<String>,
     /// `enabled` or `disabled`.
     pub import_schema: String,
+    /// As its block says, for people.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// `dynamic` or `static`, once known.
     pub schema_mode: Option<String>,
     /// A hash of the imported tables' shapes.

@@ -70,6 +70,44 @@ pub struct Change {
     /// Why, when it is `error`; shortened to fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The source stopped answering, or answers again: `status` is then what it was, and so is
+    /// `previous`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// What happened to a source.
+///
+/// ```
+/// use spcd_protocol::{Health, Notification};
+///
+/// let payload = r#"{"version":1,"generation":7,"changes":[{"connection":"sales","status":"ready",
+///     "previous":"ready","time":"2026-01-01T00:00:00Z","event":13,"health":"lost"}]}"#;
+/// let message: Notification = serde_json::from_str(payload)?;
+/// assert_eq!(message.changes[0].health, Some(Health::Lost));
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// It does not answer any more.
+    Lost,
+    /// It answers again.
+    Restored,
+}
+
+impl Health {
+    /// As it stands in the table of events.
+    ///
+    /// ```
+    /// assert_eq!(spcd_protocol::Health::Lost.as_str(), "lost");
+    /// ```
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Health::Lost => "lost",
+            Health::Restored => "restored",
+        }
+    }
 }
 
 /// A status as announced: one of the table's, or that the row is gone.
@@ -129,6 +167,7 @@ mod tests {
                     time: "t".into(),
                     event: 7,
                     error: None,
+                    health: None,
                 },
                 Change {
                     connection: "old".into(),
@@ -137,6 +176,7 @@ mod tests {
                     time: "t".into(),
                     event: 8,
                     error: None,
+                    health: None,
                 },
             ]
         );

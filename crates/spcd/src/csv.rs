@@ -107,13 +107,41 @@ fn of_file(fault: &Fault) -> String {
     fault.to_string()
 }
 
+/// Those files of a connection that can be opened. It blocks on the file system.
+///
+/// # Errors
+/// Why it is not known which files there are, or why none of them can be opened.
+pub fn openable(paths: &[String]) -> Result<Vec<String>, String> {
+    let Found { files, error, .. } = find(paths).found;
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let mut open = Vec::new();
+    let mut first = None;
+    for path in files.keys() {
+        match (self::open(path), path.to_str()) {
+            (Ok(_), Some(path)) => open.push(path.to_owned()),
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                first.get_or_insert_with(|| format!("{}: {error}", path.display()));
+            }
+        }
+    }
+    match first.filter(|_| open.is_empty()) {
+        Some(error) => Err(error),
+        None => Ok(open),
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // A pipe that took the file's place would hold us until a writer comes.
+    let flags = OFlag::O_NONBLOCK.bits();
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
 /// A file's bytes, or its beginning; and whether that is all of it.
 fn bytes(path: &Path) -> io::Result<(Vec<u8>, bool)> {
-    // A pipe that took the file's place would hold us until a writer comes.
-    let file = File::options()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path)?;
+    let file = open(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(io::Error::other("no regular file"));

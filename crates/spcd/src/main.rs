@@ -9,6 +9,7 @@ mod files;
 mod hub;
 mod service;
 mod settings;
+mod source;
 mod telemetry;
 mod watch;
 

@@ -1,6 +1,7 @@
 //! What the program is told from outside: flags, then the environment, then `spcd.hcl`, then
 //! defaults.
 
+mod health;
 mod hub;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use spcd_core::config::{
     COMPAT, Compat, DaemonSettings, Diagnostic, Given, HubSettings, INSTANCE_NAME, Source,
     daemon_settings, is_instance_name,
 };
+use spcd_core::health::Options;
 use spcd_core::report;
 use spcd_core::secret::Secret;
 
@@ -36,6 +38,8 @@ pub struct Settings {
     pub compat: Compat,
     /// How the daemon keeps in touch with its database.
     pub hub: HubSettings,
+    /// When sources are asked whether they are there, unless a connection or its plugin says.
+    pub health: Options,
     /// The settings file, where it is or would be looked for.
     pub file: PathBuf,
     flags: Flags,
@@ -80,6 +84,8 @@ pub struct Flags {
     compat: Option<Compat>,
     #[command(flatten)]
     hub: hub::HubFlags,
+    #[command(flatten)]
+    health: health::HealthFlags,
 }
 
 impl Settings {
@@ -110,6 +116,7 @@ impl Settings {
             ("state_dir", self.state_dir != other.state_dir),
             ("instance", self.instance != other.instance),
             ("compat", self.compat != other.compat),
+            ("health", self.health != other.health),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -118,6 +125,7 @@ impl Settings {
 
     fn resolve(flags: Flags, defaults: &Defaults, here: &Path) -> anyhow::Result<Self> {
         let kept = flags.clone();
+        let health = flags.health.options()?;
         let config: Vec<PathBuf> = non_empty(flags.config);
         let named = flags
             .settings
@@ -169,6 +177,7 @@ impl Settings {
             log,
             compat,
             hub,
+            health: health.or(written.health),
             file,
             flags: kept,
         })

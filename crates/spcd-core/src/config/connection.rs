@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::plugins::{Instances, Resolved};
 use super::{Connection, Import, Kind, Target, TargetHash};
+use crate::health;
 use crate::nearest::nearest;
 use crate::pattern::Pattern;
 use crate::plugin::{Context, Definition, OWN_ATTRIBUTES, OWN_BLOCKS, target};
@@ -164,7 +165,12 @@ pub(super) fn read(
             true
         }
     };
-    let import = sections(&settings, &mut problems, &mut warnings);
+    let Sections {
+        import,
+        labels,
+        health,
+    } = sections(&settings, &mut problems, &mut warnings);
+    let of_plugin = (resolved.as_ref()).map_or_else(Default::default, |r| r.definition.health);
 
     let mut target_or = Target::default();
     if let Some(Resolved { definition, .. }) = &resolved {
@@ -195,6 +201,8 @@ pub(super) fn read(
         end_line: 0,
         target: Ok(target_or),
         warnings: Vec::new(),
+        labels,
+        health: health.or(of_plugin),
         hash: TargetHash::default(),
     };
     Read {
@@ -294,23 +302,35 @@ fn aggregator(settings: &Settings, problems: &mut Vec<Problem>) {
     }
 }
 
-/// The nested blocks that spcd itself reads.
+/// What the nested blocks say that spcd itself reads.
+#[derive(Default)]
+struct Sections {
+    import: Import,
+    labels: BTreeMap<String, String>,
+    health: health::Options,
+}
+
 fn sections(
     settings: &Settings,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
-) -> Import {
-    let mut found: Option<Import> = None;
+) -> Sections {
+    let mut found = Sections::default();
+    let mut seen: Vec<&str> = Vec::new();
     for section in &settings.sections {
-        match &*section.kind {
-            "import" => {
-                if found.is_some() {
-                    let problem = Problem::new(section.span, "a connection has one `import` block");
-                    problems.push(problem.hint("join the two"));
-                }
-                found = Some(import(section, problems));
+        let kind = &*section.kind;
+        if ["import", "labels", "health"].contains(&kind) {
+            if seen.contains(&kind) {
+                let message = format!("a connection has one `{kind}` block");
+                problems.push(Problem::new(section.span, message).hint("join the two"));
             }
-            name @ ("labels" | "health" | "ssh") => {
+            seen.push(kind);
+        }
+        match kind {
+            "import" => found.import = import(section, problems),
+            "labels" => found.labels = labels(section, problems),
+            "health" => found.health = self::health(section, problems),
+            name @ "ssh" => {
                 let message = format!("the block `{name}` has no effect yet");
                 warnings.push(Problem::new(section.span, message));
             }
@@ -328,7 +348,54 @@ fn sections(
         let problem = Problem::new(setting.span, "`import` is a block");
         problems.push(problem.hint("write `import { … }` without `=`"));
     }
-    found.unwrap_or_default()
+    found
+}
+
+/// Any names with a text each.
+fn labels(section: &Section, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+    let settings = &section.settings;
+    for section in &settings.sections {
+        let message = format!("`labels` has no block `{}`", section.kind);
+        problems.push(Problem::new(section.span, message).hint("write `name = \"text\"`"));
+    }
+    let mut labels = BTreeMap::new();
+    for setting in settings.list.iter().filter(|s| s.value != Value::Null) {
+        if let Some(text) = setting.text(problems) {
+            labels.insert(setting.name.to_string(), text);
+        }
+    }
+    labels
+}
+
+/// When a source is asked whether it is there; in a connection or in a plugin block.
+pub(super) fn health(section: &Section, problems: &mut Vec<Problem>) -> health::Options {
+    let settings = &section.settings;
+    let list = || "it has `enabled`, `interval`, `attempts`, `pause` and `timeout`";
+    for section in &settings.sections {
+        let message = format!("`health` has no block `{}`", section.kind);
+        problems.push(Problem::new(section.span, message).hint(list()));
+    }
+    let mut options = health::Options::default();
+    for setting in settings.list.iter().filter(|s| s.value != Value::Null) {
+        let name = &*setting.name;
+        if !health::KNOWN.contains(&name) {
+            let message = format!("`health` has no attribute `{name}`");
+            let problem = Problem::new(setting.span, message);
+            problems.push(match nearest(name, health::KNOWN.into_iter()) {
+                Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                None => problem.hint(list()),
+            });
+            continue;
+        }
+        let Some(text) = setting.text(problems) else {
+            continue;
+        };
+        if let Err(unfit) = options.set(name, &text) {
+            let problem = Problem::new(setting.value_span, unfit.message);
+            problems.push(problem.hint(unfit.hint));
+        }
+    }
+    options
 }
 
 fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::connection;
 use super::hub::{self, HubGiven};
 use super::load::{Given, look_up};
 use super::place::Text;
 use super::{Diagnostic, Severity, Source};
+use crate::health;
 use crate::nearest::nearest;
 use crate::secret::Secret;
 use crate::spc::parse;
@@ -73,6 +75,8 @@ pub struct DaemonSettings {
     pub compat: Option<Compat>,
     /// The block `hub`.
     pub hub: HubGiven,
+    /// The block `health`: for connections that say nothing of it, and whose plugins do not.
+    pub health: health::Options,
 }
 
 /// Reads the settings file. What is wrong is an error, all of it: a daemon does not start on half
@@ -106,6 +110,7 @@ pub(crate) fn public() -> BTreeSet<String> {
     names
         .filter(|name| name != "database")
         .chain(hub::names().map(str::to_owned))
+        .chain(health::KNOWN.map(str::to_owned))
         .collect()
 }
 
@@ -125,7 +130,7 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
             None => problem.hint(format!("there are: {list}")),
         });
     }
-    let mut hub = None;
+    let (mut hub, mut health) = (None, None);
     for section in &settings.sections {
         if &*section.kind == "hub" {
             if hub.is_some() {
@@ -133,6 +138,14 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
                 problems.push(problem.hint("join the two"));
             }
             hub = Some(hub::hub(section, problems));
+            continue;
+        }
+        if &*section.kind == "health" {
+            if health.is_some() {
+                let problem = Problem::new(section.span, "`health` is written twice");
+                problems.push(problem.hint("join the two"));
+            }
+            health = Some(connection::health(section, problems));
             continue;
         }
         let problem = Problem::new(section.span, "settings are not written as blocks");
@@ -192,5 +205,6 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
         log: one("log"),
         compat: one("compat").and_then(|name| Compat::named(&name)),
         hub: hub.unwrap_or_default(),
+        health: health.unwrap_or_default(),
     }
 }

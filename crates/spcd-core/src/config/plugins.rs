@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::connection;
 use super::load::{Key, key};
 use crate::plugin::{Definition, PluginName, STEAMPIPE_ATTRIBUTES, definition_of, is_shipped};
 use crate::spc::evaluate::Lookup;
@@ -89,7 +90,9 @@ pub(super) fn instance(
         }
     }
     for section in &settings.sections {
-        if &*section.kind == "limiter" {
+        if &*section.kind == "health" {
+            definition.health = connection::health(section, problems);
+        } else if &*section.kind == "limiter" {
             let message = "`limiter` has no effect: calls are not limited by spcd";
             warnings.push(Problem::new(section.span, message).hint("remove the block"));
         } else {

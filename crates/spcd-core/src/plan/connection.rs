@@ -79,6 +79,21 @@ pub(super) fn wanted_connection(
             Left::Changed => Some(Why::Drift),
         },
     };
+    // What differs cannot be told without asking.
+    let held = observed.held.contains(&wanted.name);
+    let why = why.filter(|why| !(held && *why == Why::Refresh));
+    if held && why.is_some() {
+        return match hidden {
+            true => set(plan, wanted, known, Status::Disabled, None),
+            false => set(
+                plan,
+                wanted,
+                known,
+                Status::Error,
+                Some(&left_alone(&wanted.name)),
+            ),
+        };
+    }
     let failed = attempt.filter(|attempt| attempt.target_hash == hash);
     // What is there of a source that cannot be reached is as good as before; but tables over files
     // that cannot be read cannot be read either.
@@ -174,6 +189,13 @@ fn cannot(
             target.extension
         )),
     }
+}
+
+fn left_alone(name: &str) -> String {
+    format!(
+        "its source is left alone since somebody said `spcd disconnect`, so that its tables cannot \
+         follow: `spcd reconnect {name}` ends that"
+    )
 }
 
 pub(super) fn taken(what: &str, name: &str) -> String {

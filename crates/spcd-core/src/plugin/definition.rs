@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Definition, PluginName};
+use crate::config::Probe;
 use crate::nearest::nearest;
 use crate::spc::settings::{Setting, Settings};
 use crate::spc::syntax::Problem;
 use crate::spc::value::Value;
 
 /// What a definition says.
-const ATTRIBUTES: [&str; 29] = [
+const ATTRIBUTES: [&str; 30] = [
     "allow_visible_secrets",
     "ask",
     "body",
@@ -27,6 +28,7 @@ const ATTRIBUTES: [&str; 29] = [
     "package",
     "paths",
     "positional",
+    "probe",
     "public",
     "required",
     "schema",
@@ -114,6 +116,15 @@ impl Definition {
                 _ => problems.push(
                     Problem::new(span, "expected a schema mode")
                         .hint("write `schema_mode = \"dynamic\"` or `\"static\"`"),
+                ),
+            },
+            "probe" => match text.as_deref() {
+                Some("import") => self.probe = Probe::Import,
+                Some("files") => self.probe = Probe::Files,
+                Some("none") => self.probe = Probe::None,
+                _ => problems.push(
+                    Problem::new(span, "this is no way to find out whether a source is there")
+                        .hint("write `probe = \"import\"`, `\"files\"` or `\"none\"`"),
                 ),
             },
             "public" | "paths" | "files" | "dynamic" => {

@@ -58,6 +58,7 @@ pub(crate) fn target(
         ask: definition.ask.clone(),
         import_options: definition.import_options.clone(),
         dynamic: definition.dynamic,
+        probe: definition.probe,
         positional: definition.positional,
         column_name_option: definition.column_name.clone(),
         import,

@@ -194,7 +194,7 @@ impl<'a> Report<'a> {
 fn connection<'a>(view: &'a View, loaded: &Loaded, show_values: bool) -> Connection<'a> {
     let public = loaded.public.get(&view.connection.plugin_instance);
     let shown = |name: &str, value: &Value| match show_values
-        || name == "import"
+        || ["import", "labels", "health"].contains(&name)
         || public.is_some_and(|public| public.contains(name))
     {
         true => value.clone(),

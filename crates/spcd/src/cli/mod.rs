@@ -7,13 +7,16 @@ mod completions;
 mod destroy;
 mod doctor;
 mod follow;
+mod health;
 mod man;
 mod migrate;
 mod plan;
 mod plugins;
 mod query;
+mod reconnect;
 mod run;
 mod status;
+mod test;
 mod url;
 mod wait;
 
@@ -65,6 +68,10 @@ enum Command {
     Wait(WaitArgs),
     /// Ask the sources again
     Refresh(RefreshArgs),
+    /// Try sources now, also those that were refused or disconnected
+    Reconnect(ReconnectArgs),
+    /// Leave sources alone until `reconnect`; their tables stay
+    Disconnect(ReconnectArgs),
     /// Run SQL, waiting for connections that are not loaded yet
     Query(QueryArgs),
     /// Probe one source: latency, server version, table count
@@ -138,6 +145,9 @@ pub struct ApplyArgs {
 pub struct StatusArgs {
     /// Connections [default: all]
     pub names: Vec<String>,
+    /// Only connections with this label; may be given several times
+    #[arg(long = "label", value_name = "NAME=TEXT", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
     /// Stay and show changes as they happen
     #[arg(long, env = "SPCD_WATCH", value_parser = FalseyValueParser::new())]
     pub watch: bool,
@@ -165,6 +175,17 @@ pub struct RefreshArgs {
     #[arg(long, env = "SPCD_WAIT", value_parser = FalseyValueParser::new())]
     pub wait: bool,
     /// How long to wait at most (500ms, 60s, 5m, 1h)
+    #[arg(long, env = "SPCD_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// `spcd reconnect` and `spcd disconnect`
+#[derive(Debug, Args)]
+pub struct ReconnectArgs {
+    /// Connections
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// How long to wait for the daemon at most (500ms, 60s, 5m, 1h)
     #[arg(long, env = "SPCD_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub timeout: Duration,
 }
@@ -203,6 +224,9 @@ pub enum Output {
 pub struct TestArgs {
     /// The connection
     pub name: String,
+    /// A file that holds its block, instead of the config directories
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// `spcd adopt`
@@ -301,7 +325,9 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
         Command::Wait(args) => wait::wait(settings, args).await,
         Command::Refresh(args) => wait::refresh(settings, args).await,
         Command::Query(args) => query::run(settings, args).await,
-        Command::Test(_) => not_built("test"),
+        Command::Reconnect(args) => reconnect::reconnect(settings, args).await,
+        Command::Disconnect(args) => reconnect::disconnect(settings, args).await,
+        Command::Test(args) => test::run(settings, args).await,
         Command::Plugins => plugins::run(settings),
         Command::Migrate => migrate::run(settings).await,
         Command::Adopt(args) => adopt::run(settings, args).await,
@@ -321,6 +347,8 @@ impl Command {
             | Self::Status(_)
             | Self::Wait(_)
             | Self::Refresh(_)
+            | Self::Reconnect(_)
+            | Self::Disconnect(_)
             | Self::Query(_)
             | Self::Test(_)
             | Self::Migrate
@@ -370,16 +398,18 @@ fn confirm(question: &str) -> anyhow::Result<bool> {
     Ok(answer.trim() == "yes")
 }
 
-fn not_built(command: &str) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`spcd {command}` is not built yet")
-}
-
 /// A reader that has seen enough (`spcd status | head`) is no error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// `name=text`
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = (text.split_once('=')).ok_or("write name=text, as in team=data")?;
+    Ok((name.trim().to_owned(), value.to_owned()))
 }
 
 /// A whole number and its unit: `ms`, `s`, `m`, `h`; without one, seconds.

@@ -1,10 +1,13 @@
 //! `spcd status`
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use spcd_client::{Changes, Client, ConnectionState, Error, Reported, Status, states};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,7 +15,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::StatusArgs;
 use super::follow;
+use super::health::{self, Row};
 use super::query::Cancel;
+use crate::hub::connect::{Endpoint, Session};
 use crate::settings::Settings;
 
 /// Prints the states.
@@ -22,16 +27,22 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
     }
     let session = super::endpoint(settings)?.connect("client").await?;
     let names = (!args.names.is_empty()).then_some(args.names.as_slice());
-    let rows = states(&session.client, names).await?;
+    let mut rows = states(&session.client, names).await?;
+    rows.retain(|row| is_labelled(row, &args.labels));
+    let health = health::rows(&session.client).await?;
     let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &rows)?;
+        serde_json::to_writer_pretty(&mut out, &with_health(&rows, &health)?)?;
         writeln!(out)?;
     } else {
-        out.write_all(table(&rows).as_bytes())?;
+        out.write_all(table(&rows, &health).as_bytes())?;
     }
     let mut wrong = !args.names.is_empty() && rows.iter().any(|row| row.status == Status::Error);
-    for name in follow::unknown(&args.names, &rows) {
+    let unknown = match args.labels.is_empty() {
+        true => follow::unknown(&args.names, &rows),
+        false => Vec::new(),
+    };
+    for name in unknown {
         eprintln!("spcd: no connection is named {name:?}");
         wrong = true;
     }
@@ -43,9 +54,9 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
 async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCode> {
     // One for all turns: what arrives between two is not lost.
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let endpoint = super::endpoint(settings)?;
+    let endpoint = Arc::new(super::endpoint(settings)?);
     let names = (!args.names.is_empty()).then_some(args.names.as_slice());
-    let connector = super::query::connector(&endpoint.into(), &Cancel::default());
+    let connector = super::query::connector(&endpoint, &Cancel::default());
     let mut changes = Changes::of(connector.clone(), names);
     let mut client = Client::new(connector);
     changes.begin().await?;
@@ -53,8 +64,13 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
     if live {
         print!("\x1b[2J");
     }
+    let mut looker = Looker {
+        endpoint,
+        session: None,
+    };
     let mut rows = client.states(names).await?;
-    show(&rows, live, args.json)?;
+    rows.retain(|row| is_labelled(row, &args.labels));
+    show(&rows, &looker.health().await, live, args.json)?;
     loop {
         let change = tokio::select! {
             change = changes.next() => match change {
@@ -73,8 +89,26 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
                 .is_ok_and(|next| next.is_ok())
             {}
             rows = client.states(names).await.unwrap_or(rows);
-            show(&rows, live, false)?;
+            rows.retain(|row| is_labelled(row, &args.labels));
+            show(&rows, &looker.health().await, live, false)?;
             continue;
+        }
+        if !args.labels.is_empty() {
+            let one = [change.connection.clone()];
+            let now = client.states(Some(&one)).await.unwrap_or_default();
+            // One that is gone has no labels any more, but was told of before, if at all.
+            let was = rows
+                .iter()
+                .find(|row| row.connection_name == change.connection);
+            let Some(row) = now.first().or(was) else {
+                continue;
+            };
+            if !is_labelled(row, &args.labels) {
+                continue;
+            }
+            let row = row.clone();
+            rows.retain(|known| known.connection_name != row.connection_name);
+            rows.push(row);
         }
         let mut out = std::io::stdout().lock();
         if args.json {
@@ -84,6 +118,10 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
             let status = match change.status {
                 Reported::Status(status) => status.as_str(),
                 Reported::Deleted(_) => "deleted",
+            };
+            let status = match change.health {
+                Some(health) => format!("{status}, its source is {}", health.as_str()),
+                None => status.to_owned(),
             };
             let error = change
                 .error
@@ -103,11 +141,54 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
 /// draw the table once for each.
 const TOGETHER: Duration = Duration::from_millis(30);
 
-fn show(rows: &[ConnectionState], live: bool, json: bool) -> std::io::Result<()> {
+/// Reads the health beside the client, which reads states.
+struct Looker {
+    endpoint: Arc<Endpoint>,
+    session: Option<Session>,
+}
+
+impl Looker {
+    /// What is known; nothing where the database is away.
+    async fn health(&mut self) -> BTreeMap<String, Row> {
+        if (self.session.as_ref()).is_none_or(|session| session.client.is_closed()) {
+            self.session = self.endpoint.connect("client").await.ok();
+        }
+        match &self.session {
+            Some(session) => health::rows(&session.client).await.unwrap_or_default(),
+            None => BTreeMap::new(),
+        }
+    }
+}
+
+fn is_labelled(row: &ConnectionState, labels: &[(String, String)]) -> bool {
+    labels
+        .iter()
+        .all(|(name, text)| row.labels.get(name) == Some(text))
+}
+
+/// Each row with what is known of its source under `health`.
+fn with_health(
+    rows: &[ConnectionState],
+    health: &BTreeMap<String, Row>,
+) -> serde_json::Result<Vec<Value>> {
+    let row = |row: &ConnectionState| {
+        let mut value = serde_json::to_value(row)?;
+        value["health"] = serde_json::to_value(health.get(&row.connection_name))?;
+        Ok(value)
+    };
+    rows.iter().map(row).collect()
+}
+
+fn show(
+    rows: &[ConnectionState],
+    health: &BTreeMap<String, Row>,
+    live: bool,
+    json: bool,
+) -> std::io::Result<()> {
     let mut text = if json {
-        serde_json::to_string(rows)? + "\n"
+        serde_json::to_string(&with_health(rows, health)?)? + "\n"
     } else {
-        table(rows)
+        table(rows, health)
     };
     if live {
         // From the top, over what is there: a screen that is cleared first would flicker.
@@ -118,11 +199,20 @@ fn show(rows: &[ConnectionState], live: bool, json: bool) -> std::io::Result<()>
     out.flush()
 }
 
-/// Rows in aligned columns; errors and warnings below their connection.
-fn table(rows: &[ConnectionState]) -> String {
+/// Rows in aligned columns; errors and warnings below their connection. Where no source is watched
+/// there is nothing to say of any.
+fn table(rows: &[ConnectionState], health: &BTreeMap<String, Row>) -> String {
+    let watched = rows
+        .iter()
+        .any(|row| health.contains_key(&row.connection_name));
     let width = rows.iter().map(|row| row.connection_name.chars().count());
     let width = width.max().unwrap_or(0).max("CONNECTION".len());
-    let mut out = format!("{:width$}  STATUS    TABLES  SINCE\n", "CONNECTION");
+    let mut out = format!("{:width$}  STATUS    TABLES  SINCE", "CONNECTION");
+    out.push_str(if watched {
+        "                SOURCE\n"
+    } else {
+        "\n"
+    });
     for row in rows {
         let tables = row
             .table_count
@@ -132,13 +222,22 @@ fn table(rows: &[ConnectionState]) -> String {
             .get(..19)
             .unwrap_or(&row.time_changed)
             .replace('T', " ");
+        let source = health.get(&row.connection_name);
+        let short = match (watched, source) {
+            (false, _) => String::new(),
+            (true, None) => "  -".into(),
+            (true, Some(source)) => format!("  {}", source.in_short()),
+        };
         let _ = writeln!(
             out,
-            "{:width$}  {:8}  {tables:>6}  {since}",
+            "{:width$}  {:8}  {tables:>6}  {since}{short}",
             row.connection_name, row.status
         );
         if let Some(error) = &row.error {
             let _ = writeln!(out, "    {error}");
+        }
+        if let Some(trouble) = source.and_then(Row::trouble) {
+            let _ = writeln!(out, "    {trouble}");
         }
         for warning in &row.warnings {
             let _ = writeln!(out, "    warning: {warning}");

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use spcd_core::config::Target;
+use spcd_core::health::{Kind, Schedule};
 use spcd_core::plan::{Task, Why, Work};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -19,6 +20,7 @@ use crate::hub::apply::Writer;
 use crate::hub::comments::are_offered;
 use crate::hub::connect::Endpoint;
 use crate::hub::pool::Pool;
+use crate::source::A_SECOND;
 use comments::Commenting;
 use work::{Job, Shared};
 
@@ -27,10 +29,12 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a lock that was not got is left to others: the first time, and at most.
 const LATER: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(15);
-/// The first pause after a failure; each further one is twice as long.
+/// The first pause after a failure that is not an import's; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// And after an import that nobody answered. A probe finds out earlier that somebody does.
+const LONGEST_AFTER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The jobs of a leader.
 pub struct Jobs {
@@ -86,6 +90,8 @@ pub enum Outcome {
         target_hash: String,
         /// Why.
         error: String,
+        /// Of an import: what stands between us and the source.
+        kind: Option<Kind>,
     },
     /// Somebody holds a lock: try again after a moment.
     Later(String),
@@ -103,23 +109,58 @@ pub struct Failure {
     pub error: String,
     /// How often, in a row.
     pub times: u32,
-    /// Not before this; `None` once it is due.
-    pub next: Option<Instant>,
+    /// When it is tried again.
+    pub next: Next,
+}
+
+/// When something that failed is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// In the next pass.
+    Due,
+    /// Not before this.
+    At(Instant),
+    /// When something changes or somebody asks.
+    Asked,
 }
 
 impl Failure {
-    /// The failure that follows `before`.
-    pub fn after(before: Option<&Failure>, target_hash: String, error: String) -> Self {
+    /// The failure that follows `before`. An import is tried again by the source's `schedule`, as
+    /// long as there is a chance that it succeeds; `others` that fail make room for each other.
+    pub fn after(
+        before: Option<&Failure>,
+        target_hash: String,
+        error: String,
+        import: Option<(Kind, Schedule)>,
+        others: usize,
+    ) -> Self {
         let times = before
             .filter(|before| before.target_hash == target_hash)
             .map_or(0, |before| before.times)
             .saturating_add(1);
-        let pause = FIRST_PAUSE * 2u32.saturating_pow(times.saturating_sub(1).min(10));
+        let next = match import {
+            // Another attempt with the same credentials could lock the account.
+            Some((Kind::Authentication, _)) => Next::Asked,
+            Some((kind, schedule)) => {
+                let mut pause = Duration::from_millis(schedule.pause_after(times));
+                // Each attempt may leave a session that hangs in its wrapper.
+                if kind == Kind::Timeout && times > schedule.attempts {
+                    let more = times.saturating_sub(schedule.attempts).min(10);
+                    pause = (pause * 2u32.pow(more)).min(LONGEST_AFTER_TIMEOUT.max(pause));
+                }
+                let least = Duration::from_secs(others as u64) / A_SECOND;
+                Next::At(Instant::now() + pause.max(least))
+            }
+            None => {
+                let pause = FIRST_PAUSE * 2u32.saturating_pow(times.saturating_sub(1).min(10));
+                Next::At(Instant::now() + pause.min(LONGEST_PAUSE))
+            }
+        };
         Self {
             target_hash,
             error,
             times,
-            next: Some(Instant::now() + pause.min(LONGEST_PAUSE)),
+            next,
         }
     }
 }

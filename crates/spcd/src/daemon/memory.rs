@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 use spcd_core::config::Desired;
+use spcd_core::health::{Options, Schedule};
 use spcd_core::observed::{Attempt, Extension, Observed};
 use spcd_core::plan::Plan;
 use spcd_core::union;
 use tokio::time::Instant;
 
 use super::files;
-use super::jobs::{self, Failure, Jobs};
+use super::jobs::{self, Failure, Jobs, Next};
 
 /// How often a dynamic source is asked again where nothing says otherwise.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -44,6 +45,12 @@ pub struct Memory {
     /// When something is to be tried again that nothing else will wake us for.
     pub later: Option<Instant>,
     pub aggregators: Aggregators,
+    /// Connections whose sources are left alone, since somebody said so.
+    pub held: BTreeSet<String>,
+    /// When sources are asked whether they are there, of connections that say something of that.
+    pub health: BTreeMap<String, Options>,
+    /// And of all others.
+    pub default_health: Options,
 }
 
 /// What is known of aggregators since the last look.
@@ -65,7 +72,7 @@ impl Memory {
                 self.urgent.insert(name.clone());
             }
             if let Some(failure) = self.failures.get_mut(&name) {
-                failure.next = None;
+                failure.next = Next::Due;
             }
             self.ask.insert(name);
         }
@@ -82,6 +89,11 @@ impl Memory {
         asked: Vec<Option<Vec<String>>>,
     ) {
         let now = Instant::now();
+        self.health = (desired.connections.iter())
+            .filter(|(_, connection)| connection.health != Options::default())
+            .map(|(name, connection)| (name.clone(), connection.health))
+            .collect();
+        observed.held.clone_from(&self.held);
         let all = std::mem::take(&mut self.ask_all).then_some(None);
         for names in asked.into_iter().chain(all) {
             let by_name = names.is_some();
@@ -105,8 +117,8 @@ impl Memory {
             self.refused_paths.clear();
         }
         for (name, failure) in &mut self.failures {
-            if failure.next.is_some_and(|next| next <= now) {
-                failure.next = None;
+            if matches!(failure.next, Next::At(next) if next <= now) {
+                failure.next = Next::Due;
                 // Also where nothing is known to differ: only the source's answer was missing.
                 self.ask.insert(name.clone());
             }
@@ -119,7 +131,7 @@ impl Memory {
             let attempt = Attempt {
                 target_hash: failure.target_hash.clone(),
                 error: failure.error.clone(),
-                due: failure.next.is_none(),
+                due: failure.next == Next::Due,
             };
             observed.attempts.insert(name.clone(), attempt);
         }
@@ -175,6 +187,22 @@ impl Memory {
         }
     }
 
+    /// When a connection's source is tried again.
+    pub fn schedule(&self, name: &str) -> Schedule {
+        let own = self.health.get(name).copied().unwrap_or_default();
+        own.or(self.default_health).schedule()
+    }
+
+    /// A connection's source is back: what failed is tried again now. `true`: something is.
+    pub fn is_back(&mut self, name: &str) -> bool {
+        let failure = self.failures.get_mut(name);
+        let waiting = failure.filter(|failure| failure.next != Next::Due);
+        waiting.is_some_and(|failure| {
+            failure.next = Next::At(Instant::now());
+            true
+        })
+    }
+
     /// Drops what no longer concerns anybody.
     pub fn forget(&mut self, observed: &Observed, plan: &Plan, jobs: &Jobs) {
         let works: BTreeSet<&str> = plan.work.iter().map(|work| work.name.as_str()).collect();
@@ -195,7 +223,10 @@ impl Memory {
     }
 
     pub fn next_due(&self) -> Option<Instant> {
-        let failures = self.failures.values().filter_map(|failure| failure.next);
+        let failures = (self.failures.values()).filter_map(|failure| match failure.next {
+            Next::At(next) => Some(next),
+            Next::Due | Next::Asked => None,
+        });
         let turn = self.turns.values().map(|(next, _)| *next).min();
         let turns = turn.map(|turn| self.next_turns.map_or(turn, |next| turn.max(next)));
         failures.chain(turns).chain(self.later).min()
@@ -217,6 +248,15 @@ impl Aggregators {
                 .collect(),
             ..Self::default()
         }
+    }
+
+    /// Connections, and the members of those that are aggregators: these have no source of their own.
+    pub fn with_members(&self, mut names: Vec<String>) -> Vec<String> {
+        let members = names.iter().filter_map(|name| self.members.get(name));
+        let members: Vec<String> = members.flatten().cloned().collect();
+        names.retain(|name| !self.members.contains_key(name));
+        names.extend(members);
+        names
     }
 
     /// Whether one of them shows a connection's tables.

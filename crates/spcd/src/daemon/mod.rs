@@ -13,6 +13,7 @@ mod pass;
 mod requests;
 mod sources;
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::hub::steampipe::Steampipe;
 use crate::hub::{HubError, Limits, migrate};
 use crate::service;
 use crate::settings::Settings;
+use crate::source::{self, News, Watch};
 use crate::watch::Watcher;
 use drift::Drift;
 use files::CsvFiles;
@@ -63,6 +65,11 @@ pub struct Reign<'a> {
     /// For some of what was wanted something else has to end first.
     is_deferred: bool,
     passes: u64,
+    limits: Limits,
+    /// Watches the sources, where this goes on.
+    watch: Option<Watch>,
+    /// Which sources answered, as an earlier leader knew.
+    answered: BTreeMap<String, bool>,
 }
 
 /// What a pass did, for those who wait for it.
@@ -106,6 +113,12 @@ impl<'a> Reign<'a> {
         listener.client.batch_execute(&listen).await?;
         let drift = Drift::new(endpoint.connect("observer").await?);
         let limits = Limits::read(&lead.control.client).await?;
+        let (answered, held) = source::known(&lead.control.client).await?;
+        let memory = Memory {
+            held,
+            default_health: settings.health,
+            ..Memory::default()
+        };
         let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
         Ok(Some(Self {
             config,
@@ -113,7 +126,7 @@ impl<'a> Reign<'a> {
             jobs: Jobs::new(endpoint.clone(), pool.clone(), writer, limits),
             lead,
             requests: Requests::default(),
-            memory: Memory::default(),
+            memory,
             steampipe,
             csv: CsvFiles::default(),
             listener,
@@ -121,6 +134,9 @@ impl<'a> Reign<'a> {
             held: false,
             is_deferred: false,
             passes: 0,
+            limits,
+            watch: None,
+            answered,
         }))
     }
 
@@ -167,6 +183,9 @@ impl<'a> Reign<'a> {
         let mut settings = self.endpoint.shared().watch_settings();
         let mut keepalive = every(settings.borrow_and_update().keepalive);
         let mut altered = None;
+        let answered = std::mem::take(&mut self.answered);
+        let (endpoint, epoch) = (self.endpoint.clone(), self.lead.epoch);
+        self.watch = Some(Watch::start(endpoint, epoch, self.limits, answered));
         loop {
             let began = Instant::now();
             // The first pass finds everything pending, and it takes what was altered to say more.
@@ -219,6 +238,12 @@ impl<'a> Reign<'a> {
                         keepalive = every(settings.borrow_and_update().keepalive);
                         self.keep_alive().await?;
                     }
+                    news = news(&mut self.watch) => match news {
+                        News::Restored(name) => if self.memory.is_back(&name) {
+                            break;
+                        },
+                        News::Asked(_) => self.answer_requests().await?,
+                    },
                     _ = sweep.tick() => lead::sweep(&self.lead.control.client, self.lead.epoch).await?,
                     _ = beat.tick() => lead::beat(&self.lead.control.client, self.lead.epoch).await?,
                 }
@@ -266,6 +291,13 @@ fn every(milliseconds: u64) -> Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + pause, pause);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval
+}
+
+async fn news(watch: &mut Option<Watch>) -> News {
+    match watch {
+        Some(watch) => watch.news().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// How long to wait before the database is tried again: doubled each time, with jitter.

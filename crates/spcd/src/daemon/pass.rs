@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 use spcd_core::config::{Desired, Diagnostic, Severity};
+use spcd_core::health::Kind;
 use spcd_core::observed::Observed;
 use spcd_core::plan::{self, Plan, Task, Work};
 use spcd_core::search_path::PathChange;
@@ -13,9 +14,10 @@ use tokio::time::Instant;
 
 use super::drift::Altered;
 use super::jobs::{self, Failure, Finished, Outcome};
-use super::memory::Aggregators;
+use super::memory::{Aggregators, Memory};
+use super::requests::{Action, Asked};
 use super::{Passed, Reign, look};
-use crate::hub::{HubError, apply, observe, search_path, steampipe};
+use crate::hub::{HubError, apply, observe, probe, search_path, steampipe};
 use crate::watch::Watcher;
 
 /// What came of one plan.
@@ -46,6 +48,8 @@ impl Reign<'_> {
         let client = &self.lead.control.client;
         // Requests first: what was saved before one was made is then seen by this pass.
         let asked = self.requests.read(client, self.passes).await?;
+        let (asked, reconnected) = self.hold(asked).await?;
+        let client = &self.lead.control.client;
         if wait {
             self.drift.ask(self.passes);
         }
@@ -55,7 +59,8 @@ impl Reign<'_> {
         let changed = self.csv.look(&desired).await;
         self.memory.notice(changed);
         self.memory.recall(&desired, &mut observed, asked);
-        self.requests.looked(&desired, &observed);
+        let held = &self.memory.held;
+        self.requests.looked(&desired, &observed, held);
         let looked = began.elapsed();
 
         let altered = match altered {
@@ -72,6 +77,7 @@ impl Reign<'_> {
             .await?;
         self.memory.urgent.clear();
         self.comment(&desired, &observed);
+        self.watch_sources(&desired, &reconnected);
         tracing::debug!(
             pass = self.passes,
             connections = desired.connections.len(),
@@ -97,6 +103,57 @@ impl Reign<'_> {
             None => self.drift.ask(self.passes),
         }
         Ok(Passed { idle })
+    }
+
+    /// Leaves sources alone as somebody asked, or no longer. Returns what else was asked for, and whom
+    /// to try now.
+    async fn hold(
+        &mut self,
+        asked: Vec<Asked>,
+    ) -> Result<(Vec<Option<Vec<String>>>, BTreeSet<String>), HubError> {
+        let (mut rest, mut reconnected) = (Vec::new(), BTreeSet::new());
+        for Asked { action, names } in asked {
+            if action == Action::Refresh {
+                rest.push(names);
+                continue;
+            }
+            let names = self
+                .memory
+                .aggregators
+                .with_members(names.unwrap_or_default());
+            let held = action == Action::Disconnect;
+            let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+            probe::hold(client, epoch, &names, held).await?;
+            for name in &names {
+                tracing::info!(connection = name, held, "whether its source is left alone");
+                match held {
+                    true => {
+                        reconnected.remove(name);
+                        self.memory.held.insert(name.clone());
+                    }
+                    false => {
+                        reconnected.insert(name.clone());
+                        self.memory.held.remove(name);
+                    }
+                }
+            }
+            if !held {
+                rest.push(Some(names));
+            }
+        }
+        Ok((rest, reconnected))
+    }
+
+    /// Says whose source is to be watched from now on.
+    fn watch_sources(&mut self, desired: &Desired, again: &BTreeSet<String>) {
+        let Some(watch) = &mut self.watch else { return };
+        let Memory {
+            held, aggregators, ..
+        } = &self.memory;
+        watch.follow(desired, self.memory.default_health, |name, connection| {
+            held.contains(name) || !(connection.enabled || aggregators.show(name))
+        });
+        watch.again(again);
     }
 
     /// Whether another pass is needed now that it is known what was altered. If not, that is what
@@ -148,8 +205,9 @@ impl Reign<'_> {
         for name in running {
             let work = planned.get(name.as_str()).copied();
             let wanted = desired.connections.get(&name);
-            let is_wanted = wanted.is_some_and(|connection| connection.enabled)
-                || self.memory.aggregators.show(&name);
+            let is_wanted = (wanted.is_some_and(|connection| connection.enabled)
+                || self.memory.aggregators.show(&name))
+                && !self.memory.held.contains(&name);
             let target = match is_wanted {
                 true => desired.target_hash(&name),
                 false => "",
@@ -252,12 +310,22 @@ impl Reign<'_> {
             Outcome::Done | Outcome::Same => {
                 self.memory.failures.remove(&name);
                 self.memory.blocked.remove(&name);
+                self.heard(&name, true);
             }
-            Outcome::Failed { target_hash, error } => {
+            Outcome::Failed {
+                target_hash,
+                error,
+                kind,
+            } => {
                 tracing::warn!(connection = name, "{error}");
                 self.requests.failed(&name, &error);
                 let before = self.memory.failures.get(&name);
-                let failure = Failure::after(before, target_hash, error);
+                let import = kind.map(|kind| (kind, self.memory.schedule(&name)));
+                let others = self.memory.failures.len();
+                let failure = Failure::after(before, target_hash, error, import, others);
+                if kind.is_some_and(|kind| kind != Kind::Other) {
+                    self.heard(&name, false);
+                }
                 self.memory.failures.insert(name, failure);
             }
             Outcome::Later(reason) => {
@@ -279,10 +347,18 @@ impl Reign<'_> {
         Ok(again)
     }
 
-    async fn answer_requests(&mut self) -> Result<(), HubError> {
+    /// Who watches the sources is told what an import met.
+    fn heard(&self, name: &str, answered: bool) {
+        if let Some(watch) = &self.watch {
+            watch.heard(name, answered);
+        }
+    }
+
+    pub(super) async fn answer_requests(&mut self) -> Result<(), HubError> {
         let (jobs, ask) = (&self.jobs, &self.memory.ask);
         let aggregators = &self.memory.aggregators;
-        let one = |name: &str| jobs.is_running(name) || ask.contains(name);
+        let is_asking = |name: &str| (self.watch.as_ref()).is_some_and(|w| w.is_asking(name));
+        let one = |name: &str| jobs.is_running(name) || ask.contains(name) || is_asking(name);
         let open = |name: Option<&str>| match name {
             Some(name) => match aggregators.members.get(name) {
                 Some(members) => {

@@ -1,6 +1,6 @@
 //! `spcd.refresh_request`: what people asked for, and what is still to be answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use spcd_core::config::Desired;
 use spcd_core::observed::Observed;
@@ -14,7 +14,26 @@ pub struct Requests {
     open: BTreeMap<i64, Open>,
 }
 
+/// What somebody asks for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub action: Action,
+    /// `None`: all.
+    pub names: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the sources.
+    Refresh,
+    /// Leave them alone no longer, and ask them.
+    Reconnect,
+    /// Leave them alone.
+    Disconnect,
+}
+
 struct Open {
+    action: Action,
     /// `None`: all.
     names: Option<Vec<String>>,
     /// The pass that saw it first.
@@ -26,19 +45,25 @@ struct Open {
 
 impl Requests {
     /// Reads the requests that are new to a pass; returns what each asks for.
-    pub async fn read(
-        &mut self,
-        client: &Client,
-        pass: u64,
-    ) -> Result<Vec<Option<Vec<String>>>, HubError> {
-        let sql = "SELECT id, connections FROM spcd.refresh_request
+    pub async fn read(&mut self, client: &Client, pass: u64) -> Result<Vec<Asked>, HubError> {
+        let sql = "SELECT id, connections, action FROM spcd.refresh_request
                    WHERE done_at IS NULL ORDER BY id";
         let mut new = Vec::new();
         for row in client.query(sql, &[]).await? {
             let (id, names): (i64, Option<Vec<String>>) = (row.try_get(0)?, row.try_get(1)?);
+            let action = match row.try_get(2)? {
+                "reconnect" => Action::Reconnect,
+                "disconnect" => Action::Disconnect,
+                _ => Action::Refresh,
+            };
             self.open.entry(id).or_insert_with(|| {
-                new.push(names.clone());
+                let asked = names.clone();
+                new.push(Asked {
+                    action,
+                    names: asked,
+                });
                 Open {
+                    action,
                     names,
                     seen: pass,
                     passed: false,
@@ -49,15 +74,22 @@ impl Requests {
         Ok(new)
     }
 
-    /// A pass looked: who asks for a connection that is not there is told.
-    pub fn looked(&mut self, desired: &Desired, observed: &Observed) {
+    /// A pass looked: who asks for a connection that is not there is told, and who asks for one that
+    /// is left alone.
+    pub fn looked(&mut self, desired: &Desired, observed: &Observed, held: &BTreeSet<String>) {
         let is_known = |name: &str| {
             observed.connections.contains_key(name) || desired.connections.contains_key(name)
         };
         for open in self.open.values_mut().filter(|open| !open.passed) {
-            let names = open.names.iter().flatten();
-            for name in names.filter(|name| !is_known(name)) {
-                let error = format!("no connection is named {name:?}");
+            for name in open.names.iter().flatten() {
+                let error = match (is_known(name), open.action) {
+                    (false, _) => format!("no connection is named {name:?}"),
+                    (true, Action::Refresh) if held.contains(name) => format!(
+                        "{name}: its source is left alone since somebody said `spcd disconnect`: \
+                         `spcd reconnect {name}` ends that"
+                    ),
+                    _ => continue,
+                };
                 if !open.errors.contains(&error) {
                     open.errors.push(error);
                 }

@@ -66,7 +66,7 @@ pub(super) fn clean(error: HubError, name: &str, target: &Target) -> HubError {
     }
 }
 
-fn in_public(text: &str, name: &str, target: &Target) -> String {
+pub(super) fn in_public(text: &str, name: &str, target: &Target) -> String {
     without(&text.replace(name, "the source"), target)
 }
 
@@ -163,7 +163,7 @@ fn since(code: &SqlState, target: &Target) -> String {
 
 /// A text in which no value stands that is not public: wrappers repeat user names in their errors,
 /// and what they were given to connect to.
-fn without(text: &str, target: &Target) -> String {
+pub(super) fn without(text: &str, target: &Target) -> String {
     let mut text = text.to_owned();
     let of_server = target.server.values().filter(|option| !option.public);
     let mut values: Vec<&str> = (target.mapping.values().map(|value| value.expose()))

@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use super::{HubError, ask};
 use crate::csv::access::Who;
-use crate::csv::{Files, aside, read};
+use crate::csv::{Files, aside, openable, read};
 
 /// What the files hold, as far as the server can read them. `name` is that of the schema and server
 /// by which it is tried.
@@ -86,6 +86,44 @@ pub async fn ask(
     Ok(offer)
 }
 
+/// Of files that the server cannot all open, so many are tried one by one.
+const TRIED: usize = 20;
+
+/// Whether the files are there, and some of them can be opened by this process and by the server: an
+/// import leaves out the others.
+pub async fn open(client: &Client, csv: &Csv) -> Result<(), HubError> {
+    let csv = csv.clone();
+    let key = format!("open {csv:?}");
+    let Some(found) = aside(key, move || openable(&csv.paths)).await else {
+        return Err(refused(
+            "its files cannot be looked at now: there is no thread for it".into(),
+        ));
+    };
+    let paths = found.map_err(refused)?;
+    if !may_read_files(client).await? || paths.is_empty() {
+        return Ok(());
+    }
+    let Err(error) = client
+        .query_one(OPEN, &[&paths])
+        .await
+        .map_err(HubError::from)
+    else {
+        return Ok(());
+    };
+    for path in paths.iter().take(TRIED) {
+        match client
+            .query_one(OPEN, &[&[path].as_slice()])
+            .await
+            .map_err(HubError::from)
+        {
+            Ok(_) => return Ok(()),
+            Err(HubError::Refused { code, .. }) if code != SqlState::QUERY_CANCELED => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(error)
+}
+
 fn refused(text: String) -> HubError {
     HubError::Refused {
         text,
@@ -119,15 +157,11 @@ async fn all_open(
     let paths: Vec<&str> = (tables.iter())
         .filter_map(|table| paths.get(&table.name)?.to_str())
         .collect();
-    let may = "SELECT pg_catalog.has_function_privilege(
-                   'pg_catalog.pg_read_binary_file(text, bigint, bigint)', 'EXECUTE')";
-    if !client.query_one(may, &[]).await?.try_get::<_, bool>(0)? {
+    if !may_read_files(client).await? {
         return Ok(false);
     }
-    let open = "SELECT pg_catalog.count(pg_catalog.pg_read_binary_file(p, 0, 0))
-                FROM pg_catalog.unnest($1::text[]) AS p";
     match client
-        .query_one(open, &[&paths])
+        .query_one(OPEN, &[&paths])
         .await
         .map_err(HubError::from)
     {
@@ -138,6 +172,17 @@ async fn all_open(
         Err(HubError::Refused { .. }) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Opens files and reads nothing of them.
+const OPEN: &str = "SELECT pg_catalog.count(pg_catalog.pg_read_binary_file(p, 0, 0))
+                    FROM pg_catalog.unnest($1::text[]) AS p";
+
+/// Whether the role may have the server open files.
+async fn may_read_files(client: &Client) -> Result<bool, HubError> {
+    let may = "SELECT pg_catalog.has_function_privilege(
+                   'pg_catalog.pg_read_binary_file(text, bigint, bigint)', 'EXECUTE')";
+    Ok(client.query_one(may, &[]).await?.try_get(0)?)
 }
 
 /// Makes the tables and opens their files; those that fail, with the SQLSTATE and what the server

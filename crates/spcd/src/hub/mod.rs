@@ -10,11 +10,13 @@ pub mod connect;
 mod csv;
 pub mod dependents;
 pub mod destroy;
+pub mod facts;
 pub mod lead;
 pub mod migrate;
 pub mod observe;
 mod partial;
 pub mod pool;
+pub mod probe;
 pub mod search_path;
 pub mod state;
 pub mod steampipe;
@@ -22,6 +24,7 @@ mod tls;
 pub mod trial;
 pub mod union;
 
+use spcd_core::health::{self, Kind};
 use tokio_postgres::Client;
 use tokio_postgres::error::{DbError, SqlState};
 
@@ -134,6 +137,14 @@ impl HubError {
     /// Whether it may succeed when sent again at once: whoever holds a lock may do so for long.
     pub fn may_pass_now(&self) -> bool {
         self.is_passing() && !self.is_blocked()
+    }
+
+    /// Of what was said of a source: what stands between us and it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            HubError::Refused { text, code } => health::kind(code.code(), text),
+            _ => Kind::Other,
+        }
     }
 
     /// Whether a lock was not got in time: its text says who holds it.

@@ -113,7 +113,7 @@ async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, 
                 s.schema_hash, a.target_hash, a.warnings, n.oid,
                 n.oid IS NOT DISTINCT FROM a.schema_oid, f.oid,
                 f.oid IS NOT DISTINCT FROM a.server_oid, {readable},
-                a.extension_version, a.hidden_schema, s.comments_set
+                a.extension_version, a.hidden_schema, s.comments_set, s.labels
          FROM spcd.connection_state s
          LEFT JOIN spcd.applied a USING (connection_name)
          LEFT JOIN pg_catalog.pg_namespace n
@@ -170,11 +170,17 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
             file: row.try_get::<_, Option<String>>(9)?.unwrap_or_default(),
             start_line: line(10)?,
             end_line: line(11)?,
+            labels: labels(row.try_get(23)?),
         },
         shape_hash: row.try_get(12)?,
         applied,
     };
     Ok((row.try_get(0)?, known))
+}
+
+/// What is no text in there is nobody's label.
+fn labels(value: serde_json::Value) -> BTreeMap<String, String> {
+    serde_json::from_value(value).unwrap_or_default()
 }
 
 async fn taken(client: &Client, names: &[&String]) -> Result<BTreeMap<String, String>, HubError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use spcd_core::health::Kind;
 use spcd_core::observed::Detail;
 use spcd_core::plan::{self, Import, Offer, Task, Unit, Unite, Why, Work};
 use spcd_core::shape::{self, Obstacles};
@@ -119,7 +120,9 @@ impl Shared {
                                 "the aggregator {aggregator:?} still shows its tables, and cannot \
                                  let go of them: see the error there"
                             );
-                            return self.failed(job, &work.error, String::new(), text).await;
+                            return self
+                                .failed(job, &work.error, String::new(), text, None)
+                                .await;
                         }
                     },
                     Err(_) => return Outcome::Cancelled,
@@ -162,6 +165,7 @@ impl Shared {
                 (answer, import.target_hash.clone(), quiet)
             }
         };
+        let is_import = imported.is_some();
         let result = match answer {
             Ok(answer) => match (self.write(job, answer).await, imported) {
                 // The server may refuse one table of many: which, a trial tells.
@@ -194,13 +198,17 @@ impl Shared {
                 | HubError::NotLeading
                 | HubError::NoSession,
             ) => Outcome::Cancelled,
-            Err(error) if quiet => Outcome::Failed {
-                target_hash,
-                error: error.to_string(),
-            },
             Err(error) => {
-                self.failed(job, &work.error, target_hash, error.to_string())
-                    .await
+                let kind = is_import.then(|| error.kind());
+                let text = error.to_string();
+                match quiet {
+                    true => Outcome::Failed {
+                        target_hash,
+                        error: text,
+                        kind,
+                    },
+                    false => self.failed(job, &work.error, target_hash, text, kind).await,
+                }
             }
         }
     }
@@ -212,6 +220,7 @@ impl Shared {
         known: &Option<String>,
         target_hash: String,
         error: String,
+        kind: Option<Kind>,
     ) -> Outcome {
         if job.status != Status::Error || known.as_ref() != Some(&error) {
             let unit = plan::error_unit(&job.name, job.status, error.clone());
@@ -219,7 +228,11 @@ impl Shared {
                 return Outcome::Cancelled;
             }
         }
-        Outcome::Failed { target_hash, error }
+        Outcome::Failed {
+            target_hash,
+            error,
+            kind,
+        }
     }
 
     /// Asks the source, and says what its answer means.

@@ -1,0 +1,72 @@
+//! What commands show of the sources' health.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+/// A row of `spcd.connection_health`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Row {
+    #[serde(skip_serializing)]
+    connection_name: String,
+    /// `None`: not known.
+    pub reachable: Option<bool>,
+    last_checked: Option<String>,
+    pub latency_ms: Option<f64>,
+    attempts: i32,
+    pub last_failure: Option<String>,
+    failed_at: Option<String>,
+    next_attempt: Option<String>,
+    breaker: String,
+    pub held: bool,
+}
+
+impl Row {
+    /// In a word or two.
+    pub fn in_short(&self) -> String {
+        match (self.held, self.reachable) {
+            (true, _) => "held".into(),
+            (_, None) => "-".into(),
+            (_, Some(false)) => "lost".into(),
+            (_, Some(true)) => match self.latency_ms {
+                Some(ms) => format!("{ms:.0} ms"),
+                None => "ok".into(),
+            },
+        }
+    }
+
+    /// Since when it does not answer, and why.
+    pub fn trouble(&self) -> Option<String> {
+        if self.held {
+            return Some("its source is left alone until `spcd reconnect`".into());
+        }
+        let why = self.last_failure.as_ref()?;
+        match self.reachable {
+            Some(false) => Some(format!("its source does not answer: {why}")),
+            None => Some(format!("its source cannot be probed: {why}")),
+            Some(true) => None,
+        }
+    }
+}
+
+/// All rows, by connection. None where spcd's schema is of an earlier version, or not to be read.
+pub async fn rows(client: &Client) -> anyhow::Result<BTreeMap<String, Row>> {
+    let sql = "SELECT pg_catalog.to_jsonb(h) FROM spcd.connection_health h";
+    let rows = match client.query(sql, &[]).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            let missing = [SqlState::UNDEFINED_TABLE, SqlState::INSUFFICIENT_PRIVILEGE];
+            return match error.code() {
+                Some(code) if missing.contains(code) => Ok(BTreeMap::new()),
+                _ => Err(error.into()),
+            };
+        }
+    };
+    let row = |row: &tokio_postgres::Row| {
+        let row: Row = serde_json::from_value(row.try_get(0)?)?;
+        anyhow::Ok((row.connection_name.clone(), row))
+    };
+    rows.iter().map(row).collect()
+}

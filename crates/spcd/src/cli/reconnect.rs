@@ -1,0 +1,110 @@
+//! `spcd reconnect` and `spcd disconnect`
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use spcd_client::{ConnectionState, Status, states};
+use tokio::time::Instant;
+
+use super::ReconnectArgs;
+use super::follow::{self, Ended};
+use super::health::{self, Row};
+use crate::hub::connect::Session;
+use crate::settings::Settings;
+
+/// Time is up.
+const TIME_OUT: u8 = 3;
+
+/// Has sources tried now, whatever failed before, also those that are left alone; says what came
+/// of it.
+pub async fn reconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
+    let mut session = super::endpoint(settings)?.connect("client").await?;
+    let ended = ask(&mut session, "spcd.reconnect", &args).await?;
+    let Some(error) = ended else {
+        return Ok(ExitCode::from(TIME_OUT));
+    };
+    let rows = states(&session.client, Some(&args.names)).await?;
+    let health = health::rows(&session.client).await?;
+    let mut wrong = false;
+    for row in &rows {
+        let name = &row.connection_name;
+        let (is_well, text) = outcome(row, health.get(name));
+        match is_well {
+            true => println!("{name}: {text}"),
+            false => eprintln!("spcd: {name}: {text}"),
+        }
+        wrong |= !is_well;
+    }
+    if let Some(error) = error.filter(|_| !wrong) {
+        eprintln!("spcd: {error}");
+        wrong = true;
+    }
+    Ok(ExitCode::from(u8::from(wrong)))
+}
+
+/// Has sources left alone until `reconnect`.
+pub async fn disconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
+    let mut session = super::endpoint(settings)?.connect("client").await?;
+    let ended = ask(&mut session, "spcd.disconnect", &args).await?;
+    let Some(error) = ended else {
+        return Ok(ExitCode::from(TIME_OUT));
+    };
+    if let Some(error) = &error {
+        eprintln!("spcd: {error}");
+        return Ok(ExitCode::FAILURE);
+    }
+    for name in &args.names {
+        println!("{name}: left alone until `spcd reconnect {name}`; its tables stay");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a connection stands after it was tried.
+fn outcome(row: &ConnectionState, health: Option<&Row>) -> (bool, String) {
+    if let Some(Row {
+        reachable: Some(false),
+        last_failure,
+        ..
+    }) = health
+    {
+        let why = last_failure
+            .as_deref()
+            .unwrap_or("its source does not answer");
+        return (false, why.to_owned());
+    }
+    match row.status {
+        Status::Error => (false, row.error.clone().unwrap_or_default()),
+        status => {
+            let latency = health.and_then(|health| health.latency_ms);
+            let answers = latency.map(|ms| format!(", its source answers in {ms:.1} ms"));
+            (true, format!("{status}{}", answers.unwrap_or_default()))
+        }
+    }
+}
+
+/// Posts a request and waits until it is answered. `None`: not in time, which is said.
+async fn ask(
+    session: &mut Session,
+    function: &str,
+    args: &ReconnectArgs,
+) -> anyhow::Result<Option<Option<String>>> {
+    let until = Instant::now() + args.timeout;
+    let sql = format!("SELECT {function}($1)");
+    let row = (session.client.query_one(&sql, &[&args.names]).await)
+        .context("cannot ask the daemon (is spcd run on this database?)")?;
+    let id: i64 = row.try_get(0)?;
+    let names = args.names.clone();
+    let timeout = until.saturating_duration_since(Instant::now());
+    match follow::follow(session, id, Some(&names), timeout, |_| ()).await? {
+        Ended::Settled(_, error) => Ok(Some(error)),
+        Ended::TimeOut(_) => {
+            match follow::is_led(session).await? {
+                true => eprintln!("spcd: the daemon did not answer in time"),
+                false => eprintln!(
+                    "spcd: no daemon answers on this database; it will find the request when it starts"
+                ),
+            }
+            Ok(None)
+        }
+    }
+}

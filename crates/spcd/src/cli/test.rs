@@ -1,0 +1,224 @@
+//! `spcd test`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use spcd_core::config::{Connection, Kind as ConnectionKind, Loaded, Target};
+use spcd_core::plan::Offer;
+use spcd_core::sql;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use super::TestArgs;
+use crate::config::Config;
+use crate::hub::connect::Session;
+use crate::hub::facts::{Facts, facts};
+use crate::hub::probe::{Answer, Failure, probe};
+use crate::hub::{HubError, apply, ask};
+use crate::settings::Settings;
+
+/// How long the list of tables may take where the configuration does not say.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a source that answers says.
+struct Report {
+    latency: Duration,
+    facts: Facts,
+    tables: Result<Offer, String>,
+}
+
+/// Asks one source, and says what it answers, or what stands in the way. It needs no daemon and
+/// does not disturb one.
+pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode> {
+    let dirs = match args.file {
+        Some(file) => vec![std::path::absolute(file)?],
+        None => settings.config_dirs.clone(),
+    };
+    let Loaded { desired, .. } = Config::new(&dirs, false).load();
+    let name = args.name.as_str();
+    let Some(connection) = desired.connections.get(name) else {
+        let places: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+        eprintln!(
+            "spcd: no connection is named {name:?} in {}",
+            places.join(", ")
+        );
+        return Ok(ExitCode::FAILURE);
+    };
+    let told = |text: &str| {
+        eprintln!("spcd: {name}: {text}");
+        Ok(ExitCode::FAILURE)
+    };
+    let target = match &connection.target {
+        Ok(target) => target,
+        Err(error) => return told(error),
+    };
+    if let ConnectionKind::Aggregator { members, .. } = &connection.kind {
+        let members = match members.is_empty() {
+            true => String::new(),
+            false => format!(": test its members {}", members.join(", ")),
+        };
+        return told(&format!("an aggregator has no source of its own{members}"));
+    }
+    let session = super::endpoint(settings)?.connect("test").await?;
+    let schedule = connection.health.or(settings.health).schedule();
+    let within = Duration::from_millis(schedule.timeout);
+    match report(&session, target, within).await? {
+        Ok(report) => {
+            print!("{}", shown(connection, target, &report));
+            Ok(ExitCode::from(u8::from(report.tables.is_err())))
+        }
+        Err(failure) => {
+            eprintln!("spcd: {name}: {}: {}", failure.kind.as_str(), failure.text);
+            if let Some(hint) = failure.kind.hint() {
+                eprintln!("hint: {hint}");
+            }
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn report(
+    session: &Session,
+    target: &Target,
+    within: Duration,
+) -> anyhow::Result<Result<Report, Failure>> {
+    let client = &session.client;
+    let other = |text: String| Failure {
+        kind: spcd_core::health::Kind::Other,
+        text,
+    };
+    if let Some(missing) = extension(client, target).await? {
+        return Ok(Err(other(missing)));
+    }
+    client.batch_execute("SET lock_timeout = '2s'").await?;
+    apply::prepare_for_secrets(client).await?;
+    let probed = probe(client, None, target, within);
+    let latency = match timeout(within, probed).await {
+        Err(_) => {
+            let _ = session.canceller().cancel().await;
+            return Ok(Err(Failure::timeout(within)));
+        }
+        Ok(Err(error)) => return Err(error.into()),
+        Ok(Ok(Answer::There(latency))) => latency,
+        Ok(Ok(Answer::Failed(failure))) => return Ok(Err(failure)),
+        // Its list of tables tells all that there is to tell.
+        Ok(Ok(Answer::Unsure(_))) => Duration::ZERO,
+    };
+    let facts = match timeout(within, facts(client, target)).await {
+        Ok(facts) => facts.or_else(|error| match error {
+            HubError::Refused { .. } => Ok(Facts::default()),
+            error => Err(error),
+        })?,
+        Err(_) => {
+            let _ = session.canceller().cancel().await;
+            return Ok(Err(Failure::timeout(within)));
+        }
+    };
+    let deadline = target.import.timeout.map_or(DEADLINE, Duration::from_secs);
+    let tables = match timeout(deadline, ask::ask(client, target)).await {
+        Ok(Ok(offer)) => Ok(offer),
+        Ok(Err(HubError::Refused { text, .. })) => Err(text),
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_) => {
+            let _ = session.canceller().cancel().await;
+            Err(Failure::timeout(deadline).text)
+        }
+    };
+    Ok(Ok(Report {
+        latency,
+        facts,
+        tables,
+    }))
+}
+
+/// Creates the extension if need be and possible; else says where to get it.
+async fn extension(client: &Client, target: &Target) -> anyhow::Result<Option<String>> {
+    if target.extension.is_empty() {
+        return Ok(None);
+    }
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = $1),
+                      EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = $1)";
+    let row = client.query_one(sql, &[&target.extension]).await?;
+    let name = &target.extension;
+    Ok(match (row.try_get(0)?, row.try_get(1)?) {
+        (true, _) => None,
+        (false, true) => {
+            // As the daemon does before it imports.
+            let create = format!(
+                "SET search_path = public; CREATE EXTENSION IF NOT EXISTS {}; SET search_path = pg_catalog",
+                sql::ident(name)
+            );
+            match client.batch_execute(&create).await.map_err(HubError::from) {
+                Ok(()) => None,
+                Err(HubError::Refused { text, .. }) => {
+                    Some(format!("the extension {name} cannot be created: {text}"))
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        (false, false) => {
+            let package = match target.package.as_str() {
+                "" => "its vendor",
+                package => package,
+            };
+            Some(format!(
+                "the extension {name} is not installed on the database's host: get it from {package}"
+            ))
+        }
+    })
+}
+
+fn shown(connection: &Connection, target: &Target, report: &Report) -> String {
+    let Report {
+        latency,
+        facts,
+        tables,
+    } = report;
+    let mut out = match latency.is_zero() {
+        true => format!("{}: answers\n", connection.name),
+        false => {
+            let ms = latency.as_secs_f64() * 1000.0;
+            format!("{}: answers in {ms:.1} ms\n", connection.name)
+        }
+    };
+    let mut line = |what: &str, value: &str| out.push_str(&format!("  {what:8}  {value}\n"));
+    let plugin = match target.wrapper == connection.plugin {
+        true => connection.plugin.clone(),
+        false => format!("{} ({})", connection.plugin, target.wrapper),
+    };
+    line("plugin", &plugin);
+    if let Some(version) = &facts.version {
+        line("server", version);
+    }
+    if let Some(started) = &facts.started {
+        line("started", started);
+    }
+    if let Some(database) = &facts.database {
+        line("database", database);
+    }
+    if let Some(user) = &facts.user {
+        line("user", user);
+    }
+    if let Some(backend) = &facts.backend {
+        line("backend", backend);
+    }
+    if let Some(tls) = &facts.tls {
+        line("TLS", tls);
+    }
+    match tables {
+        Ok(offer) => {
+            let unfit: Vec<_> = (offer.tables.iter())
+                .filter_map(|table| Some((&table.name, table.unfit.as_ref()?)))
+                .collect();
+            line("tables", &(offer.tables.len() - unfit.len()).to_string());
+            for (table, reason) in unfit {
+                line("left out", &format!("{table}: {reason}"));
+            }
+            for warning in &offer.warnings {
+                line("warning", warning);
+            }
+        }
+        Err(error) => line("tables", &format!("cannot be listed: {error}")),
+    }
+    out
+}

@@ -1,0 +1,59 @@
+//! Flags and variables for what the block `health` of `spcd.hcl` says.
+
+use anyhow::Context as _;
+use clap::Args;
+use spcd_core::health::Options;
+
+/// When sources are asked whether they are there. Connections and plugin blocks may say otherwise.
+#[derive(Debug, Clone, Default, Args)]
+pub struct HealthFlags {
+    /// Whether sources are asked now and then if they are there (true, false)
+    #[arg(long, env = "SPCD_HEALTH_ENABLED", value_name = "BOOL", global = true)]
+    #[arg(hide_short_help = true)]
+    health_enabled: Option<String>,
+    /// From one such probe to the next [default: 30s]
+    #[arg(long, env = "SPCD_HEALTH_INTERVAL", value_name = "TIME", global = true)]
+    #[arg(hide_short_help = true)]
+    health_interval: Option<String>,
+    /// How often a source that did not answer is tried again before it is left to the next interval
+    /// [default: 3]
+    #[arg(
+        long,
+        env = "SPCD_HEALTH_ATTEMPTS",
+        value_name = "NUMBER",
+        global = true
+    )]
+    #[arg(hide_short_help = true)]
+    health_attempts: Option<String>,
+    /// The pause before the first of these attempts; each further one is twice as long [default: 5s]
+    #[arg(long, env = "SPCD_HEALTH_PAUSE", value_name = "TIME", global = true)]
+    #[arg(hide_short_help = true)]
+    health_pause: Option<String>,
+    /// How long the answer to a probe may take [default: 10s]
+    #[arg(long, env = "SPCD_HEALTH_TIMEOUT", value_name = "TIME", global = true)]
+    #[arg(hide_short_help = true)]
+    health_timeout: Option<String>,
+}
+
+impl HealthFlags {
+    /// What is given.
+    ///
+    /// # Errors
+    /// What cannot be used.
+    pub fn options(&self) -> anyhow::Result<Options> {
+        let mut options = Options::default();
+        for (name, text) in [
+            ("enabled", &self.health_enabled),
+            ("interval", &self.health_interval),
+            ("attempts", &self.health_attempts),
+            ("pause", &self.health_pause),
+            ("timeout", &self.health_timeout),
+        ] {
+            if let Some(text) = text.as_deref().filter(|text| !text.trim().is_empty()) {
+                let unfit = || format!("--health-{name} or SPCD_HEALTH_{}", name.to_uppercase());
+                options.set(name, text).with_context(unfit)?;
+            }
+        }
+        Ok(options)
+    }
+}

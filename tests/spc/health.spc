@@ -1,0 +1,69 @@
+connection "watched" {
+  plugin = "postgres"
+  labels {
+    team  = "data"
+    tier  = 1
+    where = env("SET")
+    none  = null
+  }
+  health {
+    interval = "500ms"
+    attempts = 5
+  }
+}
+
+# What the plugin says holds where the connection says nothing.
+plugin "files" {
+  source = "csv"
+  health {
+    interval = "5m"
+    enabled  = false
+  }
+}
+connection "of_plugin" {
+  plugin = plugin.files
+  paths  = ["/data/*.csv"]
+  health {
+    enabled = true
+  }
+}
+
+# It makes no difference to a file what the labels are.
+connection "all" {
+  plugin      = "postgres"
+  type        = "aggregator"
+  connections = ["watched"]
+  labels {
+    team = "data"
+  }
+}
+
+connection "mistakes" {
+  plugin   = "postgres"
+  password = "SECRET"
+  labels {
+    list = ["a"]
+    inner {
+    }
+  }
+  labels {
+    again = "x"
+  }
+  health {
+    intervall = 30
+    interval  = "often"
+    attempts  = -1
+    timeout   = "2d"
+    enabled   = "perhaps"
+    deeper {
+    }
+  }
+}
+
+plugin "broken" {
+  source = "mysql"
+  probe  = "ping"
+  health {
+    pause = "1ms"
+  }
+}

@@ -106,6 +106,8 @@ impl Spcd {
             .env(MARK, mark())
             .env("SPCD_CONFIG", self.config_dir())
             .env("SPCD_STATE_DIR", self.state_dir())
+            // One address is not enough for all daemons of the tests; who wants HTTP says where.
+            .env("SPCD_HTTP", "off")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .args(args)
             .current_dir(&self.dir)

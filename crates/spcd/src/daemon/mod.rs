@@ -13,6 +13,7 @@ mod pass;
 mod requests;
 mod sources;
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::hub::steampipe::Steampipe;
 use crate::hub::{HubError, Limits, migrate};
 use crate::service;
 use crate::settings::Settings;
+use crate::telemetry::{Observation, observe};
 use crate::watch::Watcher;
 use drift::Drift;
 use files::CsvFiles;
@@ -63,6 +65,10 @@ pub struct Reign<'a> {
     /// For some of what was wanted something else has to end first.
     is_deferred: bool,
     passes: u64,
+    /// When the change of a file was noticed that the next pass looks at.
+    noticed: Option<Instant>,
+    /// The same for connections that are being made as their files say.
+    following: HashMap<String, Instant>,
 }
 
 /// What a pass did, for those who wait for it.
@@ -96,7 +102,7 @@ impl<'a> Reign<'a> {
         let Some(lead) = lead? else {
             return Ok(None);
         };
-        tracing::info!(epoch = lead.epoch, "this daemon leads");
+        observe(Observation::Led { epoch: lead.epoch });
         service::status("leading");
         endpoint.shared().leads();
         let compat = settings.compat == Compat::Steampipe;
@@ -121,6 +127,8 @@ impl<'a> Reign<'a> {
             held: false,
             is_deferred: false,
             passes: 0,
+            noticed: None,
+            following: HashMap::new(),
         }))
     }
 
@@ -171,6 +179,12 @@ impl<'a> Reign<'a> {
             let began = Instant::now();
             // The first pass finds everything pending, and it takes what was altered to say more.
             let wait = self.passes == 0;
+            // Whatever woke us: a change that was noticed meanwhile is in this look, too.
+            self.noticed = tokio::select! {
+                biased;
+                when = watcher.noticed() => Some(when),
+                () = std::future::ready(()) => None,
+            };
             self.pass(Some(watcher), altered.take(), wait).await?;
             let mut places = self.csv.watched();
             places.add(self.config.places());
@@ -327,7 +341,10 @@ pub async fn run(
         }
         let pause = back_off(times, &hub.settings());
         times = times.saturating_add(1);
-        tracing::warn!("{reason}; trying again in {} ms", pause.as_millis());
+        observe(Observation::Lost {
+            why: &reason,
+            pause,
+        });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = hub.asked_to_retry() => {}

@@ -451,7 +451,10 @@ async function load() {
   state.rows = new Map(connections.map((row) => [row.connection_name, row]));
   state.loaded = true;
   refresh();
-  requestAnimationFrame(() => { document.body.dataset.ready = "true"; });
+  requestAnimationFrame(() => {
+    performance.mark("ready");
+    document.body.dataset.ready = "true";
+  });
 }
 
 // What changed is read anew, a moment later, so that a pass over thousands is one list and not

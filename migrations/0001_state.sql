@@ -50,6 +50,19 @@ CREATE INDEX connection_event_time ON spcd.connection_event (time);
 CREATE INDEX connection_event_connection ON spcd.connection_event (connection_name, id);
 COMMENT ON TABLE spcd.connection_event IS 'every change: "duration" is how long the previous status lasted';
 
+-- Who has read all events up to one has read all there will ever be up to it: they are committed in
+-- the order of their ids, since one transaction at a time writes some. (As with the lead: a lock on
+-- what has no storage, so that vacuum is in nobody's way.)
+CREATE TABLE spcd.event_order (nothing boolean) PARTITION BY LIST (nothing);
+
+CREATE FUNCTION spcd.keep_event_order() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
+BEGIN
+    LOCK TABLE spcd.event_order IN EXCLUSIVE MODE;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER keep_order BEFORE INSERT ON spcd.connection_event
+FOR EACH STATEMENT EXECUTE FUNCTION spcd.keep_event_order();
+
 -- What is wrong in the files now.
 CREATE TABLE spcd.config_diagnostic (
     severity        text NOT NULL CHECK (severity IN ('error', 'warning')),

@@ -21,3 +21,9 @@
 # What is logged: error, warn, info, debug, trace, or a filter like "info,spcd=debug".
 #
 # log = "info"
+
+# Where the page, the API and the metrics are: an address, "unix:/path" or "off". Whoever changes
+# something there shows the token.
+#
+# http            = "127.0.0.1:9187"
+# http_token_file = "/etc/spcd/credentials/http_token"

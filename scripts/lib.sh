@@ -119,6 +119,16 @@ need_wrappers() {
         mariadb-server-core mariadb-client-core gdal-bin
 }
 
+# A browser for the tests of the page, with a font to draw it in.
+need_chromium() {
+    local program
+    for program in "${SPCD_CHROMIUM-}" chromium chromium-browser google-chrome; do
+        [ -n "$program" ] && command -v "$program" >/dev/null && export SPCD_CHROMIUM=$program && return
+    done
+    command -v apt-get >/dev/null || die "No Chromium is installed, which the tests of the page need. Install one, or name it in SPCD_CHROMIUM."
+    need_packages chromium fonts-dejavu-core
+}
+
 # Rust, and the C compiler that its linker and the TLS library need.
 need_rust() {
     command -v cargo >/dev/null || [ ! -r "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"

@@ -11,6 +11,7 @@ command -v openssl >/dev/null || need_packages openssl
 need_pgbouncer
 need_drivers
 need_wrappers
+need_chromium
 for part in rustfmt clippy; do
     cargo "${part/rust/}" --version >/dev/null 2>&1 || rustup component add "$part"
 done

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every helper is used by every set of tests")]
 
+pub mod http;
 pub mod hub;
 pub mod kept;
 pub mod mariadb;

@@ -108,6 +108,8 @@ impl Spcd {
             .env("SPCD_STATE_DIR", self.state_dir())
             // Sources are asked when a test wants it, and not by the clock in the midst of one.
             .env("SPCD_HEALTH_ENABLED", "false")
+            // One address is not enough for all daemons of the tests; who wants HTTP says where.
+            .env("SPCD_HTTP", "off")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .args(args)
             .current_dir(&self.dir)

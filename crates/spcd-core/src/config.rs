@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 mod connection;
 mod daemon;
 mod hub;
+mod listen;
 mod load;
 mod options;
 mod place;
@@ -24,6 +25,7 @@ pub use daemon::{
     COMPAT, Compat, DaemonSettings, INSTANCE_NAME, daemon_settings, is_instance_name,
 };
 pub use hub::{HubGiven, HubSettings, hub_value};
+pub use listen::Listen;
 pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
 pub(crate) use place::without_mark;
 pub use plugins::PluginBlock;

@@ -7,6 +7,20 @@ use spcd_core::config::{Cache, Doubt, Given, Inspection, Loaded, inspect, load};
 use spcd_core::spc::evaluate::Function;
 
 use crate::files::{DirState, Files, Look, Place, Places};
+use crate::service;
+
+/// What cannot be read, and why.
+fn unreadable(look: &Look) -> Vec<String> {
+    let files = look.sources.iter().filter_map(|source| {
+        let reason = source.text.as_ref().err()?;
+        Some(format!("{}: {reason}", source.path))
+    });
+    let missing = |doubt: &Doubt| match &doubt.error {
+        Some(error) => error.clone(),
+        None => format!("{}: it cannot be told what is there", doubt.path),
+    };
+    files.chain(look.doubts.iter().map(missing)).collect()
+}
 
 /// Reads and understands the config directories, again and again.
 pub struct Config {
@@ -42,6 +56,7 @@ impl Config {
     /// What they want now, and what is wrong in them. It blocks on the file system.
     pub fn load(&mut self) -> Loaded {
         let look = self.files.look();
+        service::cannot_read(unreadable(&look));
         let mut named = Places::default();
         let mut lookup = |function: Function, directory: &str, argument: &str| {
             if let Some(path) = file_of(function, directory, argument) {

@@ -6,6 +6,7 @@ mod config;
 mod csv;
 mod daemon;
 mod files;
+mod http;
 mod hub;
 mod service;
 mod settings;

@@ -1,5 +1,5 @@
-//! What systemd is told: that the daemon is there, what it does, and that its loop still turns.
-//! Without systemd nothing happens.
+//! What systemd, probes and monitoring are told: that the daemon is there, what it does, and that
+//! its loop still turns. Without systemd nothing is sent.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -9,6 +9,9 @@ use sd_notify::NotifyState;
 
 /// More often than this nobody needs to know that we live.
 const PULSE: Duration = Duration::from_secs(1);
+
+static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+static UNREADABLE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// The daemon has started: it can be asked, though the database may not be up yet.
 pub fn ready() {
@@ -24,12 +27,30 @@ pub fn status(text: &str) {
 /// Called by the loops that do the work, each time they turn. If none does for the unit's
 /// `WatchdogSec`, systemd starts the daemon anew.
 pub fn alive() {
-    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last = lock(&LAST);
     if last.is_none_or(|last| last.elapsed() >= PULSE) {
         *last = Some(Instant::now());
         tell(&[NotifyState::Watchdog]);
     }
+}
+
+/// How long ago a loop last turned; `None` before the first time.
+pub fn last_alive() -> Option<Duration> {
+    lock(&LAST).map(|last| last.elapsed())
+}
+
+/// Files and directories that cannot be read, and why, as of the last look.
+pub fn cannot_read(places: Vec<String>) {
+    *lock(&UNREADABLE) = places;
+}
+
+/// What could not be read.
+pub fn unreadable() -> Vec<String> {
+    lock(&UNREADABLE).clone()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The settings are read again; [`ready`] follows.

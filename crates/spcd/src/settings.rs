@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+pub use spcd_core::config::Listen;
 use spcd_core::config::{
     COMPAT, Compat, DaemonSettings, Diagnostic, Given, HubSettings, INSTANCE_NAME, Source,
     daemon_settings, is_instance_name,
@@ -40,9 +41,22 @@ pub struct Settings {
     pub hub: HubSettings,
     /// When sources are asked whether they are there, unless a connection or its plugin says.
     pub health: Options,
+    /// The page, the API and the metrics.
+    pub http: Http,
     /// The settings file, where it is or would be looked for.
     pub file: PathBuf,
     flags: Flags,
+}
+
+/// Where the page, the API and the metrics are, and for whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http {
+    /// A socket's path is absolute.
+    pub listen: Listen,
+    /// The file with the token that writers show.
+    pub token_file: Option<PathBuf>,
+    /// The names by which it is reached, besides the address.
+    pub hosts: Vec<String>,
 }
 
 /// The flags that every command takes. Clap fills them from the environment too.
@@ -86,6 +100,12 @@ pub struct Flags {
     hub: hub::HubFlags,
     #[command(flatten)]
     health: health::HealthFlags,
+    /// Where `run` serves its page, API and metrics: an address, unix:/path, or off [default: 127.0.0.1:9187]
+    #[arg(long, env = "SPCD_HTTP", value_name = "ADDRESS", global = true)]
+    http: Option<String>,
+    /// The file with the token that is asked of those who change something over HTTP
+    #[arg(long, env = "SPCD_HTTP_TOKEN_FILE", value_name = "FILE", global = true)]
+    http_token_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -169,6 +189,28 @@ impl Settings {
         let log = first_text([flags.log, written.log]);
         let compat = flags.compat.or(written.compat).unwrap_or_default();
         let hub = HubSettings::of(&[&flags.hub.given(), &written.hub]);
+        let listen = match first_text([flags.http]) {
+            Some(text) => absolute(Listen::parse(&text).map_err(anyhow::Error::msg)?, here),
+            None => absolute(written.http.unwrap_or_default(), &beside),
+        };
+        let token_file = match (
+            flags
+                .http_token_file
+                .filter(|file| !file.as_os_str().is_empty()),
+            written.http_token_file.filter(|file| !file.is_empty()),
+        ) {
+            (Some(file), _) => Some(here.join(file)),
+            (None, Some(file)) => Some(beside.join(file)),
+            // As systemd hands secrets out.
+            (None, None) => absolute_var("CREDENTIALS_DIRECTORY")
+                .map(|dir| dir.join("http_token"))
+                .filter(|file| file.exists()),
+        };
+        let http = Http {
+            listen,
+            token_file,
+            hosts: written.http_hosts,
+        };
         Ok(Self {
             config_dirs,
             database,
@@ -178,6 +220,7 @@ impl Settings {
             compat,
             hub,
             health: health.or(written.health),
+            http,
             file,
             flags: kept,
         })
@@ -259,6 +302,13 @@ fn read(path: &Path, named: bool) -> Result<DaemonSettings, SettingsError> {
             diagnostics,
             file: source,
         }),
+    }
+}
+
+fn absolute(listen: Listen, dir: &Path) -> Listen {
+    match listen {
+        Listen::Unix(path) => Listen::Unix(dir.join(path).display().to_string()),
+        listen => listen,
     }
 }
 

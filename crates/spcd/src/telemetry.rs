@@ -1,6 +1,8 @@
-//! Where logs go: for people on a terminal, with fields to journald, else as JSON.
+//! Where logs go: for people on a terminal, with fields to journald, else as JSON. What is counted
+//! besides is in [`observation`].
 
 mod journald;
+mod observation;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -12,6 +14,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::settings::Settings;
 use journald::Journald;
+pub use observation::{Observation, encode, observe};
 
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::connection;
 use super::hub::{self, HubGiven};
+use super::listen::Listen;
 use super::load::{Given, look_up};
 use super::place::Text;
 use super::{Diagnostic, Severity, Source};
@@ -16,13 +17,16 @@ use crate::spc::syntax::{Problem, Span};
 use crate::spc::value::Value;
 
 /// What can be set, with what it must be.
-const KNOWN: [(&str, &str); 6] = [
+const KNOWN: [(&str, &str); 9] = [
     ("config", "a directory in quotes, or a list of them"),
     ("database", "a URL or keyword string in quotes"),
     ("state_dir", "a directory in quotes"),
     ("instance", "a name in quotes"),
     ("log", "a level or filter in quotes"),
     ("compat", "the name of a program in quotes"),
+    ("http", "an address, \"unix:/path\" or \"off\", in quotes"),
+    ("http_hosts", "a host name in quotes, or a list of them"),
+    ("http_token_file", "a file in quotes"),
 ];
 
 /// Another program whose clients find what they know besides spcd's own.
@@ -77,6 +81,12 @@ pub struct DaemonSettings {
     pub hub: HubGiven,
     /// The block `health`: for connections that say nothing of it, and whose plugins do not.
     pub health: health::Options,
+    /// `http`: where the page, the API and the metrics are.
+    pub http: Option<Listen>,
+    /// `http_hosts`: the names by which they are reached besides the address.
+    pub http_hosts: Vec<String>,
+    /// `http_token_file`, as written.
+    pub http_token_file: Option<String>,
 }
 
 /// Reads the settings file. What is wrong is an error, all of it: a daemon does not start on half
@@ -161,7 +171,7 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
             return Vec::new();
         };
         let (many, values) = match &setting.value {
-            Value::List(values) => (name == "config", values.as_slice()),
+            Value::List(values) => (matches!(name, "config" | "http_hosts"), values.as_slice()),
             one => (true, std::slice::from_ref(one)),
         };
         let text = |value: &Value| match value {
@@ -196,6 +206,13 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
     {
         problems.push(Problem::new(setting.value_span, COMPAT));
     }
+    if let Some(setting) = settings.get("http")
+        && let Value::String(text) = &setting.value
+        && let Err(problem) = Listen::parse(text)
+    {
+        problems.push(Problem::new(setting.value_span, problem));
+    }
+    let http_hosts = texts("http_hosts", problems);
     let mut one = |name: &str| texts(name, problems).into_iter().next();
     DaemonSettings {
         config,
@@ -206,5 +223,10 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
         compat: one("compat").and_then(|name| Compat::named(&name)),
         hub: hub.unwrap_or_default(),
         health: health.unwrap_or_default(),
+        http: one("http")
+            .filter(|text| !text.is_empty())
+            .and_then(|text| Listen::parse(&text).ok()),
+        http_hosts,
+        http_token_file: one("http_token_file"),
     }
 }

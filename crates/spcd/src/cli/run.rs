@@ -1,37 +1,48 @@
 //! `spcd run`
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::cluster::{self, ClusterError, Running};
 use crate::config::Config;
 use crate::daemon;
 use crate::files::Files;
+use crate::http;
+use crate::hub::connect::Endpoint;
 use crate::hub::lead;
 use crate::hub::pool::Pool;
 use crate::hub::state::Shared;
 use crate::service;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::telemetry;
 use crate::watch::Watcher;
 
 /// Keeps the database true to the files until SIGTERM or SIGINT.
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    http::check(&settings.http)?;
+    http::check_token(&settings.http)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut cluster = None;
     let hub = Shared::new(settings.hub);
     let mut watcher = Watcher::new();
     let waker = watcher.waker();
+    let (http, shown) = watch::channel(settings.http.clone());
+    let (there, endpoint) = watch::channel(None);
     service::ready();
     let outcome = tokio::select! {
-        ended = work(settings, &hub, &mut cluster, &mut watcher) => ended,
-        ended = follow_settings(settings, &hub, &waker) => ended,
+        ended = work(settings, &hub, &mut cluster, &mut watcher, &there) => ended,
+        ended = follow_settings(settings, &hub, &waker, &http) => ended,
+        // Beside the loop: neither waits for the other.
+        ended = beside(http::serve(shown, hub.clone(), endpoint)) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -59,9 +70,25 @@ async fn resign(settings: &Settings) -> anyhow::Result<()> {
     Ok(lead::resign(&session.client).await?)
 }
 
+/// Runs in a task of its own, which ends with this.
+async fn beside(task: impl Future<Output = Infallible> + Send + 'static) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    match tasks.join_next().await {
+        Some(Ok(never)) => match never {},
+        Some(Err(error)) => Err(error).context("HTTP"),
+        None => std::future::pending().await,
+    }
+}
+
 /// Reads the settings file again when it changes and on SIGHUP: takes what can be taken, and says
 /// what needs a restart. SIGHUP is a wake, too. It does not end by itself.
-async fn follow_settings(settings: &Settings, hub: &Shared, waker: &Notify) -> anyhow::Result<()> {
+async fn follow_settings(
+    settings: &Settings,
+    hub: &Shared,
+    waker: &Notify,
+    http: &watch::Sender<settings::Http>,
+) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut files = Files::new(std::slice::from_ref(&settings.file));
     let mut watcher = Watcher::new();
@@ -102,6 +129,17 @@ async fn follow_settings(settings: &Settings, hub: &Shared, waker: &Notify) -> a
                 }
                 hub.tune(new.hub);
                 hub.retry_now();
+                let usable = http::check(&new.http).and_then(|()| http::check_token(&new.http));
+                match usable {
+                    Ok(()) => {
+                        http.send_if_modified(|http| {
+                            let differs = *http != new.http;
+                            http.clone_from(&new.http);
+                            differs
+                        });
+                    }
+                    Err(error) => tracing::error!("http stays as it was: {error:#}"),
+                }
                 current = new;
                 tracing::info!("settings read again");
             }
@@ -117,6 +155,7 @@ async fn work(
     hub: &Arc<Shared>,
     cluster: &mut Option<Running>,
     watcher: &mut Watcher,
+    there: &watch::Sender<Option<Arc<Endpoint>>>,
 ) -> anyhow::Result<()> {
     if settings.database.is_none() {
         service::status("starting the private cluster");
@@ -125,6 +164,7 @@ async fn work(
     let endpoint = super::endpoint(settings)?.with_shared(hub.clone());
     let endpoint = Arc::new(endpoint);
     let pool = Pool::new(endpoint.clone());
+    there.send_replace(Some(endpoint.clone()));
     let mut config = Config::new(&settings.config_dirs, false);
     tokio::select! {
         ended = daemon::run(endpoint, &pool, settings, &mut config, watcher) => {

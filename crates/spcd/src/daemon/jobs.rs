@@ -21,6 +21,7 @@ use crate::hub::comments::are_offered;
 use crate::hub::connect::Endpoint;
 use crate::hub::pool::Pool;
 use crate::source::A_SECOND;
+use crate::telemetry::{Observation, observe};
 use comments::Commenting;
 use work::{Job, Shared};
 
@@ -98,6 +99,18 @@ pub enum Outcome {
     /// Given up because something else is wanted now, or because a session was lost: what came of
     /// it is for the next look to say.
     Cancelled,
+}
+
+impl Outcome {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Same => "same",
+            Self::Failed { .. } => "failed",
+            Self::Later(_) => "later",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// What a failure means for the next attempt.
@@ -324,7 +337,12 @@ impl Jobs {
             _ => None,
         };
         self.tasks.spawn(async move {
+            let began = Instant::now();
             let outcome = shared.run(&job, work, &cancel).await;
+            observe(Observation::Worked {
+                outcome: outcome.name(),
+                took: began.elapsed(),
+            });
             let commenting =
                 commenting.filter(|_| matches!(outcome, Outcome::Done | Outcome::Same));
             if let Some(commenting) = &commenting {

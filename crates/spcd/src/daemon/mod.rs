@@ -13,7 +13,7 @@ mod pass;
 mod requests;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,7 @@ use crate::hub::{HubError, Limits, migrate};
 use crate::service;
 use crate::settings::Settings;
 use crate::source::{self, News, Watch};
+use crate::telemetry::{Observation, observe};
 use crate::watch::Watcher;
 use drift::Drift;
 use files::CsvFiles;
@@ -70,6 +71,10 @@ pub struct Reign<'a> {
     watch: Option<Watch>,
     /// Which sources answered, as an earlier leader knew.
     answered: BTreeMap<String, bool>,
+    /// When the change of a file was noticed that the next pass looks at.
+    noticed: Option<Instant>,
+    /// The same for connections that are being made as their files say.
+    following: HashMap<String, Instant>,
 }
 
 /// What a pass did, for those who wait for it.
@@ -103,7 +108,7 @@ impl<'a> Reign<'a> {
         let Some(lead) = lead? else {
             return Ok(None);
         };
-        tracing::info!(epoch = lead.epoch, "this daemon leads");
+        observe(Observation::Led { epoch: lead.epoch });
         service::status("leading");
         endpoint.shared().leads();
         let compat = settings.compat == Compat::Steampipe;
@@ -137,6 +142,8 @@ impl<'a> Reign<'a> {
             limits,
             watch: None,
             answered,
+            noticed: None,
+            following: HashMap::new(),
         }))
     }
 
@@ -190,6 +197,12 @@ impl<'a> Reign<'a> {
             let began = Instant::now();
             // The first pass finds everything pending, and it takes what was altered to say more.
             let wait = self.passes == 0;
+            // Whatever woke us: a change that was noticed meanwhile is in this look, too.
+            self.noticed = tokio::select! {
+                biased;
+                when = watcher.noticed() => Some(when),
+                () = std::future::ready(()) => None,
+            };
             self.pass(Some(watcher), altered.take(), wait).await?;
             let mut places = self.csv.watched();
             places.add(self.config.places());
@@ -359,7 +372,10 @@ pub async fn run(
         }
         let pause = back_off(times, &hub.settings());
         times = times.saturating_add(1);
-        tracing::warn!("{reason}; trying again in {} ms", pause.as_millis());
+        observe(Observation::Lost {
+            why: &reason,
+            pause,
+        });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = hub.asked_to_retry() => {}

@@ -18,6 +18,7 @@ use super::memory::{Aggregators, Memory};
 use super::requests::{Action, Asked};
 use super::{Passed, Reign, look};
 use crate::hub::{HubError, apply, observe, probe, search_path, steampipe};
+use crate::telemetry::{self, Observation};
 use crate::watch::Watcher;
 
 /// What came of one plan.
@@ -78,17 +79,17 @@ impl Reign<'_> {
         self.memory.urgent.clear();
         self.comment(&desired, &observed);
         self.watch_sources(&desired, &reconnected);
-        tracing::debug!(
-            pass = self.passes,
-            connections = desired.connections.len(),
-            altered = altered.as_ref().map(|altered| altered.names.len()),
-            rows = carried.rows,
-            work = carried.work,
-            under_way = self.jobs.len(),
-            look_micros = looked.as_micros() as u64,
-            micros = began.elapsed().as_micros() as u64,
-            "looked"
-        );
+        self.noticed = None;
+        telemetry::observe(Observation::Passed {
+            pass: self.passes,
+            connections: desired.connections.len(),
+            altered: altered.as_ref().map(|altered| altered.names.len()),
+            rows: carried.rows,
+            work: carried.work,
+            under_way: self.jobs.len(),
+            look: looked,
+            took: began.elapsed(),
+        });
         let idle = carried.rows == 0 && carried.work == 0 && self.jobs.len() == 0;
         self.held = !carried.complete || !carried.deferred.is_empty();
         self.is_deferred = !carried.deferred.is_empty();
@@ -273,6 +274,11 @@ impl Reign<'_> {
                 self.csv.reading(&work.name);
                 self.memory.ask.remove(&work.name);
             }
+            let refresh =
+                matches!(&work.task, Task::Import(import) if import.why == plan::Why::Refresh);
+            if let Some(noticed) = self.noticed.filter(|_| !refresh) {
+                self.following.insert(work.name.clone(), noticed);
+            }
             let urgent = self.memory.urgent.contains(&work.name);
             self.jobs.start(work, generation, urgent);
         }
@@ -305,6 +311,16 @@ impl Reign<'_> {
         if self.memory.aggregators.members.contains_key(&name) {
             self.memory.aggregators.due = true;
             again |= !matches!(outcome, Outcome::Later(_));
+        }
+        match outcome {
+            Outcome::Later(_) | Outcome::Cancelled => {}
+            Outcome::Done => {
+                if let Some(noticed) = self.following.remove(&name) {
+                    let lag = noticed.elapsed();
+                    telemetry::observe(Observation::Followed { lag });
+                }
+            }
+            Outcome::Same | Outcome::Failed { .. } => drop(self.following.remove(&name)),
         }
         match outcome {
             Outcome::Done | Outcome::Same => {

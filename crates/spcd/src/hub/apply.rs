@@ -15,6 +15,7 @@ use tokio_postgres::Client;
 
 use super::connect::{Endpoint, Session};
 use super::{HubError, Limits, lead};
+use crate::telemetry::{Observation, observe};
 
 /// Batching small connections into one transaction pays up to 500 to 1,000 tables.
 const TABLES_PER_BATCH: usize = 1000;
@@ -301,10 +302,20 @@ async fn write(
         }
         let text = statements(generation, units);
         client.batch_execute(&text).await?;
-        Ok(())
+        Ok(text)
     };
-    let result = result.await;
-    end(client, result).await
+    let (result, text) = match result.await {
+        Ok(text) => (Ok(()), text),
+        Err(error) => (Err(error), String::new()),
+    };
+    end(client, result).await?;
+    observe(Observation::Wrote {
+        connections: units.len(),
+        tables: units.iter().map(|unit| unit.tables).sum(),
+        // Each ends its line; one inside a literal that does so as well counts for little.
+        statements: text.lines().filter(|line| line.ends_with(';')).count(),
+    });
+    Ok(())
 }
 
 /// Writes row changes, what connections look like now, and the diagnostics, in one transaction.

@@ -21,6 +21,7 @@ use crate::hub::apply::Writer;
 use crate::hub::connect::Endpoint;
 use crate::hub::pool::Pool;
 use crate::hub::{HubError, Limits, ahead, dependents, observe, trial, union};
+use crate::telemetry::{self, Observation};
 
 /// How many tables may be on their way to the writer, which takes some hundreds at a time: enough
 /// to keep it busy, and no more than fit into memory as text.
@@ -242,7 +243,13 @@ impl Shared {
             generation: job.generation,
             began: &job.began,
         };
-        let (wanted, held) = self.sources.tables(import, asker).await?;
+        let answer = self.sources.tables(import, asker).await;
+        if let Some(began) = job.began.get() {
+            telemetry::observe(Observation::Asked {
+                took: began.elapsed(),
+            });
+        }
+        let (wanted, held) = answer?;
         let room = self
             .room
             .enter(job.place, BESIDE_TABLES + wanted.offer.tables.len())

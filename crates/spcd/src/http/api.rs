@@ -1,0 +1,238 @@
+//! `/api/v1/connections` and what can be asked for one.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use super::{App, Problem, Shared, json_answer};
+
+/// A connection as people and programs see it: its row, and what is known of its source.
+const CONNECTION: &str = "
+    SELECT s.connection_name, pg_catalog.row_to_json((SELECT c FROM (SELECT
+        s.connection_name, s.status, s.error, s.comments_set, s.time_changed, s.warnings, s.plugin,
+        s.plugin_instance, s.type, s.connections, s.import_schema, s.schema_mode, s.schema_hash,
+        s.table_count, s.last_ready, s.file_name, s.start_line, s.end_line, s.generation, s.labels,
+        CASE WHEN h.connection_name IS NOT NULL THEN
+            pg_catalog.row_to_json((SELECT x FROM (SELECT h.reachable, h.last_checked, h.latency_ms,
+                h.attempts, h.last_failure, h.failed_at, h.next_attempt, h.breaker, h.held) x))
+        END AS health) c)) AS connection
+    FROM spcd.connection_state s
+    LEFT JOIN spcd.connection_health h USING (connection_name)";
+
+/// The last event, and what changes whenever a row of the state (2 and 3) or of the health (4 and 5)
+/// does: how many rows there are, and the sum of their versions.
+const VERSION: &str = "
+    SELECT coalesce((SELECT max(id) FROM spcd.connection_event), 0), s.n, s.v, h.n, h.v
+    FROM (SELECT count(*) AS n, coalesce(sum((age('3'::xid)::bigint - age(xmin)) & 4294967295), 0)::bigint AS v
+          FROM spcd.connection_state) s
+    CROSS JOIN (SELECT count(*) AS n, coalesce(sum((age('3'::xid)::bigint - age(xmin)) & 4294967295), 0)::bigint AS v
+          FROM spcd.connection_health) h";
+
+/// Where ten thousand sources are probed, some row is always another one: a list whose statuses are
+/// right may be this old.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The list as it was last made, which takes a hundred times as long as to see that it still holds.
+#[derive(Default)]
+pub struct Listing {
+    made: Mutex<Option<Made>>,
+}
+
+struct Made {
+    version: Version,
+    body: Bytes,
+    when: Instant,
+    /// When it was last seen to hold.
+    checked: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    event: i64,
+    state: (i64, i64),
+    health: (i64, i64),
+}
+
+impl Version {
+    fn read(row: &Row) -> Result<Self, Problem> {
+        let number = |at: usize| row.try_get::<_, i64>(at).map_err(|_| unreadable());
+        Ok(Self {
+            event: number(0)?,
+            state: (number(1)?, number(2)?),
+            health: (number(3)?, number(4)?),
+        })
+    }
+
+    fn etag(&self) -> String {
+        let (state, health) = (self.state, self.health);
+        format!(
+            "\"{:x}-{:x}-{:x}-{:x}-{:x}\"",
+            self.event, state.0, state.1, health.0, health.1
+        )
+    }
+}
+
+/// All connections.
+pub async fn connections(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (version, body) = list(&app).await?;
+    let etag = version.etag();
+    let known = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|known| known.trim().trim_start_matches("W/") == etag);
+    let tag = HeaderValue::from_str(&etag).map_err(|_| unreadable())?;
+    let mut response = match known {
+        true => StatusCode::NOT_MODIFIED.into_response(),
+        false => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(ETAG, tag);
+    headers.insert("cache-control", HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+async fn list(app: &App) -> Result<(Version, Bytes), Problem> {
+    let arrived = Instant::now();
+    let mut made = app.listing.made.lock().await;
+    // Somebody who came later than us has looked already.
+    if let Some(made) = made.as_ref()
+        && made.checked > arrived
+    {
+        return Ok((made.version, made.body.clone()));
+    }
+    let checked = Instant::now();
+    let version = Version::read(&app.hub.row(VERSION, &[]).await?)?;
+    if let Some(made) = made.as_mut()
+        && made.version.event == version.event
+        && made.version.state == version.state
+        && (made.version.health == version.health || made.when.elapsed() < FRESH)
+    {
+        made.checked = checked;
+        return Ok((made.version, made.body.clone()));
+    }
+    let all = format!(
+        "SELECT v.*, coalesce((SELECT pg_catalog.string_agg(c.connection::text, E',\\n'
+                                       ORDER BY c.connection_name) FROM ({CONNECTION}) c), '')
+         FROM ({VERSION}) v (event, state_rows, state, health_rows, health)"
+    );
+    let row = app.hub.row(&all, &[]).await?;
+    let version = Version::read(&row)?;
+    let rows: &str = row.try_get(5).map_err(|_| unreadable())?;
+    let event = version.event;
+    let body = Bytes::from(format!("{{\"event\":{event},\"connections\":[{rows}]}}\n"));
+    *made = Some(Made {
+        version,
+        body: body.clone(),
+        when: Instant::now(),
+        checked,
+    });
+    Ok((version, body))
+}
+
+/// One connection, with its last events.
+pub async fn connection(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let name = plain(&name)?;
+    let sql = format!(
+        "SELECT c.connection::text, (
+             SELECT coalesce('[' || pg_catalog.string_agg(e.event::text, ',' ORDER BY e.id DESC) || ']', '[]')
+             FROM (SELECT id, {EVENT} AS event FROM spcd.connection_event e
+                   WHERE connection_name = $1 ORDER BY id DESC LIMIT 50) e)
+         FROM ({CONNECTION} WHERE s.connection_name = $1) c"
+    );
+    let rows = app.hub.query(&sql, &[&name]).await?;
+    let Some(row) = rows.first() else {
+        return Err(unknown(name));
+    };
+    let (connection, events): (&str, &str) = (
+        row.try_get(0).map_err(|_| unreadable())?,
+        row.try_get(1).map_err(|_| unreadable())?,
+    );
+    // An object gets one more member.
+    let open = connection.strip_suffix('}').ok_or_else(unreadable)?;
+    let body = format!("{open},\"events\":{events}}}\n");
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// An event as JSON, from a row `e` of `spcd.connection_event`.
+pub const EVENT: &str = "pg_catalog.json_build_object(
+    'event', e.id, 'time', e.time, 'connection', e.connection_name, 'previous', e.previous,
+    'status', e.status, 'error', e.error, 'health', e.health, 'generation', e.generation,
+    'duration_ms', pg_catalog.round(extract(epoch FROM e.duration)::numeric * 1000))";
+
+/// Asks for a look at a source, or for another attempt.
+async fn request(app: &App, name: &str, function: &str) -> Result<Response, Problem> {
+    let name = plain(name)?;
+    let is_there = "SELECT pg_catalog.to_regprocedure($1) IS NOT NULL, EXISTS (
+                        SELECT FROM spcd.connection_state WHERE connection_name = $2)";
+    let signature = format!("spcd.{function}(text[])");
+    let row = app.hub.row(is_there, &[&signature, &name]).await?;
+    if !row.try_get(1).unwrap_or(false) {
+        return Err(unknown(name));
+    }
+    if !row.try_get(0).unwrap_or(false) {
+        let error = format!("this database has no spcd.{function} yet");
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, error));
+    }
+    let sql = format!("SELECT spcd.{function}(ARRAY[$1::text])");
+    let row = app.hub.row(&sql, &[&name]).await?;
+    let id: i64 = row.try_get(0).map_err(|_| unreadable())?;
+    Ok(json_answer(StatusCode::ACCEPTED, &json!({"request": id})))
+}
+
+/// Asks the source again.
+pub async fn refresh(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    request(&app, &name, "refresh").await
+}
+
+/// Tries the source now, whatever failed before.
+pub async fn reconnect(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    request(&app, &name, "reconnect").await
+}
+
+/// Holds the connection: its source is asked nothing until `reconnect`.
+pub async fn disconnect(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    request(&app, &name, "disconnect").await
+}
+
+/// The database can hold no other names.
+fn plain(name: &str) -> Result<&str, Problem> {
+    match name.contains('\0') {
+        true => Err(unknown(name)),
+        false => Ok(name),
+    }
+}
+
+fn unknown(name: &str) -> Problem {
+    let error = format!("no connection is named {name:?}");
+    Problem::new(StatusCode::NOT_FOUND, error)
+}
+
+fn unreadable() -> Problem {
+    let error = "the database's answer cannot be read";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error)
+}

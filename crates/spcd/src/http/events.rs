@@ -1,0 +1,368 @@
+//! `/api/v1/events`: every change, as it is committed.
+//!
+//! One session listens for all. Events are committed in the order of their ids (see the migration),
+//! so that whoever has seen one has seen all before it, and can go on from there.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::{AsyncMessage, Client};
+
+use super::{Problem, Shared, api};
+use crate::hub::connect::Endpoint;
+use crate::telemetry::{Observation, observe};
+
+/// Events kept for streams that are a little behind.
+const KEPT: usize = 4096;
+/// Events read from the database at a time.
+const PAGE: i64 = 500;
+/// One who missed more than this reads the list instead.
+const FAR: i64 = 5000;
+/// How often a stream says that it is there, so that proxies do not close it.
+const PULSE: Duration = Duration::from_secs(15);
+/// How long to wait before the database is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often the listening session is asked whether it is still there.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What all streams read from.
+pub struct Feed {
+    recent: Mutex<Recent>,
+    state: watch::Sender<FeedState>,
+}
+
+/// What streams wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct FeedState {
+    /// The last event that was committed; `None` until the database was reached.
+    head: Option<i64>,
+    /// How often all had to read the list again.
+    resyncs: u64,
+    /// The database is there.
+    up: bool,
+}
+
+#[derive(Default)]
+struct Recent {
+    /// All events after this one are here.
+    after: i64,
+    events: VecDeque<(i64, Bytes)>,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            recent: Mutex::default(),
+            state: watch::Sender::new(FeedState::default()),
+        }
+    }
+}
+
+impl Feed {
+    /// Listens for ever.
+    pub async fn run(
+        &self,
+        mut endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
+    ) -> std::convert::Infallible {
+        loop {
+            let current = endpoint.borrow_and_update().clone();
+            let Some(current) = current else {
+                if endpoint.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                continue;
+            };
+            if let Err(error) = self.listen(&current).await {
+                tracing::debug!("events: {error:#}");
+            }
+            self.state.send_if_modified(|state| {
+                let was = state.up;
+                state.up = false;
+                was
+            });
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn listen(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
+        let mut session = endpoint.connect("events").await?;
+        let listen = format!("LISTEN {}", spcd_core::sql::ident(spcd_protocol::CHANNEL));
+        session.client.batch_execute(&listen).await?;
+        // What was announced while nobody listened is lost: all read the list again.
+        self.start_over(&session.client).await?;
+        loop {
+            let Ok(message) = timeout(LOOK, session.messages.recv()).await else {
+                session.ping().await?;
+                continue;
+            };
+            let mut messages = vec![message];
+            while let Ok(message) = session.messages.try_recv() {
+                messages.push(Some(message));
+            }
+            let mut resync = false;
+            for message in messages {
+                resync |= hear(message)?;
+            }
+            match resync {
+                true => self.start_over(&session.client).await?,
+                false => self.read_on(&session.client).await?,
+            }
+        }
+    }
+
+    async fn start_over(&self, client: &Client) -> anyhow::Result<()> {
+        let last = "SELECT coalesce(max(id), 0) FROM spcd.connection_event";
+        let head: i64 = client.query_one(last, &[]).await?.try_get(0)?;
+        *self.recent() = Recent {
+            after: head,
+            events: VecDeque::new(),
+        };
+        self.state.send_modify(|state| {
+            *state = FeedState {
+                head: Some(head),
+                resyncs: state.resyncs + 1,
+                up: true,
+            };
+        });
+        Ok(())
+    }
+
+    async fn read_on(&self, client: &Client) -> anyhow::Result<()> {
+        loop {
+            let after = self.state.borrow().head.unwrap_or_default();
+            let rows = client.query(&page(), &[&after, &PAGE]).await?;
+            let Some(last) = rows.last() else {
+                return Ok(());
+            };
+            let head: i64 = last.try_get(0)?;
+            {
+                let mut recent = self.recent();
+                for row in &rows {
+                    let id: i64 = row.try_get(0)?;
+                    recent.events.push_back((id, event(id, row.try_get(1)?)));
+                }
+                while recent.events.len() > KEPT {
+                    if let Some((id, _)) = recent.events.pop_front() {
+                        recent.after = id;
+                    }
+                }
+            }
+            self.state.send_modify(|state| state.head = Some(head));
+        }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes note of a message; true if it says to read everything again.
+fn hear(message: Option<AsyncMessage>) -> anyhow::Result<bool> {
+    let message = message.ok_or_else(|| anyhow::anyhow!("the session ended"))?;
+    let AsyncMessage::Notification(notification) = message else {
+        return Ok(false);
+    };
+    // What cannot be read may have said anything.
+    let Ok(heard) = serde_json::from_str::<Heard>(notification.payload()) else {
+        return Ok(true);
+    };
+    observe(Observation::Announced {
+        changes: heard.changes.len(),
+        resync: heard.resync,
+    });
+    Ok(heard.resync)
+}
+
+/// A message, no closer than needed here.
+#[derive(Deserialize)]
+struct Heard {
+    #[serde(default)]
+    resync: bool,
+    #[serde(default)]
+    changes: Vec<serde::de::IgnoredAny>,
+}
+
+fn page() -> String {
+    let event = api::EVENT;
+    format!(
+        "SELECT e.id, {event}::text FROM spcd.connection_event e WHERE e.id > $1 ORDER BY e.id LIMIT $2"
+    )
+}
+
+fn event(id: i64, json: &str) -> Bytes {
+    Bytes::from(format!("id: {id}\nevent: change\ndata: {json}\n\n"))
+}
+
+/// Where somebody wants to go on.
+#[derive(Deserialize)]
+pub struct Since {
+    since: Option<i64>,
+}
+
+/// A stream of all that changes.
+pub async fn stream(
+    State(app): State<Shared>,
+    Query(since): Query<Since>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let wrong = |what: &str| {
+        let error = format!("{what} must be the number of an event");
+        Problem::new(StatusCode::BAD_REQUEST, error)
+    };
+    // A browser that lost the stream says how far it had got, and not what it asked for first.
+    let since = match headers.get("last-event-id") {
+        Some(id) => {
+            let id = id.to_str().ok().and_then(|id| id.trim().parse().ok());
+            Some(id.ok_or_else(|| wrong("Last-Event-ID"))?)
+        }
+        None => since.since,
+    };
+    if since.is_some_and(|since| since < 0) {
+        return Err(wrong("since"));
+    }
+    let Ok(permit) = app.streams.clone().try_acquire_owned() else {
+        let error = "too many streams are open";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error));
+    };
+    let state = app.feed.state.subscribe();
+    let seen = *state.borrow();
+    let reader = Reader {
+        seen,
+        state,
+        app,
+        at: since,
+        opened: false,
+        told_up: true,
+        _permit: permit,
+    };
+    let body = stream::unfold(reader, |mut reader| async move {
+        let chunk = reader.next().await;
+        Some((Ok::<_, std::convert::Infallible>(chunk), reader))
+    });
+    let head = [
+        (CONTENT_TYPE.as_str(), "text/event-stream"),
+        // Some proxies keep a stream back until it ends.
+        ("x-accel-buffering", "no"),
+    ];
+    Ok((head, Body::from_stream(body)).into_response())
+}
+
+/// One stream.
+struct Reader {
+    app: Shared,
+    state: watch::Receiver<FeedState>,
+    /// What this stream has told of it.
+    seen: FeedState,
+    /// The last event that was sent; `None`: from now on.
+    at: Option<i64>,
+    opened: bool,
+    told_up: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    /// What is to be sent next. It ends only with the connection.
+    async fn next(&mut self) -> Bytes {
+        loop {
+            let now = *self.state.borrow_and_update();
+            if now.up != self.told_up {
+                self.told_up = now.up;
+                let up = now.up;
+                return Bytes::from(format!("event: hub\ndata: {{\"reachable\":{up}}}\n\n"));
+            }
+            if let Some(head) = now.head.filter(|_| now.up)
+                && let Some(bytes) = self.advance(now, head).await
+            {
+                return bytes;
+            }
+            tokio::select! {
+                changed = self.state.changed() => {
+                    if changed.is_err() {
+                        return std::future::pending().await;
+                    }
+                }
+                () = sleep(PULSE) => return Bytes::from_static(b": here\n\n"),
+            }
+        }
+    }
+
+    async fn advance(&mut self, now: FeedState, head: i64) -> Option<Bytes> {
+        if !self.opened {
+            self.opened = true;
+            let first = self.at.is_none();
+            let at = *self.at.get_or_insert(head);
+            // Who goes on where he was needs no more than what came since.
+            self.seen = now;
+            if first || (at <= head && head - at <= FAR) {
+                return Some(message("open", at));
+            }
+            return Some(self.resync(head));
+        }
+        if self.seen.resyncs != now.resyncs {
+            self.seen = now;
+            return Some(self.resync(head));
+        }
+        let at = self.at.unwrap_or(head);
+        if at >= head {
+            return None;
+        }
+        if head - at > FAR {
+            return Some(self.resync(head));
+        }
+        if let Some((last, bytes)) = self.recalled(at) {
+            self.at = Some(last);
+            return Some(bytes);
+        }
+        match self.app.hub.query(&page(), &[&at, &PAGE]).await {
+            Ok(rows) if !rows.is_empty() => {
+                let mut bytes = Vec::new();
+                for row in &rows {
+                    let (Ok(id), Ok(json)) = (row.try_get(0), row.try_get::<_, &str>(1)) else {
+                        return Some(self.resync(head));
+                    };
+                    bytes.extend_from_slice(&event(id, json));
+                    self.at = Some(id);
+                }
+                Some(Bytes::from(bytes))
+            }
+            // They are too old to be kept, or cannot be read now.
+            _ => Some(self.resync(head)),
+        }
+    }
+
+    fn recalled(&self, at: i64) -> Option<(i64, Bytes)> {
+        let recent = self.app.feed.recent();
+        if at < recent.after {
+            return None;
+        }
+        let from = recent.events.partition_point(|(id, _)| *id <= at);
+        let some: Vec<_> = recent.events.range(from..).take(PAGE as usize).collect();
+        let (last, _) = some.last()?;
+        let bytes: Vec<u8> = some
+            .iter()
+            .flat_map(|(_, bytes)| bytes.iter().copied())
+            .collect();
+        Some((*last, Bytes::from(bytes)))
+    }
+
+    fn resync(&mut self, head: i64) -> Bytes {
+        self.at = Some(head);
+        message("resync", head)
+    }
+}
+
+fn message(kind: &str, id: i64) -> Bytes {
+    Bytes::from(format!(
+        "id: {id}\nevent: {kind}\ndata: {{\"event\":{id}}}\n\n"
+    ))
+}

@@ -1,0 +1,106 @@
+//! `/metrics`: what the process counted, and what the database says now.
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{App, Problem, Shared};
+use crate::hub::state::HubState;
+use crate::service;
+use crate::telemetry;
+
+/// As many plugins as have a line of their own; the rest are `other`.
+const PLUGINS: i64 = 50;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    plugin: String,
+    status: String,
+    health: String,
+}
+
+type Number = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// All metrics, in OpenMetrics' text format.
+pub async fn metrics(State(app): State<Shared>) -> Response {
+    let mut text = String::new();
+    let mut now = Registry::with_prefix("spcd");
+    let hub = Gauge::<i64>::default();
+    now.register("hub_up", "Whether the database answers", hub.clone());
+    let lead = Gauge::<i64>::default();
+    let leads = matches!(app.standing.state(), HubState::Leading { .. });
+    lead.set(i64::from(leads));
+    now.register("lead", "Whether this daemon leads", lead);
+    let turned = Number::default();
+    turned.set(service::last_alive().unwrap_or_default().as_secs_f64());
+    now.register_with_unit(
+        "loop_age",
+        "Since the loop last turned",
+        Unit::Seconds,
+        turned,
+    );
+    match ask(&app, &mut now).await {
+        Ok(()) => {
+            hub.set(1);
+        }
+        Err(problem) => tracing::debug!("metrics: {}", problem.error),
+    }
+    // It writes to a text: nothing can fail.
+    let _ = telemetry::encode(&mut text);
+    let _ = encode_registry(&mut text, &now);
+    let _ = encode_eof(&mut text);
+    let head = [(
+        CONTENT_TYPE,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    )];
+    (head, text).into_response()
+}
+
+async fn ask(app: &App, now: &mut Registry) -> Result<(), Problem> {
+    let sql = "
+        SELECT CASE WHEN p.rank <= $1 THEN s.plugin ELSE 'other' END, s.status,
+               CASE WHEN h.held THEN 'held' WHEN h.reachable THEN 'reachable'
+                    WHEN NOT h.reachable THEN 'unreachable' ELSE 'unknown' END,
+               count(*), coalesce(sum(s.table_count), 0)::bigint
+        FROM spcd.connection_state s
+        LEFT JOIN spcd.connection_health h USING (connection_name)
+        JOIN (SELECT plugin, row_number() OVER (ORDER BY count(*) DESC, plugin) AS rank
+              FROM spcd.connection_state GROUP BY plugin) p USING (plugin)
+        GROUP BY 1, 2, 3";
+    let rows = app.hub.query(sql, &[&PLUGINS]).await?;
+    let connections = Family::<Labels, Gauge>::default();
+    let mut tables = 0;
+    for row in &rows {
+        let text = |at: usize| row.try_get::<_, String>(at).unwrap_or_default();
+        let labels = Labels {
+            plugin: text(0),
+            status: text(1),
+            health: text(2),
+        };
+        let count: i64 = row.try_get(3).unwrap_or_default();
+        connections.get_or_create(&labels).set(count);
+        tables += row.try_get::<_, i64>(4).unwrap_or_default();
+    }
+    let help = "Connections by plugin, status and whether their source answers";
+    now.register("connections", help, connections);
+    let all = Gauge::<i64>::default();
+    all.set(tables);
+    now.register("tables", "Tables of all connections", all);
+    let sql = "
+        SELECT extract(epoch FROM pg_catalog.clock_timestamp() - heartbeat)::float8
+        FROM spcd.daemon";
+    if let Some(row) = app.hub.query(sql, &[]).await?.first()
+        && let Ok(Some(age)) = row.try_get::<_, Option<f64>>(0)
+    {
+        let heartbeat = Number::default();
+        heartbeat.set(age.max(0.0));
+        let help = "Since the leader, whoever it is, was last heard of";
+        now.register_with_unit("heartbeat_age", help, Unit::Seconds, heartbeat);
+    }
+    Ok(())
+}

@@ -1,0 +1,826 @@
+//! The API, the events, the probes and the metrics, over a socket as any client sees them.
+
+use std::fs;
+use std::io::Write as _;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::http::{Event, Http, segment, until};
+use crate::support::hub::{self, postgres};
+use crate::support::{
+    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, query, shared, value,
+};
+
+/// A name that every layer would like to take apart.
+const HOSTILE: &str = "<img src=x>\"'/é %2f?#";
+
+async fn source() -> Database {
+    let source = shared().database().await;
+    query(&source.url, "CREATE TABLE t (id integer)").await;
+    source
+}
+
+/// Names a connection as a block does.
+fn quoted(connection: &str, name: &str) -> String {
+    let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+    connection.replace("NAME", &name)
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    let rows = list["connections"].as_array().unwrap();
+    rows.iter()
+        .map(|row| row["connection_name"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_told_as_the_table_has_them() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    let good = quoted(&postgres("NAME", &source), HOSTILE);
+    spcd.write(
+        "a.spc",
+        &(good + "connection \"bad\" {\n  plugin = \"postgres\"\n  hots = 1\n}\n"),
+    );
+    spcd.start();
+    hub::until(&hub.url, &[&format!("{HOSTILE} ready"), "bad error"]).await;
+
+    let list = http.get("/api/v1/connections");
+    assert_eq!(list.status, 200, "{list:?}");
+    let json = list.json();
+    assert_eq!(names(&json), [HOSTILE, "bad"]);
+    let row = &json["connections"][0];
+    let status = spcd.spcd(&["status", "--json"]);
+    let table: Value = serde_json::from_str(&status.stdout).unwrap();
+    for (column, expected) in table[0].as_object().unwrap() {
+        // Times are the same in both ways of writing them down to the second.
+        match (&row[column], expected) {
+            (Value::String(told), Value::String(expected))
+                if column.starts_with("time") || column.starts_with("last") =>
+            {
+                assert_eq!(
+                    told[..19].replace('T', " "),
+                    expected[..19].replace('T', " "),
+                    "{column}"
+                );
+            }
+            (told, expected) => assert_eq!(told, expected, "{column}"),
+        }
+    }
+    assert_eq!(row["table_count"], 1);
+    assert!(row["labels"].is_object(), "{row}");
+    let bad = &json["connections"][1];
+    assert!(bad["error"].as_str().unwrap().contains("hots"), "{bad}");
+    assert_eq!(
+        (&bad["start_line"], &bad["end_line"]),
+        (&8.into(), &11.into())
+    );
+
+    // As long as nothing changes it need not be sent again.
+    let tag = list.header("etag").unwrap().to_owned();
+    let head = ["Host: localhost", &format!("If-None-Match: {tag}")];
+    let same = http.send("GET", "/api/v1/connections", &head);
+    assert_eq!((same.status, same.body.as_str()), (304, ""));
+    spcd.write(
+        "b.spc",
+        "connection \"off\" {\n  plugin = \"postgres\"\n  import_schema = \"disabled\"\n}\n",
+    );
+    let changed = eventually("the new one is told", DEADLINE, || async {
+        let answer = http.send("GET", "/api/v1/connections", &head);
+        (answer.status == 200 && names(&answer.json()).contains(&"off")).then_some(answer)
+    })
+    .await;
+    assert_ne!(changed.header("etag"), Some(tag.as_str()));
+
+    let one = http.get(&format!("/api/v1/connections/{}", segment(HOSTILE)));
+    let json = one.json();
+    assert_eq!(json["connection_name"], HOSTILE);
+    let events = json["events"].as_array().unwrap();
+    assert_eq!(events[0]["status"], "ready", "{json}");
+    assert!(
+        events.iter().any(|event| event["previous"].is_null()),
+        "{json}"
+    );
+    let ids: Vec<i64> = events
+        .iter()
+        .map(|event| event["event"].as_i64().unwrap())
+        .collect();
+    assert!(
+        ids.is_sorted_by(|a, b| a > b),
+        "the last comes first: {ids:?}"
+    );
+
+    for path in [
+        "/api/v1/connections/nobody",
+        "/api/v1/connections/%00",
+        "/nowhere",
+        "/api/v1/",
+    ] {
+        let answer = http.get(path);
+        assert_eq!(answer.status, 404, "{path}");
+        assert!(answer.json()["error"].is_string(), "{path}");
+    }
+    assert_eq!(
+        http.send("PUT", "/api/v1/connections", &["Host: localhost"])
+            .status,
+        403
+    );
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_changes_something_shows_the_token() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    spcd.write("a.spc", &postgres("one", &source));
+    spcd.start();
+    hub::until(&hub.url, &["one ready"]).await;
+    let path = "/api/v1/connections/one/refresh";
+    let asked = "SELECT count(*) FROM spcd.refresh_request WHERE connections = '{one}'";
+
+    let none = http.send(
+        "POST",
+        path,
+        &["Host: localhost", "Authorization: Bearer x"],
+    );
+    assert_eq!(none.status, 403);
+    assert!(
+        none.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("http_token_file"),
+        "{none:?}"
+    );
+    spcd.stop();
+
+    let file = spcd.dir().join("token");
+    fs::write(&file, "s3cret\n").unwrap();
+    spcd.env("SPCD_HTTP_TOKEN_FILE", &file.display().to_string());
+    spcd.start();
+    hub::until(&hub.url, &["one ready"]).await;
+    http.is_there();
+    let post =
+        |path: &str, head: &[&str]| http.send("POST", path, &[&["Host: localhost"], head].concat());
+    let right = "Authorization: Bearer s3cret";
+    for head in [
+        &[][..],
+        &["Authorization: Bearer s3cre"],
+        &["Authorization: Bearer s3crets"],
+        &["Authorization: Bearer "],
+        &["Authorization: Basic s3cret"],
+    ] {
+        let refused = post(path, head);
+        assert_eq!(refused.status, 401, "{head:?}");
+        assert!(
+            refused
+                .header("www-authenticate")
+                .unwrap()
+                .starts_with("Bearer")
+        );
+        assert!(!refused.body.contains("s3cret"), "{refused:?}");
+    }
+    for elsewhere in [
+        "Origin: https://evil.example",
+        "Origin: http://localhost:1",
+        "Origin: null",
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-site",
+    ] {
+        assert_eq!(post(path, &[right, elsewhere]).status, 403, "{elsewhere}");
+        let read = http.send(
+            "GET",
+            "/api/v1/connections",
+            &["Host: localhost", elsewhere],
+        );
+        assert_eq!(read.status, 403, "{elsewhere}");
+    }
+    assert_eq!(
+        value(&hub.url, asked).await,
+        "0",
+        "nothing of all that was done"
+    );
+
+    for here in [
+        &[right][..],
+        &[
+            right,
+            "Origin: http://localhost",
+            "Sec-Fetch-Site: same-origin",
+        ],
+    ] {
+        let done = post(path, here);
+        assert_eq!(done.status, 202, "{done:?}");
+        let id = done.json()["request"].as_i64().unwrap();
+        let answered =
+            format!("SELECT done_at IS NOT NULL FROM spcd.refresh_request WHERE id = {id}");
+        eventually("it is answered", DEADLINE, || async {
+            (value(&hub.url, &answered).await == "t").then_some(())
+        })
+        .await;
+    }
+    assert_eq!(value(&hub.url, asked).await, "2");
+    assert_eq!(
+        post("/api/v1/connections/nobody/refresh", &[right]).status,
+        404
+    );
+
+    // Another token holds at once.
+    fs::write(&file, "other").unwrap();
+    assert_eq!(post(path, &[right]).status, 401);
+    assert_eq!(post(path, &["Authorization: bearer other"]).status, 202);
+    fs::write(&file, " \n").unwrap();
+    assert_eq!(post(path, &["Authorization: Bearer "]).status, 500);
+    let log = spcd.log();
+    assert!(!log.contains("s3cret"), "{log}");
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_not_ours_are_not_answered() {
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    fs::write(
+        spcd.dir().join("spcd.hcl"),
+        "http_hosts = [\"spcd.example.com\"]\n",
+    )
+    .unwrap();
+    spcd.start();
+    http.is_there();
+    for (host, status) in [
+        ("localhost", 200),
+        ("LOCALHOST:80", 200),
+        ("127.0.0.1:9187", 200),
+        ("[::1]:9187", 200),
+        ("10.1.2.3", 200),
+        ("spcd.example.com", 200),
+        ("spcd.example.com:443", 200),
+        ("evil.example", 421),
+        ("evil.example:9187", 421),
+        ("localhost.evil.example", 421),
+        ("x.spcd.example.com", 421),
+    ] {
+        let host = format!("Host: {host}");
+        for path in ["/livez", "/"] {
+            assert_eq!(http.send("GET", path, &[&host]).status, status, "{host}");
+        }
+    }
+    assert_eq!(http.send("GET", "/livez", &[]).status, 400);
+    assert_eq!(
+        http.send("GET", "/livez", &["Host: localhost", "Host: evil.example"])
+            .status,
+        400
+    );
+    // A whole URL says it too.
+    assert_eq!(
+        http.send("GET", "http://evil.example/livez", &["Host: localhost"])
+            .status,
+        421
+    );
+
+    let page = http.get("/");
+    assert!(
+        page.header("content-security-policy")
+            .unwrap()
+            .contains("default-src 'none'")
+    );
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+    ] {
+        assert_eq!(page.header(name), Some(value));
+    }
+    // Nothing is loaded from elsewhere.
+    for path in ["/", "/page.css", "/page.js"] {
+        let text = http.get(path).body;
+        let foreign = text
+            .split("http")
+            .skip(1)
+            .any(|rest| rest.starts_with("://") || rest.starts_with("s://"));
+        assert!(!foreign, "{path}");
+    }
+    spcd.stop();
+}
+
+fn changes(events: &[Event]) -> Vec<(&str, &str)> {
+    events
+        .iter()
+        .map(|event| {
+            let of = |name: &str| event.data[name].as_str().unwrap();
+            (of("connection"), of("status"))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_go_on_where_one_was() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.start();
+    hub::until(&hub.url, &["a ready"]).await;
+
+    let mut live = http.events("", &[]);
+    let open = live.until("it is open", |event| event.kind == "open");
+    let begin = open.id.unwrap();
+    assert_eq!(open.data["event"], begin);
+    spcd.write("b.spc", &postgres("b", &source));
+    let mut seen = Vec::new();
+    let ready = |event: &Event| event.data["connection"] == "b" && event.data["status"] == "ready";
+    while !seen.last().is_some_and(ready) {
+        let event = live.next().unwrap();
+        if event.kind == "change" {
+            seen.push(event);
+        }
+    }
+    assert_eq!(changes(&seen), [("b", "pending"), ("b", "ready")]);
+    let ids: Vec<i64> = seen.iter().map(|event| event.id.unwrap()).collect();
+    assert!(
+        ids.is_sorted_by(|a, b| a < b) && ids[0] > begin,
+        "{begin} {ids:?}"
+    );
+
+    // Somebody who was away gets what came since, once, by either way of saying how far they were.
+    spcd.remove("b.spc");
+    live.until("it goes", |event| event.data["status"] == "deleted");
+    let last = format!("Last-Event-ID: {}", ids[0]);
+    for (query, head) in [
+        (format!("?since={}", ids[0]), &[][..]),
+        (String::new(), &[last.as_str()]),
+        ("?since=0".into(), &[last.as_str()]),
+    ] {
+        let mut again = http.events(&query, head);
+        assert_eq!(again.next().unwrap().kind, "open");
+        let mut missed = Vec::new();
+        while !missed
+            .last()
+            .is_some_and(|event: &Event| event.data["status"] == "deleted")
+        {
+            let event = again.next().unwrap();
+            assert_eq!(event.kind, "change", "{event:?}");
+            missed.push(event);
+        }
+        assert_eq!(
+            changes(&missed),
+            [("b", "ready"), ("b", "deleting"), ("b", "deleted")]
+        );
+    }
+    // One who claims to have seen what is yet to come has another database in mind.
+    let mut ahead = http.events("?since=999999999", &[]);
+    let resync = ahead.until("it says so", |event| event.kind != "hub");
+    assert_eq!(resync.kind, "resync");
+    for wrong in ["?since=x", "?since=-1"] {
+        assert_eq!(http.events(wrong, &[]).status, 400);
+    }
+    assert_eq!(http.events("", &["Last-Event-ID: x"]).status, 400);
+
+    // Another daemon that takes over makes everything pending at once: read it again.
+    spcd.stop();
+    let other = http.is_gone();
+    assert!(other);
+    spcd.start();
+    http.is_there();
+    let mut live = http.events("", &[]);
+    live.until("it is open", |event| event.kind == "open");
+    hub::until(&hub.url, &["a ready"]).await;
+    query(
+        &hub.url,
+        "SELECT pg_notify('connection_state', '{\"version\":1,\"resync\":true}')",
+    )
+    .await;
+    live.until("it is told", |event| event.kind == "resync");
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_committed_in_their_order() {
+    let hub = shared().database().await;
+    let spcd = Spcd::new(&hub.url);
+    assert_eq!(spcd.spcd(&["migrate"]).code, 0);
+    let first = crate::support::connect(&hub.url).await.unwrap();
+    let insert = "INSERT INTO spcd.connection_event (connection_name, status, generation) VALUES ('a', 'ready', 1)";
+    first
+        .batch_execute(&format!("BEGIN; {insert}"))
+        .await
+        .unwrap();
+    let second = crate::support::connect(&hub.url).await.unwrap();
+    let waiting = tokio::spawn(async move { second.batch_execute(insert).await });
+    // It waits, and so has no number yet that somebody could see before the other's.
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'spcd.event_order'::regclass";
+    eventually("the second waits", DEADLINE, || async {
+        (value(&hub.url, waits).await == "1").then_some(())
+    })
+    .await;
+    assert_eq!(
+        value(
+            &hub.url,
+            "SELECT last_value FROM spcd.connection_event_id_seq"
+        )
+        .await,
+        "1"
+    );
+    first.batch_execute("COMMIT").await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(
+        value(
+            &hub.url,
+            "SELECT array_agg(id ORDER BY id) FROM spcd.connection_event"
+        )
+        .await,
+        "{1,2}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_and_slow_clients_hold_up_no_shutdown_and_nobody_else() {
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    spcd.start();
+    http.is_there();
+    let mut streams = Vec::new();
+    let refused = loop {
+        let stream = http.events("", &[]);
+        if stream.status != 200 {
+            break stream.status;
+        }
+        streams.push(stream);
+        assert!(streams.len() < 1000, "there is no end to it");
+    };
+    assert_eq!(refused, 503);
+    // Half a request, and half of another's head.
+    let mut half = http.connect();
+    half.write_all(b"GET /api/v1/conn").unwrap();
+    assert_eq!(http.get("/livez").status, 200);
+    // One that goes makes room.
+    streams.pop();
+    eventually_now("there is room again", || {
+        let stream = http.events("", &[]);
+        (stream.status == 200).then(|| streams.push(stream))
+    });
+    spcd.stop();
+    for stream in &mut streams {
+        while stream.next().is_some() {}
+    }
+    assert!(http.is_gone());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_is_the_truth_while_the_database_comes_and_goes() {
+    let mut cluster = Cluster::start(&[]);
+    let mut spcd = Spcd::new(&cluster.url("postgres"));
+    let http = Http::of(&mut spcd);
+    spcd.write("a.spc", "");
+    spcd.start();
+    http.is_there();
+    let checks = |answer: &crate::support::http::Answer| {
+        let json = answer.json();
+        ["lead", "hub", "files"].map(|name| json["checks"][name]["ok"] == true)
+    };
+    let ready = until(&http, "/readyz", |answer| answer.status == 200);
+    assert_eq!(checks(&ready), [true; 3]);
+    assert_eq!(ready.json()["checks"]["lead"]["reason"], "leads");
+    let mut live = http.events("", &[]);
+    live.until("it is open", |event| event.kind == "open");
+
+    cluster.stop();
+    let down = until(&http, "/readyz", |answer| {
+        checks(answer) == [false, false, true]
+    });
+    assert_eq!(down.status, 503);
+    assert_eq!(down.json()["ready"], false);
+    let reason = down.json()["checks"]["hub"]["reason"].to_string();
+    assert!(reason.contains("127.0.0.1"), "it says which one: {reason}");
+    assert_eq!(
+        http.get("/livez").status,
+        200,
+        "the loop turns all the same"
+    );
+    let away = http.get("/api/v1/connections");
+    assert_eq!((away.status, away.header("retry-after")), (503, Some("1")));
+    let metrics = http.get("/metrics");
+    assert!(
+        metrics.body.contains("\nspcd_hub_up 0\n"),
+        "{}",
+        metrics.body
+    );
+    let told = live.until("it is told", |event| event.kind == "hub");
+    assert_eq!(told.data["reachable"], false);
+
+    cluster.start_again();
+    until(&http, "/readyz", |answer| answer.status == 200);
+    live.until("it is back", |event| event.kind == "resync");
+    let list = until(&http, "/api/v1/connections", |answer| answer.status == 200);
+    assert_eq!(list.json()["connections"], serde_json::json!([]));
+
+    // Files that are gone for all the daemon knows.
+    let dir = spcd.config_dir();
+    fs::rename(&dir, spcd.dir().join("away")).unwrap();
+    let gone = until(&http, "/readyz", |answer| answer.status == 503);
+    assert_eq!(checks(&gone), [true, true, false]);
+    let reason = gone.json()["checks"]["files"]["reason"].to_string();
+    assert!(reason.contains("conf.d"), "{reason}");
+    fs::rename(spcd.dir().join("away"), &dir).unwrap();
+    until(&http, "/readyz", |answer| answer.status == 200);
+
+    // A second daemon follows, and is as ready.
+    let mut second = Spcd::new(&cluster.url("postgres"));
+    let other = Http::of(&mut second);
+    second.start();
+    other.is_there();
+    let follows = until(&other, "/readyz", |answer| answer.status == 200);
+    let reason = follows.json()["checks"]["lead"]["reason"].to_string();
+    assert!(reason.contains("follows"), "{reason}");
+    let lead = |http: &Http| http.get("/metrics").body.contains("\nspcd_lead 1\n");
+    assert_eq!((lead(&http), lead(&other)), (true, false));
+    spcd.stop();
+    eventually_now("it takes over", || lead(&other).then_some(()));
+    second.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_this_machine_only_with_the_token() {
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let port = free_port();
+    spcd.env("SPCD_HTTP", &format!("0.0.0.0:{port}"));
+    let refused = spcd.spcd(&["run"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("--http-token-file"), "{refused:?}");
+
+    let file = spcd.dir().join("token");
+    fs::write(&file, "").unwrap();
+    spcd.env("SPCD_HTTP_TOKEN_FILE", &file.display().to_string());
+    let empty = spcd.spcd(&["run"]);
+    assert_eq!(empty.code, 1, "{empty:?}");
+    assert!(empty.stderr.contains("there is no token in"), "{empty:?}");
+
+    fs::write(&file, "s3cret").unwrap();
+    spcd.start();
+    let get = |path: &str, head: &str| -> Option<(u16, String)> {
+        use std::io::Read as _;
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{head}\r\n"
+        );
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some((text.get(9..12)?.parse().ok()?, text))
+    };
+    eventually_now("it is ready", || {
+        get("/readyz", "").filter(|(status, _)| *status == 200)
+    });
+    let right = "Authorization: Bearer s3cret\r\n";
+    for path in ["/api/v1/connections", "/metrics"] {
+        assert_eq!(get(path, "").unwrap().0, 401, "{path}");
+        assert_eq!(get(path, right).unwrap().0, 200, "{path}");
+    }
+    // What holds no data is for all, and why something is not ready is not.
+    for path in ["/", "/livez"] {
+        assert_eq!(get(path, "").unwrap().0, 200, "{path}");
+    }
+    assert!(!get("/readyz", "").unwrap().1.contains("reason"));
+    assert!(get("/readyz", right).unwrap().1.contains("reason"));
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_follows_the_settings_and_may_be_taken() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    // An empty variable is an unset one.
+    spcd.env("SPCD_HTTP", "");
+    let file = spcd.dir().join("spcd.hcl");
+    let (one, two) = (
+        Http::at(&spcd.dir().join("one")),
+        Http::at(&spcd.dir().join("two")),
+    );
+    fs::write(&file, "http = \"unix:one\"\n").unwrap();
+    spcd.start();
+    one.is_there();
+    fs::write(&file, "http = \"unix:two\"\n").unwrap();
+    two.is_there();
+    eventually_now("the first is gone", || one.is_gone().then_some(()));
+    fs::write(&file, "http = \"off\"\n").unwrap();
+    eventually_now("both are gone", || two.is_gone().then_some(()));
+    // Nothing that could be reached without a token is opened by a reload.
+    fs::write(&file, "http = \"0.0.0.0:1\"\n").unwrap();
+    spcd.signal(Signal::SIGHUP);
+    spcd.logged("http stays as it was");
+
+    let taken = std::os::unix::net::UnixListener::bind(spcd.dir().join("one")).unwrap();
+    fs::write(&file, "http = \"unix:one\"\n").unwrap();
+    spcd.logged("no page, API and metrics for now");
+    // What the daemon is for goes on, and the address is taken as soon as it is free.
+    spcd.write("a.spc", &postgres("a", &source));
+    hub::until(&hub.url, &["a ready"]).await;
+    drop(taken);
+    eventually_now("it is had", || {
+        (!one.is_gone() && one.get("/livez").status == 200).then_some(())
+    });
+    for wrong in ["9187", "example.com:80", "unix:"] {
+        fs::write(&file, format!("http = \"{wrong}\"\n")).unwrap();
+        let told = spcd.spcd(&["url"]);
+        assert_eq!(told.code, 1, "{wrong}");
+        assert!(told.stderr.contains("spcd.hcl:1:8"), "{told:?}");
+    }
+    fs::write(&file, "http = \"unix:one\"\n").unwrap();
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_what_happened() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    spcd.write("a.spc", "");
+    spcd.start();
+    http.is_there();
+    // Messages are counted by who listens.
+    let mut live = http.events("", &[]);
+    live.until("it is open", |event| event.kind == "open");
+    until(&http, "/readyz", |answer| answer.status == 200);
+    spcd.write("a.spc", &(postgres("a", &source) + &postgres("b", &source)));
+    hub::until(&hub.url, &["a ready", "b ready"]).await;
+    let number = |text: &str, name: &str| -> f64 {
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        let value = lines.find_map(|rest| rest.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+            .parse()
+            .unwrap()
+    };
+    // The last event of two connections is heard a moment after it is committed.
+    let text = until(&http, "/metrics", |answer| {
+        number(&answer.body, "spcd_notified_changes_total") >= 4.0
+    })
+    .body;
+    let status = "spcd_connections{plugin=\"postgres\",status=\"ready\",health=";
+    let ready: f64 = (text.lines().filter(|line| line.starts_with(status)))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum();
+    assert_eq!(ready, 2.0, "{text}");
+    for (name, least) in [
+        ("spcd_hub_up", 1.0),
+        ("spcd_lead", 1.0),
+        ("spcd_tables", 2.0),
+        ("spcd_leads_taken_total", 1.0),
+        ("spcd_pass_duration_seconds_count", 2.0),
+        ("spcd_pass_jobs_total", 2.0),
+        ("spcd_job_duration_seconds_count{outcome=\"done\"}", 2.0),
+        ("spcd_import_duration_seconds_count", 2.0),
+        ("spcd_written_connections_total", 2.0),
+        ("spcd_written_tables_total", 2.0),
+        ("spcd_statements_total", 4.0),
+        ("spcd_transactions_total", 1.0),
+        ("spcd_file_to_ready_seconds_count", 2.0),
+        ("spcd_notifications_total", 1.0),
+    ] {
+        assert!(number(&text, name) >= least, "{name}: {text}");
+    }
+    assert!(number(&text, "spcd_heartbeat_age_seconds") >= 0.0);
+    assert!(text.contains("spcd_build_info{version=\""), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    spcd.stop();
+}
+
+/// Two JSON values of one shape: the same names and kinds, and the same texts where they are short
+/// words and no times.
+fn is_alike(told: &Value, real: &Value, path: &str) {
+    match (told, real) {
+        (Value::Object(told), Value::Object(real)) => {
+            let names = |object: &serde_json::Map<String, Value>| -> Vec<String> {
+                object.keys().cloned().collect()
+            };
+            assert_eq!(names(told), names(real), "{path}");
+            for (name, value) in told {
+                is_alike(value, &real[name], &format!("{path}.{name}"));
+            }
+        }
+        (Value::Array(told), Value::Array(real)) => {
+            assert_eq!(told.len(), real.len(), "{path}");
+            for (told, real) in told.iter().zip(real) {
+                is_alike(told, real, path);
+            }
+        }
+        (Value::Number(_), Value::Number(_)) => {}
+        (Value::String(told), Value::String(real)) => {
+            let varies = ["time", "last_ready", "schema_hash", "file_name"];
+            if !varies.iter().any(|name| path.contains(name)) {
+                assert_eq!(told, real, "{path}");
+            }
+        }
+        (told, real) => assert_eq!(told, real, "{path}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documentation_shows_what_is() {
+    let text = include_str!("../docs/api.md");
+    let source = shared().database().await;
+    query(
+        &source.url,
+        "CREATE TABLE orders (id integer); CREATE TABLE customers (id integer)",
+    )
+    .await;
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    fs::write(spcd.dir().join("token"), "t").unwrap();
+    let token = spcd.dir().join("token").display().to_string();
+    spcd.env("SPCD_HTTP_TOKEN_FILE", &token);
+    spcd.write("sales.spc", &postgres("sales", &source));
+    spcd.start();
+    hub::until(&hub.url, &["sales ready"]).await;
+    http.is_there();
+    let mut stream = http.events("?since=0", &[]);
+    stream.until("it is open", |event| event.kind == "open");
+    let (mut examples, mut streams) = (0, 0);
+    for block in text.split("```sh\n").skip(1) {
+        let (command, rest) = block.split_once("```\n").unwrap();
+        let (url, is_post) = (
+            command.split("http://127.0.0.1:9187").nth(1),
+            command.contains("-X POST"),
+        );
+        let path = url
+            .expect("each asks the daemon")
+            .trim_end()
+            .trim_end_matches('\'');
+        if path.contains("/events") {
+            let shown = rest
+                .strip_prefix("```text\n")
+                .unwrap()
+                .split("```")
+                .next()
+                .unwrap();
+            let mut real = http.events(path.trim_start_matches("/api/v1/events"), &[]);
+            for block in shown.trim().split("\n\n") {
+                let field = |name: &str| {
+                    let mut lines = block.lines();
+                    lines.find_map(|line| line.strip_prefix(name)).unwrap()
+                };
+                let told: Value = serde_json::from_str(field("data: ")).unwrap();
+                let event = real.next().unwrap();
+                assert_eq!(event.kind, field("event: "));
+                assert!(event.id.is_some());
+                is_alike(&told, &event.data, "event");
+            }
+            streams += 1;
+            continue;
+        }
+        let head = ["Host: localhost", "Authorization: Bearer t"];
+        let answer = match is_post {
+            true => http.send("POST", path, &head),
+            false => http.get(path),
+        };
+        let Some(shown) = rest.strip_prefix("```json\n") else {
+            assert_eq!(answer.json()["events"][0]["status"], "ready");
+            continue;
+        };
+        let told: Value = serde_json::from_str(shown.split("```").next().unwrap()).unwrap();
+        is_alike(&told, &answer.json(), path);
+        examples += 1;
+    }
+    assert_eq!((examples, streams), (4, 1));
+    // Each metric that it names is there, and each that is there is named.
+    let metrics = http.get("/metrics").body;
+    let listed: Vec<&str> = (text.split('`'))
+        .filter(|code| code.starts_with("spcd_"))
+        .map(|code| code.split('{').next().unwrap())
+        .collect();
+    for name in &listed {
+        let family = name.trim_end_matches("_total").trim_end_matches("_info");
+        assert!(metrics.contains(&format!("# TYPE {family} ")), "{name}");
+    }
+    for line in metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+    {
+        let family = line.split(' ').next().unwrap();
+        let is_listed =
+            |name: &&str| name.trim_end_matches("_total").trim_end_matches("_info") == family;
+        assert!(
+            listed.iter().any(is_listed),
+            "{family} is not in docs/api.md"
+        );
+    }
+    for file in [
+        include_str!("../config/grafana/spcd.json"),
+        include_str!("../config/prometheus/spcd.rules.yml"),
+    ] {
+        for word in file.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+            if word.starts_with("spcd_") {
+                let family = ["_total", "_bucket", "_count", "_sum"]
+                    .iter()
+                    .fold(word, |word, end| word.trim_end_matches(end));
+                assert!(metrics.contains(&format!("# TYPE {family} ")), "{word}");
+            }
+        }
+    }
+    spcd.stop();
+}

@@ -8,6 +8,7 @@ pub mod mariadb;
 mod postgres;
 mod run;
 mod spcd;
+pub mod sshd;
 mod standby;
 
 use std::future::Future;

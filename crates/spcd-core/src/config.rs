@@ -13,6 +13,7 @@ mod load;
 mod options;
 mod place;
 mod plugins;
+mod ssh;
 
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -26,6 +27,7 @@ pub use hub::{HubGiven, HubSettings, hub_value};
 pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
 pub(crate) use place::without_mark;
 pub use plugins::PluginBlock;
+pub use ssh::{Ssh, Tunnel};
 
 /// One file as the edge found it. Paths are absolute or as the user typed them; they are
 /// compared and shown as text.
@@ -170,8 +172,27 @@ pub struct Target {
     /// The wrapper's column option for a remote name (`column_name`), left out where it says
     /// what the column's own name says.
     pub column_name_option: Option<String>,
+    /// What leads to the source, where it cannot be reached by itself.
+    pub tunnel: Option<Tunnel>,
     /// Which files are the tables, where the wrapper cannot import: they are read, not asked for.
     pub csv: Option<Csv>,
+}
+
+impl Target {
+    /// The port on this machine through which the source is reached.
+    pub fn tunnel_port(&self) -> Option<u16> {
+        let tunnel = self.tunnel.as_ref()?;
+        self.server.get(&tunnel.port_option)?.value.parse().ok()
+    }
+
+    /// Names another port for the tunnel's end: the usual one is taken.
+    pub fn set_tunnel_port(&mut self, port: u16) {
+        if let Some(tunnel) = &self.tunnel
+            && let Some(option) = self.server.get_mut(&tunnel.port_option)
+        {
+            option.value = port.to_string();
+        }
+    }
 }
 
 /// What a connection of the plugin `csv` says.

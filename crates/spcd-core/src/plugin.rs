@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use crate::spc::settings::Settings;
 
 pub(crate) use definition::STEAMPIPE_ATTRIBUTES;
+pub(crate) use target::below;
 pub(crate) use target::{Context, OWN_ATTRIBUTES, OWN_BLOCKS, target};
 
 /// The text of the definitions that ship, with its comments.
@@ -69,6 +70,9 @@ pub struct Definition {
     /// Attributes (`name`, or `name=value`) that are of no use without another, or one of several
     /// between `|`.
     pub needs: BTreeMap<String, String>,
+    /// How a source is reached through a tunnel: the options that hold `address` (of the tunnel's
+    /// end), `host` and `port`, and the `default_port`. Empty: it cannot be.
+    pub tunnel: BTreeMap<String, String>,
     /// Columns are mapped by position.
     pub positional: bool,
     /// The wrapper's option for a column's remote name.

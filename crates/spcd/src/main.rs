@@ -10,6 +10,7 @@ mod hub;
 mod service;
 mod settings;
 mod telemetry;
+mod tunnel;
 mod watch;
 
 fn main() -> std::process::ExitCode {

@@ -170,8 +170,10 @@ pub(super) fn read(
     if let Some(Resolved { definition, .. }) = &resolved {
         if kind == Kind::Plugin {
             let plugin = written.as_deref().unwrap_or("");
+            let ssh = super::ssh::read(&settings, file, &mut problems);
             let context = Context {
                 file,
+                ssh,
                 plugin,
                 span: block.span,
             };
@@ -310,7 +312,8 @@ fn sections(
                 }
                 found = Some(import(section, problems));
             }
-            name @ ("labels" | "health" | "ssh") => {
+            "ssh" => {}
+            name @ ("labels" | "health") => {
                 let message = format!("the block `{name}` has no effect yet");
                 warnings.push(Problem::new(section.span, message));
             }

@@ -125,7 +125,7 @@ async fn work(
     let endpoint = super::endpoint(settings)?.with_shared(hub.clone());
     let endpoint = Arc::new(endpoint);
     let pool = Pool::new(endpoint.clone());
-    let mut config = Config::new(&settings.config_dirs, false);
+    let mut config = Config::new(&settings.config_dirs, false).with_state(&settings.state_dir);
     tokio::select! {
         ended = daemon::run(endpoint, &pool, settings, &mut config, watcher) => {
             ended?;

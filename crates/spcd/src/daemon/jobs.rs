@@ -19,6 +19,7 @@ use crate::hub::apply::Writer;
 use crate::hub::comments::are_offered;
 use crate::hub::connect::Endpoint;
 use crate::hub::pool::Pool;
+use crate::tunnel::Tunnels;
 use comments::Commenting;
 use work::{Job, Shared};
 
@@ -126,10 +127,16 @@ impl Failure {
 
 impl Jobs {
     /// None yet.
-    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, writer: Writer, limits: Limits) -> Self {
+    pub fn new(
+        endpoint: Arc<Endpoint>,
+        pool: Pool,
+        tunnels: Arc<Tunnels>,
+        writer: Writer,
+        limits: Limits,
+    ) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
         Self {
-            shared: Arc::new(Shared::new(endpoint, pool, writer, limits)),
+            shared: Arc::new(Shared::new(endpoint, pool, tunnels, writer, limits)),
             running: BTreeMap::new(),
             started: 0,
             finished,

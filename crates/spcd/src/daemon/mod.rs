@@ -32,6 +32,7 @@ use crate::hub::steampipe::Steampipe;
 use crate::hub::{HubError, Limits, migrate};
 use crate::service;
 use crate::settings::Settings;
+use crate::tunnel::Tunnels;
 use crate::watch::Watcher;
 use drift::Drift;
 use files::CsvFiles;
@@ -52,6 +53,7 @@ pub struct Reign<'a> {
     endpoint: Arc<Endpoint>,
     lead: Lead,
     jobs: Jobs,
+    tunnels: Arc<Tunnels>,
     requests: Requests,
     memory: Memory,
     steampipe: Option<Steampipe>,
@@ -106,11 +108,19 @@ impl<'a> Reign<'a> {
         listener.client.batch_execute(&listen).await?;
         let drift = Drift::new(endpoint.connect("observer").await?);
         let limits = Limits::read(&lead.control.client).await?;
+        let tunnels = Tunnels::new(&settings.state_dir, endpoint);
         let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
         Ok(Some(Self {
             config,
             endpoint: endpoint.clone(),
-            jobs: Jobs::new(endpoint.clone(), pool.clone(), writer, limits),
+            jobs: Jobs::new(
+                endpoint.clone(),
+                pool.clone(),
+                tunnels.clone(),
+                writer,
+                limits,
+            ),
+            tunnels,
             lead,
             requests: Requests::default(),
             memory: Memory::default(),
@@ -185,6 +195,7 @@ impl<'a> Reign<'a> {
                     _ = watcher.noticed() => break,
                     () = sleep_until(until) => break,
                     () = self.csv.late() => break,
+                    () = self.tunnels.moved() => break,
                     answer = self.drift.answer() => {
                         let answer = answer?;
                         if self.follow(&answer).await? {

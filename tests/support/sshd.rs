@@ -81,22 +81,15 @@ impl Sshd {
 
     /// Cuts all connections; returns how many there were.
     pub fn cut(&self) -> usize {
-        let pid = self.server.as_ref().expect("a running server").id();
-        let parent = format!(" {pid} ");
-        let mut count = 0;
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            // After the name in parentheses: the state, then the parent.
-            let Some((before, after)) = stat.rsplit_once(") ") else {
-                continue;
-            };
-            if after.get(1..).is_some_and(|rest| rest.starts_with(&parent)) {
-                let pid = before.split(' ').next().unwrap().parse().unwrap();
-                // It may have ended by itself.
-                count += usize::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
-            }
+        let server = self.server.as_ref().expect("a running server").id();
+        // Each has a process that watches over another.
+        let connections = children(server);
+        let sessions = connections.iter().flat_map(|pid| children(*pid));
+        for pid in sessions.chain(connections.iter().copied()) {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
         }
-        count
+        connections.len()
     }
 
     /// Ends it and its connections.
@@ -172,6 +165,24 @@ impl Drop for Sshd {
         }
         self.stop();
     }
+}
+
+/// The processes that a process has started and that have not ended.
+fn children(parent: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // After the name in parentheses: the state, then the parent.
+        let Some((before, after)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let mut after = after.split(' ');
+        let ended = after.next() == Some("Z");
+        if after.next() == Some(parent.to_string().as_str()) && !ended {
+            children.push(before.split(' ').next().unwrap().parse().unwrap());
+        }
+    }
+    children
 }
 
 fn keygen(path: &Path) {

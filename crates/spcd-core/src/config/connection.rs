@@ -83,13 +83,14 @@ pub(super) fn refused(name: &str, span: Span) -> Option<Problem> {
     })
 }
 
-/// Reads a block whose name is good.
+/// Reads a block whose name is good; one that is not `whole` lacks what could not be parsed.
 pub(super) fn read(
     block: &Block,
     name: &str,
     file: &str,
     instances: &Instances,
     lookup: &mut Lookup<'_>,
+    whole: bool,
 ) -> Read {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
@@ -174,6 +175,7 @@ pub(super) fn read(
             let context = Context {
                 file,
                 ssh,
+                whole,
                 plugin,
                 span: block.span,
             };

@@ -34,6 +34,8 @@ pub(crate) struct Context<'a> {
     pub(crate) span: Span,
     /// How it is reached, where that is said.
     pub(crate) ssh: Option<(Ssh, Span)>,
+    /// All of its block could be read: what is missing in it was not written.
+    pub(crate) whole: bool,
 }
 
 /// Builds the target; what is wrong is added to `problems`.
@@ -70,7 +72,8 @@ pub(crate) fn target(
         Some(option) => builder.body(settings, option),
         None => builder.settings(settings),
     }
-    if definition.body.is_none() && builder.problems.len() == before {
+    let whole = settings.broken.is_empty();
+    if definition.body.is_none() && whole && builder.problems.len() == before {
         builder.plain_words();
     }
     builder.defaults();
@@ -541,6 +544,9 @@ impl Builder<'_, '_> {
             // The source may be the ssh server itself.
             self.given
                 .insert_if_missing(self.definition.tunnel.get("host"));
+        }
+        if !self.context.whole {
+            return;
         }
         if let Some((span, message, hint)) = self.given.missing(self.definition) {
             self.problem(span, message, Some(hint));

@@ -27,7 +27,7 @@ use crate::hub::apply::Writer;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::lead::{self, Lead};
 use crate::hub::pool::Pool;
-use crate::hub::state::Shared;
+use crate::hub::state::{HubState, Shared};
 use crate::hub::steampipe::Steampipe;
 use crate::hub::{HubError, Limits, migrate};
 use crate::service;
@@ -100,6 +100,10 @@ impl<'a> Reign<'a> {
         };
         tracing::info!(epoch = lead.epoch, "this daemon leads");
         service::status("leading");
+        if let HubState::Lost { since, reason } = endpoint.shared().state() {
+            let seconds = since.elapsed().unwrap_or_default().as_secs();
+            tracing::info!(seconds, reason, "the database is back");
+        }
         endpoint.shared().leads();
         let compat = settings.compat == Compat::Steampipe;
         let steampipe = Steampipe::begin(&lead.control.client, lead.epoch, compat).await?;

@@ -25,6 +25,8 @@
 #                        and {s} stand for a time
 #   join                 options to which words add: what stands before the first, and between two
 #   lacks                attributes that the wrapper has no option for, with what to do instead
+#   tunnel               which options a tunnel through ssh changes: { address, host, port }, and
+#                        the default_port of the source
 #   needs                attributes (or "attribute=value") of no use without another, or one of
 #                        several between |
 #
@@ -52,6 +54,10 @@ plugin "postgres" {
     statement_timeout = { options = "-c statement_timeout={ms}" }
   }
   join = { options = ["", " "] }
+
+  # `host` stays as it is: certificates and password files go by it.
+  tunnel = { address = "hostaddr", host = "host", port = "port", default_port = "5432" }
+
   values = {
     connect_timeout   = "seconds"
     port              = "port"
@@ -129,6 +135,9 @@ plugin "mysql" {
     statement_timeout = { init_command = "/*M!max_statement_time={s}*/ /*!50720 max_execution_time={ms}*/" }
   }
   join = { init_command = ["SET ", ", "] }
+
+  tunnel = { address = "host", host = "host", port = "port", default_port = "3306" }
+
   values = {
     port              = "port"
     read_only         = "flag"
@@ -153,6 +162,8 @@ plugin "mssql" {
   column_name = "column_name"
 
   schema_attribute = "schema"
+
+  tunnel = { address = "servername", host = "servername", port = "port", default_port = "1433" }
 
   server = {
     host                = "servername"

@@ -80,6 +80,25 @@ need_pgbouncer() {
     export LD_LIBRARY_PATH="$(dirname "$(find "$dir" -name 'libevent-*.so*' | head -n 1)")"
 }
 
+# An ssh server for the tests, unpacked below target/ unless it is installed: its package would start
+# a service that nobody asked for here. The client is the system's.
+need_sshd() {
+    local dir=$PWD/target/sshd package
+    command -v apt-get >/dev/null && need_packages openssh-client
+    command -v ssh >/dev/null || die "No ssh is installed, which some of the tests need."
+    if [ ! -x "$dir/usr/sbin/sshd" ]; then
+        [ ! -x /usr/sbin/sshd ] || return 0
+        command -v apt-get >/dev/null || die "sshd is not installed, which some of the tests need."
+        say "unpacking sshd"
+        mkdir -p "$dir"
+        for package in openssh-server libwrap0; do
+            (cd "$dir" && apt-get download "$package" >/dev/null 2>&1) ||
+                { as_root apt-get update >/dev/null; (cd "$dir" && apt-get download "$package" >/dev/null); }
+            dpkg -x "$dir/$package"_*.deb "$dir"
+        done
+    fi
+}
+
 # What the examples need, below target/ unless it is installed: psycopg 3 for Python, node-postgres
 # for Node.
 need_drivers() {

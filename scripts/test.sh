@@ -9,6 +9,7 @@ need_rust
 need_postgres
 command -v openssl >/dev/null || need_packages openssl
 need_pgbouncer
+need_sshd
 need_drivers
 need_wrappers
 need_chromium

@@ -36,6 +36,7 @@ mod settings;
 mod steampipe;
 mod stop;
 mod support;
+mod tunnel;
 mod unchanged;
 mod wait;
 mod wrappers;

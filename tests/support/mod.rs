@@ -10,6 +10,7 @@ mod postgres;
 pub mod proxy;
 mod run;
 mod spcd;
+pub mod sshd;
 mod standby;
 
 use std::future::Future;

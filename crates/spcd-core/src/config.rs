@@ -14,6 +14,7 @@ mod load;
 mod options;
 mod place;
 mod plugins;
+mod ssh;
 
 use crate::health;
 use crate::pattern::Pattern;
@@ -29,6 +30,7 @@ pub use listen::Listen;
 pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
 pub(crate) use place::without_mark;
 pub use plugins::PluginBlock;
+pub use ssh::{Ssh, Tunnel};
 
 /// One file as the edge found it. Paths are absolute or as the user typed them; they are
 /// compared and shown as text.
@@ -179,8 +181,27 @@ pub struct Target {
     pub column_name_option: Option<String>,
     /// How one finds out whether the source is there.
     pub probe: Probe,
+    /// What leads to the source, where it cannot be reached by itself.
+    pub tunnel: Option<Tunnel>,
     /// Which files are the tables, where the wrapper cannot import: they are read, not asked for.
     pub csv: Option<Csv>,
+}
+
+impl Target {
+    /// The port on this machine through which the source is reached.
+    pub fn tunnel_port(&self) -> Option<u16> {
+        let tunnel = self.tunnel.as_ref()?;
+        self.server.get(&tunnel.port_option)?.value.parse().ok()
+    }
+
+    /// Names another port for the tunnel's end: the usual one is taken.
+    pub fn set_tunnel_port(&mut self, port: u16) {
+        if let Some(tunnel) = &self.tunnel
+            && let Some(option) = self.server.get_mut(&tunnel.port_option)
+        {
+            option.value = port.to_string();
+        }
+    }
 }
 
 /// How one finds out whether a source is there.

@@ -17,6 +17,7 @@ use crate::health;
 use crate::spc::settings::Settings;
 
 pub(crate) use definition::STEAMPIPE_ATTRIBUTES;
+pub(crate) use target::below;
 pub(crate) use target::{Context, OWN_ATTRIBUTES, OWN_BLOCKS, target};
 
 /// The text of the definitions that ship, with its comments.
@@ -75,6 +76,9 @@ pub struct Definition {
     pub probe: Probe,
     /// When that is done, as far as the plugin's block says.
     pub health: health::Options,
+    /// How a source is reached through a tunnel: the options that hold `address` (of the tunnel's
+    /// end), `host` and `port`, and the `default_port`. Empty: it cannot be.
+    pub tunnel: BTreeMap<String, String>,
     /// Columns are mapped by position.
     pub positional: bool,
     /// The wrapper's option for a column's remote name.

@@ -8,6 +8,7 @@ use spcd_core::spc::evaluate::Function;
 
 use crate::files::{DirState, Files, Look, Place, Places};
 use crate::service;
+use crate::tunnel;
 
 /// What cannot be read, and why.
 fn unreadable(look: &Look) -> Vec<String> {
@@ -31,6 +32,8 @@ pub struct Config {
     allow_empty: bool,
     /// Nothing is wanted, not even search paths.
     nothing: bool,
+    /// Where tunnels write down the ports at which they end.
+    state_dir: Option<PathBuf>,
 }
 
 impl Config {
@@ -42,7 +45,14 @@ impl Config {
             places: Vec::new(),
             allow_empty,
             nothing: false,
+            state_dir: None,
         }
+    }
+
+    /// With what a daemon has written down in its state directory.
+    pub fn with_state(mut self, state_dir: &Path) -> Self {
+        self.state_dir = Some(state_dir.to_owned());
+        self
     }
 
     /// That nothing is there any more, whatever the files say.
@@ -71,6 +81,7 @@ impl Config {
         if self.nothing {
             loaded.desired.database.manage_search_path = Some(false);
         }
+        self.lead_through_tunnels(&mut loaded);
         named.add(self.files.places());
         self.places = named.list();
         let doubts = &mut loaded.desired.doubts;
@@ -87,6 +98,25 @@ impl Config {
             }));
         }
         loaded
+    }
+
+    /// Has servers point at the ports at which their tunnels end, where those are not the usual ones.
+    fn lead_through_tunnels(&self, loaded: &mut Loaded) {
+        let Some(state_dir) = &self.state_dir else {
+            return;
+        };
+        let mut ports = None;
+        for connection in loaded.desired.connections.values_mut() {
+            let Ok(Some(tunnel)) = connection.target.as_ref().map(|target| &target.tunnel) else {
+                continue;
+            };
+            let ports = ports.get_or_insert_with(|| tunnel::ports(state_dir));
+            if let Some(port) = ports.get(&tunnel.key())
+                && let Ok(target) = &mut Arc::make_mut(connection).target
+            {
+                target.set_tunnel_port(*port);
+            }
+        }
     }
 
     /// The same with all values, for `check`, and the sources themselves.

@@ -12,6 +12,7 @@ mod service;
 mod settings;
 mod source;
 mod telemetry;
+mod tunnel;
 mod watch;
 
 fn main() -> std::process::ExitCode {

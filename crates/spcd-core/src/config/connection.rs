@@ -84,13 +84,14 @@ pub(super) fn refused(name: &str, span: Span) -> Option<Problem> {
     })
 }
 
-/// Reads a block whose name is good.
+/// Reads a block whose name is good; one that is not `whole` lacks what could not be parsed.
 pub(super) fn read(
     block: &Block,
     name: &str,
     file: &str,
     instances: &Instances,
     lookup: &mut Lookup<'_>,
+    whole: bool,
 ) -> Read {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
@@ -176,8 +177,11 @@ pub(super) fn read(
     if let Some(Resolved { definition, .. }) = &resolved {
         if kind == Kind::Plugin {
             let plugin = written.as_deref().unwrap_or("");
+            let ssh = super::ssh::read(&settings, file, &mut problems);
             let context = Context {
                 file,
+                ssh,
+                whole,
                 plugin,
                 span: block.span,
             };
@@ -330,10 +334,6 @@ fn sections(
             "import" => found.import = import(section, problems),
             "labels" => found.labels = labels(section, problems),
             "health" => found.health = self::health(section, problems),
-            name @ "ssh" => {
-                let message = format!("the block `{name}` has no effect yet");
-                warnings.push(Problem::new(section.span, message));
-            }
             "options" => {
                 let problem = Problem::new(
                     section.span,

@@ -298,6 +298,9 @@ fn show_import(out: &mut String, name: &str, import: &Import, detail: &Detail, m
                 };
                 let _ = writeln!(out, "        {option} = {value}");
             }
+            if let Some(tunnel) = &target.tunnel {
+                let _ = writeln!(out, "      reached by ssh through {tunnel}");
+            }
             let options: Vec<_> = target.mapping.keys().map(String::as_str).collect();
             let _ = match options.is_empty() {
                 true => writeln!(out, "    + user mapping"),

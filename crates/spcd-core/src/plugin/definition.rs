@@ -10,7 +10,7 @@ use crate::spc::syntax::Problem;
 use crate::spc::value::Value;
 
 /// What a definition says.
-const ATTRIBUTES: [&str; 30] = [
+const ATTRIBUTES: [&str; 31] = [
     "allow_visible_secrets",
     "ask",
     "body",
@@ -37,6 +37,7 @@ const ATTRIBUTES: [&str; 30] = [
     "server",
     "since",
     "source",
+    "tunnel",
     "values",
     "verbatim",
     "words",
@@ -160,7 +161,8 @@ impl Definition {
                     self.mapping = options
                 }
             }
-            "defaults" | "ask" | "import_options" | "since" | "values" | "lacks" | "needs" => {
+            "defaults" | "ask" | "import_options" | "since" | "values" | "lacks" | "needs"
+            | "tunnel" => {
                 let Some(values) = texts(&setting.value) else {
                     return wrong("an object of texts");
                 };
@@ -168,6 +170,7 @@ impl Definition {
                     "defaults" => self.defaults = values,
                     "ask" => self.ask = values,
                     "since" => self.since = values,
+                    "tunnel" => self.tunnel = values,
                     "values" => self.values = values,
                     "lacks" => self.lacks = values,
                     "needs" => self.needs = values,
@@ -228,30 +231,35 @@ fn texts(value: &Value) -> Option<BTreeMap<String, String>> {
     let Value::Object(values) = value else {
         return None;
     };
-    let text = |(key, value): (&Box<str>, &Value)| Some((key.to_string(), value.as_text()?));
-    values.iter().map(text).collect()
+    (values.iter())
+        .map(|(key, value)| Some((key.to_string(), value.as_text()?)))
+        .collect()
 }
 
 fn objects(value: &Value) -> Option<BTreeMap<String, BTreeMap<String, String>>> {
     let Value::Object(values) = value else {
         return None;
     };
-    let object = |(key, value): (&Box<str>, &Value)| Some((key.to_string(), texts(value)?));
-    values.iter().map(object).collect()
+    (values.iter())
+        .map(|(key, value)| Some((key.to_string(), texts(value)?)))
+        .collect()
 }
 
 fn pairs(value: &Value) -> Option<BTreeMap<String, (String, String)>> {
     let Value::Object(values) = value else {
         return None;
     };
-    let pair = |(key, value): (&Box<str>, &Value)| match value {
-        Value::List(two) => match two.as_slice() {
-            [before, between] => Some((key.to_string(), (before.as_text()?, between.as_text()?))),
-            _ => None,
-        },
-        _ => None,
-    };
-    values.iter().map(pair).collect()
+    (values.iter())
+        .map(|(key, value)| {
+            let Value::List(two) = value else {
+                return None;
+            };
+            let [before, between] = two.as_slice() else {
+                return None;
+            };
+            Some((key.to_string(), (before.as_text()?, between.as_text()?)))
+        })
+        .collect()
 }
 
 fn renames(value: &Value) -> Option<BTreeMap<String, String>> {

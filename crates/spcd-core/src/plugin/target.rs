@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::words::{self, Words};
 use super::{Definition, files, libpq};
-use crate::config::{Csv, Import, OptionValue, Target};
+use crate::config::{Csv, Import, OptionValue, Ssh, Target, Tunnel};
 use crate::nearest::nearest;
 use crate::secret::Secret;
 use crate::spc::settings::{Section, Setting, Settings};
@@ -32,6 +32,10 @@ pub(crate) struct Context<'a> {
     pub(crate) plugin: &'a str,
     /// The place to mark where something is missing.
     pub(crate) span: Span,
+    /// How it is reached, where that is said.
+    pub(crate) ssh: Option<(Ssh, Span)>,
+    /// All of its block could be read: what is missing in it was not written.
+    pub(crate) whole: bool,
 }
 
 /// Builds the target; what is wrong is added to `problems`.
@@ -69,10 +73,14 @@ pub(crate) fn target(
         Some(option) => builder.body(settings, option),
         None => builder.settings(settings),
     }
-    if definition.body.is_none() && builder.problems.len() == before {
+    let whole = settings.broken.is_empty();
+    if definition.body.is_none() && whole && builder.problems.len() == before {
         builder.plain_words();
     }
     builder.defaults();
+    if let Some((ssh, span)) = &context.ssh {
+        builder.tunnel(ssh, *span);
+    }
     builder.target
 }
 
@@ -468,6 +476,60 @@ impl Builder<'_, '_> {
         }
     }
 
+    /// Leads to the source through ssh: the server's options name the tunnel's end.
+    fn tunnel(&mut self, ssh: &Ssh, span: Span) {
+        let option = |name: &str| {
+            self.definition
+                .tunnel
+                .get(name)
+                .cloned()
+                .unwrap_or_default()
+        };
+        let (address, host, port) = (option("address"), option("host"), option("port"));
+        if address.is_empty() || port.is_empty() {
+            let message = format!("`{}` cannot be reached through ssh", self.context.plugin);
+            return self.problem(span, message, Some("remove the block".to_owned()));
+        }
+        let given = |option: &str| {
+            let value = self
+                .target
+                .server
+                .get(option)
+                .map(|value| value.value.trim());
+            value.filter(|value| !value.is_empty())
+        };
+        let to_host = given(&address)
+            .or_else(|| given(&host))
+            .unwrap_or("127.0.0.1");
+        let to_port = given(&port).map_or_else(|| option("default_port"), str::to_owned);
+        let Some(to_port) = to_port
+            .parse()
+            .ok()
+            .filter(|_| !to_host.contains(['/', ',', ' ']))
+        else {
+            let message = "a tunnel leads to one host and one port";
+            let hint = "write the `host` and `port` that the ssh server is to connect to";
+            return self.problem(span, message, Some(hint.to_owned()));
+        };
+        let tunnel = Tunnel {
+            ssh: ssh.clone(),
+            host: to_host.to_owned(),
+            port: to_port,
+            port_option: port.clone(),
+        };
+        let here = [
+            (address, "127.0.0.1".to_owned()),
+            (port, tunnel.usual_port(0).to_string()),
+        ];
+        for (option, value) in here {
+            let public = true;
+            self.target
+                .server
+                .insert(option, OptionValue { value, public });
+        }
+        self.target.tunnel = Some(tunnel);
+    }
+
     /// What is said in plain words, and what must be said besides.
     fn plain_words(&mut self) {
         let options = match self.given.options(self.definition, &self.target.server) {
@@ -478,6 +540,14 @@ impl Builder<'_, '_> {
             let public = alone && self.target.server.get(&option).is_none_or(|own| own.public);
             let value = OptionValue { value, public };
             self.target.server.insert(option, value);
+        }
+        if self.context.ssh.is_some() {
+            // The source may be the ssh server itself.
+            self.given
+                .insert_if_missing(self.definition.tunnel.get("host"));
+        }
+        if !self.context.whole {
+            return;
         }
         if let Some((span, message, hint)) = self.given.missing(self.definition) {
             self.problem(span, message, Some(hint));
@@ -546,7 +616,7 @@ fn absolute(file: &str, path: &str) -> String {
 }
 
 /// A path that begins at the directory of its file, unless it is absolute.
-fn below(file: &str, path: &str) -> String {
+pub(crate) fn below(file: &str, path: &str) -> String {
     if path.starts_with('/') {
         return path.to_owned();
     }

@@ -11,6 +11,12 @@ use crate::spc::syntax::Span;
 /// A message and the way out.
 pub(super) type Wrong = (String, String);
 
+/// The same with its place.
+pub(super) type Placed = (Span, String, String);
+
+/// Options, and whether nothing but words is in their values.
+pub(super) type Joined = BTreeMap<String, (String, bool)>;
+
 /// What a connection gives, by attribute.
 #[derive(Default)]
 pub(super) struct Words {
@@ -22,6 +28,13 @@ impl Words {
     pub(super) fn insert(&mut self, name: &str, text: String, span: Span) -> Option<String> {
         let before = self.given.insert(name.to_owned(), (text, span));
         before.map(|(text, _)| text)
+    }
+
+    /// Takes it that an attribute is given.
+    pub(super) fn insert_if_missing(&mut self, name: Option<&String>) {
+        if let Some(name) = name.filter(|name| !self.has(name)) {
+            self.insert(name, "127.0.0.1".to_owned(), Span::default());
+        }
     }
 
     /// Whether an attribute has a value.
@@ -37,8 +50,8 @@ impl Words {
         &self,
         definition: &Definition,
         server: &BTreeMap<String, OptionValue>,
-    ) -> Result<BTreeMap<String, (String, bool)>, (Span, String, String)> {
-        let mut options: BTreeMap<String, (String, bool)> = BTreeMap::new();
+    ) -> Result<Joined, Placed> {
+        let mut options = Joined::new();
         for (word, means) in &definition.words {
             let Some((text, span)) = self.given.get(word) else {
                 continue;
@@ -78,7 +91,7 @@ impl Words {
     }
 
     /// What is given and of no use without something that is not.
-    pub(super) fn missing(&self, definition: &Definition) -> Option<(Span, String, String)> {
+    pub(super) fn missing(&self, definition: &Definition) -> Option<Placed> {
         definition.needs.iter().find_map(|(given, needed)| {
             let (name, value) = given.split_once('=').unwrap_or((given, ""));
             let (text, span) = self.given.get(name)?;

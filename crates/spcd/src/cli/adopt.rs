@@ -26,7 +26,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// shown what that means and was told to.
 pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCode> {
     let name = &args.name;
-    let Loaded { desired, .. } = Config::new(&settings.config_dirs, false).load();
+    let Loaded { desired, .. } = Config::new(&settings.config_dirs, false)
+        .with_state(&settings.state_dir)
+        .load();
     let Some(connection) = desired.connections.get(name) else {
         bail!(
             "no connection is named {name:?} in the files: write its block first, \

@@ -40,7 +40,8 @@ async fn apply(
     args: ApplyArgs,
     endpoint: Arc<Endpoint>,
 ) -> anyhow::Result<Vec<ConnectionState>> {
-    let mut config = Config::new(&settings.config_dirs, args.allow_empty);
+    let mut config =
+        Config::new(&settings.config_dirs, args.allow_empty).with_state(&settings.state_dir);
     let began = Reign::begin_once(&endpoint, settings, &mut config).await?;
     Ok(match began {
         Some(mut reign) => {

@@ -33,7 +33,9 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         desired,
         diagnostics,
         ..
-    } = Config::new(&settings.config_dirs, false).load();
+    } = Config::new(&settings.config_dirs, false)
+        .with_state(&settings.state_dir)
+        .load();
     let (endpoint, cluster) = super::hub(settings).await?;
     let endpoint = Arc::new(endpoint);
     let session = endpoint.connect("plan").await?;

@@ -120,7 +120,7 @@ impl From<io::Error> for Failure {
 
 /// On the private cluster there may be no daemon: then one pass is made here.
 async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<()> {
-    let mut config = Config::new(&settings.config_dirs, false);
+    let mut config = Config::new(&settings.config_dirs, false).with_state(&settings.state_dir);
     if let Some(mut reign) = Reign::begin_once(endpoint, settings, &mut config).await? {
         reign.settle(|_| ()).await?;
         reign.resign().await;

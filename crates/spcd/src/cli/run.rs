@@ -165,7 +165,7 @@ async fn work(
     let endpoint = Arc::new(endpoint);
     let pool = Pool::new(endpoint.clone());
     there.send_replace(Some(endpoint.clone()));
-    let mut config = Config::new(&settings.config_dirs, false);
+    let mut config = Config::new(&settings.config_dirs, false).with_state(&settings.state_dir);
     tokio::select! {
         ended = daemon::run(endpoint, &pool, settings, &mut config, watcher) => {
             ended?;

@@ -22,6 +22,7 @@ use crate::hub::connect::Endpoint;
 use crate::hub::pool::Pool;
 use crate::source::A_SECOND;
 use crate::telemetry::{Observation, observe};
+use crate::tunnel::Tunnels;
 use comments::Commenting;
 use work::{Job, Shared};
 
@@ -180,10 +181,16 @@ impl Failure {
 
 impl Jobs {
     /// None yet.
-    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, writer: Writer, limits: Limits) -> Self {
+    pub fn new(
+        endpoint: Arc<Endpoint>,
+        pool: Pool,
+        tunnels: Arc<Tunnels>,
+        writer: Writer,
+        limits: Limits,
+    ) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
         Self {
-            shared: Arc::new(Shared::new(endpoint, pool, writer, limits)),
+            shared: Arc::new(Shared::new(endpoint, pool, tunnels, writer, limits)),
             running: BTreeMap::new(),
             started: 0,
             finished,

@@ -28,13 +28,14 @@ use crate::hub::apply::Writer;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::lead::{self, Lead};
 use crate::hub::pool::Pool;
-use crate::hub::state::Shared;
+use crate::hub::state::{HubState, Shared};
 use crate::hub::steampipe::Steampipe;
 use crate::hub::{HubError, Limits, migrate};
 use crate::service;
 use crate::settings::Settings;
 use crate::source::{self, News, Watch};
 use crate::telemetry::{Observation, observe};
+use crate::tunnel::Tunnels;
 use crate::watch::Watcher;
 use drift::Drift;
 use files::CsvFiles;
@@ -55,6 +56,7 @@ pub struct Reign<'a> {
     endpoint: Arc<Endpoint>,
     lead: Lead,
     jobs: Jobs,
+    tunnels: Arc<Tunnels>,
     requests: Requests,
     memory: Memory,
     steampipe: Option<Steampipe>,
@@ -110,6 +112,10 @@ impl<'a> Reign<'a> {
         };
         observe(Observation::Led { epoch: lead.epoch });
         service::status("leading");
+        if let HubState::Lost { since, reason } = endpoint.shared().state() {
+            let seconds = since.elapsed().unwrap_or_default().as_secs();
+            tracing::info!(seconds, reason, "the database is back");
+        }
         endpoint.shared().leads();
         let compat = settings.compat == Compat::Steampipe;
         let steampipe = Steampipe::begin(&lead.control.client, lead.epoch, compat).await?;
@@ -124,11 +130,19 @@ impl<'a> Reign<'a> {
             default_health: settings.health,
             ..Memory::default()
         };
+        let tunnels = Tunnels::new(&settings.state_dir, endpoint);
         let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
         Ok(Some(Self {
             config,
             endpoint: endpoint.clone(),
-            jobs: Jobs::new(endpoint.clone(), pool.clone(), writer, limits),
+            jobs: Jobs::new(
+                endpoint.clone(),
+                pool.clone(),
+                tunnels.clone(),
+                writer,
+                limits,
+            ),
+            tunnels,
             lead,
             requests: Requests::default(),
             memory,
@@ -217,6 +231,7 @@ impl<'a> Reign<'a> {
                     _ = watcher.noticed() => break,
                     () = sleep_until(until) => break,
                     () = self.csv.late() => break,
+                    () = self.tunnels.moved() => break,
                     answer = self.drift.answer() => {
                         let answer = answer?;
                         if self.follow(&answer).await? {

@@ -57,6 +57,7 @@ impl Reign<'_> {
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
         let diagnostics = diagnostics_json(&diagnostics);
         self.memory.aggregators = Aggregators::of(&desired);
+        self.tunnels.keep(&desired);
         let changed = self.csv.look(&desired).await;
         self.memory.notice(changed);
         self.memory.recall(&desired, &mut observed, asked);

@@ -18,6 +18,7 @@ use super::gate::{Gate, Pass, Place};
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::pool::{Pool, Pooled};
 use crate::hub::{HubError, Limits, apply, ask, comments};
+use crate::tunnel::Tunnels;
 
 /// How many sources that answer quickly are asked at a time: each keeps a core of the server busy,
 /// so more would only be slower.
@@ -48,6 +49,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Sources {
     endpoint: Arc<Endpoint>,
     pool: Pool,
+    tunnels: Arc<Tunnels>,
     brisk: Gate,
     /// For what nobody waits for.
     unhurried: Gate,
@@ -137,12 +139,13 @@ pub struct Look {
 
 impl Sources {
     /// Of a hub that has so much room.
-    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, limits: Limits) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, tunnels: Arc<Tunnels>, limits: Limits) -> Self {
         // Half of what the server lets in is for others.
         let sessions = (limits.sessions / 2).clamp(8, 64);
         Self {
             endpoint,
             pool,
+            tunnels,
             brisk: Gate::new(BRISK),
             unhurried: Gate::new(UNHURRIED),
             slow: Arc::new(Semaphore::new(sessions * 2 / 3)),
@@ -280,6 +283,10 @@ impl Sources {
         asker: Asker<'_>,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<(Offer, Held), HubError> {
+        if target.tunnel.is_some() {
+            let _ = asker.began.set(Instant::now());
+            self.tunnels.ready(target).await?;
+        }
         let pass = self.brisk.enter(asker.place, 1).await;
         let _ = asker.began.set(Instant::now());
         let (limited, hasty) = limited(target);

@@ -203,6 +203,12 @@ impl Endpoint {
         result
     }
 
+    /// The host, where that is not this machine.
+    pub fn elsewhere(&self) -> Option<String> {
+        let host = self.hosts.iter().find(|host| !host.is_here())?;
+        Some(host.to_string())
+    }
+
     /// Whether what was refused is still what would be sent.
     pub fn is_refused(&self) -> bool {
         self.shared.refusal(|| self.passwords()).is_some()

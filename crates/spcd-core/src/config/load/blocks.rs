@@ -158,7 +158,9 @@ impl Pass<'_, '_> {
                 asks = true;
                 look_up(given, path, function, argument)
             };
-            let mut read = connection::read(block, &name, path, &self.instances, &mut lookup);
+            let whole = problems.is_empty();
+            let mut read =
+                connection::read(block, &name, path, &self.instances, &mut lookup, whole);
             problems.append(&mut read.problems);
             (read.connection.start_line, read.connection.end_line) = self.lines(&item, block);
             let error = self.tell_all(&item, &problems, Some(&name));

@@ -22,6 +22,7 @@ use crate::hub::connect::Endpoint;
 use crate::hub::pool::Pool;
 use crate::hub::{HubError, Limits, ahead, dependents, observe, trial, union};
 use crate::telemetry::{self, Observation};
+use crate::tunnel::Tunnels;
 
 /// How many tables may be on their way to the writer, which takes some hundreds at a time: enough
 /// to keep it busy, and no more than fit into memory as text.
@@ -68,9 +69,15 @@ struct Answer {
 
 impl Shared {
     /// Nothing begun yet.
-    pub fn new(endpoint: Arc<Endpoint>, pool: Pool, writer: Writer, limits: Limits) -> Self {
+    pub fn new(
+        endpoint: Arc<Endpoint>,
+        pool: Pool,
+        tunnels: Arc<Tunnels>,
+        writer: Writer,
+        limits: Limits,
+    ) -> Self {
         Self {
-            sources: Sources::new(endpoint, pool, limits),
+            sources: Sources::new(endpoint, pool, tunnels, limits),
             writer,
             room: Gate::new(ON_THEIR_WAY),
             following: Arc::default(),

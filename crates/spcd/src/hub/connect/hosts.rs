@@ -27,6 +27,18 @@ pub enum Name {
 }
 
 impl Host {
+    /// Whether that is this machine, by a socket or the loopback.
+    pub fn is_here(&self) -> bool {
+        match (&self.name, self.address) {
+            (Name::Socket(_), _) => true,
+            (_, Some(address)) => address.is_loopback(),
+            (Name::Tcp(name), None) => match name.parse::<IpAddr>() {
+                Ok(address) => address.is_loopback(),
+                Err(_) => name == "localhost",
+            },
+        }
+    }
+
     /// The name under which a password file knows it.
     pub fn passfile_name(&self) -> String {
         match &self.name {

@@ -1,0 +1,346 @@
+//! Tunnels through ssh to sources that cannot be reached by themselves.
+//!
+//! Each ends at a port of this machine, which is ours whether or not the tunnel is open, so that
+//! the servers in the database always point at the same place. What connects there is passed on to
+//! a socket of the system's `ssh`, which is made anew when it drops.
+
+mod ssh;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use spcd_core::config::{Desired, Target, Tunnel};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::error::SqlState;
+
+use crate::hub::HubError;
+use crate::hub::connect::Endpoint;
+
+/// How long a tunnel is waited for: longer than ssh takes to give up.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The pauses before one is tried again: at first and at most.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a port is tried that a daemon before us may still be letting go of.
+const TRIES: u16 = 20;
+/// How many other ports are tried.
+const OTHERS: u16 = 100;
+
+/// The tunnels of a daemon. Dropping them closes all.
+pub struct Tunnels {
+    state_dir: PathBuf,
+    /// The database is on another machine, of this name: its servers cannot reach our ports.
+    elsewhere: Option<String>,
+    open: Mutex<BTreeMap<String, Open>>,
+    moved: Arc<Notify>,
+}
+
+struct Open {
+    link: Arc<Link>,
+    task: AbortHandle,
+}
+
+/// What all who have to do with one tunnel know of it.
+struct Link {
+    tunnel: Tunnel,
+    status: watch::Sender<Status>,
+    /// Somebody needs it now.
+    poke: Notify,
+}
+
+#[derive(Debug, Clone)]
+struct Status {
+    /// How many attempts have ended.
+    attempts: u64,
+    /// The port that is ours.
+    port: Option<u16>,
+    state: State,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Opening,
+    /// The socket at which ssh passes on what comes.
+    Open(PathBuf),
+    Failed(String),
+}
+
+impl Tunnels {
+    /// None yet, for a database at an endpoint.
+    pub fn new(state_dir: &Path, endpoint: &Endpoint) -> Arc<Self> {
+        Arc::new(Self {
+            state_dir: state_dir.to_owned(),
+            elsewhere: endpoint.elsewhere(),
+            open: Mutex::default(),
+            moved: Arc::default(),
+        })
+    }
+
+    /// Keeps open what is wanted, and nothing else.
+    pub fn keep(&self, desired: &Desired) {
+        let mut wanted = BTreeSet::new();
+        for connection in desired.connections.values() {
+            if let Ok(target) = &connection.target
+                && let Some(tunnel) = &target.tunnel
+                && wanted.insert(tunnel.key())
+                && self.elsewhere.is_none()
+            {
+                self.link(tunnel, target.tunnel_port());
+            }
+        }
+        // What nobody mentions while its file cannot be read is opened again when it is needed.
+        self.open().retain(|key, _| wanted.contains(key));
+    }
+
+    /// Waits until a target's tunnel is open, if it has one.
+    ///
+    /// # Errors
+    /// Why it is not, in words for the user; [`HubError::NoSession`] where it ends at another port
+    /// by now: look again.
+    pub async fn ready(&self, target: &Target) -> Result<(), HubError> {
+        let Some(tunnel) = &target.tunnel else {
+            return Ok(());
+        };
+        let refused = |why: &str| HubError::Refused {
+            text: format!("the ssh tunnel through {tunnel} is not open: {why}"),
+            code: SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+        };
+        if let Some(host) = &self.elsewhere {
+            let why =
+                format!("it ends on this machine, and the database is on {host}: run spcd there");
+            return Err(refused(&why));
+        }
+        let link = self.link(tunnel, target.tunnel_port());
+        let status = match timeout(PATIENCE, link.settled()).await {
+            Ok(status) => status,
+            Err(_) => return Err(refused("ssh does not answer")),
+        };
+        match status.state {
+            State::Open(_) if status.port == target.tunnel_port() => Ok(()),
+            State::Open(_) => Err(HubError::NoSession),
+            State::Failed(why) => Err(refused(&why)),
+            State::Opening => Err(refused("ssh does not answer")),
+        }
+    }
+
+    /// Waits until a tunnel ends at another port than it was given: the servers must follow.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    fn link(&self, tunnel: &Tunnel, port: Option<u16>) -> Arc<Link> {
+        let mut open = self.open();
+        let open = open.entry(tunnel.key()).or_insert_with(|| {
+            let link = Arc::new(Link {
+                tunnel: tunnel.clone(),
+                status: watch::Sender::new(Status {
+                    attempts: 0,
+                    port: None,
+                    state: State::Opening,
+                }),
+                poke: Notify::new(),
+            });
+            let dir = self.state_dir.clone();
+            let work = run(link.clone(), dir, port, self.moved.clone());
+            let task = tokio::spawn(work).abort_handle();
+            Open { link, task }
+        });
+        open.link.clone()
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Link {
+    /// Waits until it is open, or an attempt that had not ended before has failed.
+    async fn settled(&self) -> Status {
+        let mut status = self.status.subscribe();
+        let before = status.borrow().attempts;
+        self.poke.notify_one();
+        let settled = |status: &Status| match status.state {
+            State::Open(_) => status.port.is_some(),
+            State::Failed(_) => status.attempts > before,
+            State::Opening => false,
+        };
+        let settled = status
+            .wait_for(settled)
+            .await
+            .ok()
+            .map(|status| status.clone());
+        match settled {
+            Some(status) => status,
+            // The sender is ours.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn set(&self, state: State) {
+        self.status.send_modify(|status| {
+            status.attempts += u64::from(!matches!(state, State::Opening));
+            status.state = state;
+        });
+    }
+}
+
+/// Keeps a tunnel open, and its port ours, until it is aborted.
+async fn run(link: Arc<Link>, state_dir: PathBuf, port: Option<u16>, moved: Arc<Notify>) {
+    let keep = keep_open(&link, &state_dir);
+    let accept = async {
+        let listener = loop {
+            match bind(&link.tunnel, port).await {
+                Ok(listener) => break listener,
+                Err(error) => {
+                    link.set(State::Failed(format!("no port is free for it: {error}")));
+                    sleep(LONGEST_PAUSE).await;
+                }
+            }
+        };
+        let ours = listener.local_addr().map(|address| address.port()).ok();
+        if ours != port
+            && let Some(ours) = ours
+        {
+            tracing::warn!(
+                tunnel = %link.tunnel,
+                port = ours,
+                "the port where the tunnel ended is taken; it ends at another one now"
+            );
+            if let Err(error) = remember(&state_dir, &link.tunnel, ours) {
+                tracing::warn!("the tunnel's port cannot be written down: {error}");
+            }
+            moved.notify_one();
+        }
+        link.status.send_modify(|status| status.port = ours);
+        accept(&link, listener).await;
+    };
+    tokio::join!(keep, accept);
+}
+
+/// Opens the tunnel, and again when it drops.
+async fn keep_open(link: &Link, state_dir: &Path) {
+    let mut pause = PAUSE;
+    loop {
+        let why = match ssh::open(&link.tunnel, state_dir).await {
+            Ok(mut passage) => {
+                tracing::info!(tunnel = %link.tunnel, "the ssh tunnel is open");
+                link.set(State::Open(passage.socket().to_owned()));
+                pause = PAUSE;
+                passage.closed().await;
+                link.set(State::Opening);
+                tracing::warn!(tunnel = %link.tunnel, "the ssh tunnel dropped; opening it again");
+                passage.close().await;
+                continue;
+            }
+            Err(why) => why,
+        };
+        tracing::warn!(tunnel = %link.tunnel, "the ssh tunnel cannot be opened: {why}");
+        link.set(State::Failed(why));
+        // Who needs it now need not wait; but not so often that it would be hammering.
+        sleep(PAUSE).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = link.poke.notified() => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Passes on whatever connects to our port.
+async fn accept(link: &Arc<Link>, listener: TcpListener) {
+    let mut passing = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                while passing.try_join_next().is_some() {}
+                passing.spawn(pass_on(link.clone(), client));
+            }
+            // Out of file descriptors: it may pass.
+            Err(error) => {
+                tracing::warn!(tunnel = %link.tunnel, "cannot accept a connection: {error}");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn pass_on(link: Arc<Link>, mut client: TcpStream) {
+    // Without a tunnel the connection is closed: what else could be said in all protocols?
+    let Ok(status) = timeout(PATIENCE, link.settled()).await else {
+        return;
+    };
+    let State::Open(socket) = status.state else {
+        return;
+    };
+    let Ok(mut source) = UnixStream::connect(&socket).await else {
+        return;
+    };
+    // Either side may go at any time.
+    let _ = client.set_nodelay(true);
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut source).await;
+}
+
+/// The port that is expected; where somebody else has it, another.
+async fn bind(tunnel: &Tunnel, port: Option<u16>) -> std::io::Result<TcpListener> {
+    let mut error = None;
+    if let Some(port) = port {
+        for _ in 0..TRIES {
+            match TcpListener::bind(("127.0.0.1", port)).await {
+                Ok(listener) => return Ok(listener),
+                Err(other) => error = Some(other),
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+    }
+    for times in 0..OTHERS {
+        match TcpListener::bind(("127.0.0.1", tunnel.usual_port(times))).await {
+            Ok(listener) => return Ok(listener),
+            Err(other) => error = Some(other),
+        }
+    }
+    Err(error.unwrap_or_else(|| std::io::Error::other("there is none")))
+}
+
+/// Where the ports are written down that are not the usual ones.
+fn ports_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("ssh").join("ports.json")
+}
+
+/// The ports at which tunnels end, by their keys, where they are not the usual ones.
+pub fn ports(state_dir: &Path) -> BTreeMap<String, u16> {
+    let text = std::fs::read(ports_file(state_dir)).unwrap_or_default();
+    // What cannot be read is as good as nothing: another port is found again.
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+fn remember(state_dir: &Path, tunnel: &Tunnel, port: u16) -> std::io::Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ports = ports(state_dir);
+    ports.insert(tunnel.key(), port);
+    let path = ports_file(state_dir);
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let new = path.with_extension("new");
+    std::fs::write(&new, serde_json::to_vec(&ports)?)?;
+    std::fs::rename(new, path)
+}
+
+/// Waits until the other side closes a stream of which nothing else is wanted.
+async fn ended(stream: &mut UnixStream) {
+    let mut ignored = [0; 256];
+    while let Ok(1..) = stream.read(&mut ignored).await {}
+}

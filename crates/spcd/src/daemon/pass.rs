@@ -69,12 +69,12 @@ impl Reign<'_> {
             altered => altered,
         };
         if let Some(altered) = &altered {
-            observed.mark(&altered.names);
+            observed.mark(altered.names.keys());
             let client = &self.lead.control.client;
             observe::complete(client, &desired, &mut observed).await?;
         }
         let carried = self
-            .carry_out(&desired, &mut observed, &diagnostics, altered.is_some())
+            .carry_out(&desired, &mut observed, &diagnostics, altered.as_ref())
             .await?;
         self.memory.urgent.clear();
         self.comment(&desired, &observed);
@@ -160,7 +160,7 @@ impl Reign<'_> {
     /// Whether another pass is needed now that it is known what was altered. If not, that is what
     /// those who asked for a look waited for.
     pub(super) async fn follow(&mut self, altered: &Altered) -> Result<bool, HubError> {
-        if self.held || altered.names.iter().any(|name| !self.jobs.is_running(name)) {
+        if self.held || altered.names.keys().any(|name| !self.jobs.is_running(name)) {
             return Ok(true);
         }
         self.passed(altered).await?;
@@ -174,15 +174,16 @@ impl Reign<'_> {
         self.answer_requests().await
     }
 
-    /// Plans, publishes, and begins the work. Without knowing what was altered (`sure`) nothing
+    /// Plans, publishes, and begins the work. Without knowing what was `altered` nothing
     /// that is said becomes `ready`, and nothing under way is stopped because it seems needless.
     async fn carry_out(
         &mut self,
         desired: &Desired,
         observed: &mut Observed,
         diagnostics: &Value,
-        sure: bool,
+        altered: Option<&Altered>,
     ) -> Result<Carried, HubError> {
+        let sure = altered.is_some();
         observed.slow = self.jobs.brisk_and_slow().1.cloned().collect();
         let mut plan = plan::plan(desired, observed);
         if !plan.extensions.is_empty() {
@@ -224,11 +225,12 @@ impl Reign<'_> {
             admit,
             extensions: _,
             mut rows,
-            touched,
+            mut touched,
             work,
             search_path,
             waiting,
         } = plan;
+        touched.retain(|name| !self.jobs.is_running(name));
         if !waiting.is_empty() {
             self.memory.wake_after(jobs::PATIENCE);
         }
@@ -265,6 +267,13 @@ impl Reign<'_> {
         }
         if writes {
             let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+            // As they were before they were looked at: what was altered since then is still to be found.
+            let looks = altered.map(|altered| &altered.names);
+            let look = |name: &String| looks.and_then(|looks| looks.get(name)).map(String::as_str);
+            let touched: Vec<_> = touched
+                .iter()
+                .map(|name| (name.as_str(), look(name)))
+                .collect();
             apply::publish(client, epoch, generation, &rows, &touched, news).await?;
             self.memory.diagnostics = Some(diagnostics.clone());
         }

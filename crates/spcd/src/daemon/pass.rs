@@ -77,7 +77,9 @@ impl Reign<'_> {
             .carry_out(&desired, &mut observed, &diagnostics, altered.as_ref())
             .await?;
         self.memory.urgent.clear();
-        self.comment(&desired, &observed);
+        if self.passes == 1 {
+            self.comment(&desired, &observed);
+        }
         self.watch_sources(&desired, &reconnected);
         self.noticed = None;
         telemetry::observe(Observation::Passed {
@@ -297,11 +299,11 @@ impl Reign<'_> {
         Ok(carried)
     }
 
-    /// Has the comments looked for of connections that are ready without: a daemon before this one
+    /// Has the comments looked for of connections that are there without: a daemon before this one
     /// did not come to it.
     fn comment(&mut self, desired: &Desired, observed: &Observed) {
         for (name, known) in &observed.connections {
-            let without = known.status == Status::Ready && !known.comments_set;
+            let without = known.applied.is_some() && !known.comments_set;
             let wanted = desired.connections.get(name).filter(|_| without);
             if let Some(Ok(target)) = wanted.map(|wanted| wanted.target.as_ref()) {
                 self.jobs.comment(name, target, 0);

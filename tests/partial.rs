@@ -1,7 +1,7 @@
 //! One table that cannot be imported costs that table.
 
-use crate::support::hub::{columns, postgres, serving, until};
-use crate::support::{Database, Spcd, query, shared, try_query, value};
+use crate::support::hub::{columns, serving, until};
+use crate::support::{Database, query, shared, try_query, value};
 
 async fn warnings(hub: &str) -> Vec<String> {
     let sql = "SELECT unnest(warnings) FROM spcd.connection_state ORDER BY 1";

@@ -1,6 +1,8 @@
 //! The main job: a file is saved, and its tables are there.
 
-use crate::support::hub::{columns, postgres, postgres_with, serving, statuses, until, until_commented};
+use crate::support::hub::{
+    columns, postgres, postgres_with, serving, statuses, until, until_commented,
+};
 use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};
 
 const SHOP: &str =

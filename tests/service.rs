@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::hub::{columns, guarded, postgres, serving, until, until_error};
+use crate::support::hub::{columns, guarded, serving, until, until_error};
 use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, shared, value};
 
 /// How long what a signal brings about may take: less than it takes until the daemon looks at

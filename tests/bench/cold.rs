@@ -56,7 +56,8 @@ pub async fn fixed() {
     let cloned = clone_by_function(&server, &source, all).await;
 
     let hub = server.database().await;
-    let mut spcd = warmed_up(&hub,
+    let mut spcd = warmed_up(
+        &hub,
         &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
     )
     .await;
@@ -172,7 +173,8 @@ pub async fn dynamic() {
     let import_cpu = server_cpu(&server) - cpu;
 
     let hub = server.database().await;
-    let mut spcd = warmed_up(&hub,
+    let mut spcd = warmed_up(
+        &hub,
         &connection("keep", "postgres", server.port(), &source),
     )
     .await;
@@ -212,7 +214,8 @@ pub async fn listeners() {
     let mut times = Vec::new();
     for listening in [0, LISTENERS] {
         let hub = server.database().await;
-        let mut spcd = warmed_up(&hub,
+        let mut spcd = warmed_up(
+            &hub,
             &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
         )
         .await;
@@ -258,7 +261,8 @@ pub async fn slow_sources() {
     let mut times = Vec::new();
     for silent in [0, SILENT] {
         let hub = server.database().await;
-        let mut spcd = warmed_up(&hub,
+        let mut spcd = warmed_up(
+            &hub,
             &connection("keep", "postgres", server.port(), &source),
         )
         .await;

@@ -10,8 +10,9 @@ CREATE TABLE spcd.applied_comment (
     PRIMARY KEY (connection_name, table_name, column_name)
 );
 
--- Every comment on a table that spcd made for a connection, and whether spcd wrote it: on that table
--- at least, for a column may have been given another name since.
+-- Every comment on a table that spcd made for a connection and may comment on (somebody may have given
+-- it another owner), and whether spcd wrote it: on that table at least, for a column may have been
+-- given another name since.
 CREATE VIEW spcd.table_comment AS
 SELECT a.connection_name, c.relname::text AS table_name, coalesce(k.attname::text, '') AS column_name,
        d.description,
@@ -22,6 +23,7 @@ FROM spcd.applied a
 JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
 CROSS JOIN LATERAL pg_catalog.unnest(a.tables) AS t (name)
 JOIN pg_catalog.pg_class c ON c.relname = t.name AND c.relnamespace = n.oid AND c.relkind = 'f'
+     AND pg_catalog.pg_has_role(c.relowner, 'USAGE')
 JOIN pg_catalog.pg_description d
      ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = c.oid
 LEFT JOIN pg_catalog.pg_attribute k
@@ -41,6 +43,7 @@ RETURNS TABLE (table_name text, column_name text, description text) LANGUAGE sql
           JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
           JOIN pg_catalog.pg_class c
                ON c.relname = w."table" AND c.relnamespace = n.oid AND c.relkind = 'f'
+              AND pg_catalog.pg_has_role(c.relowner, 'USAGE')
           LEFT JOIN pg_catalog.pg_attribute k
                ON k.attrelid = c.oid AND k.attname = w."column" AND k.attnum > 0 AND NOT k.attisdropped
           WHERE a.connection_name = p_connection AND w."table" = ANY (a.tables)

@@ -2,7 +2,7 @@
 
 mod people;
 
-use crate::support::hub::{columns, postgres, postgres_with, until};
+use crate::support::hub::{columns, postgres, postgres_with, serving, until};
 use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};
 
 async fn source(sql: &str) -> Database {
@@ -346,11 +346,7 @@ async fn aggregators_of_aggregators_empty_ones_and_strange_names() {
 async fn a_connection_becomes_an_aggregator_and_back() {
     let hub = shared().database().await;
     let source = source("CREATE TABLE t (id integer); INSERT INTO t VALUES (1)").await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.write("x.spc", &postgres("x", &source));
-    spcd.start();
-    until(&hub.url, &["a ready", "x ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a", "x"]).await;
     let kind = "SELECT relkind FROM pg_class WHERE oid = 'x.t'::regclass";
     for (text, wanted) in [
         (aggregator("x", &["a"]), "v"),

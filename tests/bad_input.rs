@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use crate::support::hub::{postgres, postgres_with, until, until_error};
+use crate::support::hub::{postgres, postgres_with, serving, until, until_error};
 use crate::support::{Database, Spcd, as_server_user, finish, query, shared, try_query, value};
 
 async fn source() -> Database {
@@ -91,11 +91,7 @@ async fn sources_that_cannot_be_used() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_source_keeps_what_was_imported() {
     let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.write("b.spc", &postgres("b", &source));
-    spcd.start();
-    until(&hub.url, &["a ready", "b ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a", "b"]).await;
     spcd.write(
         "a.spc",
         &postgres_with("a", &source, "  sslmode = \"require\"\n"),
@@ -276,11 +272,7 @@ async fn a_nul_costs_its_block() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_vanishes_and_a_file_that_cannot_be_read_delete_nothing() {
     let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.write("b.spc", &postgres("b", &source));
-    spcd.start();
-    until(&hub.url, &["a ready", "b ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a", "b"]).await;
     std::fs::write(
         spcd.config_dir().join("b.spc"),
         b"connection \"b\" { x = \"\xff\xfe\" }",

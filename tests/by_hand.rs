@@ -1,9 +1,7 @@
 //! What people do by hand to what spcd made: it is mended or told, and what is theirs stays.
 
-use crate::support::hub::{columns, postgres, until};
-use crate::support::{
-    Cluster, DEADLINE, Database, Spcd, eventually, query, shared, try_query, value,
-};
+use crate::support::hub::{columns, postgres, serving, until};
+use crate::support::{Cluster, Database, Spcd, query, shared, value};
 
 /// Everything of the connection `s` that counts: server, mapping, tables, columns, and who may read.
 const STATE: &str = "
@@ -55,10 +53,7 @@ async fn whatever_is_altered_by_hand_is_mended_and_what_people_made_stays() {
     let cluster = Cluster::start(&[]);
     let (hub, source) = (cluster.database().await, source().await);
     query(&hub.url, "CREATE ROLE spcd_users; CREATE ROLE somebody").await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("s.spc", &postgres("s", &source));
-    spcd.start();
-    until(&hub.url, &["s ready"]).await;
+    let mut spcd = serving(&hub, &source, &["s"]).await;
     query(
         &hub.url,
         "CREATE TABLE s.mine (x integer); INSERT INTO s.mine VALUES (5);
@@ -132,10 +127,7 @@ async fn what_is_moved_renamed_or_replaced_by_hand_is_made_again_beside_it() {
     let cluster = Cluster::start(&[]);
     let (hub, source) = (cluster.database().await, source().await);
     query(&hub.url, "CREATE ROLE spcd_users").await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("s.spc", &postgres("s", &source));
-    spcd.start();
-    until(&hub.url, &["s ready"]).await;
+    let mut spcd = serving(&hub, &source, &["s"]).await;
     assert_eq!(spcd.spcd(&["wait"]).code, 0);
     let state = query(&hub.url, STATE).await;
     // What is moved away is people's from then on: it is still there, and read.
@@ -169,8 +161,25 @@ async fn what_is_moved_renamed_or_replaced_by_hand_is_made_again_beside_it() {
         assert_eq!(query(&hub.url, STATE).await, state, "{sql}");
     }
 
-    // In the place of a table, of the server, of the schema: it stays, and the connection says so.
+    // The tables go on being read by the server that was given another name; that they are not the
+    // ones that were made is told.
     let warnings = "SELECT array_to_string(warnings, '|') FROM spcd.connection_state";
+    query(&hub.url, "ALTER SERVER s RENAME TO other").await;
+    assert_eq!(spcd.spcd(&["wait"]).code, 0);
+    assert_eq!(
+        value(&hub.url, warnings).await,
+        ["kept", "t", "u"]
+            .map(|table| format!(
+                "table {table:?} is left out: something else in the schema has its name"
+            ))
+            .join("|")
+    );
+    assert_eq!(value(&hub.url, "SELECT b FROM s.t").await, "one");
+    query(&hub.url, "DROP SERVER other CASCADE").await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    assert_eq!(query(&hub.url, STATE).await, state);
+
+    // In the place of a table, of the server, of the schema: it stays, and the connection says so.
     query(
         &hub.url,
         "DROP FOREIGN TABLE s.t; CREATE TABLE s.t (theirs integer); INSERT INTO s.t VALUES (9)",
@@ -218,10 +227,7 @@ async fn a_table_is_rebuilt_before_its_attribute_numbers_run_out() {
         "CREATE TABLE t (a integer); CREATE TABLE u (a integer); INSERT INTO t VALUES (1)",
     )
     .await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
     // As years of refreshes leave it: columns that came and went.
     query(
         &hub.url,
@@ -274,7 +280,7 @@ async fn a_table_is_rebuilt_before_its_attribute_numbers_run_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_too_big_for_the_lock_table_hurts_nobody_else() {
+async fn a_connection_that_is_too_big_for_the_lock_table_is_made_in_parts() {
     let cluster = Cluster::start(&["max_locks_per_transaction = 10", "max_connections = 20"]);
     let (hub, source) = (cluster.database().await, shared().database().await);
     let small = shared().database().await;
@@ -294,17 +300,19 @@ async fn a_connection_that_is_too_big_for_the_lock_table_hurts_nobody_else() {
     spcd.write("a.spc", &postgres("a", &small));
     spcd.write("big.spc", &postgres("big", &source));
     spcd.start();
-    let settled = "SELECT status || coalesce(' ' || error, '') FROM spcd.connection_state
-                   WHERE connection_name = 'big' AND status IN ('ready', 'error')";
-    let big = eventually("it comes to an end", DEADLINE, || async {
-        try_query(&hub.url, settled).await.ok()?.pop()?.pop()?
-    })
-    .await;
-    eprintln!("{big}");
-    spcd.write("b.spc", &postgres("b", &small));
-    assert_eq!(spcd.spcd(&["wait", "a", "b"]).code, 0);
+    until(&hub.url, &["a ready", "big ready"]).await;
+    let there = "SELECT count(*) FROM pg_class WHERE relnamespace = 'big'::regnamespace";
+    assert_eq!(value(&hub.url, there).await, "6000");
     assert_eq!(value(&hub.url, "SELECT id FROM a.t").await, "1");
-    assert_eq!(value(&hub.url, "SELECT id FROM b.t").await, "1");
-    assert_eq!(big, "");
+    // At no time was the table full for others.
+    let log = cluster.log();
+    assert!(!log.contains("out of shared memory"), "{log}");
+    assert_eq!(spcd.spcd(&["plan"]).stdout, "nothing to do\n");
+
+    // Dropped in parts, too.
+    spcd.remove("big.spc");
+    until(&hub.url, &["a ready"]).await;
+    let schema = "SELECT count(*) FROM pg_namespace WHERE nspname = 'big'";
+    assert_eq!(value(&hub.url, schema).await, "0");
     spcd.stop();
 }

@@ -46,6 +46,18 @@ fn code(error: &Error) -> &str {
     error.code().map_or("", |code| code.code())
 }
 
+#[track_caller]
+fn assert_disabled(error: &Error) {
+    let disabled = matches!(
+        error,
+        Error::Connection {
+            problem: Problem::Disabled,
+            ..
+        }
+    );
+    assert!(disabled, "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_waits_for_the_schema_that_it_names() {
     let hub = kept().await;
@@ -118,16 +130,7 @@ async fn what_will_not_come_is_the_callers_error_with_the_reason() {
     );
     assert_eq!(code(&error), "42P01");
     let error = client.query("SELECT * FROM off.t", &[]).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Connection {
-                problem: Problem::Disabled,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert_disabled(&error);
     for sql in [
         "SELECT * FROM nobody.t",
         "SELECT * FROM good.missing",
@@ -384,16 +387,7 @@ async fn a_wait_ends_when_all_that_was_named_is_ready_or_cannot_become_so() {
         "{error:?}"
     );
     let error = client.wait_ready(&["a", "off"], LONG).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Connection {
-                problem: Problem::Disabled,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert_disabled(&error);
     let long = "why ".repeat(500);
     publish(&hub.url, "", json!([to("c", &["pending"])])).await;
     let asked = tokio::spawn(async move { client.wait_ready(&["c"], LONG).await });

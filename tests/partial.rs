@@ -1,7 +1,7 @@
 //! One table that cannot be imported costs that table.
 
-use crate::support::hub::{columns, postgres, until};
-use crate::support::{Database, Spcd, query, shared, try_query, value};
+use crate::support::hub::{columns, serving, until};
+use crate::support::{Database, query, shared, try_query, value};
 
 async fn warnings(hub: &str) -> Vec<String> {
     let sql = "SELECT unnest(warnings) FROM spcd.connection_state ORDER BY 1";
@@ -25,10 +25,7 @@ async fn types_that_the_hub_does_not_know_cost_their_tables_and_come_with_the_ty
          CREATE TABLE small (x \"Sma\"\"ll\"); CREATE TABLE turned (id integer, how text)",
     )
     .await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
     assert_eq!(tables(&hub.url, "a").await, ["good", "turned"]);
     let warned = warnings(&hub.url).await;
     assert_eq!(warned.len(), 2, "{warned:?}");
@@ -102,10 +99,7 @@ async fn names_that_are_too_long_here_cost_their_tables() {
         ),
     )
     .await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
     assert_eq!(tables(&hub.url, "a").await, ["good"]);
     let warned = warnings(&hub.url).await;
     assert_eq!(warned.len(), 4, "{warned:?}");
@@ -132,10 +126,7 @@ async fn what_the_server_refuses_to_create_or_alter_costs_its_table() {
          CREATE TABLE part (id integer); CREATE TABLE other (id integer)",
     )
     .await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
     assert_eq!(tables(&hub.url, "a").await, ["good", "other", "part"]);
     let warned = warnings(&hub.url).await;
     assert!(

@@ -1,6 +1,8 @@
 //! The main job: a file is saved, and its tables are there.
 
-use crate::support::hub::{columns, postgres, postgres_with, statuses, until, until_commented};
+use crate::support::hub::{
+    columns, postgres, postgres_with, serving, statuses, until, until_commented,
+};
 use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};
 
 const SHOP: &str =
@@ -98,12 +100,7 @@ async fn options_credentials_and_schema_change_in_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_block_takes_its_schema_and_a_disabled_one_keeps_its_row() {
     let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.write("b.spc", &postgres("b", &source));
-    spcd.write("c.spc", &postgres("c", &source));
-    spcd.start();
-    until(&hub.url, &["a ready", "b ready", "c ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a", "b", "c"]).await;
     spcd.remove("a.spc");
     spcd.write(
         "b.spc",
@@ -122,10 +119,7 @@ async fn a_removed_block_takes_its_schema_and_a_disabled_one_keeps_its_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_file_that_vanishes_deletes_nothing() {
     let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
     spcd.remove("a.spc");
     assert_eq!(spcd.spcd(&["wait"]).code, 0);
     assert_eq!(
@@ -228,11 +222,7 @@ async fn a_view_survives_what_happens_to_its_table() {
 #[tokio::test(flavor = "multi_thread")]
 async fn drift_is_found_and_mended_at_the_next_look() {
     let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.write("b.spc", &postgres("b", &source));
-    spcd.start();
-    until(&hub.url, &["a ready", "b ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a", "b"]).await;
     let before = value(&hub.url, "SELECT max(id) FROM spcd.connection_event").await;
     query(
         &hub.url,
@@ -272,10 +262,7 @@ async fn drift_is_found_and_mended_at_the_next_look() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_differs_nothing_is_written() {
     let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
     assert_eq!(spcd.spcd(&["wait"]).code, 0);
     until_commented(&hub.url, "a").await;
     // All but the heartbeat and the request itself.
@@ -308,10 +295,7 @@ async fn nothing_differs_nothing_is_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_client_is_woken_with_what_it_waited_for() {
     let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
 
     let url = hub.url.clone();
     let waiter = tokio::spawn(async move {
@@ -399,10 +383,7 @@ async fn commands_answer_with_their_exit_codes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_writes_and_files_that_are_half_written_do_not_flash_errors() {
     let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
     let path = spcd.config_dir().join("a.spc");
     for n in 0..50 {
         let whole = postgres_with("a", &source, &format!("  fetch_size = {}\n", 1000 + n));

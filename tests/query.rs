@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::support::hub::{postgres, until};
+use crate::support::hub::{postgres, serving, until};
 use crate::support::kept::{kept, load, publish, to};
 use crate::support::{DEADLINE, Spcd, eventually, query, shared, value};
 
@@ -305,10 +305,7 @@ async fn the_shell_completes_remembers_and_shows() {
         "CREATE TABLE orders (id integer, \"Total\" numeric); INSERT INTO orders VALUES (7, 1.5); CREATE TABLE stock ()",
     )
     .await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("sales.spc", &postgres("sales", &source));
-    spcd.start();
-    until(&hub.url, &["sales ready"]).await;
+    let mut spcd = serving(&hub, &source, &["sales"]).await;
     query(
         &hub.url,
         "CREATE VIEW public.mine AS SELECT id FROM sales.orders",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::hub::{columns, guarded, postgres, until, until_error};
+use crate::support::hub::{columns, guarded, serving, until, until_error};
 use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, shared, value};
 
 /// How long what a signal brings about may take: less than it takes until the daemon looks at
@@ -76,10 +76,7 @@ async fn a_password_can_come_as_a_credential() {
 async fn sighup_makes_a_look() {
     let (hub, source) = (shared().database().await, shared().database().await);
     query(&source.url, "CREATE TABLE t (id integer, name text)").await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    until(&hub.url, &["a ready"]).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
     // More often than the daemon would come to it by itself. No event tells it of a DDL in the hub.
     for _ in 0..3 {
         query(&hub.url, "ALTER FOREIGN TABLE a.t DROP COLUMN name").await;

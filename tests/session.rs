@@ -7,7 +7,7 @@ mod source;
 
 use std::collections::BTreeMap;
 
-use crate::support::hub::{columns, postgres, until};
+use crate::support::hub::{columns, postgres, serving};
 use crate::support::{Spcd, connect, query, shared};
 use model::{Rows, Session, Shape, rows};
 use source::Random;
@@ -25,10 +25,7 @@ async fn what_people_built_outlives_a_hundred_changes_of_the_source() {
     let source_client = connect(&source.url).await.unwrap();
     let mut random = Random::new(seed);
     source::first_tables(&source_client, &mut random).await;
-    let mut spcd = Spcd::new(&hub.url);
-    spcd.write("sales.spc", &postgres("sales", &source));
-    spcd.start();
-    until(&hub.url, &["sales ready"]).await;
+    let mut spcd = serving(&hub, &source, &["sales"]).await;
 
     let hub_client = connect(&hub.url).await.unwrap();
     let mut session = Session::new(hub_client, source_client, &source, random).await;

@@ -56,9 +56,7 @@ pub async fn fixed() {
     let cloned = clone_by_function(&server, &source, all).await;
 
     let hub = server.database().await;
-    let mut spcd = Spcd::new(&hub.url);
-    warm_up(
-        &mut spcd,
+    let mut spcd = warmed_up(
         &hub,
         &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
     )
@@ -111,10 +109,12 @@ pub async fn fixed() {
 }
 
 /// Comes up with one connection, so that neither migrations nor the extension are measured.
-async fn warm_up(spcd: &mut Spcd, hub: &Database, keep: &str) {
+async fn warmed_up(hub: &Database, keep: &str) -> Spcd {
+    let mut spcd = Spcd::new(&hub.url);
     spcd.write("keep.spc", keep);
     spcd.start();
     until_ready(hub, "keep", 1).await;
+    spcd
 }
 
 fn drops(name: &str) -> String {
@@ -173,9 +173,7 @@ pub async fn dynamic() {
     let import_cpu = server_cpu(&server) - cpu;
 
     let hub = server.database().await;
-    let mut spcd = Spcd::new(&hub.url);
-    warm_up(
-        &mut spcd,
+    let mut spcd = warmed_up(
         &hub,
         &connection("keep", "postgres", server.port(), &source),
     )
@@ -216,9 +214,7 @@ pub async fn listeners() {
     let mut times = Vec::new();
     for listening in [0, LISTENERS] {
         let hub = server.database().await;
-        let mut spcd = Spcd::new(&hub.url);
-        warm_up(
-            &mut spcd,
+        let mut spcd = warmed_up(
             &hub,
             &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
         )
@@ -265,9 +261,7 @@ pub async fn slow_sources() {
     let mut times = Vec::new();
     for silent in [0, SILENT] {
         let hub = server.database().await;
-        let mut spcd = Spcd::new(&hub.url);
-        warm_up(
-            &mut spcd,
+        let mut spcd = warmed_up(
             &hub,
             &connection("keep", "postgres", server.port(), &source),
         )

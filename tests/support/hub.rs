@@ -1,7 +1,7 @@
 //! What most tests ask a hub, and the files they give the daemon.
 
 use super::postgres::{Cluster, Database, shared};
-use super::{DEADLINE, eventually, query, try_query};
+use super::{DEADLINE, Spcd, eventually, query, try_query};
 
 /// A `postgres` connection to a database of the shared cluster.
 pub fn postgres(name: &str, source: &Database) -> String {
@@ -30,6 +30,19 @@ plugin "app" {
   ask         = { keep_connections = "off" }
 }
 "#;
+
+/// A daemon whose connections of these names, in byte order, over one source are all ready.
+pub async fn serving(hub: &Database, source: &Database, names: &[&str]) -> Spcd {
+    let mut spcd = Spcd::new(&hub.url);
+    for name in names {
+        spcd.write(&format!("{name}.spc"), &postgres(name, source));
+    }
+    spcd.start();
+    let ready: Vec<String> = names.iter().map(|name| format!("{name} ready")).collect();
+    let ready: Vec<&str> = ready.iter().map(String::as_str).collect();
+    until(&hub.url, &ready).await;
+    spcd
+}
 
 /// The status of every connection, by name; empty where spcd was never run.
 pub async fn statuses(hub: &str) -> Vec<(String, String)> {

@@ -13,7 +13,8 @@
 //!    connection, which asks its source (an import that is rolled back), has [`plan::settle`]
 //!    turn the answer into statements, and hands them to the writer.
 //! 5. **publish**: the writer commits the statements of many connections together with their
-//!    states, events and notifications. A connection is `ready` in the same commit as its tables.
+//!    states, events and notifications. A connection is `ready` in the same commit as its tables;
+//!    the comments of its source come after that, when nobody waits for anything else.
 //!
 //! A wake (file event, timer, request, reconnect) carries nothing and is never branched on. It
 //! says "look again".
@@ -66,7 +67,7 @@
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
 //! | `spcd` | `cli/` | one file a command |
 //! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), files of csv connections that changed (`files.rs`), requests |
-//! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`), apply, what people hung on it (`dependents.rs`), what Steampipe's clients look for |
+//! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`, `comments.rs`), apply, what people hung on it (`dependents.rs`), what Steampipe's clients look for |
 //! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
 //! | `spcd-client` | | for programs that query |
 //!

@@ -49,7 +49,7 @@ pub struct Observed {
 
 impl Observed {
     /// Notes that what spcd made for these was altered or dropped since.
-    pub fn mark(&mut self, drifted: &BTreeSet<String>) {
+    pub fn mark<'a>(&mut self, drifted: impl IntoIterator<Item = &'a String>) {
         for name in drifted {
             let known = self.connections.get_mut(name);
             if let Some(applied) = known.and_then(|known| known.applied.as_mut()) {

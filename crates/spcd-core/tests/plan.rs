@@ -315,7 +315,9 @@ impl World {
                     continue;
                 }
             };
-            unit.pieces.iter().for_each(|piece| out.push_str(piece));
+            unit.pieces
+                .iter()
+                .for_each(|piece| out.push_str(&piece.sql));
             out.push_str(&unit.sql);
             if let Some(mapping) = &unit.mapping {
                 let options: Vec<_> = mapping.keys().map(String::as_str).collect();

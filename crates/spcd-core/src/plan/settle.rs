@@ -29,13 +29,24 @@ pub struct Unit {
     pub tables: usize,
     /// How many locks they take, about.
     pub locks: usize,
-    /// What can be committed before all else, piece by piece, where one transaction would take more
-    /// locks than the server has: tables that go.
-    pub pieces: Vec<String>,
+    /// What comes before the statements, and can be committed piece by piece where one transaction
+    /// would take more locks than the server has: tables that go, and tables that come.
+    pub pieces: Vec<Piece>,
     /// The row's change, in the same transaction.
     pub row: RowChange,
     /// What to record of it.
     pub record: Bookkeeping,
+}
+
+/// Some of many tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// The statements.
+    pub sql: String,
+    /// What records what is there then, for whoever is stopped half-way and goes on from there.
+    pub record: String,
+    /// How many locks they take, about.
+    pub locks: usize,
 }
 
 /// What a unit changes in spcd's own memory of what it made.
@@ -77,8 +88,8 @@ pub struct Record {
 /// some.
 const LOCKS_OF_A_DROP: usize = 3;
 const LOCKS_BESIDE_TABLES: usize = 6;
-/// How many tables are dropped in one transaction where they are too many for one.
-const DROPS_AT_ONCE: usize = 300;
+/// How many tables are made or dropped by one piece: what the smallest lock table has room for.
+const TABLES_IN_A_PIECE: usize = 30;
 /// What a source has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Offer {
@@ -147,10 +158,18 @@ pub fn settle_new(
     let mut sql = sql::create_schema(name);
     let options = target.server_options();
     sql.push_str(&sql::create_server(name, &target.wrapper, &options));
-    for table in wanted {
-        sql::create_table(name, name, table, &mut sql);
-    }
     let names = wanted.iter().map(|table| table.name.as_str());
+    let record = Record {
+        target_hash: import.target_hash.clone(),
+        tables: names.clone().map(str::to_owned).collect(),
+        members: None,
+        warnings: Vec::new(),
+        version: import.version.clone().filter(|_| !target.dynamic),
+        columns: None,
+        hidden_schema: None,
+    };
+    let new: Vec<&Table> = wanted.iter().collect();
+    let pieces = create_in_pieces(name, name, &new, &[], &record, &mut sql);
     if import.readers {
         grant(name, true, names.clone().collect(), &mut sql);
     }
@@ -177,16 +196,68 @@ pub fn settle_new(
             ..RowChange::default()
         },
         record: Bookkeeping::Made(Record {
-            target_hash: import.target_hash.clone(),
-            tables: names.map(str::to_owned).collect(),
-            members: None,
-            warnings: Vec::new(),
-            version: import.version.clone().filter(|_| !target.dynamic),
             columns: (columns > 0).then_some(columns),
-            hidden_schema: None,
+            ..record
         }),
-        ..Unit::default()
+        pieces,
     }
+}
+
+/// The statements that make tables. Where they are many all but the last of them become pieces, the
+/// first of which begins with what `sql` holds. `there` are tables that are there already.
+fn create_in_pieces(
+    name: &str,
+    schema: &str,
+    new: &[&Table],
+    there: &[Table],
+    record: &Record,
+    sql: &mut String,
+) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut tables: Vec<String> = there.iter().map(|table| table.name.clone()).collect();
+    let mut rest = new;
+    while let Some((piece, more)) = rest.split_at_checked(TABLES_IN_A_PIECE)
+        && !more.is_empty()
+    {
+        for table in piece {
+            sql::create_table(schema, name, table, sql);
+            tables.push(table.name.clone());
+        }
+        let so_far = Record {
+            // Of no target: there is more to come.
+            target_hash: String::new(),
+            tables: tables.clone(),
+            // What it looks like is reckoned, wrongly: it is looked at again all the same.
+            columns: Some(0),
+            ..record.clone()
+        };
+        pieces.push(Piece {
+            sql: std::mem::take(sql),
+            record: record_statement(&[(name, &so_far)]),
+            locks: LOCKS_BESIDE_TABLES + piece.len(),
+        });
+        rest = more;
+    }
+    for table in rest {
+        sql::create_table(schema, name, table, sql);
+    }
+    pieces
+}
+
+/// The statement that records what was made for connections.
+pub fn record_statement(made: &[(&str, &Record)]) -> String {
+    #[derive(Serialize)]
+    struct Made<'a> {
+        name: &'a str,
+        #[serde(flatten)]
+        record: &'a Record,
+    }
+    let made: Vec<_> = (made.iter())
+        .map(|(name, record)| Made { name, record })
+        .collect();
+    // Texts, numbers and lists of texts: this cannot fail.
+    let json = serde_json::to_string(&made).unwrap_or_default();
+    format!("SELECT spcd.record({}::jsonb);\n", sql::literal(&json))
 }
 
 fn mode(dynamic: bool) -> &'static str {
@@ -271,11 +342,29 @@ pub fn settle(
     }
     let server = server_statements(name, import, detail, has_server);
     sql.push_str(&server);
-    for change in changes
-        .iter()
-        .filter(|change| !matches!(change, TableChange::Drop(_)))
-    {
-        sql::change_table(&schema, name, change, &mut sql);
+    let tables: Vec<String> = after.iter().map(|table| table.name.clone()).collect();
+    let version = import.version.clone().filter(|_| !target.dynamic);
+    let record = Record {
+        target_hash: import.target_hash.clone(),
+        tables: tables.clone(),
+        members: None,
+        warnings: warnings.clone(),
+        version: version.clone(),
+        columns: None,
+        hidden_schema: import.hidden.then(|| schema.clone()),
+    };
+    let new = changes.iter().map(|change| match change {
+        TableChange::Create(table) => Some(table),
+        _ => None,
+    });
+    let mut pieces = Vec::new();
+    match new.collect::<Option<Vec<&Table>>>() {
+        Some(new) => {
+            pieces = create_in_pieces(name, &schema, &new, &detail.tables, &record, &mut sql);
+        }
+        None => (changes.iter())
+            .filter(|change| !matches!(change, TableChange::Drop(_)))
+            .for_each(|change| sql::change_table(&schema, name, change, &mut sql)),
     }
     if import.readers && !import.hidden {
         let fresh = changes.iter().filter_map(|change| match change {
@@ -291,12 +380,11 @@ pub fn settle(
         grant(name, look, tables, &mut sql);
     }
 
-    let version = import.version.clone().filter(|_| !target.dynamic);
     let mapping_is_there = has_server
         && import.same_wrapper(detail)
         && detail.mapping.as_ref() == Some(&target.mapping);
     let shown = merged(warnings.iter().chain(&import.warnings));
-    let same = sql.is_empty() && mapping_is_there;
+    let same = sql.is_empty() && pieces.is_empty() && mapping_is_there;
     let known = made.and_then(|applied| applied.version.as_ref()) == version.as_ref();
     if same
         && known
@@ -312,7 +400,6 @@ pub fn settle(
         (Status::Ready | Status::Error, false) => vec![Status::Updating, Status::Ready],
         (status, _) => Status::route(Some(status), Status::Ready),
     };
-    let tables: Vec<String> = after.iter().map(|table| table.name.clone()).collect();
     Ok(Some(Unit {
         name: name.into(),
         sql,
@@ -320,7 +407,7 @@ pub fn settle(
         mapping_is_new: false,
         tables: changes.len(),
         locks: locks(&changes),
-        pieces: Vec::new(),
+        pieces,
         row: RowChange {
             name: name.into(),
             route,
@@ -332,15 +419,7 @@ pub fn settle(
             }),
             ..RowChange::default()
         },
-        record: Bookkeeping::Made(Record {
-            target_hash: import.target_hash.clone(),
-            tables,
-            members: None,
-            warnings,
-            version,
-            columns: None,
-            hidden_schema: import.hidden.then_some(schema),
-        }),
+        record: Bookkeeping::Made(record),
     }))
 }
 
@@ -422,10 +501,14 @@ pub fn drop_unit(
         match union::is_of_aggregator(&applied.target_hash) {
             true => sql.push_str(&sql::drop_views(name, dependents)),
             false => {
-                while let Some((piece, more)) = rest.split_at_checked(DROPS_AT_ONCE) {
+                while let Some((piece, more)) = rest.split_at_checked(TABLES_IN_A_PIECE) {
                     let mut sql = String::new();
                     drop(piece, &mut sql);
-                    pieces.push(sql);
+                    pieces.push(Piece {
+                        sql,
+                        record: String::new(),
+                        locks: piece.len() * LOCKS_OF_A_DROP,
+                    });
                     rest = more;
                 }
                 drop(rest, &mut sql);

@@ -146,7 +146,9 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
                 unit.ok().flatten().unwrap_or_default()
             }
         };
-        unit.pieces.iter().for_each(|piece| out.push_str(piece));
+        unit.pieces
+            .iter()
+            .for_each(|piece| out.push_str(&piece.sql));
         out.push_str(&unit.sql);
         if let Some(mapping) = &unit.mapping {
             let options: Vec<_> = mapping.keys().map(String::as_str).collect();

@@ -3,7 +3,7 @@
 //! The sums of row versions take ten times as long to read as all else of a look, so no saved file
 //! waits for them: the answer is one more wake.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ pub struct Drift {
 /// What was altered since spcd wrote it.
 #[derive(Debug, Default)]
 pub struct Altered {
-    /// The connections.
-    pub names: BTreeSet<String>,
+    /// The connections, and what they looked like then.
+    pub names: BTreeMap<String, String>,
     /// The pass that asked. What it had seen was there when the question was asked.
     pub pass: u64,
     took: Duration,

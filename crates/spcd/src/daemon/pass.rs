@@ -70,15 +70,17 @@ impl Reign<'_> {
             altered => altered,
         };
         if let Some(altered) = &altered {
-            observed.mark(&altered.names);
+            observed.mark(altered.names.keys());
             let client = &self.lead.control.client;
             observe::complete(client, &desired, &mut observed).await?;
         }
         let carried = self
-            .carry_out(&desired, &mut observed, &diagnostics, altered.is_some())
+            .carry_out(&desired, &mut observed, &diagnostics, altered.as_ref())
             .await?;
         self.memory.urgent.clear();
-        self.comment(&desired, &observed);
+        if self.passes == 1 {
+            self.comment(&desired, &observed);
+        }
         self.watch_sources(&desired, &reconnected);
         self.noticed = None;
         telemetry::observe(Observation::Passed {
@@ -161,7 +163,7 @@ impl Reign<'_> {
     /// Whether another pass is needed now that it is known what was altered. If not, that is what
     /// those who asked for a look waited for.
     pub(super) async fn follow(&mut self, altered: &Altered) -> Result<bool, HubError> {
-        if self.held || altered.names.iter().any(|name| !self.jobs.is_running(name)) {
+        if self.held || altered.names.keys().any(|name| !self.jobs.is_running(name)) {
             return Ok(true);
         }
         self.passed(altered).await?;
@@ -175,15 +177,16 @@ impl Reign<'_> {
         self.answer_requests().await
     }
 
-    /// Plans, publishes, and begins the work. Without knowing what was altered (`sure`) nothing
+    /// Plans, publishes, and begins the work. Without knowing what was `altered` nothing
     /// that is said becomes `ready`, and nothing under way is stopped because it seems needless.
     async fn carry_out(
         &mut self,
         desired: &Desired,
         observed: &mut Observed,
         diagnostics: &Value,
-        sure: bool,
+        altered: Option<&Altered>,
     ) -> Result<Carried, HubError> {
+        let sure = altered.is_some();
         observed.slow = self.jobs.brisk_and_slow().1.cloned().collect();
         let mut plan = plan::plan(desired, observed);
         if !plan.extensions.is_empty() {
@@ -225,11 +228,12 @@ impl Reign<'_> {
             admit,
             extensions: _,
             mut rows,
-            touched,
+            mut touched,
             work,
             search_path,
             waiting,
         } = plan;
+        touched.retain(|name| !self.jobs.is_running(name));
         if !waiting.is_empty() {
             self.memory.wake_after(jobs::PATIENCE);
         }
@@ -266,6 +270,13 @@ impl Reign<'_> {
         }
         if writes {
             let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+            // As they were before they were looked at: what was altered since then is still to be found.
+            let looks = altered.map(|altered| &altered.names);
+            let look = |name: &String| looks.and_then(|looks| looks.get(name)).map(String::as_str);
+            let touched: Vec<_> = touched
+                .iter()
+                .map(|name| (name.as_str(), look(name)))
+                .collect();
             apply::publish(client, epoch, generation, &rows, &touched, news).await?;
             self.memory.diagnostics = Some(diagnostics.clone());
         }
@@ -289,11 +300,11 @@ impl Reign<'_> {
         Ok(carried)
     }
 
-    /// Has the comments looked for of connections that are ready without: a daemon before this one
+    /// Has the comments looked for of connections that are there without: a daemon before this one
     /// did not come to it.
     fn comment(&mut self, desired: &Desired, observed: &Observed) {
         for (name, known) in &observed.connections {
-            let without = known.status == Status::Ready && !known.comments_set;
+            let without = known.applied.is_some() && !known.comments_set;
             let wanted = desired.connections.get(name).filter(|_| without);
             if let Some(Ok(target)) = wanted.map(|wanted| wanted.target.as_ref()) {
                 self.jobs.comment(name, target, 0);

@@ -23,8 +23,10 @@ use crate::tunnel::Tunnels;
 /// How many sources that answer quickly are asked at a time: each keeps a core of the server busy,
 /// so more would only be slower.
 const BRISK: usize = 4;
-/// How many are asked at a time for what nobody waits for.
-const UNHURRIED: usize = 2;
+/// How many are asked at a time for what nobody waits for, and how long each may take: no more of the
+/// server's sessions are worth it.
+const UNHURRIED: usize = 1;
+const UNHURRIED_DEADLINE: Duration = Duration::from_secs(10);
 /// A source that takes so many times as long as others do is no longer waited for by them.
 const SLOW: u32 = 5;
 /// However fast and however slow the others are.
@@ -200,9 +202,11 @@ impl Sources {
         drop(self.brisk.enter(place, 1).await);
         let (limited, _) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
-        let session = self.open(deadline(target)).await?;
-        let asked = timeout(deadline(target), comments::ask(session.client(), target)).await;
-        let answer = asked.unwrap_or_else(|_| Err(too_late(target)));
+        // It holds up all others that are not waited for.
+        let deadline = deadline(target).min(UNHURRIED_DEADLINE);
+        let session = self.open(deadline).await?;
+        let asked = timeout(deadline, comments::ask(session.client(), target)).await;
+        let answer = asked.unwrap_or_else(|_| Err(too_late(deadline)));
         session.give_back_after(&answer);
         answer
     }
@@ -345,7 +349,7 @@ impl Sources {
             Ok((tables, held))
         };
         let answer = timeout(deadline(target), asked).await;
-        let answer = answer.unwrap_or_else(|_| Err(too_late(target)));
+        let answer = answer.unwrap_or_else(|_| Err(too_late(deadline(target))));
         session.give_back_after(&answer);
         answer
     }
@@ -516,12 +520,9 @@ fn deadline(target: &Target) -> Duration {
     target.import.timeout.map_or(DEADLINE, Duration::from_secs)
 }
 
-fn too_late(target: &Target) -> HubError {
+fn too_late(deadline: Duration) -> HubError {
     HubError::Refused {
-        text: format!(
-            "the source did not answer within {} s",
-            deadline(target).as_secs()
-        ),
+        text: format!("the source did not answer within {} s", deadline.as_secs()),
         code: SqlState::QUERY_CANCELED,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use spcd_core::plan::{Bookkeeping, RowChange, Unit};
+use spcd_core::plan::{self, Bookkeeping, RowChange, Unit};
 use spcd_core::secret::Secret;
 use spcd_core::sql;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -169,13 +169,15 @@ async fn write_batch(client: &Client, epoch: i64, mut batch: Vec<Submitted>, loc
     if let [one] = batch.as_mut_slice()
         && one.unit.locks > locks
     {
-        match write_pieces(client, epoch, &mut one.unit).await {
+        match write_pieces(client, epoch, &mut one.unit, locks).await {
             Ok(()) => {}
             Err(error @ HubError::Refused { .. }) => {
                 let error = with_blockers(client, &one.unit.name, error).await;
                 return tell(batch, error);
             }
-            Err(error) => return tracing::warn!("a drop was cut off: {error}"),
+            Err(error) => {
+                return tracing::warn!("a part of what was to be written was cut off: {error}");
+            }
         }
     }
     let units: Vec<_> = batch.iter().map(|one| &one.unit).collect();
@@ -228,8 +230,13 @@ async fn write_one(client: &Client, epoch: i64, one: &Submitted) -> Result<(), H
     }
 }
 
-/// Commits what may go before the rest, unless something hangs on it: then all or nothing.
-async fn write_pieces(client: &Client, epoch: i64, unit: &mut Unit) -> Result<(), HubError> {
+/// Commits what may go before the rest. Tables on which something hangs go all at once, or not.
+async fn write_pieces(
+    client: &Client,
+    epoch: i64,
+    unit: &mut Unit,
+    locks: usize,
+) -> Result<(), HubError> {
     let sql = "SELECT EXISTS (
                    SELECT 1
                    FROM spcd.applied a
@@ -241,14 +248,28 @@ async fn write_pieces(client: &Client, epoch: i64, unit: &mut Unit) -> Result<()
                         ON d.refclassid = s.classid AND d.refobjid = s.objid AND d.deptype = 'n'
                        AND d.classid <> 'pg_catalog.pg_attrdef'::regclass
                    WHERE a.connection_name = $1)";
-    let is_needed: bool = client.query_one(sql, &[&unit.name]).await?.try_get(0)?;
-    if is_needed {
-        return Ok(());
+    if matches!(unit.record, Bookkeeping::Forget) {
+        let is_needed: bool = client.query_one(sql, &[&unit.name]).await?.try_get(0)?;
+        if is_needed {
+            return Ok(());
+        }
     }
-    for piece in std::mem::take(&mut unit.pieces) {
+    let mut pieces = std::mem::take(&mut unit.pieces).into_iter().peekable();
+    while let Some(mut piece) = pieces.next() {
+        // As many at once as there is room for.
+        while let Some(next) = pieces.next_if(|next| piece.locks + next.locks <= locks) {
+            piece.sql.push_str(&next.sql);
+            piece.record = next.record;
+            piece.locks += next.locks;
+        }
         begin(client, epoch).await?;
-        let result = client.batch_execute(&piece).await.map_err(HubError::from);
+        let text = piece.sql + &piece.record;
+        let result = client.batch_execute(&text).await.map_err(HubError::from);
         end(client, result).await?;
+    }
+    if let Bookkeeping::Made(record) = &mut unit.record {
+        // The rows of what was made in several transactions are of several versions.
+        record.columns = None;
     }
     Ok(())
 }
@@ -318,13 +339,14 @@ async fn write(
     Ok(())
 }
 
-/// Writes row changes, what connections look like now, and the diagnostics, in one transaction.
+/// Writes row changes, what connections look like (as it is given, or as it is now), and the
+/// diagnostics, in one transaction.
 pub async fn publish(
     client: &Client,
     epoch: i64,
     generation: i64,
     rows: &[RowChange],
-    touched: &[String],
+    touched: &[(&str, Option<&str>)],
     diagnostics: Option<&Value>,
 ) -> Result<(), HubError> {
     begin(client, epoch).await?;
@@ -338,8 +360,21 @@ pub async fn publish(
             sql::literal(&diagnostics.to_string())
         );
     }
-    if !touched.is_empty() {
-        let names = sql::text_array(touched.iter().map(String::as_str));
+    let looks: BTreeMap<&str, &str> = (touched.iter())
+        .filter_map(|(name, look)| Some((*name, (*look)?)))
+        .collect();
+    if !looks.is_empty() {
+        let _ = writeln!(
+            text,
+            "UPDATE spcd.applied a SET fingerprint = l.value
+             FROM pg_catalog.jsonb_each_text({}::jsonb) l WHERE a.connection_name = l.key;",
+            sql::literal(&json!(looks).to_string())
+        );
+    }
+    let unknown = touched.iter().filter(|(_, look)| look.is_none());
+    let unknown: Vec<&str> = unknown.map(|(name, _)| *name).collect();
+    if !unknown.is_empty() {
+        let names = sql::text_array(unknown);
         let _ = writeln!(text, "SELECT spcd.touch({names});");
     }
     publish_statement(generation, rows.iter(), &mut text);
@@ -375,7 +410,7 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
     let mut new_mappings = Vec::new();
     for unit in units {
         for piece in &unit.pieces {
-            text.push_str(piece);
+            text.push_str(&piece.sql);
         }
         text.push_str(&unit.sql);
         match unit.mapping {
@@ -387,24 +422,14 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
             Bookkeeping::Keep => {}
             Bookkeeping::Touch => touched.push(unit.name.as_str()),
             Bookkeeping::Forget => gone.push(unit.name.as_str()),
-            Bookkeeping::Made(record) => made.push(json!({
-                "name": unit.name,
-                "target_hash": record.target_hash,
-                "tables": record.tables,
-                "members": record.members,
-                "warnings": record.warnings,
-                "version": record.version,
-                "columns": record.columns,
-                "hidden_schema": record.hidden_schema,
-            })),
+            Bookkeeping::Made(record) => made.push((unit.name.as_str(), record)),
         }
     }
     if !new_mappings.is_empty() {
         text.push_str(&sql::create_user_mappings(new_mappings));
     }
     if !made.is_empty() {
-        let made = sql::literal(&Value::Array(made).to_string());
-        let _ = writeln!(text, "SELECT spcd.record({made}::jsonb);");
+        text.push_str(&plan::record_statement(&made));
     }
     if !touched.is_empty() {
         let _ = writeln!(text, "SELECT spcd.touch({});", sql::text_array(touched));

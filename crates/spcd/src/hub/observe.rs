@@ -20,7 +20,7 @@ pub async fn observe(client: &Client, desired: &Desired) -> Result<Observed, Hub
         true => {
             let (first, drifted) = tokio::join!(first(client), drifted(client));
             let mut observed = first?;
-            observed.mark(&drifted?);
+            observed.mark(drifted?.keys());
             observed
         }
         false => Observed {
@@ -84,15 +84,18 @@ pub async fn first(client: &Client) -> Result<Observed, HubError> {
     })
 }
 
-/// The connections of which something was altered or dropped since spcd wrote it: the part of a
-/// look that takes long. Everything that is sent is sent when this is polled first.
-pub async fn drifted(client: &Client) -> Result<BTreeSet<String>, HubError> {
+/// The connections of which something was altered or dropped since spcd wrote it, with what they
+/// look like: the part of a look that takes long. Everything that is sent is sent when this is polled first.
+pub async fn drifted(client: &Client) -> Result<BTreeMap<String, String>, HubError> {
     let sql =
-        "SELECT connection_name FROM spcd.applied a JOIN spcd.fingerprint f USING (connection_name)
+        "SELECT connection_name, f.fingerprint FROM spcd.applied a JOIN spcd.fingerprint f USING (connection_name)
                WHERE a.fingerprint IS DISTINCT FROM f.fingerprint";
     let answer = client.simple_query(sql).await?;
     let name = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        SimpleQueryMessage::Row(row) => {
+            let look = row.get(1).unwrap_or_default();
+            Some((row.get(0)?.to_owned(), look.to_owned()))
+        }
         _ => None,
     };
     Ok(answer.iter().filter_map(name).collect())

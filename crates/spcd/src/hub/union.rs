@@ -6,7 +6,7 @@ use spcd_core::observed::{Detail, Views};
 use spcd_core::shape::{
     self, ColumnChange, Dependent, Dependents, Harm, Obstacles, Table, TableChange, Traits,
 };
-use spcd_core::union::{self, Found, HIDDEN_SCHEMA, Made, ViewColumn};
+use spcd_core::union::{self, Found, Made, ViewColumn};
 use tokio_postgres::Client;
 
 use super::{HubError, dependents, observe};
@@ -200,6 +200,16 @@ pub struct Follower {
     tables: BTreeSet<String>,
 }
 
+/// From tables `t` to the views `v` that spcd made upon them.
+const VIEWS_UPON: &str = "
+    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+         AND d.refobjid = t.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+    JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+    JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+    JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
+    JOIN spcd.aggregator_view v ON v.name = c.relname
+         AND m.nspname = CASE WHEN v.hidden THEN 'spcd_union' ELSE v.connection_name END";
+
 /// The aggregators whose views read these tables of a connection.
 pub async fn followers(
     client: &Client,
@@ -209,27 +219,23 @@ pub async fn followers(
     if tables.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = "
+    let sql = format!(
+        "
         WITH found AS (
             SELECT DISTINCT v.connection_name, v.table_name
             FROM pg_catalog.pg_class t
             JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
             JOIN spcd.applied a ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
-            JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
-                 AND d.refobjid = t.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-            JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
-            JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
-            JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
-            JOIN spcd.aggregator_view v ON v.name = c.relname
-                 AND m.nspname = CASE WHEN v.hidden THEN 'spcd_union' ELSE v.connection_name END
+            {VIEWS_UPON}
             WHERE a.connection_name = $1 AND t.relname = ANY ($2::text[])
         )
         SELECT a.connection_name, a.members, f.table_name
         FROM found f JOIN spcd.applied a USING (connection_name)
         WHERE a.members IS NOT NULL
-        ORDER BY 1, 3";
+        ORDER BY 1, 3"
+    );
     let mut followers: Vec<Follower> = Vec::new();
-    for row in client.query(sql, &[&connection, &tables]).await? {
+    for row in client.query(&sql, &[&connection, &tables]).await? {
         let name: String = row.try_get(0)?;
         if followers
             .last()
@@ -393,13 +399,7 @@ pub async fn readers(client: &Client, connection: &str) -> Result<Vec<(String, b
              JOIN pg_catalog.pg_namespace n
                   ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
              JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = ANY (a.tables)
-             JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
-                  AND d.refobjid = t.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-             JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
-             JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
-             JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
-             JOIN spcd.aggregator_view v ON v.name = c.relname
-                  AND m.nspname = CASE WHEN v.hidden THEN '{HIDDEN_SCHEMA}' ELSE v.connection_name END
+             {VIEWS_UPON}
              LEFT JOIN spcd.connection_state s ON s.connection_name = v.connection_name
              WHERE a.connection_name = $1 AND a.members IS NULL
              ORDER BY 1"

@@ -251,9 +251,10 @@ SET enable_seqscan = on SET enable_hashjoin = on SET enable_mergejoin = on AS $$
 $$;
 
 -- Records what was made for connections: an array of {name, target_hash, tables, members, warnings,
--- version, columns, hidden_schema}. Where all of it was made in this transaction, "columns" is how many columns the
--- tables have, and the fingerprint is reckoned: each row bears the same version. A mistake in that
--- would cost a closer look, and no more.
+-- version, columns, look_again, hidden_schema}. Where all of it was made in this transaction,
+-- "columns" is how many columns the tables have, and the fingerprint is reckoned: each row bears the
+-- same version. A mistake in that would cost a closer look, and no more. With "look_again" there is
+-- none, so that the next look is a closer one.
 CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO spcd.applied
@@ -284,7 +285,7 @@ BEGIN
         fingerprint = excluded.fingerprint;
     PERFORM spcd.touch(pg_catalog.array_agg(r->>'name'))
     FROM pg_catalog.jsonb_array_elements(p_made) r
-    WHERE r->>'columns' IS NULL
+    WHERE r->>'columns' IS NULL AND (r->>'look_again')::boolean IS NOT TRUE
     HAVING count(*) > 0;
 END $$;
 

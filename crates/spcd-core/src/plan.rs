@@ -211,6 +211,9 @@ pub struct Import {
     pub hidden: bool,
 }
 
+/// What stands for the hash of a target where nothing but a grant was tried.
+pub const GRANT: &str = "grant";
+
 /// Why a source is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {

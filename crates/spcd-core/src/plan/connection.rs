@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use spcd_protocol::Status;
 
-use super::{Import, Plan, RowChange, Task, Why, Work, WrittenJson};
+use super::{GRANT, Import, Plan, RowChange, Task, Why, Work, WrittenJson};
 use crate::config::{Connection, Desired, Doubt, Kind, Target};
 use crate::observed::{Applied, Attempt, Detail, Extension, Known, Observed, Presence, Written};
 use crate::shape;
@@ -68,10 +68,17 @@ pub(super) fn wanted_connection(
                 asks(wanted, target, applied, observed)
             }
             Left::Unreadable(tables) => {
+                // Who waits until all is ready waits for this, too.
+                let failed = attempt.filter(|attempt| attempt.target_hash == GRANT);
+                let (status, error) = at_work(Why::Drift, failed, known);
+                set(plan, wanted, known, status, error);
+                if failed.is_some_and(|attempt| !attempt.due) {
+                    return;
+                }
                 plan.work.push(Work {
                     name: wanted.name.clone(),
-                    status: known.map_or(Status::Pending, |known| known.status),
-                    error: known.and_then(|known| known.error.clone()),
+                    status,
+                    error: error.map(str::to_owned),
                     task: Task::Grant { tables },
                 });
                 return;

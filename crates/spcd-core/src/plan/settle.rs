@@ -55,8 +55,6 @@ pub enum Bookkeeping {
     /// Nothing.
     #[default]
     Keep,
-    /// What was made still is, but looks another way.
-    Touch,
     /// This was made.
     Made(Record),
     /// Nothing is there any more.
@@ -80,6 +78,9 @@ pub struct Record {
     /// How many columns the tables have, where all of it is made in this transaction, so that what
     /// it looks like then need not be looked up.
     pub columns: Option<usize>,
+    /// Somebody alters it by hand: between the look on which this rests and now they may have done
+    /// more, so that what it looks like now is left for the next look to judge.
+    pub look_again: bool,
     /// Where its tables are, if not in the schema of its name.
     pub hidden_schema: Option<String>,
 }
@@ -166,6 +167,7 @@ pub fn settle_new(
         warnings: Vec::new(),
         version: import.version.clone().filter(|_| !target.dynamic),
         columns: None,
+        look_again: false,
         hidden_schema: None,
     };
     let new: Vec<&Table> = wanted.iter().collect();
@@ -351,6 +353,7 @@ pub fn settle(
         warnings: warnings.clone(),
         version: version.clone(),
         columns: None,
+        look_again: import.why == Why::Drift,
         hidden_schema: import.hidden.then(|| schema.clone()),
     };
     let new = changes.iter().map(|change| match change {
@@ -471,7 +474,8 @@ pub fn grant_unit(name: &str, status: Status, tables: &[String]) -> Unit {
             },
             ..RowChange::default()
         },
-        record: Bookkeeping::Touch,
+        // Whoever took it away may do more: what it looks like is left for the next look to judge.
+        record: Bookkeeping::Keep,
         ..Unit::default()
     }
 }

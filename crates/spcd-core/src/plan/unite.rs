@@ -184,6 +184,7 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
             tables: names.clone(),
             members: Some(unite.members.clone()),
             warnings: warnings.clone(),
+            look_again: unite.why == Why::Drift,
             hidden_schema: None,
             version: None,
             columns: None,

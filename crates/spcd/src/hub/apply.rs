@@ -406,7 +406,7 @@ pub(super) async fn end(client: &Client, result: Result<(), HubError>) -> Result
 
 fn statements(generation: i64, units: &[&Unit]) -> String {
     let mut text = String::new();
-    let (mut made, mut touched, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut made, mut gone) = (Vec::new(), Vec::new());
     let mut new_mappings = Vec::new();
     for unit in units {
         for piece in &unit.pieces {
@@ -420,7 +420,6 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
         }
         match &unit.record {
             Bookkeeping::Keep => {}
-            Bookkeeping::Touch => touched.push(unit.name.as_str()),
             Bookkeeping::Forget => gone.push(unit.name.as_str()),
             Bookkeeping::Made(record) => made.push((unit.name.as_str(), record)),
         }
@@ -430,9 +429,6 @@ fn statements(generation: i64, units: &[&Unit]) -> String {
     }
     if !made.is_empty() {
         text.push_str(&plan::record_statement(&made));
-    }
-    if !touched.is_empty() {
-        let _ = writeln!(text, "SELECT spcd.touch({});", sql::text_array(touched));
     }
     if !gone.is_empty() {
         let _ = writeln!(

@@ -149,7 +149,7 @@ impl Shared {
             }
             Task::Grant { tables } => {
                 let unit = plan::grant_unit(name, status, &tables);
-                (Ok(alone(unit)), "grant".into(), false)
+                (Ok(alone(unit)), plan::GRANT.into(), false)
             }
             Task::Unite(unite) => {
                 let unit = tokio::select! {

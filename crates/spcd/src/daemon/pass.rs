@@ -134,6 +134,7 @@ impl Reign<'_> {
                     true => {
                         reconnected.remove(name);
                         self.memory.held.insert(name.clone());
+                        self.jobs.leave_comments(name);
                     }
                     false => {
                         reconnected.insert(name.clone());
@@ -305,7 +306,8 @@ impl Reign<'_> {
     fn comment(&mut self, desired: &Desired, observed: &Observed) {
         for (name, known) in &observed.connections {
             let without = known.applied.is_some() && !known.comments_set;
-            let wanted = desired.connections.get(name).filter(|_| without);
+            let wanted = without && !self.memory.held.contains(name);
+            let wanted = desired.connections.get(name).filter(|_| wanted);
             if let Some(Ok(target)) = wanted.map(|wanted| wanted.target.as_ref()) {
                 self.jobs.comment(name, target, 0);
             }

@@ -129,14 +129,15 @@ impl Reign<'_> {
             let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
             probe::hold(client, epoch, &names, held).await?;
             for name in &names {
-                tracing::info!(connection = name, held, "whether its source is left alone");
                 match held {
                     true => {
+                        tracing::info!(connection = name, "its source is left alone from now on");
                         reconnected.remove(name);
                         self.memory.held.insert(name.clone());
                         self.jobs.leave_comments(name);
                     }
                     false => {
+                        tracing::info!(connection = name, "its source is to be tried now");
                         reconnected.insert(name.clone());
                         self.memory.held.remove(name);
                     }

@@ -1,5 +1,7 @@
 //! Sources that come and go: what is known of them, what is told, and what is tried again.
 
+mod command;
+
 use crate::support::hub::{guarded, postgres, until, until_error};
 use crate::support::mariadb::MariaDb;
 use crate::support::proxy::Proxy;

@@ -40,6 +40,7 @@ connection "all" {
 
 connection "mistakes" {
   plugin   = "postgres"
+  host     = "h"
   password = "SECRET"
   labels {
     list = ["a"]

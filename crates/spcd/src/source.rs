@@ -21,6 +21,7 @@ use tokio_postgres::Client;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::probe::Answer;
 use crate::hub::{HubError, Limits};
+use crate::tunnel::Tunnels;
 use book::{Book, Busy, Room};
 use session::{Found, Sessions};
 
@@ -88,6 +89,7 @@ impl Watch {
         endpoint: Arc<Endpoint>,
         epoch: i64,
         limits: Limits,
+        tunnels: Arc<Tunnels>,
         known: BTreeMap<String, bool>,
     ) -> Self {
         let (orders, receiver) = mpsc::unbounded_channel();
@@ -95,7 +97,7 @@ impl Watch {
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut round = Round {
-                sessions: Arc::new(Sessions::new(endpoint.clone())),
+                sessions: Arc::new(Sessions::new(endpoint.clone(), tunnels)),
                 endpoint,
                 epoch,
                 began: Instant::now(),

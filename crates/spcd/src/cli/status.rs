@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::Serialize;
 use spcd_client::{Changes, Client, ConnectionState, Error, Reported, Status, states};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,7 +32,7 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
     let health = health::rows(&session.client).await?;
     let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &with_health(&rows, &health)?)?;
+        serde_json::to_writer_pretty(&mut out, &with_health(&rows, &health))?;
         writeln!(out)?;
     } else {
         out.write_all(table(&rows, &health).as_bytes())?;
@@ -166,17 +166,23 @@ fn is_labelled(row: &ConnectionState, labels: &[(String, String)]) -> bool {
         .all(|(name, text)| row.labels.get(name) == Some(text))
 }
 
-/// Each row with what is known of its source under `health`.
-fn with_health(
-    rows: &[ConnectionState],
-    health: &BTreeMap<String, Row>,
-) -> serde_json::Result<Vec<Value>> {
-    let row = |row: &ConnectionState| {
-        let mut value = serde_json::to_value(row)?;
-        value["health"] = serde_json::to_value(health.get(&row.connection_name))?;
-        Ok(value)
+/// A row with what is known of its source.
+#[derive(Serialize)]
+struct WithHealth<'a> {
+    #[serde(flatten)]
+    row: &'a ConnectionState,
+    health: Option<&'a Row>,
+}
+
+fn with_health<'a>(
+    rows: &'a [ConnectionState],
+    health: &'a BTreeMap<String, Row>,
+) -> Vec<WithHealth<'a>> {
+    let with = |row: &'a ConnectionState| WithHealth {
+        row,
+        health: health.get(&row.connection_name),
     };
-    rows.iter().map(row).collect()
+    rows.iter().map(with).collect()
 }
 
 fn show(
@@ -186,7 +192,7 @@ fn show(
     json: bool,
 ) -> std::io::Result<()> {
     let mut text = if json {
-        serde_json::to_string(&with_health(rows, health)?)? + "\n"
+        serde_json::to_string(&with_health(rows, health))? + "\n"
     } else {
         table(rows, health)
     };

@@ -1,11 +1,13 @@
 //! `spcd test`
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use spcd_core::config::{Connection, Kind as ConnectionKind, Loaded, Target};
 use spcd_core::plan::Offer;
 use spcd_core::sql;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
@@ -14,8 +16,9 @@ use crate::config::Config;
 use crate::hub::connect::Session;
 use crate::hub::facts::{Facts, facts};
 use crate::hub::probe::{Answer, Failure, probe};
-use crate::hub::{HubError, apply, ask};
+use crate::hub::{HubError, apply, ask, migrate};
 use crate::settings::Settings;
+use crate::tunnel::Tunnels;
 
 /// How long the list of tables may take where the configuration does not say.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -59,7 +62,18 @@ pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode
         };
         return told(&format!("an aggregator has no source of its own{members}"));
     }
-    let session = super::endpoint(settings)?.connect("test").await?;
+    let endpoint = super::endpoint(settings)?;
+    let tunnels = Tunnels::new(&settings.state_dir, &endpoint);
+    if let Some(port) = target.tunnel_port() {
+        // A daemon that runs has it open.
+        let there = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+        if there.is_err()
+            && let Err(HubError::Refused { text, .. }) = tunnels.ready(target).await
+        {
+            return told(&text);
+        }
+    }
+    let session = endpoint.connect("test").await?;
     let schedule = connection.health.or(settings.health).schedule();
     let within = Duration::from_millis(schedule.timeout);
     match report(&session, target, within).await? {
@@ -89,6 +103,11 @@ async fn report(
     };
     if let Some(missing) = extension(client, target).await? {
         return Ok(Err(other(missing)));
+    }
+    // Passwords reach the server by way of functions in there.
+    let kept = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
+    if !client.query_one(kept, &[]).await?.try_get::<_, bool>(0)? {
+        migrate::migrate(client).await?;
     }
     client.batch_execute("SET lock_timeout = '2s'").await?;
     apply::prepare_for_secrets(client).await?;

@@ -204,6 +204,11 @@ impl Jobs {
         self.shared.drop_dependents();
     }
 
+    /// Gives up looking for a connection's comments, until they are wanted anew.
+    pub fn leave_comments(&self, name: &str) {
+        self.shared.leave_comments(name);
+    }
+
     /// Whether a job of this connection is under way.
     pub fn is_running(&self, name: &str) -> bool {
         self.running.contains_key(name)

@@ -206,7 +206,13 @@ impl<'a> Reign<'a> {
         let mut altered = None;
         let answered = std::mem::take(&mut self.answered);
         let (endpoint, epoch) = (self.endpoint.clone(), self.lead.epoch);
-        self.watch = Some(Watch::start(endpoint, epoch, self.limits, answered));
+        self.watch = Some(Watch::start(
+            endpoint,
+            epoch,
+            self.limits,
+            self.tunnels.clone(),
+            answered,
+        ));
         loop {
             let began = Instant::now();
             // The first pass finds everything pending, and it takes what was altered to say more.

@@ -129,13 +129,15 @@ impl Reign<'_> {
             let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
             probe::hold(client, epoch, &names, held).await?;
             for name in &names {
-                tracing::info!(connection = name, held, "whether its source is left alone");
                 match held {
                     true => {
+                        tracing::info!(connection = name, "its source is left alone from now on");
                         reconnected.remove(name);
                         self.memory.held.insert(name.clone());
+                        self.jobs.leave_comments(name);
                     }
                     false => {
+                        tracing::info!(connection = name, "its source is to be tried now");
                         reconnected.insert(name.clone());
                         self.memory.held.remove(name);
                     }
@@ -305,7 +307,8 @@ impl Reign<'_> {
     fn comment(&mut self, desired: &Desired, observed: &Observed) {
         for (name, known) in &observed.connections {
             let without = known.applied.is_some() && !known.comments_set;
-            let wanted = desired.connections.get(name).filter(|_| without);
+            let wanted = without && !self.memory.held.contains(name);
+            let wanted = desired.connections.get(name).filter(|_| wanted);
             if let Some(Ok(target)) = wanted.map(|wanted| wanted.target.as_ref()) {
                 self.jobs.comment(name, target, 0);
             }

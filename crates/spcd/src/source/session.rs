@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Watched;
-use crate::hub::apply;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::probe::{Answer, Failure, probe};
+use crate::hub::{HubError, apply};
+use crate::tunnel::Tunnels;
 
 /// Who has not answered after so long leaves its place to another.
 const SLOW: Duration = Duration::from_secs(1);
@@ -35,14 +36,16 @@ pub enum Found {
 /// Sessions with the hub.
 pub struct Sessions {
     endpoint: Arc<Endpoint>,
+    tunnels: Arc<Tunnels>,
     idle: Mutex<Vec<Session>>,
 }
 
 impl Sessions {
     /// None yet.
-    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+    pub fn new(endpoint: Arc<Endpoint>, tunnels: Arc<Tunnels>) -> Self {
         Self {
             endpoint,
+            tunnels,
             idle: Mutex::default(),
         }
     }
@@ -95,7 +98,16 @@ pub async fn ask(
         let within = Duration::from_millis(watched.schedule.timeout);
         let by = (connection.name.as_str(), connection.target_hash());
         let until = Instant::now() + within;
-        let mut probing = Box::pin(probe(&session.client, Some(by), target, within));
+        let mut probing = Box::pin(async {
+            // Its end on this machine takes whoever comes, also while nobody is at the other.
+            match sessions.tunnels.ready(target).await {
+                Ok(()) => probe(&session.client, Some(by), target, within).await,
+                Err(HubError::Refused { text, code }) => {
+                    Ok(Answer::Failed(Failure::of(&code, &text)))
+                }
+                Err(error) => Err(error),
+            }
+        });
         let mut result = tokio::select! {
             biased;
             result = &mut probing => Some(result),

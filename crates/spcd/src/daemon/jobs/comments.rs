@@ -38,6 +38,11 @@ impl Shared {
         self.commenting().insert(name.to_owned(), number);
     }
 
+    /// Gives up looking for a connection's comments, until they are wanted anew.
+    pub fn leave_comments(&self, name: &str) {
+        self.commenting().remove(name);
+    }
+
     /// Puts the source's comments on the tables of a connection that is ready. Where that fails, the
     /// next answer of its source is an occasion to try again.
     pub async fn comment(&self, wanted: &Commenting) {

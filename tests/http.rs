@@ -227,6 +227,24 @@ async fn who_changes_something_shows_the_token() {
         404
     );
 
+    // To be held, and to be tried again.
+    let told = |is: &'static str| {
+        let metric =
+            format!("spcd_connections{{plugin=\"postgres\",status=\"ready\",health=\"{is}\"}} 1");
+        until(&http, "/metrics", |answer| answer.body.contains(&metric));
+        http.get("/api/v1/connections").json()["connections"][0]["health"].clone()
+    };
+    assert_eq!(
+        post("/api/v1/connections/one/disconnect", &[right]).status,
+        202
+    );
+    assert_eq!(told("held")["held"], true);
+    assert_eq!(
+        post("/api/v1/connections/one/reconnect", &[right]).status,
+        202
+    );
+    assert_eq!(told("reachable")["held"], false);
+
     // Another token holds at once.
     fs::write(&file, "other").unwrap();
     assert_eq!(post(path, &[right]).status, 401);
@@ -734,7 +752,12 @@ async fn the_documentation_shows_what_is() {
     fs::write(spcd.dir().join("token"), "t").unwrap();
     let token = spcd.dir().join("token").display().to_string();
     spcd.env("SPCD_HTTP_TOKEN_FILE", &token);
-    spcd.write("sales.spc", &postgres("sales", &source));
+    // Whether it was probed already is a matter of moments.
+    let unwatched = "  health {\n    enabled = false\n  }\n";
+    spcd.write(
+        "sales.spc",
+        &hub::postgres_with("sales", &source, unwatched),
+    );
     spcd.start();
     hub::until(&hub.url, &["sales ready"]).await;
     http.is_there();

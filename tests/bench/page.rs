@@ -142,8 +142,10 @@ pub async fn idle() {
     let socket = spcd.dir().join("http");
     spcd.env("SPCD_HTTP", &format!("unix:{}", socket.display()));
     spcd.write("plugin.spc", STATIC);
+    let unwatched = "  health {\n    enabled = false\n  }\n}";
     let files: String = (0..all)
         .map(|n| connection(&name(n), "app", server.port(), &source))
+        .map(|block| block.trim_end().trim_end_matches('}').to_owned() + unwatched + "\n\n")
         .collect();
     spcd.write("all.spc", &files);
     spcd.start();

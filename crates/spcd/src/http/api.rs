@@ -178,16 +178,11 @@ pub const EVENT: &str = "pg_catalog.json_build_object(
 /// Asks for a look at a source, or for another attempt.
 async fn request(app: &App, name: &str, function: &str) -> Result<Response, Problem> {
     let name = plain(name)?;
-    let is_there = "SELECT pg_catalog.to_regprocedure($1) IS NOT NULL, EXISTS (
-                        SELECT FROM spcd.connection_state WHERE connection_name = $2)";
-    let signature = format!("spcd.{function}(text[])");
-    let row = app.hub.row(is_there, &[&signature, &name]).await?;
-    if !row.try_get(1).unwrap_or(false) {
-        return Err(unknown(name));
-    }
+    let is_there = "SELECT EXISTS (
+                        SELECT FROM spcd.connection_state WHERE connection_name = $1)";
+    let row = app.hub.row(is_there, &[&name]).await?;
     if !row.try_get(0).unwrap_or(false) {
-        let error = format!("this database has no spcd.{function} yet");
-        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, error));
+        return Err(unknown(name));
     }
     let sql = format!("SELECT spcd.{function}(ARRAY[$1::text])");
     let row = app.hub.row(&sql, &[&name]).await?;

@@ -134,6 +134,7 @@ async fn connections_are_told_as_the_table_has_them() {
 async fn who_changes_something_shows_the_token() {
     let (hub, source) = (shared().database().await, source().await);
     let mut spcd = Spcd::new(&hub.url);
+    spcd.env("SPCD_HEALTH_ENABLED", "true");
     let http = Http::of(&mut spcd);
     spcd.write("a.spc", &postgres("one", &source));
     spcd.start();
@@ -752,12 +753,7 @@ async fn the_documentation_shows_what_is() {
     fs::write(spcd.dir().join("token"), "t").unwrap();
     let token = spcd.dir().join("token").display().to_string();
     spcd.env("SPCD_HTTP_TOKEN_FILE", &token);
-    // Whether it was probed already is a matter of moments.
-    let unwatched = "  health {\n    enabled = false\n  }\n";
-    spcd.write(
-        "sales.spc",
-        &hub::postgres_with("sales", &source, unwatched),
-    );
+    spcd.write("sales.spc", &postgres("sales", &source));
     spcd.start();
     hub::until(&hub.url, &["sales ready"]).await;
     http.is_there();

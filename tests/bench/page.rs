@@ -9,9 +9,9 @@ use tokio::net::UnixStream;
 use crate::chromium::Chromium;
 use crate::fill::Filled;
 use crate::measure::{
-    STATIC, connection, daemon_cpu, memory, name, scaled, seconds, server, server_cpu, source,
-    until_ready,
+    connection, daemon_cpu, memory, name, scaled, seconds, server, server_cpu, source, until_ready,
 };
+use crate::support::hub::STATIC;
 use crate::support::{Spcd, eventually_now, free_port};
 
 /// Requests a second, and for how long.
@@ -142,10 +142,8 @@ pub async fn idle() {
     let socket = spcd.dir().join("http");
     spcd.env("SPCD_HTTP", &format!("unix:{}", socket.display()));
     spcd.write("plugin.spc", STATIC);
-    let unwatched = "  health {\n    enabled = false\n  }\n}";
     let files: String = (0..all)
         .map(|n| connection(&name(n), "app", server.port(), &source))
-        .map(|block| block.trim_end().trim_end_matches('}').to_owned() + unwatched + "\n\n")
         .collect();
     spcd.write("all.spc", &files);
     spcd.start();

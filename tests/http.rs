@@ -475,6 +475,16 @@ async fn streams_and_slow_clients_hold_up_no_shutdown_and_nobody_else() {
     let mut half = http.connect();
     half.write_all(b"GET /api/v1/conn").unwrap();
     assert_eq!(http.get("/livez").status, 200);
+    // Lists that are asked for and not read yet are in nobody's way either.
+    let mut unread = Vec::new();
+    for _ in 0..40 {
+        let mut one = http.connect();
+        one.write_all(b"GET /api/v1/connections HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        unread.push(one);
+    }
+    assert_eq!(http.get("/livez").status, 200);
+    until(&http, "/api/v1/connections", |answer| answer.status == 200);
     // One that goes makes room.
     streams.pop();
     eventually_now("there is room again", || {

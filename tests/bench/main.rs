@@ -10,6 +10,7 @@
 mod support;
 
 #[path = "../page/chromium.rs"]
+#[allow(dead_code, reason = "the tests do more with it")]
 mod chromium;
 mod clients;
 mod cold;

@@ -1,5 +1,6 @@
 //! `/api/v1/connections` and what can be asked for one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -8,8 +9,8 @@ use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 use tokio_postgres::Row;
 
 use super::{App, Problem, Shared, json_answer};
@@ -40,10 +41,37 @@ const VERSION: &str = "
 /// right may be this old.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Lists that are on their way to clients. A slow one keeps a whole list in memory, which by then
+/// may be another one than everybody else's.
+const SENDING: usize = 32;
+/// How long to wait until one of them has arrived.
+const TURN: Duration = Duration::from_secs(10);
+
 /// The list as it was last made, which takes a hundred times as long as to see that it still holds.
-#[derive(Default)]
 pub struct Listing {
     made: Mutex<Option<Made>>,
+    sending: Arc<Semaphore>,
+}
+
+impl Default for Listing {
+    fn default() -> Self {
+        Self {
+            made: Mutex::default(),
+            sending: Arc::new(Semaphore::new(SENDING)),
+        }
+    }
+}
+
+/// A list that is being sent; over when no piece of it is left.
+struct Sent {
+    body: Bytes,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 struct Made {
@@ -85,6 +113,11 @@ pub async fn connections(
     State(app): State<Shared>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let turn = timeout(TURN, app.listing.sending.clone().acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else {
+        let error = "too many lists are on their way";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error));
+    };
     let (version, body) = list(&app).await?;
     let etag = version.etag();
     let known = headers
@@ -96,7 +129,10 @@ pub async fn connections(
     let tag = HeaderValue::from_str(&etag).map_err(|_| unreadable())?;
     let mut response = match known {
         true => StatusCode::NOT_MODIFIED.into_response(),
-        false => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+        false => {
+            let body = Bytes::from_owner(Sent { body, _turn: turn });
+            ([(CONTENT_TYPE, "application/json")], body).into_response()
+        }
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, tag);

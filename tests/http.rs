@@ -134,6 +134,7 @@ async fn connections_are_told_as_the_table_has_them() {
 async fn who_changes_something_shows_the_token() {
     let (hub, source) = (shared().database().await, source().await);
     let mut spcd = Spcd::new(&hub.url);
+    spcd.env("SPCD_HEALTH_ENABLED", "true");
     let http = Http::of(&mut spcd);
     spcd.write("a.spc", &postgres("one", &source));
     spcd.start();
@@ -226,6 +227,24 @@ async fn who_changes_something_shows_the_token() {
         post("/api/v1/connections/nobody/refresh", &[right]).status,
         404
     );
+
+    // To be held, and to be tried again.
+    let told = |is: &'static str| {
+        let metric =
+            format!("spcd_connections{{plugin=\"postgres\",status=\"ready\",health=\"{is}\"}} 1");
+        until(&http, "/metrics", |answer| answer.body.contains(&metric));
+        http.get("/api/v1/connections").json()["connections"][0]["health"].clone()
+    };
+    assert_eq!(
+        post("/api/v1/connections/one/disconnect", &[right]).status,
+        202
+    );
+    assert_eq!(told("held")["held"], true);
+    assert_eq!(
+        post("/api/v1/connections/one/reconnect", &[right]).status,
+        202
+    );
+    assert_eq!(told("reachable")["held"], false);
 
     // Another token holds at once.
     fs::write(&file, "other").unwrap();
@@ -456,6 +475,16 @@ async fn streams_and_slow_clients_hold_up_no_shutdown_and_nobody_else() {
     let mut half = http.connect();
     half.write_all(b"GET /api/v1/conn").unwrap();
     assert_eq!(http.get("/livez").status, 200);
+    // Lists that are asked for and not read yet are in nobody's way either.
+    let mut unread = Vec::new();
+    for _ in 0..40 {
+        let mut one = http.connect();
+        one.write_all(b"GET /api/v1/connections HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        unread.push(one);
+    }
+    assert_eq!(http.get("/livez").status, 200);
+    until(&http, "/api/v1/connections", |answer| answer.status == 200);
     // One that goes makes room.
     streams.pop();
     eventually_now("there is room again", || {

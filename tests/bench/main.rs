@@ -9,12 +9,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../page/chromium.rs"]
+#[allow(dead_code, reason = "the tests do more with it")]
+mod chromium;
 mod clients;
 mod cold;
+#[path = "../page/fill.rs"]
+mod fill;
 mod first_light;
 mod language;
 mod many;
 mod measure;
+mod page;
 mod united;
 
 #[tokio::main]
@@ -56,5 +62,11 @@ async fn main() {
     }
     if runs(&["one_file"]) {
         united::one_file().await;
+    }
+    if runs(&["page"]) {
+        page::page().await;
+    }
+    if runs(&["idle"]) {
+        page::idle().await;
     }
 }

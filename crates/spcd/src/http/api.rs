@@ -1,5 +1,6 @@
 //! `/api/v1/connections` and what can be asked for one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -8,8 +9,8 @@ use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 use tokio_postgres::Row;
 
 use super::{App, Problem, Shared, json_answer};
@@ -40,10 +41,37 @@ const VERSION: &str = "
 /// right may be this old.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Lists that are on their way to clients. A slow one keeps a whole list in memory, which by then
+/// may be another one than everybody else's.
+const SENDING: usize = 32;
+/// How long to wait until one of them has arrived.
+const TURN: Duration = Duration::from_secs(10);
+
 /// The list as it was last made, which takes a hundred times as long as to see that it still holds.
-#[derive(Default)]
 pub struct Listing {
     made: Mutex<Option<Made>>,
+    sending: Arc<Semaphore>,
+}
+
+impl Default for Listing {
+    fn default() -> Self {
+        Self {
+            made: Mutex::default(),
+            sending: Arc::new(Semaphore::new(SENDING)),
+        }
+    }
+}
+
+/// A list that is being sent; over when no piece of it is left.
+struct Sent {
+    body: Bytes,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 struct Made {
@@ -85,6 +113,11 @@ pub async fn connections(
     State(app): State<Shared>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let turn = timeout(TURN, app.listing.sending.clone().acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else {
+        let error = "too many lists are on their way";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error));
+    };
     let (version, body) = list(&app).await?;
     let etag = version.etag();
     let known = headers
@@ -96,7 +129,10 @@ pub async fn connections(
     let tag = HeaderValue::from_str(&etag).map_err(|_| unreadable())?;
     let mut response = match known {
         true => StatusCode::NOT_MODIFIED.into_response(),
-        false => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+        false => {
+            let body = Bytes::from_owner(Sent { body, _turn: turn });
+            ([(CONTENT_TYPE, "application/json")], body).into_response()
+        }
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, tag);
@@ -178,16 +214,11 @@ pub const EVENT: &str = "pg_catalog.json_build_object(
 /// Asks for a look at a source, or for another attempt.
 async fn request(app: &App, name: &str, function: &str) -> Result<Response, Problem> {
     let name = plain(name)?;
-    let is_there = "SELECT pg_catalog.to_regprocedure($1) IS NOT NULL, EXISTS (
-                        SELECT FROM spcd.connection_state WHERE connection_name = $2)";
-    let signature = format!("spcd.{function}(text[])");
-    let row = app.hub.row(is_there, &[&signature, &name]).await?;
-    if !row.try_get(1).unwrap_or(false) {
-        return Err(unknown(name));
-    }
+    let is_there = "SELECT EXISTS (
+                        SELECT FROM spcd.connection_state WHERE connection_name = $1)";
+    let row = app.hub.row(is_there, &[&name]).await?;
     if !row.try_get(0).unwrap_or(false) {
-        let error = format!("this database has no spcd.{function} yet");
-        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, error));
+        return Err(unknown(name));
     }
     let sql = format!("SELECT spcd.{function}(ARRAY[$1::text])");
     let row = app.hub.row(&sql, &[&name]).await?;

@@ -63,6 +63,11 @@ async fn a_source_behind_an_ssh_server_is_reached_and_the_tunnel_made_anew() {
     let through = format!("127.0.0.1:{} to 127.0.0.1:{}", sshd.port(), shared().port());
     assert!(plan.stdout.contains("reached by ssh through"), "{plan:?}");
     assert!(plan.stdout.contains(&through), "{plan:?}");
+    // Without a daemon a command opens the tunnel for itself.
+    assert_eq!(spcd.spcd(&["migrate"]).code, 0);
+    let plan = spcd.spcd(&["plan", "--refresh"]);
+    assert!(plan.stdout.contains("table"), "{plan:?}");
+    assert!(!plan.stdout.contains("known after import"), "{plan:?}");
     spcd.start();
     until(&hub.url, &["a ready"]).await;
     readable(&hub.url, "a.t").await;

@@ -20,6 +20,7 @@ use crate::csv;
 use crate::hub::connect::Endpoint;
 use crate::hub::{ahead, observe};
 use crate::settings::Settings;
+use crate::tunnel::Tunnels;
 
 /// There is something to do.
 const CHANGES: u8 = 2;
@@ -39,7 +40,9 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
     let (endpoint, cluster) = super::hub(settings).await?;
     let endpoint = Arc::new(endpoint);
     let session = endpoint.connect("plan").await?;
-    let looked = look(&endpoint, &session.client, &desired, args.refresh).await;
+    let tunnels = Tunnels::new(&settings.state_dir, &endpoint);
+    let looked = look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await;
+    drop(tunnels);
     drop(session);
     if let Some(cluster) = cluster {
         cluster.stop().await;
@@ -139,6 +142,7 @@ async fn read_files(
 /// The plan, and what it was made from; with `refresh` also what the sources answer.
 async fn look(
     endpoint: &Arc<Endpoint>,
+    tunnels: &Arc<Tunnels>,
     client: &Client,
     desired: &Desired,
     refresh: bool,
@@ -169,10 +173,18 @@ async fn look(
     let mut asked = JoinSet::new();
     for (name, import) in imports {
         let (endpoint, slots) = (endpoint.clone(), slots.clone());
+        let tunnels = tunnels.clone();
         let (name, import) = (name.to_owned(), import.clone());
         asked.spawn(async move {
             let _slot = slots.acquire().await;
-            let answer = ahead::ask(&endpoint, &name, &import).await;
+            let led = tunnels.ready_unless_kept(&import.target).await;
+            let mut answer = ahead::ask(&endpoint, &name, &import).await;
+            // Without its tunnel the source could not answer.
+            if let (Err(why), Ok((_, ahead))) = (&led, &mut answer)
+                && ahead.tables.is_err()
+            {
+                ahead.tables = Err(why.to_string());
+            }
             (name, answer)
         });
     }

@@ -37,7 +37,9 @@ pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode
         Some(file) => vec![std::path::absolute(file)?],
         None => settings.config_dirs.clone(),
     };
-    let Loaded { desired, .. } = Config::new(&dirs, false).load();
+    let Loaded { desired, .. } = Config::new(&dirs, false)
+        .with_state(&settings.state_dir)
+        .load();
     let name = args.name.as_str();
     let Some(connection) = desired.connections.get(name) else {
         let places: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();

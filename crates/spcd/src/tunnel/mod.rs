@@ -129,6 +129,20 @@ impl Tunnels {
         }
     }
 
+    /// The same for a command beside a daemon, whose tunnel is used where it is open. (Its port is
+    /// the daemon's: to look for another would move the tunnel.)
+    ///
+    /// # Errors
+    /// As [`Tunnels::ready`].
+    pub async fn ready_unless_kept(&self, target: &Target) -> Result<(), HubError> {
+        if let Some(port) = target.tunnel_port()
+            && TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        {
+            return Ok(());
+        }
+        self.ready(target).await
+    }
+
     /// Waits until a tunnel ends at another port than it was given: the servers must follow.
     pub async fn moved(&self) {
         self.moved.notified().await;

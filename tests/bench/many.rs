@@ -105,7 +105,8 @@ async fn restart(spcd: &mut Spcd, server: &Cluster, hub: &str, all: usize) {
         let digits: String = at.chars().take_while(char::is_ascii_digit).collect();
         Some(Duration::from_micros(digits.parse().ok()?))
     };
-    let looked = |line: &&str| line.contains("\"looked\"");
+    // From the beginning of the pass until it was known that nothing differs.
+    let looked = |line: &&str| line.contains("\"nothing was altered\"");
     let mut passes: Vec<Duration> = log.lines().filter(looked).filter_map(micros).collect();
     let passes = passes.split_off(passes.len() - TIMES);
     report(

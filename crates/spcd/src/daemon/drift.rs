@@ -19,18 +19,26 @@ pub struct Drift {
     observer: Arc<Session>,
     question: JoinSet<Result<Altered, HubError>>,
     /// A later pass wants to know too.
-    again: Option<u64>,
+    again: Option<(u64, Instant)>,
     took: Duration,
 }
 
 /// What was altered since spcd wrote it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Altered {
     /// The connections, and what they looked like then.
     pub names: BTreeMap<String, String>,
     /// The pass that asked. What it had seen was there when the question was asked.
     pub pass: u64,
+    began: Instant,
     took: Duration,
+}
+
+impl Altered {
+    /// How long it is since the pass that asked began.
+    pub fn since(&self) -> Duration {
+        self.began.elapsed()
+    }
 }
 
 impl Drift {
@@ -44,19 +52,20 @@ impl Drift {
         }
     }
 
-    /// Asks on behalf of a pass; once more after the answer that is still to come.
-    pub fn ask(&mut self, pass: u64) {
+    /// Asks on behalf of a pass that began then; once more after the answer that is still to come.
+    pub fn ask(&mut self, pass: u64, began: Instant) {
         if !self.question.is_empty() {
-            self.again = Some(pass);
+            self.again = Some((pass, began));
             return;
         }
         let observer = self.observer.clone();
         self.question.spawn(async move {
-            let began = Instant::now();
+            let asked = Instant::now();
             Ok(Altered {
                 names: observe::drifted(&observer.client).await?,
                 pass,
-                took: began.elapsed(),
+                began,
+                took: asked.elapsed(),
             })
         });
     }
@@ -69,8 +78,8 @@ impl Drift {
         };
         let altered = answer.map_err(|_| HubError::NoSession)??;
         self.took = altered.took;
-        if let Some(pass) = self.again.take() {
-            self.ask(pass);
+        if let Some((pass, began)) = self.again.take() {
+            self.ask(pass, began);
         }
         Ok(altered)
     }

@@ -52,7 +52,7 @@ impl Reign<'_> {
         let (asked, reconnected) = self.hold(asked).await?;
         let client = &self.lead.control.client;
         if wait {
-            self.drift.ask(self.passes);
+            self.drift.ask(self.passes, began);
         }
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
         let diagnostics = diagnostics_json(&diagnostics);
@@ -101,10 +101,10 @@ impl Reign<'_> {
                 self.passed(&altered).await?;
                 // Who asked since then wants an answer of their own.
                 if self.requests.came_after(altered.pass) {
-                    self.drift.ask(self.passes);
+                    self.drift.ask(self.passes, began);
                 }
             }
-            None => self.drift.ask(self.passes),
+            None => self.drift.ask(self.passes, began),
         }
         Ok(Passed { idle })
     }
@@ -169,6 +169,11 @@ impl Reign<'_> {
             return Ok(true);
         }
         self.passed(altered).await?;
+        tracing::debug!(
+            pass = altered.pass,
+            micros = altered.since().as_micros() as u64,
+            "nothing was altered"
+        );
         Ok(false)
     }
 

@@ -65,6 +65,7 @@ async fn a_source_behind_an_ssh_server_is_reached_and_the_tunnel_made_anew() {
     assert!(plan.stdout.contains(&through), "{plan:?}");
     // Without a daemon a command opens the tunnel for itself.
     assert_eq!(spcd.spcd(&["migrate"]).code, 0);
+    query(&hub.url, "CREATE EXTENSION postgres_fdw").await;
     let plan = spcd.spcd(&["plan", "--refresh"]);
     assert!(plan.stdout.contains("table"), "{plan:?}");
     assert!(!plan.stdout.contains("known after import"), "{plan:?}");

@@ -1,6 +1,6 @@
 //! Where the daemon's page, API and metrics are.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 /// `http`
 #[derive(Debug, Clone, PartialEq, Eq)]

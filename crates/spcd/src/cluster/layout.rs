@@ -244,14 +244,17 @@ impl Layout {
 
     /// The last lines of what the server said when it was started last.
     pub fn startup_log(&self) -> String {
-        let mut text = tail(&self.dir.join("startup.log")).unwrap_or_default();
-        // Once its own log is open, what it says is there.
+        let startup = self.dir.join("startup.log");
+        let mut text = tail(&startup).unwrap_or_default();
+        // Once its own log is open, what it says is there: then that one is the newer.
+        let changed = |path: &Path| fs::metadata(path)?.modified();
         let newest = fs::read_dir(self.data.join("log"))
             .into_iter()
             .flatten()
             .flatten()
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .max();
+            .filter_map(|entry| Some((changed(&entry.path()).ok()?, entry.path())))
+            .max()
+            .filter(|(when, _)| changed(&startup).is_ok_and(|startup| *when >= startup));
         if let Some(log) = newest.and_then(|(_, path)| tail(&path)) {
             let start = log.rfind("starting PostgreSQL");
             text.push_str(&log[start.unwrap_or_default()..]);

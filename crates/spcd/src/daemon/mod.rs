@@ -124,6 +124,7 @@ impl<'a> Reign<'a> {
         listener.client.batch_execute(&listen).await?;
         let drift = Drift::new(endpoint.connect("observer").await?);
         let limits = Limits::read(&lead.control.client).await?;
+        pool.fit(limits.sessions);
         let (answered, held) = source::known(&lead.control.client).await?;
         let memory = Memory {
             held,

@@ -3,6 +3,7 @@
 //! source have sessions of their own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
@@ -19,10 +20,15 @@ const WAIT: Duration = Duration::from_secs(30);
 /// How long a look waits for a lock at least: it is in nobody's way.
 const LOCK_TIMEOUT: u64 = 2000;
 
+/// The part of the server's sessions that the pool may have.
+const PART: usize = 5;
+
 /// At most `pool_size` sessions, opened when they are needed. A clone is the same pool.
 #[derive(Clone)]
 pub struct Pool {
     sessions: managed::Pool<Opener>,
+    /// What the server has room for.
+    room: Arc<AtomicUsize>,
 }
 
 /// A session that goes back to the pool when all went well, and is stopped when it is dropped
@@ -49,7 +55,13 @@ impl Pool {
         Self {
             // It fails only where there are time-outs without a runtime.
             sessions: sessions.unwrap_or_else(|error| unreachable!("{error}")),
+            room: Arc::new(AtomicUsize::new(usize::MAX)),
         }
+    }
+
+    /// Leaves most of the sessions that the server lets in to others.
+    pub fn fit(&self, sessions: usize) {
+        self.room.store((sessions / PART).max(2), Ordering::Relaxed);
     }
 
     /// A session; opened where none is idle.
@@ -81,7 +93,8 @@ impl Pool {
 
     fn resize(&self) {
         let wanted = self.sessions.manager().shared().settings().pool_size;
-        let wanted = usize::try_from(wanted).unwrap_or(1);
+        let room = self.room.load(Ordering::Relaxed);
+        let wanted = usize::try_from(wanted).unwrap_or(1).min(room);
         if self.sessions.status().max_size != wanted {
             self.sessions.resize(wanted);
         }

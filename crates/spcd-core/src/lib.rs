@@ -65,10 +65,12 @@
 //! | | [`csv`] | what a file holds, as the server reads it |
 //! | | [`observed`], [`plan`], [`shape`], [`sql`] | from two pictures to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
+//! | | [`health`] | whether a source answers: the schedule, the breaker, the kinds of failure |
 //! | `spcd` | `cli/` | one file a command |
 //! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), files of csv connections that changed (`files.rs`), requests |
 //! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`, `comments.rs`), apply, what people hung on it (`dependents.rs`), what Steampipe's clients look for |
 //! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
+//! | | `source/` | the sources, watched beside the loop: what is known of each (`book.rs`), the sessions that ask (`session.rs`) |
 //! | `spcd-client` | | for programs that query |
 //!
 //! Tests of pure things lie beside them; `tests/` drives the built binary against real servers.

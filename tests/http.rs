@@ -766,6 +766,11 @@ async fn the_documentation_shows_what_is() {
     spcd.write("sales.spc", &postgres("sales", &source));
     spcd.start();
     hub::until(&hub.url, &["sales ready"]).await;
+    let commented = "SELECT comments_set FROM spcd.connection_state";
+    eventually("the comments are there", DEADLINE, || async {
+        (value(&hub.url, commented).await == "t").then_some(())
+    })
+    .await;
     http.is_there();
     let mut stream = http.events("?since=0", &[]);
     stream.until("it is open", |event| event.kind == "open");

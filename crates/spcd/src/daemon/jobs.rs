@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use spcd_core::config::Target;
+use spcd_core::config::Connection;
 use spcd_core::health::{Kind, Schedule};
 use spcd_core::plan::{Task, Why, Work};
 use tokio::sync::{Notify, mpsc};
@@ -23,7 +23,7 @@ use crate::hub::pool::Pool;
 use crate::source::A_SECOND;
 use crate::telemetry::{Observation, observe};
 use crate::tunnel::Tunnels;
-use comments::Commenting;
+use comments::{Commenting, Queue};
 use work::{Job, Shared};
 
 /// How long aggregators wait for a member that changes.
@@ -48,6 +48,9 @@ pub struct Jobs {
     sender: mpsc::UnboundedSender<Finished>,
     /// Ends them when the jobs are dropped.
     tasks: JoinSet<()>,
+    comments: Queue,
+    /// The same for what works on that queue.
+    _commenter: JoinSet<()>,
 }
 
 struct Running {
@@ -189,8 +192,14 @@ impl Jobs {
         limits: Limits,
     ) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(endpoint, pool, tunnels, writer, limits));
+        let (comments, work) = Queue::new(shared.clone());
+        let mut commenter = JoinSet::new();
+        commenter.spawn(work);
         Self {
-            shared: Arc::new(Shared::new(endpoint, pool, tunnels, writer, limits)),
+            shared,
+            comments,
+            _commenter: commenter,
             running: BTreeMap::new(),
             started: 0,
             finished,
@@ -301,9 +310,16 @@ impl Jobs {
         }
     }
 
-    /// Begins a piece of work, unless one is under way for its connection. What is urgent goes
+    /// Begins a piece of work, unless one is under way for its `connection`, if that is still
+    /// written anywhere. What is urgent goes
     /// before what began earlier.
-    pub fn start(&mut self, work: Work, generation: i64, urgent: bool) {
+    pub fn start(
+        &mut self,
+        work: Work,
+        connection: Option<Arc<Connection>>,
+        generation: i64,
+        urgent: bool,
+    ) {
         if self.running.contains_key(&work.name) {
             return;
         }
@@ -338,16 +354,16 @@ impl Jobs {
         let (shared, sender) = (self.shared.clone(), self.sender.clone());
         while self.tasks.try_join_next().is_some() {}
         let commenting = match &work.task {
-            Task::Import(import) if !import.hidden && are_offered(&import.target) => {
-                Some(Commenting {
+            Task::Import(import) if !import.hidden && are_offered(&import.target) => connection
+                .map(|connection| Commenting {
                     name: work.name.clone(),
-                    target: import.target.clone(),
+                    connection,
                     number: self.started,
                     generation,
-                })
-            }
+                }),
             _ => None,
         };
+        let queue = self.comments.clone();
         self.tasks.spawn(async move {
             let began = Instant::now();
             let outcome = shared.run(&job, work, &cancel).await;
@@ -357,41 +373,38 @@ impl Jobs {
             });
             let commenting =
                 commenting.filter(|_| matches!(outcome, Outcome::Done | Outcome::Same));
-            if let Some(commenting) = &commenting {
+            if let Some(commenting) = commenting {
                 shared.will_comment(&commenting.name, commenting.number);
+                queue.add(commenting);
             }
             let _ = sender.send(Finished {
                 name: job.name,
                 outcome,
             });
-            if let Some(commenting) = commenting {
-                shared.comment(&commenting).await;
-            }
         });
     }
 
     /// Looks for the comments of a connection that is ready and has none, unless that was done since
     /// the daemon started.
-    pub fn comment(&mut self, name: &str, target: &Target, generation: i64) {
-        if !are_offered(target) || self.shared.has_commented(name) || self.is_running(name) {
+    pub fn comment(&mut self, name: &str, connection: &Arc<Connection>) {
+        let are_offered = connection.target.as_ref().is_ok_and(are_offered);
+        if !are_offered || self.shared.has_commented(name) || self.is_running(name) {
             return;
         }
         self.started += 1;
-        let commenting = Commenting {
-            name: name.to_owned(),
-            target: target.clone(),
-            number: self.started,
-            generation,
-        };
         self.shared.will_comment(name, self.started);
-        let shared = self.shared.clone();
-        self.tasks
-            .spawn(async move { shared.comment(&commenting).await });
+        self.comments.add(Commenting {
+            name: name.to_owned(),
+            connection: connection.clone(),
+            number: self.started,
+            generation: 0,
+        });
     }
 
     /// Waits until what is done beside the jobs is over.
     pub async fn rest(&mut self) {
         while self.tasks.join_next().await.is_some() {}
+        self.comments.is_empty().await;
     }
 }
 

@@ -299,7 +299,8 @@ impl Reign<'_> {
                 self.following.insert(work.name.clone(), noticed);
             }
             let urgent = self.memory.urgent.contains(&work.name);
-            self.jobs.start(work, generation, urgent);
+            let connection = desired.connections.get(&work.name).cloned();
+            self.jobs.start(work, connection, generation, urgent);
         }
         for name in &self.memory.urgent {
             self.jobs.hurry(name);
@@ -313,9 +314,8 @@ impl Reign<'_> {
         for (name, known) in &observed.connections {
             let without = known.applied.is_some() && !known.comments_set;
             let wanted = without && !self.memory.held.contains(name);
-            let wanted = desired.connections.get(name).filter(|_| wanted);
-            if let Some(Ok(target)) = wanted.map(|wanted| wanted.target.as_ref()) {
-                self.jobs.comment(name, target, 0);
+            if let Some(connection) = desired.connections.get(name).filter(|_| wanted) {
+                self.jobs.comment(name, connection);
             }
         }
     }

@@ -23,9 +23,7 @@ use crate::tunnel::Tunnels;
 /// How many sources that answer quickly are asked at a time: each keeps a core of the server busy,
 /// so more would only be slower.
 const BRISK: usize = 4;
-/// How many are asked at a time for what nobody waits for, and how long each may take: no more of the
-/// server's sessions are worth it.
-const UNHURRIED: usize = 1;
+/// How long a source may take for what nobody waits for.
 const UNHURRIED_DEADLINE: Duration = Duration::from_secs(10);
 /// A source that takes so many times as long as others do is no longer waited for by them.
 const SLOW: u32 = 5;
@@ -53,8 +51,6 @@ pub struct Sources {
     pool: Pool,
     tunnels: Arc<Tunnels>,
     brisk: Gate,
-    /// For what nobody waits for.
-    unhurried: Gate,
     /// Where those wait that did not answer soon.
     slow: Arc<Semaphore>,
     /// Where those wait that could not be reached soon.
@@ -149,7 +145,6 @@ impl Sources {
             pool,
             tunnels,
             brisk: Gate::new(BRISK),
-            unhurried: Gate::new(UNHURRIED),
             slow: Arc::new(Semaphore::new(sessions * 2 / 3)),
             patient: Arc::new(Semaphore::new(sessions / 3)),
             idle: Mutex::default(),
@@ -198,7 +193,6 @@ impl Sources {
     /// The comments on the tables of a connection's source. Whoever waits for tables goes first, and
     /// is not kept waiting by this.
     pub async fn comments(&self, target: &Target, place: Place) -> Result<Vec<Comment>, HubError> {
-        let _pass = self.unhurried.enter(place, 1).await;
         drop(self.brisk.enter(place, 1).await);
         let (limited, _) = limited(target);
         let target = limited.as_ref().unwrap_or(target);

@@ -1,12 +1,14 @@
 //! The source's comments, once a connection is ready and nobody waits for anything else.
 
 use std::collections::BTreeMap;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use spcd_core::config::Target;
+use spcd_core::config::Connection;
 use spcd_core::plan;
-use tokio::time::timeout;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::work::Shared;
 use crate::daemon::gate::Place;
@@ -16,15 +18,67 @@ use crate::hub::{HubError, comments};
 const TURN: u8 = 3;
 /// How long jobs under way are let go first: some may wait for a source for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest pause from one connection's comments to the next.
+const LONGEST_REST: Duration = Duration::from_millis(200);
 /// How often comments are looked for anew when tables changed meanwhile.
 const TRIES: usize = 3;
 
 /// What is wanted of a connection's comments, and by which job.
 pub struct Commenting {
     pub name: String,
-    pub target: Target,
+    pub connection: Arc<Connection>,
     pub number: u64,
     pub generation: i64,
+}
+
+/// Those whose turn is still to come: one after the other, since ten thousand may wait for long.
+#[derive(Clone)]
+pub struct Queue {
+    sender: mpsc::UnboundedSender<(Instant, Commenting)>,
+    waiting: watch::Sender<usize>,
+    /// Somebody waits for the end.
+    hurried: Arc<AtomicBool>,
+}
+
+impl Queue {
+    /// An empty one, and what is to be run to work on it.
+    pub fn new(shared: Arc<Shared>) -> (Self, impl Future<Output = ()>) {
+        let (sender, mut receiver) = mpsc::unbounded_channel::<(Instant, Commenting)>();
+        let waiting = watch::Sender::new(0);
+        let hurried = Arc::new(AtomicBool::new(false));
+        let queue = Self {
+            sender,
+            waiting: waiting.clone(),
+            hurried: hurried.clone(),
+        };
+        let work = async move {
+            while let Some((since, wanted)) = receiver.recv().await {
+                let began = Instant::now();
+                shared.comment(since, &wanted).await;
+                waiting.send_modify(|waiting| *waiting -= 1);
+                // Half of the time is for what somebody saves meanwhile.
+                if !hurried.load(Ordering::Relaxed) {
+                    sleep(began.elapsed().min(LONGEST_REST)).await;
+                }
+            }
+        };
+        (queue, work)
+    }
+
+    /// Puts one at the end.
+    pub fn add(&self, wanted: Commenting) {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        // It is read for as long as there are jobs.
+        let _ = self.sender.send((Instant::now(), wanted));
+    }
+
+    /// Waits until none is left.
+    pub async fn is_empty(&self) {
+        self.hurried.store(true, Ordering::Relaxed);
+        let mut waiting = self.waiting.subscribe();
+        // It ends by an error only with the queue.
+        let _ = waiting.wait_for(|waiting| *waiting == 0).await;
+    }
 }
 
 impl Shared {
@@ -45,11 +99,11 @@ impl Shared {
 
     /// Puts the source's comments on the tables of a connection that is ready. Where that fails, the
     /// next answer of its source is an occasion to try again.
-    pub async fn comment(&self, wanted: &Commenting) {
+    async fn comment(&self, since: Instant, wanted: &Commenting) {
         let mut busy = self.busy.subscribe();
         let quiet = busy.wait_for(|jobs| *jobs == 0);
         // It ends by an error only with the daemon.
-        let _ = timeout(PATIENCE, quiet).await;
+        let _ = timeout_at(since + PATIENCE, quiet).await;
         for _ in 0..TRIES {
             // A later job asks the source as it is to be asked now.
             if self.commenting().get(&wanted.name) != Some(&wanted.number) {
@@ -73,7 +127,10 @@ impl Shared {
         let name = wanted.name.as_str();
         let (turn, number) = (TURN, wanted.number);
         let place = Place { turn, number };
-        let said = self.sources.comments(&wanted.target, place).await?;
+        let Ok(target) = &wanted.connection.target else {
+            return Ok(());
+        };
+        let said = self.sources.comments(target, place).await?;
         let found = {
             let session = self.sources.session(place).await?;
             let found = comments::compare(session.client(), name, &said).await;

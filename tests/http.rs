@@ -34,6 +34,15 @@ fn names(list: &Value) -> Vec<&str> {
         .collect()
 }
 
+/// Waits for the last thing that changes a row: the source's comments, which follow `ready`.
+async fn commented(hub: &Database) {
+    let sql = "SELECT bool_and(comments_set) FROM spcd.connection_state WHERE status = 'ready'";
+    eventually("the comments are there", DEADLINE, || async {
+        (value(&hub.url, sql).await == "t").then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_told_as_the_table_has_them() {
     let (hub, source) = (shared().database().await, source().await);
@@ -46,6 +55,7 @@ async fn connections_are_told_as_the_table_has_them() {
     );
     spcd.start();
     hub::until(&hub.url, &[&format!("{HOSTILE} ready"), "bad error"]).await;
+    commented(&hub).await;
 
     let list = http.get("/api/v1/connections");
     assert_eq!(list.status, 200, "{list:?}");
@@ -766,11 +776,7 @@ async fn the_documentation_shows_what_is() {
     spcd.write("sales.spc", &postgres("sales", &source));
     spcd.start();
     hub::until(&hub.url, &["sales ready"]).await;
-    let commented = "SELECT comments_set FROM spcd.connection_state";
-    eventually("the comments are there", DEADLINE, || async {
-        (value(&hub.url, commented).await == "t").then_some(())
-    })
-    .await;
+    commented(&hub).await;
     http.is_there();
     let mut stream = http.events("?since=0", &[]);
     stream.until("it is open", |event| event.kind == "open");

@@ -32,31 +32,20 @@ ALTER TABLE spcd.connection_event ADD COLUMN health text CHECK (health IN ('lost
 ALTER TABLE spcd.refresh_request ADD COLUMN action text NOT NULL DEFAULT 'refresh'
     CHECK (action IN ('refresh', 'reconnect', 'disconnect'));
 
--- A durable request to try sources now, also those that were refused or disconnected; its id.
-CREATE FUNCTION spcd.reconnect(connections text[]) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-#variable_conflict use_variable
-DECLARE
-    v_id bigint;
-BEGIN
+-- A durable request of some action; its id.
+CREATE FUNCTION spcd.request(p_connections text[], p_action text) RETURNS bigint LANGUAGE sql AS $$
+    SELECT pg_catalog.pg_notify('spcd_wake', '');
     INSERT INTO spcd.refresh_request (connections, action)
-    VALUES (coalesce(connections, '{}'), 'reconnect') RETURNING id INTO v_id;
-    PERFORM pg_catalog.pg_notify('spcd_wake', '');
-    RETURN v_id;
-END $$;
+    VALUES (coalesce(p_connections, '{}'), p_action) RETURNING id
+$$;
+
+-- A durable request to try sources now, also those that were refused or disconnected; its id.
+CREATE FUNCTION spcd.reconnect(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
+AS $$ SELECT spcd.request(connections, 'reconnect') $$;
 
 -- A durable request to leave sources alone until spcd.reconnect; its id. Their tables stay.
-CREATE FUNCTION spcd.disconnect(connections text[]) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-#variable_conflict use_variable
-DECLARE
-    v_id bigint;
-BEGIN
-    INSERT INTO spcd.refresh_request (connections, action)
-    VALUES (coalesce(connections, '{}'), 'disconnect') RETURNING id INTO v_id;
-    PERFORM pg_catalog.pg_notify('spcd_wake', '');
-    RETURN v_id;
-END $$;
+CREATE FUNCTION spcd.disconnect(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
+AS $$ SELECT spcd.request(connections, 'disconnect') $$;
 
 -- Records that sources are left alone, or no longer. Nothing is known of them from then on.
 CREATE FUNCTION spcd.hold(p_names text[], p_held boolean) RETURNS void LANGUAGE sql AS $$
@@ -125,7 +114,7 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION
-    spcd.reconnect(text[]), spcd.disconnect(text[]), spcd.hold(text[], boolean),
+    spcd.request(text[], text), spcd.reconnect(text[]), spcd.disconnect(text[]), spcd.hold(text[], boolean),
     spcd.publish_health(bigint, jsonb) FROM PUBLIC;
 -- Like a refresh: it asks a source, and changes nothing that was not to be changed anyway. To leave
 -- a source alone is for who keeps the database to say.

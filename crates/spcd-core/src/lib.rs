@@ -78,6 +78,7 @@
 mod aggregate;
 pub mod config;
 pub mod csv;
+mod duration;
 mod hash;
 pub mod health;
 mod nearest;

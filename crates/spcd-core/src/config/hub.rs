@@ -120,7 +120,7 @@ pub fn hub_value(name: &str, text: &str) -> Result<u64, String> {
     let text = text.trim();
     let value = match name {
         "pool_size" => text.parse().ok(),
-        _ => milliseconds(text),
+        _ => crate::duration::milliseconds(text),
     };
     value
         .filter(|value| (known.least..=known.most).contains(value) || (known.none && *value == 0))
@@ -171,19 +171,6 @@ pub(super) fn hub(section: &Section, problems: &mut Vec<Problem>) -> HubGiven {
 /// The names of all settings of the block: their values may be shown.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|known| known.name)
-}
-
-fn milliseconds(text: &str) -> Option<u64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim() {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 fn shown(milliseconds: u64) -> String {

@@ -1,6 +1,7 @@
 //! What a block `health`, the settings file or the environment says of the schedule.
 
 use super::Schedule;
+use crate::duration;
 
 /// The attributes of a block `health`.
 pub const KNOWN: [&str; 5] = ["enabled", "interval", "attempts", "pause", "timeout"];
@@ -99,18 +100,8 @@ fn attempts(text: &str) -> Result<u32, Unfit> {
 }
 
 fn time(name: &str, text: &str) -> Result<u64, Unfit> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim() {
-        "ms" => Some(1),
-        "" | "s" => Some(1_000),
-        "m" | "min" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let time =
-        (number.parse::<u64>().ok().zip(factor)).and_then(|(n, factor)| n.checked_mul(factor));
-    time.filter(|time| (SHORTEST..=LONGEST).contains(time))
+    duration::milliseconds(text)
+        .filter(|time| (SHORTEST..=LONGEST).contains(time))
         .ok_or_else(|| Unfit {
             message: format!("this is no duration for `{name}`"),
             hint: "write a number of seconds, or `\"500ms\"`, `\"30s\"`, `\"5m\"`; at most a day",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Definition;
 use crate::config::OptionValue;
+use crate::duration;
 use crate::nearest::nearest;
 use crate::spc::syntax::Span;
 
@@ -173,17 +174,7 @@ pub(super) fn value(kind: &str, name: &str, text: &str) -> Result<String, Wrong>
 const MOST: u64 = i32::MAX as u64;
 
 fn milliseconds(text: &str) -> Option<u64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim() {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    let milliseconds = number.parse::<u64>().ok()?.checked_mul(factor)?;
-    (milliseconds <= MOST).then_some(milliseconds)
+    duration::milliseconds(text).filter(|milliseconds| *milliseconds <= MOST)
 }
 
 #[cfg(test)]

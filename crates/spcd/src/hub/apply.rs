@@ -79,15 +79,19 @@ struct Queue {
 
 async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>) {
     let mut session: Option<Session> = None;
+    let mut settings = endpoint.shared().watch_settings();
     loop {
-        let shared = endpoint.shared();
-        let settings = shared.settings();
         let next = async {
             let mut queue = queue.lock().await;
             (queue.next_batch().await, queue.locks)
         };
-        let keepalive = Duration::from_millis(settings.keepalive);
-        let Ok((batch, locks)) = timeout(keepalive, next).await else {
+        let keepalive = Duration::from_millis(settings.borrow_and_update().keepalive);
+        let next = tokio::select! {
+            next = timeout(keepalive, next) => next,
+            // The next wait is of another length. (The endpoint is here, so this is no error.)
+            _ = settings.changed() => continue,
+        };
+        let Ok((batch, locks)) = next else {
             // An idle session is kept alive, or found to be dead before it is needed.
             if let Some(open) = &session
                 && open.ping().await.is_err()
@@ -99,6 +103,8 @@ async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>) {
         if batch.is_empty() {
             return;
         }
+        // They may have changed while this waited for the batch.
+        let settings = *settings.borrow();
         if (session.as_ref()).is_some_and(|session| session.settings != settings) {
             session = None;
         }

@@ -1,0 +1,182 @@
+//! Events: resumed where one was, in order, and in nobody's way.
+
+use std::io::Write as _;
+
+use super::source;
+use crate::support::http::{Event, Http, until};
+use crate::support::hub::{self, postgres};
+use crate::support::{DEADLINE, Spcd, eventually, eventually_now, query, shared, value};
+
+fn changes(events: &[Event]) -> Vec<(&str, &str)> {
+    events
+        .iter()
+        .map(|event| {
+            let of = |name: &str| event.data[name].as_str().unwrap();
+            (of("connection"), of("status"))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_go_on_where_one_was() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.start();
+    hub::until(&hub.url, &["a ready"]).await;
+
+    let mut live = http.events("", &[]);
+    let open = live.until("it is open", |event| event.kind == "open");
+    let begin = open.id.unwrap();
+    assert_eq!(open.data["event"], begin);
+    spcd.write("b.spc", &postgres("b", &source));
+    let mut seen = Vec::new();
+    let ready = |event: &Event| event.data["connection"] == "b" && event.data["status"] == "ready";
+    while !seen.last().is_some_and(ready) {
+        let event = live.next().unwrap();
+        if event.kind == "change" {
+            seen.push(event);
+        }
+    }
+    assert_eq!(changes(&seen), [("b", "pending"), ("b", "ready")]);
+    let ids: Vec<i64> = seen.iter().map(|event| event.id.unwrap()).collect();
+    assert!(
+        ids.is_sorted_by(|a, b| a < b) && ids[0] > begin,
+        "{begin} {ids:?}"
+    );
+
+    // Somebody who was away gets what came since, once, by either way of saying how far they were.
+    spcd.remove("b.spc");
+    live.until("it goes", |event| event.data["status"] == "deleted");
+    let last = format!("Last-Event-ID: {}", ids[0]);
+    for (query, head) in [
+        (format!("?since={}", ids[0]), &[][..]),
+        (String::new(), &[last.as_str()]),
+        ("?since=0".into(), &[last.as_str()]),
+    ] {
+        let mut again = http.events(&query, head);
+        assert_eq!(again.next().unwrap().kind, "open");
+        let mut missed = Vec::new();
+        while !missed
+            .last()
+            .is_some_and(|event: &Event| event.data["status"] == "deleted")
+        {
+            let event = again.next().unwrap();
+            assert_eq!(event.kind, "change", "{event:?}");
+            missed.push(event);
+        }
+        assert_eq!(
+            changes(&missed),
+            [("b", "ready"), ("b", "deleting"), ("b", "deleted")]
+        );
+    }
+    // One who claims to have seen what is yet to come has another database in mind.
+    let mut ahead = http.events("?since=999999999", &[]);
+    let resync = ahead.until("it says so", |event| event.kind != "hub");
+    assert_eq!(resync.kind, "resync");
+    for wrong in ["?since=x", "?since=-1"] {
+        assert_eq!(http.events(wrong, &[]).status, 400);
+    }
+    assert_eq!(http.events("", &["Last-Event-ID: x"]).status, 400);
+
+    // Another daemon that takes over makes everything pending at once: read it again.
+    spcd.stop();
+    let other = http.is_gone();
+    assert!(other);
+    spcd.start();
+    http.is_there();
+    let mut live = http.events("", &[]);
+    live.until("it is open", |event| event.kind == "open");
+    hub::until(&hub.url, &["a ready"]).await;
+    query(
+        &hub.url,
+        "SELECT pg_notify('connection_state', '{\"version\":1,\"resync\":true}')",
+    )
+    .await;
+    live.until("it is told", |event| event.kind == "resync");
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_committed_in_their_order() {
+    let hub = shared().database().await;
+    let spcd = Spcd::new(&hub.url);
+    assert_eq!(spcd.spcd(&["migrate"]).code, 0);
+    let first = crate::support::connect(&hub.url).await.unwrap();
+    let insert = "INSERT INTO spcd.connection_event (connection_name, status, generation) VALUES ('a', 'ready', 1)";
+    first
+        .batch_execute(&format!("BEGIN; {insert}"))
+        .await
+        .unwrap();
+    let second = crate::support::connect(&hub.url).await.unwrap();
+    let waiting = tokio::spawn(async move { second.batch_execute(insert).await });
+    // It waits, and so has no number yet that somebody could see before the other's.
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'spcd.event_order'::regclass";
+    eventually("the second waits", DEADLINE, || async {
+        (value(&hub.url, waits).await == "1").then_some(())
+    })
+    .await;
+    assert_eq!(
+        value(
+            &hub.url,
+            "SELECT last_value FROM spcd.connection_event_id_seq"
+        )
+        .await,
+        "1"
+    );
+    first.batch_execute("COMMIT").await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(
+        value(
+            &hub.url,
+            "SELECT array_agg(id ORDER BY id) FROM spcd.connection_event"
+        )
+        .await,
+        "{1,2}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_and_slow_clients_hold_up_no_shutdown_and_nobody_else() {
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    spcd.start();
+    http.is_there();
+    let mut streams = Vec::new();
+    let refused = loop {
+        let stream = http.events("", &[]);
+        if stream.status != 200 {
+            break stream.status;
+        }
+        streams.push(stream);
+        assert!(streams.len() < 1000, "there is no end to it");
+    };
+    assert_eq!(refused, 503);
+    // Half a request, and half of another's head.
+    let mut half = http.connect();
+    half.write_all(b"GET /api/v1/conn").unwrap();
+    assert_eq!(http.get("/livez").status, 200);
+    // Lists that are asked for and not read yet are in nobody's way either.
+    let mut unread = Vec::new();
+    for _ in 0..40 {
+        let mut one = http.connect();
+        one.write_all(b"GET /api/v1/connections HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        unread.push(one);
+    }
+    assert_eq!(http.get("/livez").status, 200);
+    until(&http, "/api/v1/connections", |answer| answer.status == 200);
+    // One that goes makes room.
+    streams.pop();
+    eventually_now("there is room again", || {
+        let stream = http.events("", &[]);
+        (stream.status == 200).then(|| streams.push(stream))
+    });
+    spcd.stop();
+    for stream in &mut streams {
+        while stream.next().is_some() {}
+    }
+    assert!(http.is_gone());
+}

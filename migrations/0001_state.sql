@@ -413,10 +413,13 @@ BEGIN
         FROM event
         WHERE NOT p_quiet
     ), message AS (
-        -- A change takes at most about 1,500 bytes, so a message that begins below 6,000 stays
-        -- below the 8,000 that NOTIFY allows.
-        SELECT change, id, (sum(pg_catalog.octet_length(change::text) + 2) OVER (ORDER BY id)
-                       - pg_catalog.octet_length(change::text) - 2)::bigint / 6000 AS part
+        -- As few as possible, since each goes to every listener. NOTIFY allows less than 8,000 bytes;
+        -- the frame takes at most 70, and a change about 1,500. A message whose last change begins
+        -- below the rest less the longest change ends below the rest.
+        SELECT change, id,
+               (sum(pg_catalog.octet_length(change::text) + 2) OVER (ORDER BY id)
+                - pg_catalog.octet_length(change::text) - 2)
+               / (7900 - max(pg_catalog.octet_length(change::text) + 2) OVER ()) AS part
         FROM change
     )
     SELECT count(pg_catalog.pg_notify('connection_state', text)) INTO p_generation

@@ -85,7 +85,10 @@ BEGIN
     FROM pg_catalog.jsonb_to_recordset(p_rows) AS r (
         name text, reachable boolean, checked float8, latency real, attempts integer,
         failure text, next float8, breaker text)
-    JOIN spcd.connection_state s ON s.connection_name = r.name
+    -- Locked, so that it is there when this row refers to it; one that is being removed is left out.
+    JOIN (SELECT connection_name FROM spcd.connection_state
+          WHERE connection_name IN (SELECT n->>'name' FROM pg_catalog.jsonb_array_elements(p_rows) n)
+          FOR KEY SHARE SKIP LOCKED) s ON s.connection_name = r.name
     ON CONFLICT (connection_name) DO UPDATE SET
         reachable = excluded.reachable,
         last_checked = coalesce(excluded.last_checked, h.last_checked),

@@ -5,7 +5,7 @@ mod command;
 use crate::support::hub::{guarded, postgres, until, until_error};
 use crate::support::mariadb::MariaDb;
 use crate::support::proxy::Proxy;
-use crate::support::{DEADLINE, Spcd, eventually, query, shared, try_query, value};
+use crate::support::{DEADLINE, Spcd, connect, eventually, query, shared, try_query, value};
 
 /// A daemon that asks its sources all the time.
 fn watching(hub: &str) -> Spcd {
@@ -451,4 +451,42 @@ async fn labels_touch_nothing_but_the_row() {
     let all: serde_json::Value = serde_json::from_str(&check.stdout).unwrap();
     assert_eq!(all["connections"][0]["config"]["labels"]["team"], hostile);
     assert_eq!(spcd.spcd(&["status", "--label", "team"]).code, 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_of_one_that_is_being_removed_costs_the_others_nothing() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    let mut spcd = watching(&hub.url);
+    let both = postgres("stays", &source) + &postgres("goes", &source);
+    spcd.write("a.spc", &both);
+    spcd.start();
+    for name in ["stays", "goes"] {
+        until_health(&hub.url, name, WELL).await;
+    }
+    spcd.stop();
+
+    let remover = connect(&hub.url).await.unwrap();
+    remover
+        .batch_execute("BEGIN; DELETE FROM spcd.connection_state WHERE connection_name = 'goes'")
+        .await
+        .unwrap();
+    let found = |name: &str| {
+        format!(
+            "{{\"name\":\"{name}\",\"reachable\":false,\"attempts\":7,\"breaker\":\"closed\",\
+             \"checked\":0,\"failure\":\"gone\",\"next\":5,\"health\":[\"lost\"]}}"
+        )
+    };
+    let publish = format!(
+        "SET statement_timeout = '30s';
+         SELECT spcd.publish_health(epoch, '[{}, {}]') FROM spcd.daemon",
+        found("goes"),
+        found("stays")
+    );
+    let client = connect(&hub.url).await.unwrap();
+    let published = client.batch_execute(&publish).await;
+    published.expect("it neither waits nor fails");
+    remover.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(health(&hub.url, "stays", "attempts").await, "7");
+    assert_eq!(told(&hub.url, "stays").await, "lost ready ready");
+    assert_eq!(health(&hub.url, "goes", "attempts").await, "");
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::measure::{
-    COLUMNS, connection, daemon_cpu, frame, memory, name, report, scaled, seconds, server,
-    server_cpu, session, source, tables, two_sessions, until_count, until_ready,
+    COLUMNS, TURNS, Turns, connection, daemon_cpu, frame, memory, name, scaled, server, server_cpu,
+    session, source, tables, two_sessions, until_count, until_ready,
 };
 use crate::support::hub::STATIC;
 use crate::support::{Cluster, Database, Spcd, connect, query};
@@ -40,72 +40,89 @@ pub async fn fixed() {
     println!("## {all} static connections of {TABLES} tables x {COLUMNS} columns, all new");
     let server = server(&[]);
     let source = source(&server, TABLES).await;
+    let [mut created, mut cloned, mut cpu, mut dropped] = [(); 4].map(|()| Turns::default());
+    let mut resident = 0;
+    for turn in 0..TURNS {
+        let (bare, clones) = (reference(&server).await, reference(&server).await);
+        let hub = server.database().await;
+        let mut spcd = warmed_up(
+            &hub,
+            &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
+        )
+        .await;
+        // Who comes second finds the server's memory and files used to work.
+        let (mut bare_create, mut ours) = (None, None);
+        for first in [turn % 2 == 0, turn % 2 != 0] {
+            if first {
+                let text = |name: &str| frame(name, &server, &source) + &tables(name, TABLES);
+                bare_create = Some(two_sessions(&bare.url, batches(all, &text)).await);
+            } else {
+                ours = Some(all_new(&spcd, &hub, &server, &source, all).await);
+            }
+        }
+        let (Some(bare_create), Some((took, [daemon, backends]))) = (bare_create, ours) else {
+            unreachable!("each has its turn");
+        };
+        created.push(took, bare_create);
+        cpu.push(daemon, backends);
+        cloned.push(
+            took,
+            clone_by_function(&clones, &server, &source, all).await,
+        );
+        resident = resident.max(memory(&spcd, "VmHWM:"));
 
-    let bare = reference(&server).await;
-    let batches = |text: &dyn Fn(&str) -> String| -> Vec<String> {
-        let names: Vec<String> = (0..all).map(name).collect();
-        let batch = |names: &[String]| names.iter().map(|name| text(name)).collect();
-        names.chunks(TOGETHER).map(batch).collect()
-    };
-    let created = two_sessions(
-        &bare.url,
-        batches(&|name| frame(name, &server, &source) + &tables(name, TABLES)),
-    )
-    .await;
-
-    let cloned = clone_by_function(&server, &source, all).await;
-
-    let hub = server.database().await;
-    let mut spcd = warmed_up(
-        &hub,
-        &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
-    )
-    .await;
-    let text: String = (0..all)
-        .map(|n| connection(&name(n), "app", server.port(), &source))
-        .collect();
-    let (daemon, backends) = (daemon_cpu(&spcd), server_cpu(&server));
-    let began = Instant::now();
-    spcd.write("all.spc", &text);
-    until_ready(&hub, "c%", all).await;
-    let took = began.elapsed();
-    let daemon = daemon_cpu(&spcd) - daemon;
-    let backends = server_cpu(&server) - backends;
-    report(
-        "cold_static",
-        took,
-        "the bare DDL over two sessions",
-        created,
-        1.15,
-    );
-    report(
+        let (mut bare_drop, mut took) = (None, None);
+        for first in [turn % 2 == 0, turn % 2 != 0] {
+            if first {
+                bare_drop = Some(two_sessions(&bare.url, batches(all, &drops)).await);
+            } else {
+                let began = Instant::now();
+                spcd.remove("all.spc");
+                until_count(&hub, "SELECT count(*) FROM spcd.connection_state", 1).await;
+                took = Some(began.elapsed());
+            }
+        }
+        dropped.push(took.unwrap_or_default(), bare_drop.unwrap_or_default());
+        spcd.stop();
+    }
+    let bare = "the bare DDL over two sessions";
+    created.report("cold_static", bare, 1.15);
+    cloned.report(
         "cold_static, against clones made by a plpgsql function",
-        took,
         "one transaction a connection, one session",
-        cloned,
         0.25,
     );
-    report(
-        "cpu, the daemon's own",
-        daemon,
-        "the backends'",
-        backends,
-        0.05,
-    );
-    println!("at most {} MB resident", memory(&spcd, "VmHWM:"));
+    cpu.report("cpu, the daemon's own", "the backends'", 0.05);
+    println!("at most {resident} MB resident");
+    dropped.report(&format!("drop of {all} connections"), bare, 1.2);
+}
 
-    let dropped = two_sessions(&bare.url, batches(&drops)).await;
+/// How long it takes until all are ready, and the processor time of the daemon and of the backends
+/// meanwhile.
+async fn all_new(
+    spcd: &Spcd,
+    hub: &Database,
+    server: &Cluster,
+    source: &Database,
+    all: usize,
+) -> (Duration, [Duration; 2]) {
+    let text: String = (0..all)
+        .map(|n| connection(&name(n), "app", server.port(), source))
+        .collect();
+    let (daemon, backends) = (daemon_cpu(spcd), server_cpu(server));
     let began = Instant::now();
-    spcd.remove("all.spc");
-    until_count(&hub, "SELECT count(*) FROM spcd.connection_state", 1).await;
-    report(
-        &format!("drop of {all} connections"),
-        began.elapsed(),
-        "the bare DDL over two sessions",
-        dropped,
-        1.2,
-    );
-    spcd.stop();
+    spcd.write("all.spc", &text);
+    until_ready(hub, "c%", all).await;
+    let took = began.elapsed();
+    let cpu = [daemon_cpu(spcd) - daemon, server_cpu(server) - backends];
+    (took, cpu)
+}
+
+/// What is done to each connection, in transactions as big as pays.
+fn batches(all: usize, text: &dyn Fn(&str) -> String) -> Vec<String> {
+    let names: Vec<String> = (0..all).map(name).collect();
+    let batch = |names: &[String]| names.iter().map(|name| text(name)).collect();
+    names.chunks(TOGETHER).map(batch).collect()
 }
 
 /// Comes up with one connection, so that neither migrations nor the extension are measured.
@@ -135,9 +152,13 @@ async fn reference(server: &Cluster) -> Database {
 }
 
 /// A part of the connections, reckoned up to all of them: each costs the same.
-async fn clone_by_function(server: &Cluster, source: &Database, all: usize) -> Duration {
+async fn clone_by_function(
+    clones: &Database,
+    server: &Cluster,
+    source: &Database,
+    all: usize,
+) -> Duration {
     let part = all.div_ceil(5);
-    let clones = reference(server).await;
     query(&clones.url, CLONE).await;
     let client = connect(&clones.url).await.unwrap();
     let exemplar = frame("exemplar", server, source) + &tables("exemplar", TABLES);
@@ -162,43 +183,39 @@ pub async fn dynamic() {
     );
     let server = server(&[]);
     let source = source(&server, TABLES).await;
-    let bare = reference(&server).await;
     let import = |n: usize| {
         let name = name(n);
         frame(&name, &server, &source)
             + &format!("IMPORT FOREIGN SCHEMA public FROM SERVER \"{name}\" INTO \"{name}\"")
     };
-    let cpu = server_cpu(&server);
-    let imported = two_sessions(&bare.url, (0..all).map(import).collect()).await;
-    let import_cpu = server_cpu(&server) - cpu;
-
-    let hub = server.database().await;
-    let mut spcd = warmed_up(
-        &hub,
-        &connection("keep", "postgres", server.port(), &source),
-    )
-    .await;
     let text: String = (0..all)
         .map(|n| connection(&name(n), "postgres", server.port(), &source))
         .collect();
-    let cpu = server_cpu(&server);
-    let began = Instant::now();
-    spcd.write("all.spc", &text);
-    until_ready(&hub, "c%", all).await;
-    let took = began.elapsed();
-    report(
-        "cold_dynamic",
-        took,
-        "IMPORT FOREIGN SCHEMA over two sessions",
-        imported,
-        0.5,
-    );
-    println!(
-        "processor time of the servers: {} instead of {}",
-        seconds(server_cpu(&server) - cpu),
-        seconds(import_cpu)
-    );
-    spcd.stop();
+    let [mut times, mut cpu] = [(); 2].map(|()| Turns::default());
+    for turn in 0..TURNS {
+        let (bare, hub) = (reference(&server).await, server.database().await);
+        let keep = connection("keep", "postgres", server.port(), &source);
+        let mut spcd = warmed_up(&hub, &keep).await;
+        let [mut imported, mut ours] = [(Duration::ZERO, Duration::ZERO); 2];
+        for first in [turn % 2 == 0, turn % 2 != 0] {
+            let before = server_cpu(&server);
+            if first {
+                let took = two_sessions(&bare.url, (0..all).map(import).collect()).await;
+                imported = (took, server_cpu(&server) - before);
+            } else {
+                let began = Instant::now();
+                spcd.write("all.spc", &text);
+                until_ready(&hub, "c%", all).await;
+                ours = (began.elapsed(), server_cpu(&server) - before);
+            }
+        }
+        times.push(ours.0, imported.0);
+        cpu.push(ours.1, imported.1);
+        spcd.stop();
+    }
+    let import = "IMPORT FOREIGN SCHEMA over two sessions";
+    times.report("cold_dynamic", import, 0.5);
+    cpu.report("processor time of the servers", import, 0.5);
 }
 
 /// `listeners`.
@@ -211,39 +228,39 @@ pub async fn listeners() {
     );
     let server = server(&["max_connections = 700"]);
     let source = source(&server, FEW).await;
-    let mut times = Vec::new();
-    for listening in [0, LISTENERS] {
-        let hub = server.database().await;
-        let mut spcd = warmed_up(
-            &hub,
-            &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
-        )
-        .await;
-        let mut sessions = Vec::new();
-        for _ in 0..listening {
-            let client = session(&hub.url).await;
-            client
-                .batch_execute("LISTEN connection_state")
-                .await
-                .unwrap();
-            sessions.push(client);
+    let [mut times, mut idle] = [(); 2].map(|()| Turns::default());
+    let text = |n| connection(&name(n), "app", server.port(), &source);
+    let text: String = (0..all).map(text).collect();
+    for turn in 0..=TURNS {
+        let mut took = [Duration::ZERO; 3];
+        // Without, with sessions that do nothing, and with sessions that listen.
+        for with in [turn % 3, (turn + 1) % 3, (turn + 2) % 3] {
+            let hub = server.database().await;
+            let keep = STATIC.to_owned() + &connection("keep", "app", server.port(), &source);
+            let mut spcd = warmed_up(&hub, &keep).await;
+            let mut sessions = Vec::new();
+            for _ in 0..with.min(1) * LISTENERS {
+                let client = session(&hub.url).await;
+                if with == 2 {
+                    let listen = "LISTEN connection_state";
+                    client.batch_execute(listen).await.unwrap();
+                }
+                sessions.push(client);
+            }
+            let began = Instant::now();
+            spcd.write("all.spc", &text);
+            until_ready(&hub, "c%", all).await;
+            took[with] = began.elapsed();
+            spcd.stop();
         }
-        let text: String = (0..all)
-            .map(|n| connection(&name(n), "app", server.port(), &source))
-            .collect();
-        let began = Instant::now();
-        spcd.write("all.spc", &text);
-        until_ready(&hub, "c%", all).await;
-        times.push(began.elapsed());
-        spcd.stop();
+        // The first has the server's memory made, and counts for nothing.
+        if turn > 0 {
+            times.push(took[2], took[0]);
+            idle.push(took[1], took[0]);
+        }
     }
-    report(
-        "cold pass with listeners",
-        times[1],
-        "without",
-        times[0],
-        1.2,
-    );
+    times.report("cold pass with listeners", "without", 1.2);
+    idle.report("cold pass with as many idle sessions", "without", 1.2);
 }
 
 /// `slow_sources`.
@@ -258,37 +275,35 @@ pub async fn slow_sources() {
     let source = source(&server, FEW).await;
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    let mut times = Vec::new();
-    for silent in [0, SILENT] {
-        let hub = server.database().await;
-        let mut spcd = warmed_up(
-            &hub,
-            &connection("keep", "postgres", server.port(), &source),
-        )
-        .await;
-        // Among the others, as chance has it.
-        let every = all / SILENT.max(1);
-        let text: String = (0..all)
-            .flat_map(|n| {
-                let good = connection(&name(n), "postgres", server.port(), &source);
-                let bad = (silent > 0 && n % every == 0)
-                    .then(|| connection(&format!("{}_silent", name(n)), "postgres", port, &source));
-                [Some(good), bad]
-            })
-            .flatten()
-            .collect();
-        let began = Instant::now();
-        spcd.write("all.spc", &text);
-        until_ready(&hub, "c_____", all).await;
-        times.push(began.elapsed());
-        spcd.kill9();
+    let mut times = Turns::default();
+    for turn in 0..=TURNS {
+        let mut took = [Duration::ZERO; 2];
+        for with in [turn % 2, (turn + 1) % 2] {
+            let hub = server.database().await;
+            let keep = connection("keep", "postgres", server.port(), &source);
+            let mut spcd = warmed_up(&hub, &keep).await;
+            // Among the others, as chance has it.
+            let every = all.div_ceil(SILENT);
+            let text: String = (0..all)
+                .flat_map(|n| {
+                    let good = connection(&name(n), "postgres", server.port(), &source);
+                    let bad = (with == 1 && n % every == 0).then(|| {
+                        connection(&format!("{}_silent", name(n)), "postgres", port, &source)
+                    });
+                    [Some(good), bad]
+                })
+                .flatten()
+                .collect();
+            let began = Instant::now();
+            spcd.write("all.spc", &text);
+            until_ready(&hub, "c_____", all).await;
+            took[with] = began.elapsed();
+            spcd.kill9();
+        }
+        if turn > 0 {
+            times.push(took[1], took[0]);
+        }
     }
-    report(
-        "good ones with silent ones among them",
-        times[1],
-        "without",
-        times[0],
-        1.2,
-    );
+    times.report("good ones with silent ones among them", "without", 1.2);
     drop(silent);
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::measure::{
-    LIMIT, connection, memory, name, report, scaled, seconds, server, session, source, until_count,
-    until_ready,
+    LIMIT, connection, median, memory, name, report, scaled, seconds, server, session, source,
+    until_count, until_ready,
 };
 use crate::support::hub::STATIC;
 use crate::support::{Cluster, Spcd, eventually, query, value};
@@ -214,9 +214,4 @@ fn durations(log: &str, application: &str, parts: &[&str]) -> Vec<Duration> {
         }
     }
     found
-}
-
-fn median(mut list: Vec<Duration>) -> Duration {
-    list.sort();
-    list.get(list.len() / 2).copied().unwrap_or_default()
 }

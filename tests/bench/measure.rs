@@ -163,6 +163,45 @@ pub async fn until_count(hub: &Database, sql: &str, count: usize) {
     }
 }
 
+/// How often what is measured and its reference take turns: a machine is not equally fast all the time.
+pub const TURNS: usize = 3;
+
+/// What turns took.
+#[derive(Default)]
+pub struct Turns {
+    ours: Vec<Duration>,
+    reference: Vec<Duration>,
+}
+
+impl Turns {
+    /// A turn of each.
+    pub fn push(&mut self, ours: Duration, reference: Duration) {
+        self.ours.push(ours);
+        self.reference.push(reference);
+    }
+
+    /// One line with the medians, and one with each turn's ratio.
+    pub fn report(self, what: &str, reference: &str, aim: f64) {
+        let each = self.ours.iter().zip(&self.reference);
+        let ratio = |(ours, bare): (&Duration, &Duration)| ours.as_secs_f64() / bare.as_secs_f64();
+        let each: Vec<String> = each.map(|pair| format!("{:.2}", ratio(pair))).collect();
+        report(
+            what,
+            median(self.ours),
+            reference,
+            median(self.reference),
+            aim,
+        );
+        println!("  in turns: {}", each.join(", "));
+    }
+}
+
+/// The one in the middle.
+pub fn median(mut list: Vec<Duration>) -> Duration {
+    list.sort();
+    list.get(list.len() / 2).copied().unwrap_or_default()
+}
+
 /// One line: what it took, what the reference took, and how that compares with the aim.
 pub fn report(what: &str, took: Duration, reference: &str, bare: Duration, aim: f64) {
     let ratio = took.as_secs_f64() / bare.as_secs_f64();

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use spcd_core::config::{Connection, Desired, Kind as ConnectionKind, Probe};
 use spcd_core::health::{Options, Schedule, Turn};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 
+use crate::daemon::MANY;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::probe::Answer;
 use crate::hub::{HubError, Limits};
@@ -35,6 +36,10 @@ const LOST: (usize, usize) = (4, 16);
 /// server, so that all of them stay a small part of it: where there are more sources than that, each
 /// is asked less often.
 pub const A_SECOND: u32 = 50;
+/// How many of the sources that answered last are asked in a second while many jobs are under way,
+/// which tell as much of their own. That holds for so long, since among the jobs may be some that hang.
+const A_SECOND_BESIDE: u32 = 2;
+const BESIDE: Duration = Duration::from_secs(60);
 /// How long what was found is kept back, to be written together with more.
 const TOGETHER: Duration = Duration::from_secs(1);
 
@@ -84,13 +89,14 @@ impl PartialEq for Watched {
 }
 
 impl Watch {
-    /// Begins, with what an earlier leader knew.
+    /// Begins, with what an earlier leader knew. `jobs` is how many are under way.
     pub fn start(
         endpoint: Arc<Endpoint>,
         epoch: i64,
         limits: Limits,
         tunnels: Arc<Tunnels>,
         known: BTreeMap<String, bool>,
+        jobs: watch::Receiver<usize>,
     ) -> Self {
         let (orders, receiver) = mpsc::unbounded_channel();
         let (sender, news) = mpsc::unbounded_channel();
@@ -107,6 +113,9 @@ impl Watch {
                 found: mpsc::unbounded_channel(),
                 news: sender,
                 next_start: Instant::now(),
+                next_well: Instant::now(),
+                jobs,
+                busy_since: None,
                 write_at: None,
                 writer: None,
                 refusal: String::new(),
@@ -226,6 +235,11 @@ struct Round {
     news: mpsc::UnboundedSender<News>,
     /// Not more than so many a second.
     next_start: Instant,
+    /// And not before this one of those that answered last.
+    next_well: Instant,
+    /// How many jobs are under way, and since when there are many.
+    jobs: watch::Receiver<usize>,
+    busy_since: Option<Instant>,
     /// When what was found is written.
     write_at: Option<Instant>,
     writer: Option<Session>,
@@ -238,7 +252,10 @@ impl Round {
         loop {
             let due = self.book.next(self.room());
             let due = due.map(|due| self.began + Duration::from_millis(due));
-            let start = due.map(|due| due.max(self.next_start));
+            // Where others have to rest, there may be one that is due when they are done.
+            let rested = Some(self.next_well).filter(|then| *then > Instant::now());
+            let start = due.map(|due| due.max(self.next_start)).into_iter();
+            let start = start.chain(rested).min();
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => self.order(order),
@@ -271,10 +288,20 @@ impl Round {
         // One that hangs was one that answered, until it was asked.
         let any = well + lost + hung < 3 * self.lost;
         Room {
-            well: any && well < AT_A_TIME,
+            well: any && well < AT_A_TIME && self.next_well <= Instant::now(),
             lost: any && lost < self.lost,
             again: hung < self.lost,
         }
+    }
+
+    /// Whether the hub has more to do than to ask sources, and not for too long.
+    fn is_busy(&mut self) -> bool {
+        if *self.jobs.borrow() < MANY {
+            self.busy_since = None;
+            return false;
+        }
+        let since = self.busy_since.get_or_insert_with(Instant::now);
+        since.elapsed() < BESIDE
     }
 
     fn order(&mut self, order: Order) {
@@ -304,9 +331,13 @@ impl Round {
     fn ask(&mut self) {
         let now = self.now();
         self.next_start = Instant::now() + Duration::from_secs(1) / A_SECOND;
-        let Some((number, watched)) = self.book.begin(self.room(), now) else {
+        let room = self.room();
+        let Some((number, watched)) = self.book.begin(room, now) else {
             return;
         };
+        if room.well && self.is_busy() {
+            self.next_well = Instant::now() + Duration::from_secs(1) / A_SECOND_BESIDE;
+        }
         let (sessions, sender) = (self.sessions.clone(), self.found.0.clone());
         self.running.spawn(async move {
             session::ask(&sessions, number, &watched, &sender).await;

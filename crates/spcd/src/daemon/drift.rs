@@ -8,11 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spcd_core::config::HubSettings;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::jobs::MANY;
 use crate::hub::connect::Session;
 use crate::hub::{HubError, observe};
+
+/// How long the question rests while many jobs are under way: it takes about half a second of a core
+/// where there are fifty thousand tables.
+const REST: Duration = Duration::from_secs(3);
 
 /// The question, of which one is under way at a time.
 pub struct Drift {
@@ -20,6 +26,10 @@ pub struct Drift {
     question: JoinSet<Result<Altered, HubError>>,
     /// A later pass wants to know too.
     again: Option<(u64, Instant)>,
+    /// How many jobs are under way.
+    jobs: watch::Receiver<usize>,
+    /// Somebody waits for the answer.
+    hurry: Arc<Notify>,
     took: Duration,
 }
 
@@ -43,23 +53,35 @@ impl Altered {
 
 impl Drift {
     /// Nothing is asked yet.
-    pub fn new(observer: Session) -> Self {
+    pub fn new(observer: Session, jobs: watch::Receiver<usize>) -> Self {
         Self {
             observer: Arc::new(observer),
             question: JoinSet::new(),
             again: None,
+            jobs,
+            hurry: Arc::default(),
             took: Duration::ZERO,
         }
     }
 
     /// Asks on behalf of a pass that began then; once more after the answer that is still to come.
-    pub fn ask(&mut self, pass: u64, began: Instant) {
+    /// Where nobody waits for it (`leisure`), what many jobs do may go first.
+    pub fn ask(&mut self, pass: u64, began: Instant, leisure: bool) {
+        if !leisure {
+            self.hurry.notify_one();
+        }
         if !self.question.is_empty() {
             self.again = Some((pass, began));
             return;
         }
-        let observer = self.observer.clone();
+        let (observer, mut jobs, hurry) =
+            (self.observer.clone(), self.jobs.clone(), self.hurry.clone());
         self.question.spawn(async move {
+            tokio::select! {
+                biased;
+                () = hurry.notified() => {}
+                _ = timeout(REST, jobs.wait_for(|jobs| *jobs < MANY)) => {}
+            }
             let asked = Instant::now();
             Ok(Altered {
                 names: observe::drifted(&observer.client).await?,
@@ -79,7 +101,7 @@ impl Drift {
         let altered = answer.map_err(|_| HubError::NoSession)??;
         self.took = altered.took;
         if let Some((pass, began)) = self.again.take() {
-            self.ask(pass, began);
+            self.ask(pass, began, true);
         }
         Ok(altered)
     }

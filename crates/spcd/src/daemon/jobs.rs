@@ -10,7 +10,7 @@ use std::time::Duration;
 use spcd_core::config::Connection;
 use spcd_core::health::{Kind, Schedule};
 use spcd_core::plan::{Task, Why, Work};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -26,6 +26,8 @@ use crate::tunnel::Tunnels;
 use comments::{Commenting, Queue};
 use work::{Job, Shared};
 
+/// As long as this many are under way, what nobody waits for leaves the hub's processors to them.
+pub const MANY: usize = 16;
 /// How long aggregators wait for a member that changes.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a lock that was not got is left to others: the first time, and at most.
@@ -241,6 +243,11 @@ impl Jobs {
     /// How many are under way.
     pub fn len(&self) -> usize {
         self.running.len()
+    }
+
+    /// How many are under way, as it changes.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.shared.busy.subscribe()
     }
 
     /// Waits for a job to end; for ever if there is none. Returns whether something else is wanted

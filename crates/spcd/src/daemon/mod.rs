@@ -13,6 +13,8 @@ mod pass;
 mod requests;
 mod sources;
 
+pub use jobs::MANY;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -122,7 +124,7 @@ impl<'a> Reign<'a> {
         let listener = endpoint.connect("listener").await?;
         let listen = format!("LISTEN {}", sql::ident(spcd_protocol::WAKE_CHANNEL));
         listener.client.batch_execute(&listen).await?;
-        let drift = Drift::new(endpoint.connect("observer").await?);
+        let observer = endpoint.connect("observer").await?;
         let limits = Limits::read(&lead.control.client).await?;
         pool.fit(limits.sessions);
         let (answered, held) = source::known(&lead.control.client).await?;
@@ -133,16 +135,18 @@ impl<'a> Reign<'a> {
         };
         let tunnels = Tunnels::new(&settings.state_dir, endpoint);
         let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
+        let jobs = Jobs::new(
+            endpoint.clone(),
+            pool.clone(),
+            tunnels.clone(),
+            writer,
+            limits,
+        );
         Ok(Some(Self {
             config,
             endpoint: endpoint.clone(),
-            jobs: Jobs::new(
-                endpoint.clone(),
-                pool.clone(),
-                tunnels.clone(),
-                writer,
-                limits,
-            ),
+            drift: Drift::new(observer, jobs.count()),
+            jobs,
             tunnels,
             lead,
             requests: Requests::default(),
@@ -150,7 +154,6 @@ impl<'a> Reign<'a> {
             steampipe,
             csv: CsvFiles::default(),
             listener,
-            drift,
             held: false,
             is_deferred: false,
             passes: 0,
@@ -213,6 +216,7 @@ impl<'a> Reign<'a> {
             self.limits,
             self.tunnels.clone(),
             answered,
+            self.jobs.count(),
         ));
         loop {
             let began = Instant::now();

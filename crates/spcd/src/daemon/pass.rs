@@ -52,7 +52,7 @@ impl Reign<'_> {
         let (asked, reconnected) = self.hold(asked).await?;
         let client = &self.lead.control.client;
         if wait {
-            self.drift.ask(self.passes, began);
+            self.drift.ask(self.passes, began, false);
         }
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
         let diagnostics = diagnostics_json(&diagnostics);
@@ -101,10 +101,13 @@ impl Reign<'_> {
                 self.passed(&altered).await?;
                 // Who asked since then wants an answer of their own.
                 if self.requests.came_after(altered.pass) {
-                    self.drift.ask(self.passes, began);
+                    self.drift.ask(self.passes, began, false);
                 }
             }
-            None => self.drift.ask(self.passes, began),
+            None => {
+                let leisure = !self.requests.await_a_look();
+                self.drift.ask(self.passes, began, leisure);
+            }
         }
         Ok(Passed { idle })
     }

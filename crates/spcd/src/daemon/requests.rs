@@ -110,6 +110,11 @@ impl Requests {
         open.any(|open| !open.passed && open.seen > pass)
     }
 
+    /// Whether somebody waits for what a look finds.
+    pub fn await_a_look(&self) -> bool {
+        self.open.values().any(|open| !open.passed)
+    }
+
     /// A job failed.
     pub fn failed(&mut self, name: &str, error: &str) {
         let concerns = |open: &&mut Open| match &open.names {

@@ -157,10 +157,11 @@ impl Book {
         }
     }
 
-    /// Has one asked now, whatever was found before; `false`: it is not watched.
+    /// Has one asked before all that are due, whatever was found before; `false`: it is not watched.
     pub fn again(&mut self, name: &str, now: u64) -> bool {
         self.change(name, |entry| {
             entry.again(now);
+            entry.health.next = Some(0);
             entry.facts.asked = Some(Asked::Waiting);
         })
     }

@@ -2,7 +2,7 @@
 # Measures, in a release build, against servers of its own. Without arguments: everything; else the
 # named parts: language, first_light, clients, cold_static (with cpu and drop), cold_dynamic, listeners,
 # slow_sources, restart (with column_added and drop_many), aggregator, one_file, page,
-# idle. Each takes less than three minutes.
+# idle, probed. Each takes less than three minutes.
 # SPCD_BENCH_DIVISOR=10 takes a tenth of the connections, to try a part out.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -69,4 +69,7 @@ async fn main() {
     if runs(&["idle"]) {
         page::idle().await;
     }
+    if runs(&["probed"]) {
+        page::probed().await;
+    }
 }

@@ -9,10 +9,11 @@ use tokio::net::UnixStream;
 use crate::chromium::Chromium;
 use crate::fill::Filled;
 use crate::measure::{
-    connection, daemon_cpu, memory, name, scaled, seconds, server, server_cpu, source, until_ready,
+    connection, daemon_cpu, memory, name, scaled, seconds, server, server_cpu, source, until_count,
+    until_ready,
 };
 use crate::support::hub::STATIC;
-use crate::support::{Spcd, eventually_now, free_port};
+use crate::support::{Spcd, eventually_now, free_port, value};
 
 /// Requests a second, and for how long.
 const RATE: u32 = 50;
@@ -169,6 +170,58 @@ pub async fn idle() {
         percent(daemon_cpu(&spcd), cpu),
         percent(server_cpu(&server), hub_cpu),
         statements as f64 / passed
+    );
+    spcd.stop();
+}
+
+/// `probed`
+pub async fn probed() {
+    let all = scaled(1_000);
+    println!("## {all} dynamic sources of 2 tables, on a server of their own, probed every 30 s");
+    let (hub_server, source_server) = (server(&[]), server(&[]));
+    let source = source(&source_server, 2).await;
+    let hub = hub_server.database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.env("SPCD_HEALTH_ENABLED", "true")
+        .env("SPCD_HEALTH_INTERVAL", "30s");
+    let one = |n| {
+        let text = connection(&name(n), "postgres", source_server.port(), &source);
+        // What is asked is whether it is there, and nothing else.
+        text.replace("\n}", "\n  import { refresh_interval = \"never\" }\n}")
+    };
+    let files: String = (0..all).map(one).collect();
+    spcd.write("all.spc", &files);
+    spcd.start();
+    until_ready(&hub, "%", all).await;
+    // Each has answered once, and nobody looks for comments any more.
+    let reachable = "SELECT count(*) FROM spcd.connection_health WHERE reachable";
+    until_count(&hub, reachable, all).await;
+    let count = "SELECT count(*) FROM spcd.connection_health
+                 WHERE last_checked > clock_timestamp() - interval '60 s'";
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'spcd%'";
+    let spent = || {
+        [
+            daemon_cpu(&spcd),
+            server_cpu(&hub_server),
+            server_cpu(&source_server),
+        ]
+    };
+    let (before, began) = (spent(), Instant::now());
+    let mut most = 0;
+    while began.elapsed() < IDLE {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        most = most.max(value(&hub.url, sessions).await.parse::<usize>().unwrap());
+    }
+    let passed = began.elapsed().as_secs_f64();
+    let now = spent();
+    let percent = |n: usize| (now[n] - before[n]).as_secs_f64() / passed * 100.0;
+    println!(
+        "probed: {} of {all} asked in the last minute; of a core the daemon takes {:.1} %, the hub {:.1} %, \
+         the sources' server {:.1} %; at most {most} sessions on the hub",
+        value(&hub.url, count).await,
+        percent(0),
+        percent(1),
+        percent(2)
     );
     spcd.stop();
 }

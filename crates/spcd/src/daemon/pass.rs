@@ -51,7 +51,9 @@ impl Reign<'_> {
         let asked = self.requests.read(client, self.passes).await?;
         let (asked, reconnected) = self.hold(asked).await?;
         let client = &self.lead.control.client;
-        if wait {
+        // Beside the look, where somebody waits for both.
+        let asked_early = wait || self.requests.await_a_look();
+        if asked_early {
             self.drift.ask(self.passes, began, false);
         }
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
@@ -100,14 +102,12 @@ impl Reign<'_> {
             Some(altered) => {
                 self.passed(&altered).await?;
                 // Who asked since then wants an answer of their own.
-                if self.requests.came_after(altered.pass) {
+                if !asked_early && self.requests.came_after(altered.pass) {
                     self.drift.ask(self.passes, began, false);
                 }
             }
-            None => {
-                let leisure = !self.requests.await_a_look();
-                self.drift.ask(self.passes, began, leisure);
-            }
+            None if asked_early => {}
+            None => self.drift.ask(self.passes, began, true),
         }
         Ok(Passed { idle })
     }

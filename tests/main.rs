@@ -22,6 +22,7 @@ mod examples;
 mod failover;
 mod health;
 mod http;
+mod messages;
 mod migrate;
 mod page;
 mod partial;

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::support::hub::{postgres_with, until};
+use crate::support::listen::listener;
 use crate::support::{Cluster, DEADLINE, Database, Spcd, eventually, query, try_query, value};
 
 /// A hub of its own, because roles are a cluster's, with a daemon that has clients of Steampipe.
@@ -25,28 +26,9 @@ fn local(name: &str, cluster: &Cluster, data: &Database) -> String {
     )
 }
 
-/// A session, and the payloads of what it hears.
-async fn listener(url: &str, channel: &str) -> (Client, mpsc::UnboundedReceiver<Value>) {
-    let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-    let (sender, heard) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(message) = message {
-                assert!(message.payload().len() < 8000);
-                let _ = sender.send(serde_json::from_str(message.payload()).unwrap());
-            }
-        }
-    });
-    client
-        .batch_execute(&format!("LISTEN {channel}"))
-        .await
-        .unwrap();
-    (client, heard)
-}
-
-async fn next(heard: &mut mpsc::UnboundedReceiver<Value>) -> Value {
+async fn next(heard: &mut mpsc::UnboundedReceiver<String>) -> Value {
     let next = tokio::time::timeout(DEADLINE, heard.recv()).await;
-    next.expect("a message").unwrap()
+    serde_json::from_str(&next.expect("a message").unwrap()).unwrap()
 }
 
 /// The columns of a statement's result: names and types.

@@ -5,6 +5,7 @@
 pub mod http;
 pub mod hub;
 pub mod kept;
+pub mod listen;
 pub mod mariadb;
 mod postgres;
 pub mod proxy;

@@ -50,39 +50,35 @@ pub async fn fixed() {
             &(STATIC.to_owned() + &connection("keep", "app", server.port(), &source)),
         )
         .await;
-        // Who comes second finds the server's memory and files used to work.
-        let (mut bare_create, mut ours) = (None, None);
-        for first in [turn % 2 == 0, turn % 2 != 0] {
-            if first {
-                let text = |name: &str| frame(name, &server, &source) + &tables(name, TABLES);
-                bare_create = Some(two_sessions(&bare.url, batches(all, &text)).await);
+        let (mut bare_took, mut took, mut spent) =
+            (Duration::ZERO, Duration::ZERO, [Duration::ZERO; 2]);
+        for ours in order(turn) {
+            if ours {
+                (took, spent) = all_new(&spcd, &hub, &server, &source, all).await;
             } else {
-                ours = Some(all_new(&spcd, &hub, &server, &source, all).await);
+                let text = |name: &str| frame(name, &server, &source) + &tables(name, TABLES);
+                bare_took = two_sessions(&bare.url, batches(all, &text)).await;
             }
         }
-        let (Some(bare_create), Some((took, [daemon, backends]))) = (bare_create, ours) else {
-            unreachable!("each has its turn");
-        };
-        created.push(took, bare_create);
-        cpu.push(daemon, backends);
+        created.push(took, bare_took);
+        cpu.push(spent[0], spent[1]);
         cloned.push(
             took,
             clone_by_function(&clones, &server, &source, all).await,
         );
         resident = resident.max(memory(&spcd, "VmHWM:"));
 
-        let (mut bare_drop, mut took) = (None, None);
-        for first in [turn % 2 == 0, turn % 2 != 0] {
-            if first {
-                bare_drop = Some(two_sessions(&bare.url, batches(all, &drops)).await);
-            } else {
+        for ours in order(turn) {
+            if ours {
                 let began = Instant::now();
                 spcd.remove("all.spc");
                 until_count(&hub, "SELECT count(*) FROM spcd.connection_state", 1).await;
-                took = Some(began.elapsed());
+                took = began.elapsed();
+            } else {
+                bare_took = two_sessions(&bare.url, batches(all, &drops)).await;
             }
         }
-        dropped.push(took.unwrap_or_default(), bare_drop.unwrap_or_default());
+        dropped.push(took, bare_took);
         spcd.stop();
     }
     let bare = "the bare DDL over two sessions";
@@ -123,6 +119,13 @@ fn batches(all: usize, text: &dyn Fn(&str) -> String) -> Vec<String> {
     let names: Vec<String> = (0..all).map(name).collect();
     let batch = |names: &[String]| names.iter().map(|name| text(name)).collect();
     names.chunks(TOGETHER).map(batch).collect()
+}
+
+/// Whose turn comes first, us or the reference: who comes second finds the server's memory and files
+/// used to work.
+fn order(turn: usize) -> [bool; 2] {
+    let ours_first = turn % 2 == 1;
+    [ours_first, !ours_first]
 }
 
 /// Comes up with one connection, so that neither migrations nor the extension are measured.
@@ -197,16 +200,16 @@ pub async fn dynamic() {
         let keep = connection("keep", "postgres", server.port(), &source);
         let mut spcd = warmed_up(&hub, &keep).await;
         let [mut imported, mut ours] = [(Duration::ZERO, Duration::ZERO); 2];
-        for first in [turn % 2 == 0, turn % 2 != 0] {
+        for is_ours in order(turn) {
             let before = server_cpu(&server);
-            if first {
-                let took = two_sessions(&bare.url, (0..all).map(import).collect()).await;
-                imported = (took, server_cpu(&server) - before);
-            } else {
+            if is_ours {
                 let began = Instant::now();
                 spcd.write("all.spc", &text);
                 until_ready(&hub, "c%", all).await;
                 ours = (began.elapsed(), server_cpu(&server) - before);
+            } else {
+                let took = two_sessions(&bare.url, (0..all).map(import).collect()).await;
+                imported = (took, server_cpu(&server) - before);
             }
         }
         times.push(ours.0, imported.0);

@@ -123,7 +123,7 @@ impl<'a> Reign<'a> {
             let seconds = since.elapsed().unwrap_or_default().as_secs();
             tracing::info!(seconds, reason, "the database is back");
         }
-        endpoint.shared().leads();
+        endpoint.shared().leads(lead.epoch);
         let compat = settings.compat == Compat::Steampipe;
         let steampipe = Steampipe::begin(&lead.control.client, lead.epoch, compat).await?;
         let listener = endpoint.connect("listener").await?;

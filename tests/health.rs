@@ -1,6 +1,7 @@
 //! Sources that come and go: what is known of them, what is told, and what is tried again.
 
 mod command;
+mod hang;
 mod reload;
 
 use crate::support::hub::{guarded, postgres, until, until_error};

@@ -45,7 +45,10 @@ impl Proxy {
                     if swallow.load(Ordering::SeqCst) {
                         // Until the other side gives up.
                         let mut nowhere = tokio::io::sink();
-                        let _ = tokio::io::copy(&mut client, &mut nowhere).await;
+                        tokio::select! {
+                            _ = tokio::io::copy(&mut client, &mut nowhere) => {}
+                            _ = freezing.changed() => {}
+                        }
                         return;
                     }
                     let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -78,6 +81,11 @@ impl Proxy {
     /// Whether new connections are swallowed from now on.
     pub fn swallow(&self, swallow: bool) {
         self.swallows.store(swallow, Ordering::SeqCst);
+    }
+
+    /// Ends what is swallowed.
+    pub fn hang_up(&self) {
+        self.freeze();
     }
 
     /// From now on nothing is passed on over what is open. New connections are as good as ever.

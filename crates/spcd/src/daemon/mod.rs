@@ -131,7 +131,7 @@ impl<'a> Reign<'a> {
         listener.client.batch_execute(&listen).await?;
         let observer = endpoint.connect("observer").await?;
         let limits = Limits::read(&lead.control.client).await?;
-        pool.fit(limits.sessions);
+        pool.fit(limits);
         let (answered, held) = source::known(&lead.control.client).await?;
         let memory = Memory {
             held,

@@ -1,0 +1,110 @@
+//! Sources that accept, say nothing, and cannot be let go of.
+
+use super::{WELL, health, until_health, watching};
+use crate::support::hub::{postgres, until, until_error};
+use crate::support::mariadb::MariaDb;
+use crate::support::proxy::Proxy;
+use crate::support::{Cluster, DEADLINE, eventually, query, shared, value};
+
+/// How many sources fall silent: few, and then more than may hang.
+const FEW: usize = 4;
+const MANY: usize = 24;
+
+/// What waits for sources: for their tables, and for whether they are there.
+async fn waiting(hub: &str, purpose: &str) -> usize {
+    let sql =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'spcd {purpose}'");
+    value(hub, &sql).await.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_hang_in_their_wrapper_cost_nobody_else_anything() {
+    let server = Cluster::start(&["max_connections = 60"]);
+    let hub = server.database().await;
+    let source = shared().database().await;
+    query(&source.url, "CREATE TABLE t (id integer)").await;
+    let shop = MariaDb::start();
+    shop.run(
+        "CREATE DATABASE shop; CREATE TABLE shop.t (id int);
+         CREATE USER reader@'127.0.0.1' IDENTIFIED BY 'x';
+         GRANT SELECT ON shop.* TO reader@'127.0.0.1'",
+    );
+    let proxy = Proxy::to(shop.port()).await;
+    proxy.swallow(true);
+    let mysql = |name: &str, port: u16| {
+        format!(
+            "connection \"{name}\" {{\n  plugin   = \"mysql\"\n  port     = {port}\n  \
+             database = \"shop\"\n  user     = \"reader\"\n  password = \"x\"\n  \
+             import {{\n    timeout = \"1s\"\n  }}\n}}\n"
+        )
+    };
+    let mut spcd = watching(&hub.url);
+    spcd.env("SPCD_HEALTH_TIMEOUT", "1s");
+    let silent: Vec<String> = (0..MANY).map(|n| format!("m{n:02}")).collect();
+    let blocks = |names: &[String]| -> String {
+        let block = |name: &String| mysql(name, proxy.port());
+        names.iter().map(block).collect()
+    };
+    spcd.write("silent.spc", &blocks(&silent[..FEW]));
+    spcd.start();
+    for name in &silent[..FEW] {
+        until_error(&hub.url, name, "").await;
+    }
+    // Others are imported and asked as ever, also of the same wrapper.
+    spcd.write("b.spc", &postgres("other", &source));
+    spcd.write("c.spc", &mysql("shop", shop.port()));
+    let states = |silent: &[String], status: &str, others: &[&str]| {
+        let silent = silent.iter().map(|name| format!("{name} {status}"));
+        let others = others.iter().map(|name| format!("{name} ready"));
+        silent.chain(others).collect::<Vec<String>>()
+    };
+    let becomes = async |states: Vec<String>| {
+        let states: Vec<&str> = states.iter().map(String::as_str).collect();
+        until(&hub.url, &states).await;
+    };
+    becomes(states(&silent[..FEW], "error", &["other", "shop"])).await;
+    for name in ["other", "shop"] {
+        until_health(&hub.url, name, WELL).await;
+    }
+
+    // More than may hang. Each is tried, and it is said why it is not tried again.
+    spcd.write("silent.spc", &blocks(&silent));
+    spcd.write("d.spc", &postgres("zz", &source));
+    becomes(states(&silent, "error", &["other", "shop", "zz"])).await;
+    let told = "SELECT count(*) FROM spcd.connection_state WHERE connection_name LIKE 'm%'
+                AND (error LIKE '%a session still waits for it in mysql_fdw%'
+                     OR error LIKE 'it is not asked: % in mysql_fdw for sources that do not answer%')";
+    eventually("it is said why they are not asked", DEADLINE, || async {
+        (value(&hub.url, told).await == MANY.to_string()).then_some(())
+    })
+    .await;
+    let told = "SELECT count(*) FROM spcd.connection_health WHERE connection_name LIKE 'm%'
+                AND (last_failure LIKE '%did not answer within 1 s%'
+                     OR last_failure LIKE 'it is not asked: %')";
+    eventually("that is known of all", DEADLINE, || async {
+        (value(&hub.url, told).await == MANY.to_string()).then_some(())
+    })
+    .await;
+    for _ in 0..5 {
+        for name in ["other", "shop", "zz"] {
+            let at = health(&hub.url, name, "last_checked").await;
+            until_health(&hub.url, name, &format!("last_checked > '{at}'")).await;
+        }
+        let imports = waiting(&hub.url, "asking").await;
+        assert!(imports <= 24, "{imports} sessions wait for imports");
+        let probes = waiting(&hub.url, "probing").await;
+        assert!(probes <= 16, "{probes} sessions wait for probes");
+    }
+    for name in ["other", "shop", "zz"] {
+        until_health(&hub.url, name, WELL).await;
+    }
+
+    // They hang up, and answer from then on.
+    proxy.swallow(false);
+    proxy.hang_up();
+    becomes(states(&silent, "ready", &["other", "shop", "zz"])).await;
+    for name in &silent {
+        until_health(&hub.url, name, WELL).await;
+    }
+    spcd.stop();
+}

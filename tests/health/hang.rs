@@ -1,10 +1,13 @@
 //! Sources that accept, say nothing, and cannot be let go of.
 
+use std::collections::BTreeMap;
+
 use super::{WELL, health, until_health, watching};
+use crate::support::http::Http;
 use crate::support::hub::{postgres, until, until_error};
 use crate::support::mariadb::MariaDb;
 use crate::support::proxy::Proxy;
-use crate::support::{Cluster, DEADLINE, eventually, query, shared, value};
+use crate::support::{Cluster, DEADLINE, connect, eventually, query, shared, value};
 
 /// How many sources fall silent: few, and then more than may hang.
 const FEW: usize = 4;
@@ -106,5 +109,102 @@ async fn sources_that_hang_in_their_wrapper_cost_nobody_else_anything() {
     for name in &silent {
         until_health(&hub.url, name, WELL).await;
     }
+    spcd.stop();
+}
+
+/// The most sessions of each kind that were seen at a time, and of all of them.
+type Most = BTreeMap<String, i64>;
+
+/// Counts the daemon's sessions until `done`.
+async fn most_sessions(hub: &str, done: impl AsyncFn() -> bool) -> Most {
+    let client = connect(hub).await.unwrap();
+    let sql = "SELECT coalesce(application_name, 'all'), count(*) FROM pg_stat_activity
+               WHERE application_name LIKE 'spcd %' GROUP BY ROLLUP (application_name)";
+    let mut most = Most::new();
+    while !done().await {
+        for row in client.query(sql, &[]).await.unwrap() {
+            let (name, count): (String, i64) = (row.get(0), row.get(1));
+            let seen = most.entry(name).or_default();
+            *seen = count.max(*seen);
+        }
+    }
+    most
+}
+
+/// As docs/operations.md has it.
+fn are_few(most: &Most) {
+    for (name, count) in most {
+        let few = match name.as_str() {
+            "all" => 84,
+            "spcd pool" => 10,
+            "spcd asking" => 40,
+            "spcd probing" => 24,
+            "spcd writer" => 2,
+            _ => 1,
+        };
+        assert!(*count <= few, "{name}: {most:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_sources_that_are_asked_take_few_sessions_of_the_hub() {
+    let server = Cluster::start(&["max_connections = 100"]);
+    let hub = server.database().await;
+    let source = shared().database().await;
+    query(&source.url, "CREATE TABLE t (id integer)").await;
+    let proxy = Proxy::to(shared().port()).await;
+    let mut spcd = watching(&hub.url);
+    let http = Http::of(&mut spcd);
+    let own = (
+        format!("= {}", shared().port()),
+        format!("= {}", proxy.port()),
+    );
+    let all: String = (0..50)
+        .map(|n| postgres(&format!("s{n:02}"), &source).replace(&own.0, &own.1))
+        .collect();
+    spcd.write("all.spc", &all);
+    spcd.start();
+    http.is_there();
+    let well = format!("SELECT count(*) FROM spcd.connection_health WHERE {WELL}");
+    let ready = "SELECT count(*) FROM spcd.connection_state WHERE status = 'ready'";
+    let is = async |sql: &str, count: &str| {
+        let rows = crate::support::try_query(&hub.url, sql).await;
+        rows.is_ok_and(|rows| rows[0][0].as_deref() == Some(count))
+    };
+    // Imported and probed for the first time, while somebody looks.
+    let most = most_sessions(&hub.url, async || {
+        http.get("/api/v1/connections");
+        is(ready, "50").await && is(&well, "50").await
+    });
+    let most = tokio::time::timeout(DEADLINE * 2, most)
+        .await
+        .expect("all are well");
+    are_few(&most);
+    assert!(
+        most["spcd asking"] >= 1 && most["spcd probing"] >= 1,
+        "{most:?}"
+    );
+
+    // None of them says anything any more, and all are asked for their tables, too.
+    proxy.swallow(true);
+    let asked = spcd.spcd(&["refresh"]);
+    assert_eq!(asked.code, 0, "{asked:?}");
+    let lost = "SELECT count(*) FROM spcd.connection_health WHERE NOT reachable";
+    let most = most_sessions(&hub.url, async || is(lost, "50").await);
+    let most = tokio::time::timeout(DEADLINE * 4, most)
+        .await
+        .expect("all are lost");
+    are_few(&most);
+    // They wait beside each other, or the test would have seen nothing.
+    assert!(
+        most["spcd asking"] > 8 && most["spcd probing"] > 4,
+        "{most:?}"
+    );
+    proxy.swallow(false);
+    let back = most_sessions(&hub.url, async || is(&well, "50").await);
+    let most = tokio::time::timeout(DEADLINE * 4, back)
+        .await
+        .expect("all are well");
+    are_few(&most);
     spcd.stop();
 }

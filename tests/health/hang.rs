@@ -51,7 +51,8 @@ async fn sources_that_hang_in_their_wrapper_cost_nobody_else_anything() {
     spcd.write("silent.spc", &blocks(&silent[..FEW]));
     spcd.start();
     for name in &silent[..FEW] {
-        until_error(&hub.url, name, "").await;
+        // One session for each is lost, and no other is risked.
+        until_error(&hub.url, name, "a session still waits for it in mysql_fdw").await;
     }
     // Others are imported and asked as ever, also of the same wrapper.
     spcd.write("b.spc", &postgres("other", &source));
@@ -94,7 +95,7 @@ async fn sources_that_hang_in_their_wrapper_cost_nobody_else_anything() {
             until_health(&hub.url, name, &format!("last_checked > '{at}'")).await;
         }
         let imports = waiting(&hub.url, "asking").await;
-        assert!(imports <= 24, "{imports} sessions wait for imports");
+        assert!(imports <= 20, "{imports} sessions wait for imports");
         let probes = waiting(&hub.url, "probing").await;
         assert!(probes <= 16, "{probes} sessions wait for probes");
     }
@@ -135,10 +136,10 @@ async fn most_sessions(hub: &str, done: impl AsyncFn() -> bool) -> Most {
 fn are_few(most: &Most) {
     for (name, count) in most {
         let few = match name.as_str() {
-            "all" => 84,
-            "spcd pool" => 10,
-            "spcd asking" => 40,
-            "spcd probing" => 24,
+            "all" => 52,
+            "spcd pool" => 6,
+            "spcd asking" => 20,
+            "spcd probing" => 16,
             "spcd writer" => 2,
             _ => 1,
         };
@@ -148,7 +149,7 @@ fn are_few(most: &Most) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_sources_that_are_asked_take_few_sessions_of_the_hub() {
-    let server = Cluster::start(&["max_connections = 100"]);
+    let server = Cluster::start(&["max_connections = 60"]);
     let hub = server.database().await;
     let source = shared().database().await;
     query(&source.url, "CREATE TABLE t (id integer)").await;

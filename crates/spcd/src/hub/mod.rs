@@ -90,17 +90,17 @@ impl Limits {
 /// Sources that do not answer are asked by so many probes at a time, at least and at most.
 const LOST: (usize, usize) = (4, 16);
 
-/// How the server's sessions are shared out. What is left, a quarter at least where it lets in 60 or
-/// more, is for others; the daemon's own are ten.
+/// How the server's sessions are shared out, besides ten of the daemon's own. What is left, an eighth
+/// at least where it lets in 60 or more, is for others.
 impl Limits {
     /// The pool may have so many.
     pub fn for_pool(self) -> usize {
-        (self.sessions / 8).max(2)
+        (self.sessions / 10).max(2)
     }
 
     /// Imports may wait in so many, those that hang included.
     pub fn for_imports(self) -> usize {
-        (self.sessions * 2 / 5).clamp(8, 64)
+        (self.sessions / 3).clamp(8, 64)
     }
 
     /// So many sources that did not answer are probed at a time.

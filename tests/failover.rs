@@ -1,6 +1,8 @@
 //! The database goes away and comes back, or another server takes its place: the daemon goes on,
 //! nothing is lost, and who waited is woken.
 
+mod ready;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -10,6 +12,9 @@ use spcd_client::Client;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::support::hub::{postgres, until};
+use crate::support::proxy::Proxy;
+use ready::{Ready, epoch};
+
 use crate::support::{
     Cluster, DEADLINE, Database, Finished, Spcd, eventually, eventually_now, finish, query, shared,
     try_query, value,
@@ -114,10 +119,14 @@ async fn the_hub_restarts_and_is_killed_during_a_pass_and_while_idle() {
     let hub = server.database().await;
     let mut spcd = Spcd::new(&hub.url);
     many(&spcd, &source);
-    spcd.start();
+    let asked = Ready::start(&mut spcd);
     until_some_are_ready(&hub.url).await;
+    asked.until_ready();
+    let refused = format!("127.0.0.1:{}", server.port());
     let waiters = Waiters::start(&spcd, &hub.url, &hub.url, "c299").await;
     server.kill9();
+    let away = asked.until_away(&refused);
+    asked.never_ready(&away);
     server.start_again();
     // Killed again while it gets going, and stopped in order.
     until_some_are_ready(&hub.url).await;
@@ -125,7 +134,10 @@ async fn the_hub_restarts_and_is_killed_during_a_pass_and_while_idle() {
     server.start_again();
     server.stop();
     spcd.logged("trying again");
+    let away = asked.until_away(&refused);
+    asked.never_ready(&away);
     server.start_again();
+    asked.until_ready();
     waiters.woken().await;
     until_all_are_there(&hub.url, CONNECTIONS).await;
 
@@ -134,12 +146,18 @@ async fn the_hub_restarts_and_is_killed_during_a_pass_and_while_idle() {
         let waiters = Waiters::start(&spcd, &hub.url, &hub.url, "c000").await;
         waiters.woken().await;
         let name = format!("late{kill}");
+        let (ready, before) = (asked.until_ready(), epoch(&hub.url).await);
+        asked.always_ready(&ready);
         match kill {
             true => server.kill9(),
             false => server.stop(),
         }
+        let away = asked.until_away(&refused);
         spcd.write(&format!("{name}.spc"), &postgres(&name, &source));
+        asked.never_ready(&away);
         server.start_again();
+        asked.until_ready();
+        assert!(epoch(&hub.url).await > before, "it leads anew");
         eventually("what was saved is ready", DEADLINE, || async {
             let sql = format!("{READY} AND connection_name = '{name}'");
             let rows = try_query(&hub.url, &sql).await.ok()?;
@@ -149,6 +167,7 @@ async fn the_hub_restarts_and_is_killed_during_a_pass_and_while_idle() {
     }
     until_all_are_there(&hub.url, CONNECTIONS + 2).await;
     assert_eq!(spcd.spcd(&["plan"]).code, 0);
+    asked.end();
     spcd.stop();
 }
 
@@ -190,11 +209,18 @@ async fn the_hub_fails_over_to_a_standby_during_a_pass_and_while_idle() {
 
     let mut spcd = Spcd::new(&url);
     many(&spcd, &source);
-    spcd.start();
+    let asked = Ready::start(&mut spcd);
     until_some_are_ready(&first.url(&database)).await;
+    asked.until_ready();
+    let before = epoch(&first.url(&database)).await;
     let waiters = Waiters::start(&spcd, &to_write, &first.url(&database), "c299").await;
     first.kill9();
+    // Two can be read, and none takes writes.
+    let away = asked.until_away("it is a standby");
+    asked.never_ready(&away);
     promote(&second, &database).await;
+    asked.until_ready();
+    assert!(epoch(&at_second).await > before, "it leads there");
     waiters.woken().await;
     until_all_are_there(&at_second, CONNECTIONS).await;
 
@@ -203,24 +229,46 @@ async fn the_hub_fails_over_to_a_standby_during_a_pass_and_while_idle() {
     caught_up(&second, &third).await;
     let waiters = Waiters::start(&spcd, &to_write, &at_second, "c000").await;
     waiters.woken().await;
+    // The one that is named first is up again, and can be read: that makes no difference.
+    let ready = asked.until_ready();
+    first.write("standby.signal", "");
+    follow_from_the_start(&first, &second);
+    first.start_again();
+    let recovers = "SELECT pg_is_in_recovery()";
+    assert_eq!(value(&first.url(&database), recovers).await, "t");
+    let waiters = Waiters::start(&spcd, &to_write, &at_second, "c001").await;
+    waiters.woken().await;
+    asked.until_ready();
+    asked.always_ready(&ready);
+    let before = epoch(&at_second).await;
     second.stop();
+    let away = asked.until_away("it is a standby");
     spcd.write("late.spc", &postgres("late", &source));
+    asked.never_ready(&away);
     promote(&third, &database).await;
     let at_third = third.url(&database);
+    asked.until_ready();
+    assert!(epoch(&at_third).await > before, "it leads there");
     until_all_are_there(&at_third, CONNECTIONS + 1).await;
     assert_eq!(spcd.spcd(&["plan"]).code, 0);
+    asked.end();
     spcd.stop();
 }
 
 /// Lets a standby follow another server.
 fn follow(standby: &Cluster, primary: &Cluster) {
+    follow_from_the_start(standby, primary);
+    standby.reload();
+}
+
+/// The same for one that is not started yet.
+fn follow_from_the_start(standby: &Cluster, primary: &Cluster) {
     let conf = format!(
         "port = {}\nprimary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n",
         standby.port(),
         primary.port()
     );
     standby.write("postgresql.auto.conf", &conf);
-    standby.reload();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,18 +282,86 @@ async fn a_server_that_takes_no_more_writes_is_left_for_the_one_that_does() {
     let mut spcd = Spcd::new(&url);
     spcd.env("SPCD_HUB_KEEPALIVE", "1s");
     spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
+    let asked = Ready::start(&mut spcd);
     until(&first.url(&database), &["a ready"]).await;
     caught_up(&first, &second).await;
+    asked.until_ready();
 
     // It is up and lets everybody in; its sessions stay open.
     let fence = "ALTER SYSTEM SET default_transaction_read_only = on";
     query(&first.url("postgres"), fence).await;
     query(&first.url("postgres"), "SELECT pg_reload_conf()").await;
+    let away = asked.until_away("it is a standby");
+    asked.never_ready(&away);
     promote(&second, &database).await;
     spcd.write("b.spc", &postgres("b", &source));
     until(&second.url(&database), &["a ready", "b ready"]).await;
     assert!(spcd.log().contains("takes no writes"), "{}", spcd.log());
+    asked.until_ready();
+    asked.end();
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_does_not_outlive_the_lead_where_nobody_hears_of_its_end() {
+    let server = Cluster::start(&[]);
+    let hub = server.database().await;
+    let way = Proxy::to(server.port()).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/{}", way.port(), hub.name);
+    let mut spcd = Spcd::new(&url);
+    spcd.write("a.spc", "");
+    let asked = Ready::start(&mut spcd);
+    asked.until_ready();
+    let before = epoch(&hub.url).await;
+    // As where a server vanishes with its machine and another one takes its address: what was open
+    // stays open, and says nothing any more. New sessions lead to a server that nobody leads.
+    way.freeze();
+    let end = "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity
+               WHERE application_name LIKE 'spcd %'";
+    query(&hub.url, end).await;
+    loop {
+        let told = asked.until("another answer", |_| true);
+        if told.says("the session that holds the lead is gone") {
+            break;
+        }
+        // Where it takes long to find that out, the daemon has noticed and leads anew.
+        if told.status == 200 {
+            assert!(epoch(&hub.url).await > before, "{told:?}");
+            break;
+        }
+    }
+    asked.end();
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_read_only_is_not_taken_for_ready() {
+    let server = Cluster::start(&[]);
+    let hub = server.database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", "");
+    let asked = Ready::start(&mut spcd);
+    asked.until_ready();
+    let before = epoch(&hub.url).await;
+    // It is up, lets everybody in, and keeps the sessions that it has.
+    let fence = "ALTER SYSTEM SET default_transaction_read_only = on";
+    query(&hub.url, fence).await;
+    query(&hub.url, "SELECT pg_reload_conf()").await;
+    let away = asked.until_away("takes no writes");
+    let told = asked.until("the server says so", |sample| {
+        sample.body["checks"]["hub"]["ok"] == false
+    });
+    assert!(told.reason("hub").contains("read-only"), "{told:?}");
+    asked.never_ready(&away);
+    let may = format!(
+        "{}?options=-c%20default_transaction_read_only%3Doff",
+        hub.url
+    );
+    query(&may, "ALTER SYSTEM RESET default_transaction_read_only").await;
+    query(&may, "SELECT pg_reload_conf()").await;
+    asked.until_ready();
+    assert!(epoch(&hub.url).await > before, "it leads anew");
+    asked.end();
     spcd.stop();
 }
 

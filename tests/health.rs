@@ -1,6 +1,8 @@
 //! Sources that come and go: what is known of them, what is told, and what is tried again.
 
 mod command;
+mod hang;
+mod reload;
 
 use crate::support::hub::{guarded, postgres, until, until_error};
 use crate::support::mariadb::MariaDb;
@@ -8,7 +10,7 @@ use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, Spcd, connect, eventually, query, shared, try_query, value};
 
 /// A daemon that asks its sources all the time.
-fn watching(hub: &str) -> Spcd {
+pub fn watching(hub: &str) -> Spcd {
     let mut spcd = Spcd::new(hub);
     spcd.env("SPCD_HEALTH_ENABLED", "true")
         .env("SPCD_HEALTH_INTERVAL", "300ms")
@@ -27,7 +29,7 @@ fn reader(name: &str, port: u16, password: &str) -> String {
 }
 
 /// A column of a connection's health, as text.
-async fn health(hub: &str, name: &str, what: &str) -> String {
+pub async fn health(hub: &str, name: &str, what: &str) -> String {
     let name = spcd_core::sql::literal(name);
     let sql = format!("SELECT {what} FROM spcd.connection_health WHERE connection_name = {name}");
     let rows = try_query(hub, &sql).await.unwrap_or_default();
@@ -36,7 +38,7 @@ async fn health(hub: &str, name: &str, what: &str) -> String {
 }
 
 /// Waits until a connection's health is as a condition says.
-async fn until_health(hub: &str, name: &str, condition: &str) {
+pub async fn until_health(hub: &str, name: &str, condition: &str) {
     let start = std::time::Instant::now();
     while health(hub, name, condition).await != "t" {
         if start.elapsed() > DEADLINE {
@@ -48,7 +50,7 @@ async fn until_health(hub: &str, name: &str, condition: &str) {
 }
 
 /// What was told of a source, in order.
-async fn told(hub: &str, name: &str) -> String {
+pub async fn told(hub: &str, name: &str) -> String {
     let name = spcd_core::sql::literal(name);
     let sql = format!(
         "SELECT coalesce(string_agg(concat_ws(' ', health, previous, status), ', ' ORDER BY id), '')
@@ -57,7 +59,7 @@ async fn told(hub: &str, name: &str) -> String {
     value(hub, &sql).await
 }
 
-const WELL: &str = "reachable AND breaker = 'closed' AND attempts = 0 AND latency_ms > 0
+pub const WELL: &str = "reachable AND breaker = 'closed' AND attempts = 0 AND latency_ms > 0
                     AND last_checked IS NOT NULL AND next_attempt IS NOT NULL";
 /// All attempts failed, and one more.
 const GONE: &str = "NOT reachable AND breaker IN ('open', 'half_open') AND attempts > 4

@@ -3,11 +3,13 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use crate::support::hub::{postgres_with, until, until_error};
+use crate::health::{WELL, health, told, until_health, watching};
+use crate::support::hub::{guarded, postgres_with, until, until_error};
 use crate::support::mariadb::MariaDb;
 use crate::support::sshd::Sshd;
 use crate::support::{
-    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, query, shared, try_query, value,
+    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, query, shared,
+    try_query, value,
 };
 
 async fn source() -> Database {
@@ -200,4 +202,169 @@ async fn a_mariadb_is_reached_through_ssh() {
     readable(&hub.url, "a.t").await;
     assert_ne!(port(&hub.url, "a").await, source.port().to_string());
     spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_behind_ssh_is_lost_with_the_ssh_server_and_restored_with_it() {
+    let source = source().await;
+    let mut sshd = Sshd::start();
+    let hub = shared().database().await;
+    let mut spcd = watching(&hub.url);
+    spcd.write("a.spc", &postgres_with("a", &source, &sshd.block()));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    until_health(&hub.url, "a", WELL).await;
+    readable(&hub.url, "a.t").await;
+    let table = value(&hub.url, "SELECT 'a.t'::regclass::oid").await;
+
+    sshd.stop();
+    until_health(&hub.url, "a", "NOT reachable AND attempts > 4").await;
+    let failure = health(&hub.url, "a", "last_failure").await;
+    assert!(failure.contains("the ssh tunnel through"), "{failure}");
+    assert!(failure.contains("Connection refused"), "{failure}");
+    assert!(failure.contains("what the block `ssh` says"), "{failure}");
+    assert!(try_query(&hub.url, "SELECT id FROM a.t").await.is_err());
+    until(&hub.url, &["a ready"]).await;
+    assert_eq!(told(&hub.url, "a").await, "lost ready ready");
+
+    sshd.start_again();
+    until_health(&hub.url, "a", WELL).await;
+    readable(&hub.url, "a.t").await;
+    until(&hub.url, &["a ready"]).await;
+    assert_eq!(
+        told(&hub.url, "a").await,
+        "lost ready ready, restored ready ready"
+    );
+    assert_eq!(value(&hub.url, "SELECT 'a.t'::regclass::oid").await, table);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_tells_what_ssh_says_from_what_the_source_says() {
+    let mut sshd = Sshd::start();
+    let hub = shared().database().await;
+    let source = guarded("hunter2").await;
+    let mut spcd = Spcd::new(&hub.url);
+    sshd.know("other_hosts", "stranger");
+    std::fs::write(sshd.path("no_hosts"), "").unwrap();
+    let block = |name: &str, port: u16, password: &str, ssh: &str| {
+        format!(
+            "connection \"{name}\" {{\n  plugin   = \"postgres\"\n  host     = \"127.0.0.1\"\n  \
+             port     = {port}\n  dbname   = \"postgres\"\n  user     = \"reader\"\n  \
+             password = \"{password}\"\n{ssh}}}\n"
+        )
+    };
+    let (good, port) = (sshd.block(), source.port());
+    let nobody = free_port();
+    let through = |key: &str, hosts: &str| sshd.block_with(key, hosts);
+    let cases = [
+        (
+            "forged",
+            block("forged", port, "hunter2", &through("client", "other_hosts")),
+            "ssh",
+            "another host key than the one in",
+            "`ssh` gets in",
+        ),
+        (
+            "keyless",
+            block(
+                "keyless",
+                port,
+                "hunter2",
+                &through("nowhere", "known_hosts"),
+            ),
+            "ssh",
+            "cannot be read",
+            "`ssh` gets in",
+        ),
+        (
+            "locked",
+            block(
+                "locked",
+                port,
+                "hunter2",
+                &through("stranger", "known_hosts"),
+            ),
+            "ssh",
+            "does not let",
+            "`ssh` gets in",
+        ),
+        (
+            "nobody",
+            block("nobody", nobody, "hunter2", &good),
+            "connection refused",
+            "server closed",
+            "seen from the ssh server",
+        ),
+        (
+            "refused",
+            block("refused", port, "swordfish", &good),
+            "authentication",
+            "password authentication failed",
+            "check `user` and `password`",
+        ),
+        (
+            "unknown",
+            block("unknown", port, "hunter2", &through("client", "no_hosts")),
+            "ssh",
+            "host key is not known",
+            "`ssh` gets in",
+        ),
+    ];
+    let told = |spcd: &Spcd, args: &[&str], kind: &str, reason: &str, hint: &str| {
+        let done = spcd.spcd(args);
+        assert_eq!(done.code, 1, "{args:?}: {done:?}");
+        let name = args[1];
+        let begin = format!("spcd: {name}: {kind}: ");
+        assert!(done.stderr.starts_with(&begin), "{args:?}: {done:?}");
+        assert!(done.stderr.contains(reason), "{args:?}: {done:?}");
+        let (_, hinted) = done.stderr.split_once("\nhint: ").unwrap();
+        assert!(hinted.contains(hint), "{args:?}: {done:?}");
+        assert!(!done.stderr.contains("hunter2"), "{done:?}");
+    };
+    let answers = |spcd: &Spcd, args: &[&str]| {
+        let done = spcd.spcd(args);
+        assert_eq!(done.code, 0, "{done:?}");
+        assert!(done.stdout.starts_with("good: answers in "), "{done:?}");
+        assert!(done.stdout.contains("\n  user      reader\n"), "{done:?}");
+        assert!(done.stdout.contains("\n  tables    1\n"), "{done:?}");
+    };
+    // A block that is in no config directory, without a daemon; and all of them beside one.
+    let draft = spcd.dir().join("draft.spc");
+    std::fs::write(&draft, block("good", port, "hunter2", &good)).unwrap();
+    let file = ["--file", "draft.spc"];
+    answers(&spcd, &["test", "good", file[0], file[1]]);
+    for (name, block, kind, reason, hint) in &cases {
+        std::fs::write(&draft, block).unwrap();
+        told(&spcd, &["test", name, file[0], file[1]], kind, reason, hint);
+    }
+    for (name, block, ..) in &cases {
+        spcd.write(&format!("{name}.spc"), block);
+    }
+    spcd.write("good.spc", &block("good", port, "hunter2", &good));
+    spcd.start();
+    let states = [
+        "forged error",
+        "good ready",
+        "keyless error",
+        "locked error",
+        "nobody error",
+        "refused error",
+        "unknown error",
+    ];
+    until(&hub.url, &states).await;
+    answers(&spcd, &["test", "good"]);
+    for (name, _, kind, reason, hint) in &cases {
+        told(&spcd, &["test", name], kind, reason, hint);
+    }
+    // The daemon's port is there as before: what is the matter is told all the same.
+    sshd.stop();
+    let unreachable = ("ssh", "Connection refused", "`ssh` gets in");
+    let (kind, reason, hint) = unreachable;
+    told(&spcd, &["test", "good"], kind, reason, hint);
+    spcd.stop();
+    told(&spcd, &["test", "good"], kind, reason, hint);
+    sshd.start_again();
+    answers(&spcd, &["test", "good"]);
+    eventually_now("ssh has ended", || (masters(&spcd) == 0).then_some(()));
 }

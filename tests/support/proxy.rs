@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::free_port;
@@ -16,6 +17,8 @@ pub struct Proxy {
     port: u16,
     swallows: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
+    /// How often it was frozen.
+    frozen: watch::Sender<usize>,
     task: JoinHandle<()>,
 }
 
@@ -27,6 +30,8 @@ impl Proxy {
         let swallows = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(AtomicUsize::new(0));
         let (swallow, count) = (swallows.clone(), connections.clone());
+        let frozen = watch::Sender::new(0);
+        let freezing = frozen.subscribe();
         let task = tokio::spawn(async move {
             loop {
                 let Ok((mut client, _)) = listener.accept().await else {
@@ -34,16 +39,27 @@ impl Proxy {
                 };
                 count.fetch_add(1, Ordering::SeqCst);
                 let swallow = swallow.clone();
+                let mut freezing = freezing.clone();
+                freezing.mark_unchanged();
                 tokio::spawn(async move {
                     if swallow.load(Ordering::SeqCst) {
                         // Until the other side gives up.
                         let mut nowhere = tokio::io::sink();
-                        let _ = tokio::io::copy(&mut client, &mut nowhere).await;
+                        tokio::select! {
+                            _ = tokio::io::copy(&mut client, &mut nowhere) => {}
+                            _ = freezing.changed() => {}
+                        }
                         return;
                     }
                     let address = SocketAddr::from(([127, 0, 0, 1], port));
                     if let Ok(mut server) = TcpStream::connect(address).await {
-                        let _ = copy_bidirectional(&mut client, &mut server).await;
+                        tokio::select! {
+                            _ = copy_bidirectional(&mut client, &mut server) => return,
+                            _ = freezing.changed() => {}
+                        }
+                        // Both stay open until the client gives up.
+                        let mut nowhere = tokio::io::sink();
+                        let _ = tokio::io::copy(&mut client, &mut nowhere).await;
                     }
                 });
             }
@@ -52,6 +68,7 @@ impl Proxy {
             port: own,
             swallows,
             connections,
+            frozen,
             task,
         }
     }
@@ -64,6 +81,16 @@ impl Proxy {
     /// Whether new connections are swallowed from now on.
     pub fn swallow(&self, swallow: bool) {
         self.swallows.store(swallow, Ordering::SeqCst);
+    }
+
+    /// Ends what is swallowed.
+    pub fn hang_up(&self) {
+        self.freeze();
+    }
+
+    /// From now on nothing is passed on over what is open. New connections are as good as ever.
+    pub fn freeze(&self) {
+        self.frozen.send_modify(|times| *times += 1);
     }
 
     /// How many connections came.

@@ -6,7 +6,7 @@
 mod kind;
 mod options;
 
-pub use kind::{Kind, kind};
+pub use kind::{Kind, NO_TUNNEL, kind};
 pub use options::{KNOWN, Options, Unfit};
 /// A change that people are told of.
 pub use spcd_protocol::Health as Turn;

@@ -136,7 +136,6 @@ impl Settings {
             ("state_dir", self.state_dir != other.state_dir),
             ("instance", self.instance != other.instance),
             ("compat", self.compat != other.compat),
-            ("health", self.health != other.health),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))

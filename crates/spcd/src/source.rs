@@ -21,6 +21,7 @@ use tokio_postgres::Client;
 use crate::daemon::MANY;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::probe::Answer;
+use crate::hub::waiting::is_stoppable;
 use crate::hub::{HubError, Limits};
 use crate::tunnel::Tunnels;
 use book::{Book, Busy, Room};
@@ -28,10 +29,6 @@ use session::{Found, Sessions};
 
 /// How many sources are asked at a time, of those that answered last.
 const AT_A_TIME: usize = 4;
-/// The part of the server's sessions that those may keep which did not, and how many that is at
-/// least and at most.
-const PART: usize = 8;
-const LOST: (usize, usize) = (4, 16);
 /// How many are asked in a second at most. Each takes some milliseconds of a core of the hub's
 /// server, so that all of them stay a small part of it: where there are more sources than that, each
 /// is asked less often.
@@ -88,6 +85,14 @@ impl PartialEq for Watched {
     }
 }
 
+impl Watched {
+    /// The wrapper, if a session that waits in it for the source cannot be stopped.
+    fn wrapper(&self) -> Option<&str> {
+        let target = self.connection.target.as_ref().ok()?;
+        (!is_stoppable(target)).then_some(target.wrapper.as_str())
+    }
+}
+
 impl Watch {
     /// Begins, with what an earlier leader knew. `jobs` is how many are under way.
     pub fn start(
@@ -103,13 +108,17 @@ impl Watch {
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut round = Round {
-                sessions: Arc::new(Sessions::new(endpoint.clone(), tunnels)),
+                sessions: Arc::new(Sessions::new(
+                    endpoint.clone(),
+                    tunnels,
+                    limits.for_probes(AT_A_TIME),
+                )),
                 endpoint,
                 epoch,
                 began: Instant::now(),
                 book: Book::new(known),
                 running: JoinSet::new(),
-                lost: (limits.sessions / PART).clamp(LOST.0, LOST.1),
+                lost: limits.lost_probes(),
                 found: mpsc::unbounded_channel(),
                 news: sender,
                 next_start: Instant::now(),
@@ -285,12 +294,13 @@ impl Round {
 
     fn room(&self) -> Room {
         let Busy { well, lost, hung } = self.book.busy();
-        // One that hangs was one that answered, until it was asked.
-        let any = well + lost + hung < 3 * self.lost;
+        // One that takes long was one that answered, until it was asked.
+        let any = well + lost < AT_A_TIME + self.lost;
         Room {
             well: any && well < AT_A_TIME && self.next_well <= Instant::now(),
             lost: any && lost < self.lost,
-            again: hung < self.lost,
+            again: hung < self.lost / 2,
+            more: hung < self.lost,
         }
     }
 

@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// The way to it by ssh is not open.
+    Tunnel,
     /// Its host's name means nothing.
     Dns,
     /// Nobody listens there, or there is no way.
@@ -24,7 +26,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::Tunnel,
         Self::Dns,
         Self::Refused,
         Self::Timeout,
@@ -38,6 +41,7 @@ impl Kind {
     /// In a few words.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Tunnel => "ssh",
             Self::Dns => "name not found",
             Self::Refused => "connection refused",
             Self::Timeout => "no answer",
@@ -52,6 +56,10 @@ impl Kind {
     /// What to do about it.
     pub fn hint(self) -> Option<&'static str> {
         Some(match self {
+            Self::Tunnel => {
+                "see that `ssh` gets in there from this machine, as the user that runs spcd, with what \
+                 the block `ssh` says"
+            }
             Self::Dns => {
                 "check the spelling of `host`: the hub's server looks the name up, not this machine"
             }
@@ -75,6 +83,9 @@ impl Kind {
         })
     }
 }
+
+/// The SQLSTATE that stands for a way by ssh that is not open.
+pub const NO_TUNNEL: &str = "SP020";
 
 /// What the texts of libraries say where there is no code: the first line that fits counts. In lower
 /// case, as the libraries say it in English; what is in another language is [`Kind::Other`].
@@ -140,6 +151,7 @@ const SAYS: &[(&str, Kind)] = &[
 /// What stands between us and a source that failed with this SQLSTATE and text.
 pub fn kind(code: &str, text: &str) -> Kind {
     match code {
+        NO_TUNNEL => return Kind::Tunnel,
         "28000" | "28P01" => return Kind::Authentication,
         // postgres_fdw's "password is required".
         "2F003" => return Kind::Authentication,

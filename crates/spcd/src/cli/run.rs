@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use spcd_core::health::Options;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -37,10 +38,11 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let waker = watcher.waker();
     let (http, shown) = watch::channel(settings.http.clone());
     let (there, endpoint) = watch::channel(None);
+    let (schedule, health) = watch::channel(settings.health);
     service::ready();
     let outcome = tokio::select! {
-        ended = work(settings, &hub, &mut cluster, &mut watcher, &there) => ended,
-        ended = follow_settings(settings, &hub, &waker, &http) => ended,
+        ended = work(settings, &hub, &mut cluster, &mut watcher, &there, &health) => ended,
+        ended = follow_settings(settings, &hub, &waker, &http, &schedule) => ended,
         // Beside the loop: neither waits for the other.
         ended = beside(http::serve(shown, hub.clone(), endpoint)) => ended,
         _ = terminate.recv() => Ok(()),
@@ -88,6 +90,7 @@ async fn follow_settings(
     hub: &Shared,
     waker: &Notify,
     http: &watch::Sender<settings::Http>,
+    health: &watch::Sender<Options>,
 ) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut files = Files::new(std::slice::from_ref(&settings.file));
@@ -129,6 +132,9 @@ async fn follow_settings(
                 }
                 hub.tune(new.hub);
                 hub.retry_now();
+                // What was waited for may be due by now.
+                health.send_replace(new.health);
+                waker.notify_one();
                 let usable = http::check(&new.http).and_then(|()| http::check_token(&new.http));
                 match usable {
                     Ok(()) => {
@@ -156,6 +162,7 @@ async fn work(
     cluster: &mut Option<Running>,
     watcher: &mut Watcher,
     there: &watch::Sender<Option<Arc<Endpoint>>>,
+    health: &watch::Receiver<Options>,
 ) -> anyhow::Result<()> {
     if settings.database.is_none() {
         service::status("starting the private cluster");
@@ -167,7 +174,7 @@ async fn work(
     there.send_replace(Some(endpoint.clone()));
     let mut config = Config::new(&settings.config_dirs, false).with_state(&settings.state_dir);
     tokio::select! {
-        ended = daemon::run(endpoint, &pool, settings, &mut config, watcher) => {
+        ended = daemon::run(endpoint, &pool, settings, &mut config, watcher, health) => {
             ended?;
             Ok(())
         }

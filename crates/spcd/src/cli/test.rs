@@ -1,13 +1,12 @@
 //! `spcd test`
 
-use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use spcd_core::config::{Connection, Kind as ConnectionKind, Loaded, Target};
+use spcd_core::health::Kind;
 use spcd_core::plan::Offer;
 use spcd_core::sql;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
@@ -22,6 +21,10 @@ use crate::tunnel::Tunnels;
 
 /// How long the list of tables may take where the configuration does not say.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What to do where ssh gets through, and nobody is there.
+const BEHIND: &str = "ssh gets in, but its server does not get through to the source: is the source \
+    running, and are `host` and `port` those it listens on, as seen from the ssh server?";
 
 /// What a source that answers says.
 struct Report {
@@ -66,31 +69,45 @@ pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode
     }
     let endpoint = super::endpoint(settings)?;
     let tunnels = Tunnels::new(&settings.state_dir, &endpoint);
-    if let Some(port) = target.tunnel_port() {
-        // A daemon that runs has it open.
-        let there = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
-        if there.is_err()
-            && let Err(HubError::Refused { text, .. }) = tunnels.ready(target).await
-        {
-            return told(&text);
+    let failed = |failure: &Failure, hint: Option<&str>| {
+        eprintln!("spcd: {name}: {}: {}", failure.kind.as_str(), failure.text);
+        if let Some(hint) = hint.or(failure.kind.hint()) {
+            eprintln!("hint: {hint}");
         }
+        Ok(ExitCode::FAILURE)
+    };
+    // First by itself: a daemon's port is there whether or not ssh gets through.
+    let trial = match tunnels.trial(target).await {
+        Err(HubError::Refused { text, code }) => return failed(&Failure::of(&code, &text), None),
+        trial => trial?,
+    };
+    match tunnels.ready_unless_kept(target).await {
+        Err(HubError::Refused { text, code }) => return failed(&Failure::of(&code, &text), None),
+        ready => ready?,
     }
     let session = endpoint.connect("test").await?;
     let schedule = connection.health.or(settings.health).schedule();
     let within = Duration::from_millis(schedule.timeout);
-    match report(&session, target, within).await? {
+    let code = match report(&session, target, within).await? {
         Ok(report) => {
             print!("{}", shown(connection, target, &report));
             Ok(ExitCode::from(u8::from(report.tables.is_err())))
         }
         Err(failure) => {
-            eprintln!("spcd: {name}: {}: {}", failure.kind.as_str(), failure.text);
-            if let Some(hint) = failure.kind.hint() {
-                eprintln!("hint: {hint}");
+            let mut hint = None;
+            if let Some(trial) = &trial
+                && failure.kind == Kind::Refused
+                && trial.leads_nowhere().await
+            {
+                hint = Some(BEHIND);
             }
-            Ok(ExitCode::FAILURE)
+            failed(&failure, hint)
         }
+    };
+    if let Some(trial) = trial {
+        trial.close().await;
     }
+    code
 }
 
 async fn report(
@@ -100,7 +117,7 @@ async fn report(
 ) -> anyhow::Result<Result<Report, Failure>> {
     let client = &session.client;
     let other = |text: String| Failure {
-        kind: spcd_core::health::Kind::Other,
+        kind: Kind::Other,
         text,
     };
     if let Some(missing) = extension(client, target).await? {

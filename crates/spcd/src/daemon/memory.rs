@@ -47,10 +47,17 @@ pub struct Memory {
     pub aggregators: Aggregators,
     /// Connections whose sources are left alone, since somebody said so.
     pub held: BTreeSet<String>,
-    /// When sources are asked whether they are there, of connections that say something of that.
-    pub health: BTreeMap<String, Options>,
-    /// And of all others.
-    pub default_health: Options,
+    /// When sources are tried again.
+    pub health: Schedules,
+}
+
+/// When sources are asked whether they are there, and tried again.
+#[derive(Default, PartialEq, Eq)]
+pub struct Schedules {
+    /// Of connections that say something of that.
+    own: BTreeMap<String, Options>,
+    /// What holds where they say nothing.
+    pub defaults: Options,
 }
 
 /// What is known of aggregators since the last look.
@@ -89,10 +96,6 @@ impl Memory {
         asked: Vec<Option<Vec<String>>>,
     ) {
         let now = Instant::now();
-        self.health = (desired.connections.iter())
-            .filter(|(_, connection)| connection.health != Options::default())
-            .map(|(name, connection)| (name.clone(), connection.health))
-            .collect();
         observed.held.clone_from(&self.held);
         let all = std::mem::take(&mut self.ask_all).then_some(None);
         for names in asked.into_iter().chain(all) {
@@ -189,8 +192,30 @@ impl Memory {
 
     /// When a connection's source is tried again.
     pub fn schedule(&self, name: &str) -> Schedule {
-        let own = self.health.get(name).copied().unwrap_or_default();
-        own.or(self.default_health).schedule()
+        self.health.schedule(name)
+    }
+
+    /// Takes what is said of that now. What failed and waits longer than it would from now on is
+    /// tried again sooner.
+    pub fn reschedule(&mut self, desired: &Desired, defaults: Options) {
+        let own = (desired.connections.iter())
+            .filter(|(_, connection)| connection.health != Options::default())
+            .map(|(name, connection)| (name.clone(), connection.health))
+            .collect();
+        let health = Schedules { own, defaults };
+        if health == self.health {
+            return;
+        }
+        for (name, failure) in &mut self.failures {
+            let schedule = health.schedule(name);
+            if let Next::At(next) = failure.next
+                && schedule != self.health.schedule(name)
+            {
+                let pause = Duration::from_millis(schedule.pause_after(failure.times));
+                failure.next = Next::At(next.min(Instant::now() + pause));
+            }
+        }
+        self.health = health;
     }
 
     /// A connection's source is back: what failed is tried again now. `true`: something is.
@@ -230,6 +255,13 @@ impl Memory {
         let turn = self.turns.values().map(|(next, _)| *next).min();
         let turns = turn.map(|turn| self.next_turns.map_or(turn, |next| turn.max(next)));
         failures.chain(turns).chain(self.later).min()
+    }
+}
+
+impl Schedules {
+    fn schedule(&self, name: &str) -> Schedule {
+        let own = self.own.get(name).copied().unwrap_or_default();
+        own.or(self.defaults).schedule()
     }
 }
 

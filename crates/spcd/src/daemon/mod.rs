@@ -22,7 +22,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use spcd_core::config::{Compat, HubSettings};
+use spcd_core::health::Options;
 use spcd_core::sql;
+use tokio::sync::watch;
 use tokio::time::{Instant, Interval, sleep_until};
 
 use crate::config::Config;
@@ -61,6 +63,8 @@ pub struct Reign<'a> {
     tunnels: Arc<Tunnels>,
     requests: Requests,
     memory: Memory,
+    /// When sources are tried again where no connection says so: it may change.
+    health: watch::Receiver<Options>,
     steampipe: Option<Steampipe>,
     csv: CsvFiles,
     listener: Session,
@@ -96,6 +100,7 @@ impl<'a> Reign<'a> {
         pool: &Pool,
         settings: &Settings,
         config: &'a mut Config,
+        health: watch::Receiver<Options>,
         wait: bool,
     ) -> anyhow::Result<Option<Self>> {
         let session = endpoint.connect("migrate").await?;
@@ -118,7 +123,7 @@ impl<'a> Reign<'a> {
             let seconds = since.elapsed().unwrap_or_default().as_secs();
             tracing::info!(seconds, reason, "the database is back");
         }
-        endpoint.shared().leads();
+        endpoint.shared().leads(lead.epoch);
         let compat = settings.compat == Compat::Steampipe;
         let steampipe = Steampipe::begin(&lead.control.client, lead.epoch, compat).await?;
         let listener = endpoint.connect("listener").await?;
@@ -126,11 +131,10 @@ impl<'a> Reign<'a> {
         listener.client.batch_execute(&listen).await?;
         let observer = endpoint.connect("observer").await?;
         let limits = Limits::read(&lead.control.client).await?;
-        pool.fit(limits.sessions);
+        pool.fit(limits);
         let (answered, held) = source::known(&lead.control.client).await?;
         let memory = Memory {
             held,
-            default_health: settings.health,
             ..Memory::default()
         };
         let tunnels = Tunnels::new(&settings.state_dir, endpoint);
@@ -151,6 +155,7 @@ impl<'a> Reign<'a> {
             lead,
             requests: Requests::default(),
             memory,
+            health,
             steampipe,
             csv: CsvFiles::default(),
             listener,
@@ -174,7 +179,8 @@ impl<'a> Reign<'a> {
         let shared = Shared::new(settings.hub);
         let endpoint = Arc::new(endpoint.clone().with_shared(shared));
         let pool = Pool::new(endpoint.clone());
-        Self::begin(&endpoint, &pool, settings, config, false).await
+        let (_, health) = watch::channel(settings.health);
+        Self::begin(&endpoint, &pool, settings, config, health, false).await
     }
 
     /// Gives up the lead, and says so.
@@ -355,6 +361,7 @@ pub async fn run(
     settings: &Settings,
     config: &mut Config,
     watcher: &mut Watcher,
+    health: &watch::Receiver<Options>,
 ) -> anyhow::Result<()> {
     let hub = endpoint.shared().clone();
     let mut times = 0;
@@ -362,28 +369,29 @@ pub async fn run(
     loop {
         service::alive();
         let mut served = None;
-        let error = match Reign::begin(&endpoint, pool, settings, config, true).await {
-            Ok(None) => continue,
-            Ok(Some(mut reign)) => {
-                has_led = true;
-                let began = served.insert(Instant::now());
-                match reign.serve(watcher).await {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        // One that served for a while was well.
-                        if began.elapsed() > Duration::from_millis(hub.settings().backoff_max) {
-                            times = 0;
+        let error =
+            match Reign::begin(&endpoint, pool, settings, config, health.clone(), true).await {
+                Ok(None) => continue,
+                Ok(Some(mut reign)) => {
+                    has_led = true;
+                    let began = served.insert(Instant::now());
+                    match reign.serve(watcher).await {
+                        Ok(()) => continue,
+                        Err(error) => {
+                            // One that served for a while was well.
+                            if began.elapsed() > Duration::from_millis(hub.settings().backoff_max) {
+                                times = 0;
+                            }
+                            anyhow::Error::from(error)
                         }
-                        anyhow::Error::from(error)
                     }
                 }
-            }
-            // What was good enough once will be so again.
-            Err(error) if !has_led && is_final(&error) => {
-                return Err(error).context("cannot start");
-            }
-            Err(error) => error,
-        };
+                // What was good enough once will be so again.
+                Err(error) if !has_led && is_final(&error) => {
+                    return Err(error).context("cannot start");
+                }
+                Err(error) => error,
+            };
         // What is still open may lead to a server that is no longer the one.
         pool.clear();
         let reason = format!("{error:#}");

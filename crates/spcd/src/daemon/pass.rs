@@ -62,6 +62,8 @@ impl Reign<'_> {
         self.tunnels.keep(&desired);
         let changed = self.csv.look(&desired).await;
         self.memory.notice(changed);
+        let defaults = *self.health.borrow();
+        self.memory.reschedule(&desired, defaults);
         self.memory.recall(&desired, &mut observed, asked);
         let held = &self.memory.held;
         self.requests.looked(&desired, &observed, held);
@@ -159,7 +161,7 @@ impl Reign<'_> {
         let Memory {
             held, aggregators, ..
         } = &self.memory;
-        watch.follow(desired, self.memory.default_health, |name, connection| {
+        watch.follow(desired, self.memory.health.defaults, |name, connection| {
             held.contains(name) || !(connection.enabled || aggregators.show(name))
         });
         watch.again(again);

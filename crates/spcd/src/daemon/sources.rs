@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 use super::gate::{Gate, Pass, Place};
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::pool::{Pool, Pooled};
+use crate::hub::waiting::{Place as Seat, Risk, Waiting, is_stoppable};
 use crate::hub::{HubError, Limits, apply, ask, comments};
 use crate::tunnel::Tunnels;
 
@@ -42,6 +43,8 @@ const CONNECT_TIMEOUT: &str = "connect_timeout";
 const TAKES_TIMEOUT: &str = "postgres_fdw";
 /// How long an import may take where the configuration does not say.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long it may take to tell the hub that a statement is to stop.
+const CANCEL: Duration = Duration::from_secs(5);
 /// How much longer the server works on it, should the daemon be gone by then.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -55,11 +58,18 @@ pub struct Sources {
     slow: Arc<Semaphore>,
     /// Where those wait that could not be reached soon.
     patient: Arc<Semaphore>,
-    idle: Mutex<Vec<Arc<Session>>>,
+    idle: Mutex<Vec<Arc<Waiter>>>,
+    waiting: Arc<Waiting>,
     /// By what is asked: what all connections of one plugin instance share.
     sets: Mutex<BTreeMap<Shared, Arc<Set>>>,
     /// How long an answer takes usually, in microseconds.
     usual: AtomicU64,
+}
+
+/// A session to ask in.
+struct Waiter {
+    session: Session,
+    _place: Seat,
 }
 
 /// What connections whose tables are the same have in common.
@@ -108,6 +118,8 @@ pub struct Asker<'a> {
     pub place: Place,
     /// The pass that wants it.
     pub generation: i64,
+    /// What tells its source from others.
+    pub source: &'a str,
     /// Is told when its source is asked.
     pub began: &'a OnceLock<Instant>,
 }
@@ -125,7 +137,8 @@ pub struct Held {
 /// A session that is given back when all went well, and stopped when it is dropped before.
 pub struct Borrowed<'a> {
     sources: &'a Sources,
-    session: Arc<Session>,
+    waiter: Arc<Waiter>,
+    risk: Option<Risk>,
     in_order: bool,
 }
 
@@ -138,16 +151,16 @@ pub struct Look {
 impl Sources {
     /// Of a hub that has so much room.
     pub fn new(endpoint: Arc<Endpoint>, pool: Pool, tunnels: Arc<Tunnels>, limits: Limits) -> Self {
-        // Half of what the server lets in is for others.
-        let sessions = (limits.sessions / 2).clamp(8, 64);
+        let sessions = limits.for_imports();
         Self {
             endpoint,
             pool,
             tunnels,
             brisk: Gate::new(BRISK),
-            slow: Arc::new(Semaphore::new(sessions * 2 / 3)),
-            patient: Arc::new(Semaphore::new(sessions / 3)),
+            slow: Arc::new(Semaphore::new(sessions / 2)),
+            patient: Arc::new(Semaphore::new(sessions / 4)),
             idle: Mutex::default(),
+            waiting: Waiting::new(sessions),
             sets: Mutex::default(),
             usual: AtomicU64::new(USUAL.as_micros() as u64),
         }
@@ -192,13 +205,19 @@ impl Sources {
 
     /// The comments on the tables of a connection's source. Whoever waits for tables goes first, and
     /// is not kept waiting by this.
-    pub async fn comments(&self, target: &Target, place: Place) -> Result<Vec<Comment>, HubError> {
+    pub async fn comments(
+        &self,
+        target: &Target,
+        source: &str,
+        place: Place,
+    ) -> Result<Vec<Comment>, HubError> {
         drop(self.brisk.enter(place, 1).await);
         let (limited, _) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
+        let risk = self.risk(target, source, false).await?;
         // It holds up all others that are not waited for.
         let deadline = deadline(target).min(UNHURRIED_DEADLINE);
-        let session = self.open(deadline).await?;
+        let session = self.open(risk, deadline).await?;
         let asked = timeout(deadline, comments::ask(session.client(), target)).await;
         let answer = asked.unwrap_or_else(|_| Err(too_late(deadline)));
         session.give_back_after(&answer);
@@ -285,6 +304,14 @@ impl Sources {
             let _ = asker.began.set(Instant::now());
             self.tunnels.ready(target).await?;
         }
+        let risk = match is_stoppable(target) {
+            true => None,
+            false => {
+                let _ = asker.began.set(Instant::now());
+                let urgent = asker.place.turn == 0;
+                self.risk(target, asker.source, urgent).await?
+            }
+        };
         let pass = self.brisk.enter(asker.place, 1).await;
         let _ = asker.began.set(Instant::now());
         let (limited, hasty) = limited(target);
@@ -296,7 +323,7 @@ impl Sources {
             _turn: turn,
             ..Held::default()
         };
-        let answer = self.ask_within(first, held).await;
+        let answer = self.ask_within(first, risk, held).await;
         match &answer {
             Err(HubError::Refused { code, .. })
                 if hasty.is_some()
@@ -308,16 +335,39 @@ impl Sources {
                     _slot: slot(&self.patient).await,
                     ..Held::default()
                 };
-                self.ask_within(target, held).await
+                self.ask_within(target, None, held).await
             }
             _ => answer,
         }
     }
 
+    /// Leave to ask a source whose session may come to hang; `None`: it cannot.
+    async fn risk(
+        &self,
+        target: &Target,
+        source: &str,
+        urgent: bool,
+    ) -> Result<Option<Risk>, HubError> {
+        if is_stoppable(target) {
+            return Ok(None);
+        }
+        let risk = self
+            .waiting
+            .risk(&target.wrapper, source, urgent, deadline(target));
+        let code = SqlState::QUERY_CANCELED;
+        let refused = |text| HubError::Refused { text, code };
+        risk.await.map(Some).map_err(refused)
+    }
+
     /// Asks within the time that the configuration gives. What is held in common with others is let
     /// go of once it takes longer than usual and there is room among the slow.
-    async fn ask_within(&self, target: &Target, held: Held) -> Result<(Offer, Held), HubError> {
-        let session = self.open(deadline(target)).await?;
+    async fn ask_within(
+        &self,
+        target: &Target,
+        risk: Option<Risk>,
+        held: Held,
+    ) -> Result<(Offer, Held), HubError> {
+        let session = self.open(risk, deadline(target)).await?;
         let asked = async {
             let (began, soon) = (Instant::now(), self.soon());
             let asking = ask::ask(session.client(), target);
@@ -362,31 +412,42 @@ impl Sources {
         self.usual.store((usual * 7 + took) / 8, Ordering::Relaxed);
     }
 
-    /// A session to wait in for so long.
-    async fn open(&self, deadline: Duration) -> Result<Borrowed<'_>, HubError> {
+    /// A session to wait in for a source, for so long.
+    async fn open(&self, risk: Option<Risk>, deadline: Duration) -> Result<Borrowed<'_>, HubError> {
         let settings = self.endpoint.shared().settings();
-        let session = match self.idle_session(settings) {
-            Some(session) => session,
-            None => Arc::new(self.connect().await?),
+        let waiter = match self.idle_session(settings) {
+            Some(waiter) => waiter,
+            None => {
+                let place = match timeout(deadline, self.waiting.place()).await {
+                    Ok(place) => place,
+                    Err(_) => return Err(HubError::NoSession),
+                };
+                Arc::new(Waiter {
+                    session: self.connect().await?,
+                    _place: place,
+                })
+            }
         };
         let limit = Duration::from_millis(settings.statement_timeout);
         if !limit.is_zero() && limit <= deadline {
             let limit = (deadline + GRACE).as_millis();
             let set = format!("SET statement_timeout = {limit}");
-            session.client.batch_execute(&set).await?;
+            waiter.session.client.batch_execute(&set).await?;
         }
         Ok(Borrowed {
             sources: self,
-            session,
+            waiter,
+            risk,
             in_order: false,
         })
     }
 
-    fn idle_session(&self, settings: HubSettings) -> Option<Arc<Session>> {
+    fn idle_session(&self, settings: HubSettings) -> Option<Arc<Waiter>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(session) = idle.pop() {
+        while let Some(waiter) = idle.pop() {
+            let session = &waiter.session;
             if !session.client.is_closed() && session.settings == settings {
-                return Some(session);
+                return Some(waiter);
             }
         }
         None
@@ -444,7 +505,7 @@ impl Drop for Candidate<'_> {
 impl Borrowed<'_> {
     /// The session's client.
     pub fn client(&self) -> &Client {
-        &self.session.client
+        &self.waiter.session.client
     }
 
     /// Gives the session back where its statements came to an end.
@@ -472,8 +533,16 @@ impl Look {
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         if !self.in_order {
-            let canceller = self.session.canceller();
-            tokio::spawn(async move { canceller.cancel().await });
+            let waiting = &self.sources.waiting;
+            let hangs = self.risk.take().map(|risk| waiting.hangs(risk));
+            let waiter = self.waiter.clone();
+            tokio::spawn(async move {
+                let session = &waiter.session;
+                let _ = timeout(CANCEL, session.canceller().cancel()).await;
+                // It is answered when what is under way is over, and that keeps its place.
+                let _ = session.client.simple_query("").await;
+                drop(hangs);
+            });
             return;
         }
         let mut idle = self
@@ -483,7 +552,7 @@ impl Drop for Borrowed<'_> {
             .unwrap_or_else(PoisonError::into_inner);
         // More were only needed while many kept us waiting.
         if idle.len() < BRISK {
-            idle.push(self.session.clone());
+            idle.push(self.waiter.clone());
         }
     }
 }

@@ -6,8 +6,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
+use tokio_postgres::Row;
 
 use super::{Shared, guard, json_answer};
+use crate::hub::HubError;
 use crate::hub::state::HubState;
 use crate::service;
 
@@ -15,6 +17,23 @@ use crate::service;
 const STUCK: Duration = Duration::from_secs(120);
 /// How long the database has for an answer that says that it is there.
 const HUB: Duration = Duration::from_secs(2);
+
+/// Whether the server takes writes: by what sessions have from the start, and not by what ours was
+/// told.
+const WRITABLE: &str = "
+    SELECT NOT pg_catalog.pg_is_in_recovery() AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_settings
+        WHERE name = 'default_transaction_read_only' AND reset_val = 'on')";
+/// Whether the session that holds the lead is there: at this server, which need not be the one to
+/// which the leader's sessions led.
+const LEADS: &str = "
+    EXISTS (
+        SELECT FROM spcd.daemon d
+        CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(d.backends)
+             AS b (pid integer, backend_start timestamptz)
+        JOIN pg_catalog.pg_stat_activity a
+             ON a.pid = b.pid AND a.backend_start = b.backend_start
+        WHERE d.epoch = $1 AND a.application_name = 'spcd lead')";
 
 /// Whether the loop turns. If not, starting the daemon anew is all that helps.
 pub async fn live() -> Response {
@@ -30,17 +49,34 @@ pub async fn ready(State(app): State<Shared>, headers: HeaderMap) -> Response {
         None => json!({"ok": true, "reason": fine}),
         Some(problem) => json!({"ok": false, "reason": problem}),
     };
-    let lead = match app.standing.state() {
-        HubState::Leading { .. } => check(None, "leads"),
-        HubState::Following { .. } => check(None, "follows: another daemon leads"),
-        HubState::Connecting => check(Some("has not got to the database yet".into()), ""),
-        HubState::Lost { reason, .. } => check(Some(reason), ""),
+    let state = app.standing.state();
+    let takes_writes = |row: &Row| row.try_get(0).unwrap_or(false);
+    let asked = match &state {
+        HubState::Leading { epoch, .. } => {
+            let sql = format!("{WRITABLE}, {LEADS}");
+            app.hub.row_within(HUB, &sql, &[epoch], takes_writes).await
+        }
+        _ => app.hub.row_within(HUB, WRITABLE, &[], takes_writes).await,
     };
-    let asked = tokio::time::timeout(HUB, app.hub.query("SELECT 1", &[])).await;
-    let hub = match asked {
-        Ok(Ok(_)) => None,
-        Ok(Err(problem)) => Some(problem.error),
-        Err(_) => Some("the database does not answer in time".into()),
+    // What the daemon takes itself for may be over without its knowing.
+    let has_lead = |row: &Row| row.try_get(1).unwrap_or(false);
+    let lead = match (state, &asked) {
+        (HubState::Leading { .. }, Ok(row)) if has_lead(row) => check(None, "leads"),
+        (HubState::Leading { .. }, Ok(_)) => check(
+            Some("the session that holds the lead is gone from the database".into()),
+            "",
+        ),
+        (HubState::Leading { .. }, Err(_)) => {
+            check(Some("whether it still leads cannot be told".into()), "")
+        }
+        (HubState::Following { .. }, _) => check(None, "follows: another daemon leads"),
+        (HubState::Connecting, _) => check(Some("has not got to the database yet".into()), ""),
+        (HubState::Lost { reason, .. }, _) => check(Some(reason), ""),
+    };
+    let hub = match &asked {
+        Ok(row) if takes_writes(row) => None,
+        Ok(_) => Some(HubError::ReadOnly.to_string()),
+        Err(problem) => Some(problem.error.clone()),
     };
     let unreadable = service::unreadable();
     let files = (!unreadable.is_empty()).then(|| unreadable.join("; "));

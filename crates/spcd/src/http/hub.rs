@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Problem;
 use crate::hub::HubError;
 use crate::hub::connect::{Endpoint, Session};
+use crate::hub::state::{HubState, Shared as Standing};
 
 /// How long somebody who looks waits for a session, and for an answer.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -22,21 +23,24 @@ const REST: Duration = Duration::from_millis(250);
 /// One session, which all requests share: the driver sends one statement after the other.
 pub struct Hub {
     endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
+    standing: Arc<Standing>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    session: Option<Arc<Session>>,
+    /// With how things stood when it was opened.
+    session: Option<(Arc<Session>, HubState)>,
     /// When it last could not be had, and why.
     failed: Option<(Instant, String)>,
 }
 
 impl Hub {
     /// No session yet.
-    pub fn new(endpoint: watch::Receiver<Option<Arc<Endpoint>>>) -> Self {
+    pub fn new(endpoint: watch::Receiver<Option<Arc<Endpoint>>>, standing: Arc<Standing>) -> Self {
         Self {
             endpoint,
+            standing,
             state: Mutex::default(),
         }
     }
@@ -48,14 +52,45 @@ impl Hub {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Problem> {
         let session = self.session().await?;
-        match timeout(ANSWER, session.client.query(sql, params)).await {
+        self.ask(&session, ANSWER, sql, params).await
+    }
+
+    /// The row of a statement that has one, for who cannot wait for long. `is_good` says whether the
+    /// server is one to go on with.
+    pub async fn row_within(
+        &self,
+        limit: Duration,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+        is_good: impl Fn(&Row) -> bool,
+    ) -> Result<Row, Problem> {
+        let until = Instant::now() + limit;
+        let session = timeout_at(until, self.session()).await;
+        let session = session.unwrap_or_else(|_| Err(away("no session in time")))?;
+        let left = until.saturating_duration_since(Instant::now());
+        let mut rows = self.ask(&session, left, sql, params).await?;
+        let row = rows.pop().ok_or_else(|| away("it answers nothing"))?;
+        if !is_good(&row) {
+            self.forget(&session).await;
+        }
+        Ok(row)
+    }
+
+    async fn ask(
+        &self,
+        session: &Arc<Session>,
+        limit: Duration,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Problem> {
+        match timeout(limit, session.client.query(sql, params)).await {
             Err(_) => {
-                self.forget(&session).await;
+                self.forget(session).await;
                 Err(away("it does not answer in time"))
             }
             Ok(Err(error)) => {
                 if error.is_closed() {
-                    self.forget(&session).await;
+                    self.forget(session).await;
                 }
                 Err(away(&format!(
                     "{:#}",
@@ -74,8 +109,15 @@ impl Hub {
 
     async fn session(&self) -> Result<Arc<Session>, Problem> {
         let mut state = self.state.lock().await;
-        if let Some(session) = &state.session
+        let standing = self.standing.state();
+        // The daemon may have followed its database to another server since.
+        let has_settled = matches!(
+            standing,
+            HubState::Leading { .. } | HubState::Following { .. }
+        );
+        if let Some((session, opened)) = &state.session
             && !session.client.is_closed()
+            && (!has_settled || *opened == standing)
         {
             return Ok(session.clone());
         }
@@ -88,7 +130,7 @@ impl Hub {
             Ok(Ok(session)) => {
                 let session = Arc::new(session);
                 *state = State {
-                    session: Some(session.clone()),
+                    session: Some((session.clone(), standing)),
                     failed: None,
                 };
                 Ok(session)
@@ -117,7 +159,7 @@ impl Hub {
 
     async fn forget(&self, session: &Arc<Session>) {
         let mut state = self.state.lock().await;
-        let is_ours = |kept: &Arc<Session>| Arc::ptr_eq(kept, session);
+        let is_ours = |(kept, _): &(Arc<Session>, HubState)| Arc::ptr_eq(kept, session);
         if state.session.as_ref().is_some_and(is_ours) {
             state.session = None;
         }

@@ -88,9 +88,9 @@ pub async fn serve(
     endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
 ) -> Infallible {
     let app = Arc::new(App {
+        hub: Arc::new(Hub::new(endpoint.clone(), standing.clone())),
         standing,
         settings: settings.clone(),
-        hub: Arc::new(Hub::new(endpoint.clone())),
         feed: Arc::default(),
         listing: api::Listing::default(),
         streams: Arc::new(Semaphore::new(STREAMS)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -15,7 +16,7 @@ use crate::service;
 /// How often the leader says that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A leader that was not heard of for so long is stopped or cut off: its sessions are ended.
-const STALE: &str = "20 seconds";
+const STALE: Duration = Duration::from_secs(20);
 /// How long events are kept.
 const KEEP_EVENTS: &str = "30 days";
 /// How long answered requests are kept: longer than anybody waits for the answer.
@@ -140,8 +141,9 @@ async fn look_at_leader(client: &Client) -> Result<String, HubError> {
         .query_opt(
             &format!(
                 "SELECT coalesce(leader, 'nobody'),
-                        coalesce(heartbeat < pg_catalog.clock_timestamp() - interval '{STALE}', false)
-                 FROM spcd.daemon"
+                        coalesce(heartbeat < pg_catalog.clock_timestamp() - interval '{} s', false)
+                 FROM spcd.daemon",
+                STALE.as_secs()
             ),
             &[],
         )
@@ -153,7 +155,8 @@ async fn look_at_leader(client: &Client) -> Result<String, HubError> {
     if row.get(1) {
         tracing::warn!(
             leader,
-            "the leader was not heard of for {STALE}: ending its sessions"
+            "the leader was not heard of for {} s: ending its sessions",
+            STALE.as_secs()
         );
         client
             .execute(
@@ -191,10 +194,12 @@ async fn register_pid(by: &Client, epoch: i64, session: &Client) -> Result<(), H
     Ok(())
 }
 
-/// Says that the leader is alive; fails when it leads no more.
+/// Says that the leader is alive; fails when it leads no more, and when the server does not answer
+/// until others take this one for dead.
 pub async fn beat(client: &Client, epoch: i64) -> Result<(), HubError> {
     let beat = "UPDATE spcd.daemon SET heartbeat = pg_catalog.clock_timestamp() WHERE epoch = $1";
-    match client.execute(beat, &[&epoch]).await? {
+    let beaten = timeout(STALE, client.execute(beat, &[&epoch])).await;
+    match beaten.map_err(|_| HubError::Silent)?? {
         0 => Err(HubError::NotLeading),
         _ => Ok(()),
     }

@@ -23,6 +23,7 @@ pub mod steampipe;
 mod tls;
 pub mod trial;
 pub mod union;
+pub mod waiting;
 
 use spcd_core::health::{self, Kind};
 use tokio_postgres::Client;
@@ -83,6 +84,34 @@ impl Limits {
             sessions: number(0)?,
             locks: number(1)?,
         })
+    }
+}
+
+/// Sources that do not answer are asked by so many probes at a time, at least and at most.
+const LOST: (usize, usize) = (4, 16);
+
+/// How the server's sessions are shared out, besides ten of the daemon's own. What is left, an eighth
+/// at least where it lets in 60 or more, is for others.
+impl Limits {
+    /// The pool may have so many.
+    pub fn for_pool(self) -> usize {
+        (self.sessions / 10).max(2)
+    }
+
+    /// Imports may wait in so many, those that hang included.
+    pub fn for_imports(self) -> usize {
+        (self.sessions / 3).clamp(8, 64)
+    }
+
+    /// So many sources that did not answer are probed at a time.
+    pub fn lost_probes(self) -> usize {
+        (self.sessions / 10).clamp(LOST.0, LOST.1)
+    }
+
+    /// Probes may wait in so many, those that hang included, where so many are for sources that
+    /// answer.
+    pub fn for_probes(self, well: usize) -> usize {
+        well + 2 * self.lost_probes()
     }
 }
 

@@ -13,15 +13,12 @@ use tokio_postgres::error::SqlState;
 
 use super::connect::{ConnectError, Endpoint, Session};
 use super::state::Shared;
-use super::{HubError, apply};
+use super::{HubError, Limits, apply};
 
 /// How long to wait until somebody gives a session back.
 const WAIT: Duration = Duration::from_secs(30);
 /// How long a look waits for a lock at least: it is in nobody's way.
 const LOCK_TIMEOUT: u64 = 2000;
-
-/// The part of the server's sessions that the pool may have.
-const PART: usize = 5;
 
 /// At most `pool_size` sessions, opened when they are needed. A clone is the same pool.
 #[derive(Clone)]
@@ -60,8 +57,8 @@ impl Pool {
     }
 
     /// Leaves most of the sessions that the server lets in to others.
-    pub fn fit(&self, sessions: usize) {
-        self.room.store((sessions / PART).max(2), Ordering::Relaxed);
+    pub fn fit(&self, limits: Limits) {
+        self.room.store(limits.for_pool(), Ordering::Relaxed);
     }
 
     /// A session; opened where none is idle.

@@ -22,6 +22,8 @@ pub enum HubState {
     Leading {
         /// Since when.
         since: SystemTime,
+        /// What each of its writes carries.
+        epoch: i64,
     },
     /// It was there and is gone, or it does not let us in.
     Lost {
@@ -88,9 +90,10 @@ impl Shared {
     }
 
     /// This daemon leads.
-    pub fn leads(&self) {
+    pub fn leads(&self, epoch: i64) {
         self.state.send_replace(HubState::Leading {
             since: SystemTime::now(),
+            epoch,
         });
     }
 

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
 
 use serde_json::{Value, json};
-use spcd_core::health::{Breaker, Health, Outcome, Turn};
+use spcd_core::health::{Breaker, Health, Kind, Outcome, Turn};
 
 use super::{News, Watched};
 use crate::hub::probe::Answer;
+use crate::hub::waiting::crowd;
 
 /// How long to wait where the hub could not be asked, in milliseconds.
 const NO_SESSION: u64 = 1_000;
@@ -22,8 +23,9 @@ pub struct Book {
     due: [BTreeSet<(u64, String)>; 2],
     /// The probes under way.
     running: [BTreeSet<u64>; 2],
-    /// Those whose time is up, and whose session still hangs in its wrapper.
-    hung: BTreeSet<u64>,
+    /// Those whose time is up, and whose session still hangs; in which wrapper, if it is one that
+    /// cannot be stopped.
+    hung: BTreeMap<u64, String>,
     /// What an earlier leader knew of sources that were not handed over yet.
     known: BTreeMap<String, bool>,
     /// What is to be written.
@@ -43,6 +45,8 @@ pub struct Room {
     pub lost: bool,
     /// Another session for a source in which one hangs already.
     pub again: bool,
+    /// Another session in a wrapper in which some hang already.
+    pub more: bool,
 }
 
 /// How many sessions are busy.
@@ -199,6 +203,16 @@ impl Book {
         let (class, _) = class?;
         let (_, name) = self.due[class].pop_first()?;
         let entry = self.entries.get_mut(&name)?;
+        if let Some(wrapper) = entry.watched.wrapper()
+            && !room.more
+        {
+            let hung = self.hung.values().filter(|other| *other == wrapper).count();
+            if hung > 0 {
+                let why = crowd(wrapper, hung);
+                self.answered(&name, Answer::Unsure(why), now);
+                return None;
+            }
+        }
         if !entry.hung.is_empty() && (now < entry.not_before || !room.again) {
             // Another session would hang too, most likely.
             let within = std::time::Duration::from_millis(entry.watched.schedule.timeout);
@@ -243,10 +257,17 @@ impl Book {
         for running in &mut self.running {
             running.remove(&number);
         }
-        // Until its session says that it is over.
-        self.hung.insert(number);
-        let entry = self.entries.get_mut(name)?;
-        entry.hung.insert(number);
+        let mut entry = self.entries.get_mut(name);
+        if matches!(&answer, Answer::Failed(failure) if failure.kind == Kind::Timeout) {
+            // Until its session says that it is over.
+            let wrapper = entry.as_ref().and_then(|entry| entry.watched.wrapper());
+            self.hung
+                .insert(number, wrapper.unwrap_or_default().to_owned());
+            if let Some(entry) = &mut entry {
+                entry.hung.insert(number);
+            }
+        }
+        let entry = entry?;
         // It may be about a target that is not wanted any more.
         if entry.probe != Some(number) {
             return None;

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Watched;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::probe::{Answer, Failure, probe};
+use crate::hub::waiting::{Place, Waiting};
 use crate::hub::{HubError, apply};
 use crate::tunnel::Tunnels;
 
@@ -16,6 +17,8 @@ use crate::tunnel::Tunnels;
 const SLOW: Duration = Duration::from_secs(1);
 /// How long it may take to tell the hub that a statement is to stop.
 const CANCEL: Duration = Duration::from_secs(5);
+/// How long a place is waited for.
+const NO_PLACE: Duration = Duration::from_secs(5);
 /// How many sessions are kept for the next.
 const KEPT: usize = 2;
 
@@ -37,40 +40,52 @@ pub enum Found {
 pub struct Sessions {
     endpoint: Arc<Endpoint>,
     tunnels: Arc<Tunnels>,
-    idle: Mutex<Vec<Session>>,
+    waiting: Arc<Waiting>,
+    idle: Mutex<Vec<Prober>>,
+}
+
+/// A session to ask in.
+struct Prober {
+    session: Session,
+    _place: Place,
 }
 
 impl Sessions {
-    /// None yet.
-    pub fn new(endpoint: Arc<Endpoint>, tunnels: Arc<Tunnels>) -> Self {
+    /// None yet, and so many at most.
+    pub fn new(endpoint: Arc<Endpoint>, tunnels: Arc<Tunnels>, places: usize) -> Self {
         Self {
             endpoint,
             tunnels,
+            waiting: Waiting::new(places),
             idle: Mutex::default(),
         }
     }
 
-    async fn get(&self) -> anyhow::Result<Session> {
-        while let Some(session) = self.idle().pop() {
-            if !session.client.is_closed() {
-                return Ok(session);
+    async fn get(&self) -> anyhow::Result<Prober> {
+        while let Some(prober) = self.idle().pop() {
+            if !prober.session.client.is_closed() {
+                return Ok(prober);
             }
         }
+        let place = timeout(NO_PLACE, self.waiting.place()).await?;
         let session = self.endpoint.connect("probing").await?;
         let settings = "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
         session.client.batch_execute(settings).await?;
         apply::prepare_for_secrets(&session.client).await?;
-        Ok(session)
+        Ok(Prober {
+            session,
+            _place: place,
+        })
     }
 
-    fn put(&self, session: Session) {
+    fn put(&self, prober: Prober) {
         let mut idle = self.idle();
         if idle.len() < KEPT {
-            idle.push(session);
+            idle.push(prober);
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Prober>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,8 +108,9 @@ pub async fn ask(
     // Nobody listens any more where the lead is over.
     let tell = |found| drop(sender.send(found));
     if let Ok(target) = &connection.target
-        && let Ok(session) = sessions.get().await
+        && let Ok(prober) = sessions.get().await
     {
+        let session = &prober.session;
         let within = Duration::from_millis(watched.schedule.timeout);
         let by = (connection.name.as_str(), connection.target_hash());
         let until = Instant::now() + within;
@@ -125,7 +141,7 @@ pub async fn ask(
             Some(Ok(found)) => {
                 tell(answer(found));
                 drop(probing);
-                sessions.put(session);
+                sessions.put(prober);
             }
             Some(Err(error)) => tracing::debug!(connection = name, "a probe was cut off: {error}"),
             None => {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use spcd_core::config::{Desired, Target, Tunnel};
+use spcd_core::health::NO_TUNNEL;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -24,6 +25,8 @@ use crate::hub::connect::Endpoint;
 
 /// How long a tunnel is waited for: longer than ssh takes to give up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the ssh server may take to say that it does not reach the source.
+const REACH: Duration = Duration::from_secs(10);
 /// The pauses before one is tried again: at first and at most.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -44,6 +47,11 @@ pub struct Tunnels {
 struct Open {
     link: Arc<Link>,
     task: AbortHandle,
+}
+
+/// A way to a source that is only tried.
+pub struct Trial {
+    passage: ssh::Passage,
 }
 
 /// What all who have to do with one tunnel know of it.
@@ -107,15 +115,8 @@ impl Tunnels {
         let Some(tunnel) = &target.tunnel else {
             return Ok(());
         };
-        let refused = |why: &str| HubError::Refused {
-            text: format!("the ssh tunnel through {tunnel} is not open: {why}"),
-            code: SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
-        };
-        if let Some(host) = &self.elsewhere {
-            let why =
-                format!("it ends on this machine, and the database is on {host}: run spcd there");
-            return Err(refused(&why));
-        }
+        let refused = |why: &str| not_open(tunnel, why);
+        self.check_place(tunnel)?;
         let link = self.link(tunnel, target.tunnel_port());
         let status = match timeout(PATIENCE, link.settled()).await {
             Ok(status) => status,
@@ -141,6 +142,35 @@ impl Tunnels {
             return Ok(());
         }
         self.ready(target).await
+    }
+
+    /// Opens a way of its own to a target's source, beside the tunnel of a daemon: that one's port is
+    /// there whether or not ssh gets through, and does not say why.
+    ///
+    /// # Errors
+    /// As [`Tunnels::ready`].
+    pub async fn trial(&self, target: &Target) -> Result<Option<Trial>, HubError> {
+        let Some(tunnel) = &target.tunnel else {
+            return Ok(None);
+        };
+        self.check_place(tunnel)?;
+        let opened = timeout(PATIENCE, ssh::open(tunnel, &self.state_dir)).await;
+        let passage = opened
+            .unwrap_or_else(|_| Err("ssh does not answer".into()))
+            .map_err(|why| not_open(tunnel, &why))?;
+        Ok(Some(Trial { passage }))
+    }
+
+    fn check_place(&self, tunnel: &Tunnel) -> Result<(), HubError> {
+        match &self.elsewhere {
+            None => Ok(()),
+            Some(host) => {
+                let why = format!(
+                    "it ends on this machine, and the database is on {host}: run spcd there"
+                );
+                Err(not_open(tunnel, &why))
+            }
+        }
     }
 
     /// Waits until a tunnel ends at another port than it was given: the servers must follow.
@@ -170,6 +200,31 @@ impl Tunnels {
 
     fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Trial {
+    /// Whether nobody at the other end takes what is passed on to them.
+    pub async fn leads_nowhere(&self) -> bool {
+        let Ok(mut source) = UnixStream::connect(self.passage.socket()).await else {
+            return true;
+        };
+        // Whoever is there waits for us to speak, or speaks first.
+        let mut first = [0];
+        let heard = timeout(REACH, source.read(&mut first)).await;
+        matches!(heard, Ok(Ok(0) | Err(_)))
+    }
+
+    /// Ends it.
+    pub async fn close(self) {
+        self.passage.close().await;
+    }
+}
+
+fn not_open(tunnel: &Tunnel, why: &str) -> HubError {
+    HubError::Refused {
+        text: format!("the ssh tunnel through {tunnel} is not open: {why}"),
+        code: SqlState::from_code(NO_TUNNEL),
     }
 }
 

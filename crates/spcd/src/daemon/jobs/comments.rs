@@ -130,7 +130,8 @@ impl Shared {
         let Ok(target) = &wanted.connection.target else {
             return Ok(());
         };
-        let said = self.sources.comments(target, place).await?;
+        let source = wanted.connection.target_hash();
+        let said = self.sources.comments(target, source, place).await?;
         let found = {
             let session = self.sources.session(place).await?;
             let found = comments::compare(session.client(), name, &said).await;

@@ -248,6 +248,7 @@ impl Shared {
         let asker = Asker {
             place: job.place,
             generation: job.generation,
+            source: &import.target_hash,
             began: &job.began,
         };
         let answer = self.sources.tables(import, asker).await;

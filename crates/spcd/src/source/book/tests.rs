@@ -14,6 +14,7 @@ const ALL: Room = Room {
     well: true,
     lost: true,
     again: true,
+    more: true,
 };
 
 fn watched(text: &str) -> Vec<Watched> {
@@ -156,6 +157,41 @@ fn sessions_that_hang_become_rare_and_are_counted() {
     }
     assert_eq!(book.busy().hung, 0);
     assert_eq!(ask(&mut book, there()).2, Some(Turn::Restored));
+}
+
+#[test]
+fn few_hang_in_a_wrapper_and_nobody_elses_sources_wait_for_that() {
+    let block = |(name, plugin): (&str, &str)| {
+        let more = match plugin {
+            "mysql" => "  database = \"d\"\n",
+            _ => "",
+        };
+        format!("connection \"{name}\" {{\n  plugin = \"{plugin}\"\n{more}}}\n")
+    };
+    let all = [("a", "mysql"), ("b", "mysql"), ("c", "postgres")];
+    let mut book = Book::default();
+    let text: String = all.into_iter().map(block).collect();
+    book.watch(watched(&text), 0, |_| 1_000);
+    let (number, first) = book.begin(ALL, 1_000).unwrap();
+    assert_eq!(first.connection.name, "a");
+    book.found(number, "a", gone(Kind::Timeout), 1_000);
+    let crowded = Room { more: false, ..ALL };
+    // The second is told why it is not asked, and stays as it was; the third is asked.
+    assert!(book.begin(crowded, 1_000).is_none());
+    let (_, third) = book.begin(crowded, 1_000).unwrap();
+    assert_eq!(third.connection.name, "c");
+    let rows = book.page(1_000).json();
+    let second = &rows[1];
+    assert_eq!(second["name"], "b");
+    assert_eq!(second["reachable"], serde_json::Value::Null);
+    let why = second["failure"].as_str().unwrap();
+    assert!(why.contains("a session waits in mysql_fdw"), "{why}");
+    // Once that one has ended it is asked.
+    book.over(number, "a", 2_000);
+    assert_eq!(book.next(ALL), Some(6_000));
+    ask(&mut book, there());
+    let (name, at, _) = ask(&mut book, there());
+    assert_eq!((name.as_str(), at), ("b", 31_000));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! people wrote themselves.
 
 use crate::support::hub::{columns, postgres, until, until_commented};
-use crate::support::mariadb::MariaDb;
+use crate::support::mariadb::{MariaDb, mysql, reader};
 use crate::support::{Cluster, DEADLINE, Spcd, query, shared, value};
 use spcd_core::sql::literal;
 
@@ -227,14 +227,8 @@ async fn comments_of_a_mariadb() {
     let cluster = Cluster::start(&[]);
     let hub = cluster.database().await;
     let mut spcd = Spcd::new(&hub.url);
-    spcd.write(
-        "shop.spc",
-        &format!(
-            "connection \"shop\" {{\n  plugin   = \"mysql\"\n  port     = {}\n  database = \"shop\"\n  \
-             user     = \"reader\"\n  password = \"hunter2hunter2\"\n}}\n",
-            source.port()
-        ),
-    );
+    let block = mysql("shop", source.port(), &reader("hunter2hunter2"));
+    spcd.write("shop.spc", &block);
     spcd.start();
     until(&hub.url, &["shop ready"]).await;
     until_commented(&hub.url, "shop").await;

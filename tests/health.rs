@@ -3,7 +3,7 @@
 mod command;
 
 use crate::support::hub::{guarded, postgres, until, until_error};
-use crate::support::mariadb::MariaDb;
+use crate::support::mariadb::{self, MariaDb, mysql};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, Spcd, connect, eventually, query, shared, try_query, value};
 
@@ -62,6 +62,9 @@ const WELL: &str = "reachable AND breaker = 'closed' AND attempts = 0 AND latenc
 /// All attempts failed, and one more.
 const GONE: &str = "NOT reachable AND breaker IN ('open', 'half_open') AND attempts > 4
                     AND failed_at IS NOT NULL AND next_attempt IS NOT NULL";
+/// It is not tried again by itself.
+const REFUSED: &str =
+    "NOT reachable AND breaker = 'open' AND next_attempt IS NULL AND attempts = 1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
@@ -150,8 +153,7 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
 
     // Its password changes there: nothing but a new one, or somebody who asks, makes it try again.
     query(&source.url("postgres"), "ALTER ROLE reader PASSWORD 'two'").await;
-    let refused = "NOT reachable AND breaker = 'open' AND next_attempt IS NULL AND attempts = 1";
-    until_health(&hub.url, "shop", refused).await;
+    until_health(&hub.url, "shop", REFUSED).await;
     let failure = health(&hub.url, "shop", "last_failure").await;
     assert!(failure.contains("authentication failed"), "{failure}");
     assert!(
@@ -190,7 +192,7 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
         "ALTER ROLE reader PASSWORD 'three'",
     )
     .await;
-    until_health(&hub.url, "shop", refused).await;
+    until_health(&hub.url, "shop", REFUSED).await;
     spcd.write("a.spc", &reader("shop", proxy.port(), "three"));
     until_health(&hub.url, "shop", WELL).await;
     until(&hub.url, &["other ready", "shop ready"]).await;
@@ -211,13 +213,7 @@ async fn a_mariadb_that_stops_and_hangs_and_refuses_is_followed() {
     );
     let proxy = Proxy::to(source.port()).await;
     let mut spcd = watching(&hub.url);
-    let block = |password: &str| {
-        format!(
-            "connection \"shop\" {{\n  plugin   = \"mysql\"\n  port     = {}\n  database = \"shop\"\n  \
-             user     = \"reader\"\n  password = \"{password}\"\n}}\n",
-            proxy.port()
-        )
-    };
+    let block = |password: &str| mysql("shop", proxy.port(), &mariadb::reader(password));
     spcd.write("a.spc", &block("one"));
     spcd.start();
     until(&hub.url, &["shop ready"]).await;
@@ -237,8 +233,7 @@ async fn a_mariadb_that_stops_and_hangs_and_refuses_is_followed() {
     until_health(&hub.url, "shop", WELL).await;
 
     source.run("ALTER USER reader@'127.0.0.1' IDENTIFIED BY 'two'");
-    let refused = "NOT reachable AND breaker = 'open' AND next_attempt IS NULL AND attempts = 1";
-    until_health(&hub.url, "shop", refused).await;
+    until_health(&hub.url, "shop", REFUSED).await;
     let failure = health(&hub.url, "shop", "last_failure").await;
     assert!(failure.contains("Access denied"), "{failure}");
     spcd.write("a.spc", &block("two"));

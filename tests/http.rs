@@ -10,18 +10,16 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::http::{Http, segment, until};
-use crate::support::hub::{self, postgres};
+use crate::support::hub::{self, made_by, postgres};
 use crate::support::{
-    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, query, shared, value,
+    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, shared, value,
 };
 
 /// A name that every layer would like to take apart.
 const HOSTILE: &str = "<img src=x>\"'/é %2f?#";
 
 async fn source() -> Database {
-    let source = shared().database().await;
-    query(&source.url, "CREATE TABLE t (id integer)").await;
-    source
+    made_by("CREATE TABLE t (id integer)").await
 }
 
 /// Names a connection as a block does.

@@ -18,6 +18,13 @@ pub fn postgres_with(name: &str, source: &Database, more: &str) -> String {
     )
 }
 
+/// A database of the shared cluster in which these statements were run.
+pub async fn made_by(sql: &str) -> Database {
+    let database = shared().database().await;
+    query(&database.url, sql).await;
+    database
+}
+
 /// A plugin whose connections share their tables.
 pub const STATIC: &str = r#"
 plugin "app" {

@@ -126,9 +126,10 @@ pub struct Event {
 }
 
 impl Events {
-    /// The next event; `None` at the end of the stream.
+    /// The next event; `None` at the end of the stream, or if none comes.
     pub fn next(&mut self) -> Option<Event> {
-        loop {
+        let start = std::time::Instant::now();
+        while start.elapsed() < DEADLINE {
             while let Some((block, rest)) = self.text.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());
                 self.text = rest;
@@ -151,6 +152,7 @@ impl Events {
             let chunk = chunk(&mut self.reader)?;
             self.text.push_str(&chunk);
         }
+        None
     }
 
     /// The next event of which this is true.

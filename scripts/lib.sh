@@ -101,6 +101,24 @@ need_sshd() {
     fi
 }
 
+# nginx for the test of its example, unpacked below target/ unless it is installed.
+need_nginx() {
+    local dir=$PWD/target/nginx
+    [ ! -x "$dir/usr/sbin/nginx" ] && [ ! -x /usr/sbin/nginx ] || return 0
+    command -v apt-get >/dev/null || die "nginx is not installed, which one of the tests needs."
+    unpack "$dir" nginx
+}
+
+# What Prometheus checks its rules with, unpacked below target/ unless it is installed.
+need_promtool() {
+    local dir=$PWD/target/prometheus
+    [ ! -x "$dir/usr/bin/promtool" ] && ! command -v promtool >/dev/null || return 0
+    command -v apt-get >/dev/null || die "promtool is not installed, which some of the tests need. It comes with Prometheus."
+    unpack "$dir" prometheus
+    # The server itself is twice as large, and nobody runs it.
+    rm "$dir/usr/bin/prometheus"
+}
+
 # What the examples need, below target/ unless it is installed: psycopg 3 for Python, node-postgres
 # for Node.
 need_drivers() {

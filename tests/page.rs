@@ -1,7 +1,9 @@
 //! The page, in a browser.
 
+mod away;
 mod chromium;
 pub mod fill;
+mod hands;
 
 use std::path::{Path, PathBuf};
 

@@ -78,7 +78,8 @@ function place(row) {
 
 const ago = (time) => {
   const since = span(seconds(time));
-  return since === "now" ? `${when(time)} (now)` : `${when(time)} (${since} ago)`;
+  // In one piece, also where a line is short.
+  return `${when(time)} (${since === "now" ? since : `${since} ago`.replaceAll(" ", "\u00a0")})`;
 };
 
 const COLUMNS = [

@@ -1,10 +1,11 @@
 //! Comments of the source on the tables: set after `ready`, followed, and never in the way of what
 //! people wrote themselves.
 
-use crate::support::hub::{columns, postgres, until, until_commented};
+use crate::support::hub::{columns, made_by, postgres, serving, until, until_commented};
 use crate::support::mariadb::{MariaDb, mysql, reader};
-use crate::support::{Cluster, DEADLINE, Spcd, query, shared, value};
+use crate::support::{Cluster, DEADLINE, Spcd, query, shared, try_query, value};
 use spcd_core::sql::literal;
+use tokio_postgres::error::SqlState;
 
 /// Texts that somebody may have written to break something.
 const HOSTILE: [&str; 6] = [
@@ -211,6 +212,54 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
         ["t other", "t.c c of the source"]
     );
     spcd.stop();
+}
+
+/// What was found to differ may be out of date when it is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn comments_are_put_only_where_they_still_belong() {
+    let hub = shared().database().await;
+    let source = made_by(
+        "CREATE TABLE t (a integer, b integer); COMMENT ON TABLE t IS 't of the source';
+         COMMENT ON COLUMN t.a IS 'a of the source'",
+    )
+    .await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    until_commented(&hub.url, "a").await;
+    // A table of somebody's own has the name of one that comes at the source.
+    query(
+        &hub.url,
+        "CREATE FOREIGN TABLE a.mine (x integer) SERVER a; COMMENT ON COLUMN a.t.a IS 'a is mine'",
+    )
+    .await;
+    query(
+        &source.url,
+        "CREATE TABLE mine (x integer); COMMENT ON TABLE mine IS 'mine of the source';
+         COMMENT ON COLUMN mine.x IS 'x of the source'; COMMENT ON TABLE t IS 't changed'",
+    )
+    .await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    let mut wanted = owned(&["t t changed", "t.a a is mine"]);
+    until_comments(&hub.url, "a", &wanted).await;
+    until_commented(&hub.url, "a").await;
+    spcd.stop();
+
+    // What the daemon calls when it has compared; somebody has commented on a column since.
+    let seen = "SELECT generation FROM spcd.connection_state";
+    let seen: i64 = value(&hub.url, seen).await.parse().unwrap();
+    let set = |changes: &str, seen: i64| {
+        let changes = literal(changes);
+        format!("SELECT spcd.set_comments('a', {changes}, {seen}, true, {seen})")
+    };
+    let both = r#"[{"table": "t", "column": "a", "text": "late"}, {"table": "t", "column": "b", "text": "b"}]"#;
+    query(&hub.url, &set(both, seen)).await;
+    wanted.push("t.b b".to_owned());
+    assert_eq!(comments(&hub.url, "a").await, wanted);
+    // The tables were changed since: all of it is looked for anew.
+    let other = both.replace("\"b\"}", "\"later\"}");
+    let stale = try_query(&hub.url, &set(&other, seen - 1)).await;
+    let code = stale.unwrap_err().code().cloned();
+    assert_eq!(code, Some(SqlState::T_R_SERIALIZATION_FAILURE));
+    assert_eq!(comments(&hub.url, "a").await, wanted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

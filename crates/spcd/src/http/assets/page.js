@@ -182,8 +182,8 @@ function paint() {
   while (drawn.length > last - first) drawn.pop().remove();
   for (let at = first; at < last; at++) fill(drawn[at - first], view[at], at, height);
   const picked = drawn.find((row) => row.getAttribute("aria-selected") === "true");
-  if (picked) scroll.setAttribute("aria-activedescendant", picked.id);
-  else scroll.removeAttribute("aria-activedescendant");
+  if (picked) $("grid").setAttribute("aria-activedescendant", picked.id);
+  else $("grid").removeAttribute("aria-activedescendant");
 }
 
 function makeRow() {
@@ -197,6 +197,7 @@ function makeRow() {
   }
   row.addEventListener("click", () => {
     state.picked = row.dataset.name;
+    $("grid").focus({ preventScroll: true });
     show(row.dataset.name);
     draw();
   });
@@ -289,7 +290,7 @@ function hide() {
   $("split").classList.remove("open");
   cover();
   if (location.hash) history.replaceState(history.state, "", location.pathname);
-  $("scroll").focus({ preventScroll: true });
+  $("grid").focus({ preventScroll: true });
   draw();
 }
 
@@ -727,7 +728,7 @@ document.addEventListener("keydown", (event) => {
       $("filter").value = "";
       $("filter").dispatchEvent(new Event("input"));
     } else if (state.open) hide();
-    else if (typing) $("scroll").focus();
+    else if (typing) $("grid").focus();
     return;
   }
   if (event.target.tagName === "SELECT" || event.target.closest?.("#detail")) return;
@@ -743,7 +744,7 @@ document.addEventListener("keydown", (event) => {
   }[event.key];
   if (to !== undefined) {
     event.preventDefault();
-    if (typing) $("scroll").focus({ preventScroll: true });
+    if (typing) $("grid").focus({ preventScroll: true });
     pick(to);
   } else if (event.key === "Enter" && event.target.tagName !== "BUTTON") {
     // Else the button that gets the focus is pressed by the same key.

@@ -24,6 +24,32 @@ async fn source() -> Database {
     made_by("CREATE TABLE t (id integer)").await
 }
 
+/// A daemon with one connection, `a`, that is ready.
+struct Served {
+    hub: Database,
+    source: Database,
+    spcd: Spcd,
+    http: Http,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let (hub, source) = (shared().database().await, source().await);
+        let mut spcd = Spcd::new(&hub.url);
+        let http = Http::of(&mut spcd);
+        spcd.write("a.spc", &postgres("a", &source));
+        spcd.start();
+        hub::until(&hub.url, &["a ready"]).await;
+        http.is_there();
+        Self {
+            hub,
+            source,
+            spcd,
+            http,
+        }
+    }
+}
+
 /// Names a connection as a block does.
 fn quoted(connection: &str, name: &str) -> String {
     let name = name.replace('\\', "\\\\").replace('"', "\\\"");

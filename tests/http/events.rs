@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use super::source;
+use super::{Served, source};
 use crate::support::http::{Event, Events, Http, until};
 use crate::support::hub::{self, postgres};
 use crate::support::kept::{publish, to};
@@ -22,12 +22,12 @@ fn changes(events: &[Event]) -> Vec<(&str, &str)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_go_on_where_one_was() {
-    let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    let http = Http::of(&mut spcd);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    hub::until(&hub.url, &["a ready"]).await;
+    let Served {
+        hub,
+        source,
+        mut spcd,
+        http,
+    } = Served::start().await;
 
     let mut live = http.events("", &[]);
     let open = live.until("it is open", |event| event.kind == "open");

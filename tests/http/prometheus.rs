@@ -5,11 +5,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::source;
-use crate::support::http::{Http, until};
-use crate::support::hub::{self, postgres};
+use super::Served;
+use crate::support::http::until;
 use crate::support::prometheus::promtool;
-use crate::support::{Spcd, shared};
 
 const RULES: &str = include_str!("../../config/prometheus/spcd.rules.yml");
 const DASHBOARD: &str = include_str!("../../config/grafana/spcd.json");
@@ -41,13 +39,7 @@ fn named(text: &str) -> BTreeSet<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_takes_the_metrics_and_everything_asked_of_them_is_there() {
-    let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    let http = Http::of(&mut spcd);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    hub::until(&hub.url, &["a ready"]).await;
-    http.is_there();
+    let Served { mut spcd, http, .. } = Served::start().await;
     let job = "spcd_job_duration_seconds_count{outcome=\"done\"}";
     let metrics = until(&http, "/metrics", |answer| answer.body.contains(job)).body;
     let (said, good) = promtool(&["check", "metrics"], &[], &metrics);

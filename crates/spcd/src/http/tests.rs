@@ -1,17 +1,19 @@
 //! Clients that take their time, with a clock that goes as fast as there is nothing to do.
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use spcd_core::config::HubSettings;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{App, HEADERS, Shared, Standing, answer, api, listener, router};
+use super::{App, CONNECTIONS, HEADERS, Shared, Standing, answer, api, listener, router, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What lies between two ends: far less than a list, far more than a head.
@@ -176,4 +178,51 @@ async fn lists_that_are_not_read_make_others_wait_and_not_for_ever() {
     for client in &mut again {
         assert!(whole(&client.rest().await));
     }
+}
+
+/// What a client has got within a moment of a clock that stands still for those who do something.
+async fn got(stream: &UnixStream) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 10];
+    for _ in 0..1000 {
+        sleep(Duration::from_millis(1)).await;
+        match stream.try_read(&mut bytes) {
+            Ok(count) => return bytes[..count].to_vec(),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+    Vec::new()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_there_is_no_room_waits_until_one_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("http");
+    // One that was left behind is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let listen = settings::Listen::Unix(path.display().to_string());
+    let listener = listener::Listener::bind(&listen).await.unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let app = app(0);
+    let _accepting = tokio::spawn(async move {
+        let never = super::accept(&listener, &app).await;
+        match never {}
+    });
+
+    let ask = request("/livez").replace("close", "keep-alive");
+    let asks = async || {
+        let stream = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(stream.try_write(ask.as_bytes()).unwrap(), ask.len());
+        stream
+    };
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let client = asks().await;
+        assert!(got(&client).await.starts_with(b"HTTP/1.1 "));
+        clients.push(client);
+    }
+    let late = asks().await;
+    assert_eq!(got(&late).await, b"");
+    drop(clients.pop());
+    assert!(got(&late).await.starts_with(b"HTTP/1.1 "));
 }

@@ -1,7 +1,9 @@
 //! Comments of the source on the tables: set after `ready`, followed, and never in the way of what
 //! people wrote themselves.
 
-use crate::support::hub::{columns, made_by, postgres, serving, until, until_commented};
+use crate::support::hub::{
+    self, columns, guarded, made_by, postgres, serving, until, until_commented,
+};
 use crate::support::mariadb::{MariaDb, mysql, reader};
 use crate::support::{Cluster, DEADLINE, Spcd, query, shared, try_query, value};
 use spcd_core::sql::literal;
@@ -260,6 +262,49 @@ async fn comments_are_put_only_where_they_still_belong() {
     let code = stale.unwrap_err().code().cloned();
     assert_eq!(code, Some(SqlState::T_R_SERIALIZATION_FAILURE));
     assert_eq!(comments(&hub.url, "a").await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_given_away_holds_up_no_other() {
+    let source = guarded("hunter2hunter2").await;
+    let admin = source.url("postgres");
+    query(
+        &admin,
+        "CREATE TABLE u (id integer); GRANT SELECT ON u TO reader;
+         COMMENT ON TABLE t IS 't of the source'; COMMENT ON TABLE u IS 'u of the source'",
+    )
+    .await;
+    // One that keeps it without being a superuser, who may comment on everything.
+    let cluster = Cluster::start(&[]);
+    let hub = cluster.database().await;
+    query(
+        &hub.url,
+        &format!(
+            "CREATE ROLE keeper LOGIN; CREATE EXTENSION postgres_fdw;
+             GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO keeper;
+             GRANT CREATE, TEMPORARY ON DATABASE {} TO keeper",
+            hub.name
+        ),
+    )
+    .await;
+    let mut spcd = Spcd::new(&cluster.url_as("keeper", &hub.name));
+    let block = hub::reader("a", source.port(), "hunter2hunter2");
+    spcd.write("a.spc", &block);
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let first = ["t t of the source", "u u of the source"];
+    until_comments(&hub.url, "a", &owned(&first)).await;
+    query(&hub.url, "ALTER FOREIGN TABLE a.t OWNER TO postgres").await;
+    query(
+        &admin,
+        "COMMENT ON TABLE t IS 't changed'; COMMENT ON TABLE u IS 'u changed'; COMMENT ON COLUMN t.id IS 'new'",
+    )
+    .await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    let then = ["t t of the source", "u u changed"];
+    until_comments(&hub.url, "a", &owned(&then)).await;
+    until_commented(&hub.url, "a").await;
+    spcd.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

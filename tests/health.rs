@@ -2,7 +2,7 @@
 
 mod command;
 
-use crate::support::hub::{guarded, postgres, until, until_error};
+use crate::support::hub::{guarded, postgres, reader, until, until_error};
 use crate::support::mariadb::{self, MariaDb, mysql};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, Spcd, connect, eventually, query, shared, try_query, value};
@@ -15,15 +15,6 @@ fn watching(hub: &str) -> Spcd {
         .env("SPCD_HEALTH_PAUSE", "100ms")
         .env("SPCD_HEALTH_TIMEOUT", "2s");
     spcd
-}
-
-/// A `postgres` connection as `reader`.
-fn reader(name: &str, port: u16, password: &str) -> String {
-    format!(
-        "connection \"{name}\" {{\n  plugin   = \"postgres\"\n  host     = \"127.0.0.1\"\n  \
-         port     = {port}\n  dbname   = \"postgres\"\n  user     = \"reader\"\n  \
-         password = \"{password}\"\n}}\n"
-    )
 }
 
 /// A column of a connection's health, as text.

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::{health, reader, until_health, watching};
-use crate::support::hub::{guarded, postgres, postgres_with, until};
+use super::{health, until_health, watching};
+use crate::support::hub::{guarded, postgres, postgres_with, reader, until};
 use crate::support::mariadb::{self, MariaDb, mysql};
 use crate::support::proxy::Proxy;
 use crate::support::{Spcd, free_port, query, shared, value};

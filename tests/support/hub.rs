@@ -143,3 +143,12 @@ pub async fn guarded(password: &str) -> Cluster {
     source.reload();
     source
 }
+
+/// A `postgres` connection as its `reader`.
+pub fn reader(name: &str, port: u16, password: &str) -> String {
+    format!(
+        "connection \"{name}\" {{\n  plugin   = \"postgres\"\n  host     = \"127.0.0.1\"\n  \
+         port     = {port}\n  dbname   = \"postgres\"\n  user     = \"reader\"\n  \
+         password = \"{password}\"\n}}\n"
+    )
+}

@@ -193,6 +193,38 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
     );
 }
 
+/// By default it is asked through what was made for the connection, with the wrapper's own sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_through_the_connections_own_server_keeps_no_session() {
+    let hub = shared().database().await;
+    let source = guarded("one").await;
+    let admin = source.url("postgres");
+    let mut spcd = watching(&hub.url);
+    // No less than the server's own limit, else a server of the probe's own is made.
+    spcd.env("SPCD_HEALTH_TIMEOUT", "10s");
+    spcd.write("a.spc", &reader("shop", source.port(), "one"));
+    spcd.start();
+    until(&hub.url, &["shop ready"]).await;
+    for _ in 0..3 {
+        until_health(&hub.url, "shop", WELL).await;
+        let at = health(&hub.url, "shop", "last_checked").await;
+        until_health(&hub.url, "shop", &format!("last_checked > '{at}'")).await;
+    }
+    // A session that was kept would not notice that it could not be had any more.
+    query(&admin, "ALTER ROLE reader PASSWORD 'two'").await;
+    until_health(&hub.url, "shop", REFUSED).await;
+    query(&admin, "ALTER ROLE reader PASSWORD 'one'").await;
+    assert_eq!(spcd.spcd(&["reconnect", "shop"]).code, 0);
+    until_health(&hub.url, "shop", WELL).await;
+    assert_eq!(spcd.spcd(&["disconnect", "shop"]).code, 0);
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'reader'";
+    eventually("no session is left", DEADLINE, || async {
+        (value(&admin, sessions).await == "0").then_some(())
+    })
+    .await;
+    spcd.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mariadb_that_stops_and_hangs_and_refuses_is_followed() {
     let hub = shared().database().await;

@@ -178,12 +178,20 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
     until_comments(&hub.url, "a", &owned(&followed)).await;
 
     // The person's stands in the way of a drop; spcd's own, which the table bears too, is not named.
-    query(&source.url, "ALTER TABLE t DROP COLUMN a, DROP COLUMN b").await;
+    // A column that is not there on account of that is in nobody's way.
+    query(
+        &source.url,
+        "ALTER TABLE t DROP COLUMN a, DROP COLUMN b, ADD COLUMN d integer;
+         COMMENT ON COLUMN t.d IS 'd of the source'; COMMENT ON COLUMN t.c IS 'other c'",
+    )
+    .await;
     assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
     assert_eq!(
         value(&hub.url, "SELECT warnings[1] FROM spcd.connection_state").await,
         "table \"t\" stays as it was: dropping column b would break or lose the comment on column b"
     );
+    let stayed = ["t mine", "t.b b is mine", "t.c other c"];
+    until_comments(&hub.url, "a", &owned(&stayed)).await;
     // Given up, it no longer does; and the source's comes where there is none.
     query(
         &hub.url,
@@ -191,8 +199,9 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
     )
     .await;
     assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
-    assert_eq!(columns(&hub.url, "a.t").await, ["c integer"]);
-    until_comments(&hub.url, "a", &owned(&["t other", "t.c c of the source"])).await;
+    assert_eq!(columns(&hub.url, "a.t").await, ["c integer", "d integer"]);
+    let last = ["t other", "t.c other c", "t.d d of the source"];
+    until_comments(&hub.url, "a", &owned(&last)).await;
 
     // A daemon that was stopped before it came to it: the next one does, without a refresh.
     spcd.stop();
@@ -209,10 +218,31 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
     spcd.start();
     until_commented(&hub.url, "a").await;
     // Whose the other is cannot be known any more.
-    assert_eq!(
-        comments(&hub.url, "a").await,
-        ["t other", "t.c c of the source"]
-    );
+    assert_eq!(comments(&hub.url, "a").await, last);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_bears_its_comments_is_not_written() {
+    let hub = shared().database().await;
+    let commented = "CREATE TABLE t (a integer); COMMENT ON TABLE t IS 'first'";
+    let (one, two) = (made_by(commented).await, made_by(commented).await);
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("a", &one));
+    spcd.write("b.spc", &postgres("b", &two));
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready"]).await;
+    until_commented(&hub.url, "a").await;
+    until_commented(&hub.url, "b").await;
+    let row =
+        "SELECT xmin || ' ' || generation FROM spcd.connection_state WHERE connection_name = 'a'";
+    let before = value(&hub.url, row).await;
+    assert_eq!(spcd.spcd(&["refresh", "a", "--wait"]).code, 0);
+    // One after the other is looked at.
+    query(&two.url, "COMMENT ON TABLE t IS 'second'").await;
+    assert_eq!(spcd.spcd(&["refresh", "b", "--wait"]).code, 0);
+    until_comments(&hub.url, "b", &owned(&["t second"])).await;
+    assert_eq!(value(&hub.url, row).await, before);
     spcd.stop();
 }
 

@@ -59,44 +59,64 @@ Install one, with its contrib modules (postgres_fdw, file_fdw), so that initdb i
     server_bindir >/dev/null || die "Postgres is installed, but its initdb is not found below /usr/lib/postgresql."
 }
 
-# pgbouncer for the tests, unpacked below target/ unless it is installed: its package would start a
-# service that nobody asked for here.
+# Unpacks Debian's packages into a directory: for those that would start a service that nobody asked
+# for here.
+unpack() {
+    local dir=$1 package
+    shift
+    say "unpacking $1"
+    mkdir -p "$dir"
+    for package in "$@"; do
+        (cd "$dir" && apt-get download "$package" >/dev/null 2>&1) ||
+            { as_root apt-get update >/dev/null; (cd "$dir" && apt-get download "$package" >/dev/null); }
+        dpkg -x "$dir/$package"_*.deb "$dir"
+        rm "$dir/$package"_*.deb
+    done
+}
+
+# pgbouncer for the tests, unpacked below target/ unless it is installed.
 need_pgbouncer() {
-    local dir=$PWD/target/pgbouncer package
+    local dir=$PWD/target/pgbouncer
     if [ ! -x "$dir/usr/sbin/pgbouncer" ]; then
         # Where Debian puts it, which is not in everyone's path.
         PATH=$PATH:/usr/sbin
         command -v pgbouncer >/dev/null && return
         command -v apt-get >/dev/null || die "pgbouncer is not installed, which one of the tests needs."
-        say "unpacking pgbouncer"
-        mkdir -p "$dir"
-        for package in pgbouncer libevent-2.1-7 libc-ares2; do
-            (cd "$dir" && apt-get download "$package" >/dev/null 2>&1) ||
-                { as_root apt-get update >/dev/null; (cd "$dir" && apt-get download "$package" >/dev/null); }
-            dpkg -x "$dir/$package"_*.deb "$dir"
-        done
+        unpack "$dir" pgbouncer libevent-2.1-7 libc-ares2
     fi
     PATH=$dir/usr/sbin:$PATH
     export LD_LIBRARY_PATH="$(dirname "$(find "$dir" -name 'libevent-*.so*' | head -n 1)")"
 }
 
-# An ssh server for the tests, unpacked below target/ unless it is installed: its package would start
-# a service that nobody asked for here. The client is the system's.
+# An ssh server for the tests, unpacked below target/ unless it is installed. The client is the
+# system's.
 need_sshd() {
-    local dir=$PWD/target/sshd package
+    local dir=$PWD/target/sshd
     command -v apt-get >/dev/null && need_packages openssh-client
     command -v ssh >/dev/null || die "No ssh is installed, which some of the tests need."
     if [ ! -x "$dir/usr/sbin/sshd" ]; then
         [ ! -x /usr/sbin/sshd ] || return 0
         command -v apt-get >/dev/null || die "sshd is not installed, which some of the tests need."
-        say "unpacking sshd"
-        mkdir -p "$dir"
-        for package in openssh-server libwrap0; do
-            (cd "$dir" && apt-get download "$package" >/dev/null 2>&1) ||
-                { as_root apt-get update >/dev/null; (cd "$dir" && apt-get download "$package" >/dev/null); }
-            dpkg -x "$dir/$package"_*.deb "$dir"
-        done
+        unpack "$dir" openssh-server libwrap0
     fi
+}
+
+# nginx for the test of its example, unpacked below target/ unless it is installed.
+need_nginx() {
+    local dir=$PWD/target/nginx
+    [ ! -x "$dir/usr/sbin/nginx" ] && [ ! -x /usr/sbin/nginx ] || return 0
+    command -v apt-get >/dev/null || die "nginx is not installed, which one of the tests needs."
+    unpack "$dir" nginx
+}
+
+# What Prometheus checks its rules with, unpacked below target/ unless it is installed.
+need_promtool() {
+    local dir=$PWD/target/prometheus
+    [ ! -x "$dir/usr/bin/promtool" ] && ! command -v promtool >/dev/null || return 0
+    command -v apt-get >/dev/null || die "promtool is not installed, which some of the tests need. It comes with Prometheus."
+    unpack "$dir" prometheus
+    # The server itself is twice as large, and nobody runs it.
+    rm "$dir/usr/bin/prometheus"
 }
 
 # What the examples need, below target/ unless it is installed: psycopg 3 for Python, node-postgres

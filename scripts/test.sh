@@ -10,6 +10,8 @@ need_postgres
 command -v openssl >/dev/null || need_packages openssl
 need_pgbouncer
 need_sshd
+need_nginx
+need_promtool
 need_drivers
 need_wrappers
 need_chromium

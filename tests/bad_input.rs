@@ -3,17 +3,11 @@
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use crate::support::hub::{postgres, postgres_with, serving, until, until_error};
+use crate::support::hub::{made_by, postgres, postgres_with, serving, until, until_error};
 use crate::support::{Database, Spcd, as_server_user, finish, query, shared, try_query, value};
 
 async fn source() -> Database {
-    let source = shared().database().await;
-    query(
-        &source.url,
-        "CREATE TABLE t (id integer); INSERT INTO t VALUES (7)",
-    )
-    .await;
-    source
+    made_by("CREATE TABLE t (id integer); INSERT INTO t VALUES (7)").await
 }
 
 /// A connection with these lines.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 use spcd_client::{Client, Connector, Error, Problem};
 
-use crate::support::kept::{kept, load, publish, to};
+use crate::support::kept::{kept, load, pending, publish, to};
 use crate::support::{DEADLINE, Database, eventually, query, value};
 
 /// Long enough that only a bug reaches it.
@@ -162,13 +162,7 @@ async fn what_will_not_come_is_the_callers_error_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn time_that_is_up_says_what_was_waited_for() {
-    let hub = kept().await;
-    publish(
-        &hub.url,
-        "",
-        json!([to("a", &["pending"]), to("b", &["pending"])]),
-    )
-    .await;
+    let hub = pending(&["a", "b"]).await;
     let mut client = client(&hub).await;
     client.set_timeout(Duration::from_millis(200));
     let error = client.query("SELECT * FROM a.t", &[]).await.unwrap_err();

@@ -1,10 +1,13 @@
 //! Comments of the source on the tables: set after `ready`, followed, and never in the way of what
 //! people wrote themselves.
 
-use crate::support::hub::{columns, postgres, until, until_commented};
-use crate::support::mariadb::MariaDb;
-use crate::support::{Cluster, DEADLINE, Spcd, query, shared, value};
+use crate::support::hub::{
+    self, columns, guarded, made_by, postgres, serving, until, until_commented,
+};
+use crate::support::mariadb::{MariaDb, mysql, reader};
+use crate::support::{Cluster, DEADLINE, Spcd, query, shared, try_query, value};
 use spcd_core::sql::literal;
+use tokio_postgres::error::SqlState;
 
 /// Texts that somebody may have written to break something.
 const HOSTILE: [&str; 6] = [
@@ -175,12 +178,20 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
     until_comments(&hub.url, "a", &owned(&followed)).await;
 
     // The person's stands in the way of a drop; spcd's own, which the table bears too, is not named.
-    query(&source.url, "ALTER TABLE t DROP COLUMN a, DROP COLUMN b").await;
+    // A column that is not there on account of that is in nobody's way.
+    query(
+        &source.url,
+        "ALTER TABLE t DROP COLUMN a, DROP COLUMN b, ADD COLUMN d integer;
+         COMMENT ON COLUMN t.d IS 'd of the source'; COMMENT ON COLUMN t.c IS 'other c'",
+    )
+    .await;
     assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
     assert_eq!(
         value(&hub.url, "SELECT warnings[1] FROM spcd.connection_state").await,
         "table \"t\" stays as it was: dropping column b would break or lose the comment on column b"
     );
+    let stayed = ["t mine", "t.b b is mine", "t.c other c"];
+    until_comments(&hub.url, "a", &owned(&stayed)).await;
     // Given up, it no longer does; and the source's comes where there is none.
     query(
         &hub.url,
@@ -188,8 +199,9 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
     )
     .await;
     assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
-    assert_eq!(columns(&hub.url, "a.t").await, ["c integer"]);
-    until_comments(&hub.url, "a", &owned(&["t other", "t.c c of the source"])).await;
+    assert_eq!(columns(&hub.url, "a.t").await, ["c integer", "d integer"]);
+    let last = ["t other", "t.c other c", "t.d d of the source"];
+    until_comments(&hub.url, "a", &owned(&last)).await;
 
     // A daemon that was stopped before it came to it: the next one does, without a refresh.
     spcd.stop();
@@ -206,10 +218,122 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
     spcd.start();
     until_commented(&hub.url, "a").await;
     // Whose the other is cannot be known any more.
-    assert_eq!(
-        comments(&hub.url, "a").await,
-        ["t other", "t.c c of the source"]
-    );
+    assert_eq!(comments(&hub.url, "a").await, last);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_bears_its_comments_is_not_written() {
+    let hub = shared().database().await;
+    let commented = "CREATE TABLE t (a integer); COMMENT ON TABLE t IS 'first'";
+    let (one, two) = (made_by(commented).await, made_by(commented).await);
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("a", &one));
+    spcd.write("b.spc", &postgres("b", &two));
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready"]).await;
+    until_commented(&hub.url, "a").await;
+    until_commented(&hub.url, "b").await;
+    let row =
+        "SELECT xmin || ' ' || generation FROM spcd.connection_state WHERE connection_name = 'a'";
+    let before = value(&hub.url, row).await;
+    assert_eq!(spcd.spcd(&["refresh", "a", "--wait"]).code, 0);
+    // One after the other is looked at.
+    query(&two.url, "COMMENT ON TABLE t IS 'second'").await;
+    assert_eq!(spcd.spcd(&["refresh", "b", "--wait"]).code, 0);
+    until_comments(&hub.url, "b", &owned(&["t second"])).await;
+    assert_eq!(value(&hub.url, row).await, before);
+    spcd.stop();
+}
+
+/// What was found to differ may be out of date when it is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn comments_are_put_only_where_they_still_belong() {
+    let hub = shared().database().await;
+    let source = made_by(
+        "CREATE TABLE t (a integer, b integer); COMMENT ON TABLE t IS 't of the source';
+         COMMENT ON COLUMN t.a IS 'a of the source'",
+    )
+    .await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    until_commented(&hub.url, "a").await;
+    // A table of somebody's own has the name of one that comes at the source.
+    query(
+        &hub.url,
+        "CREATE FOREIGN TABLE a.mine (x integer) SERVER a; COMMENT ON COLUMN a.t.a IS 'a is mine'",
+    )
+    .await;
+    query(
+        &source.url,
+        "CREATE TABLE mine (x integer); COMMENT ON TABLE mine IS 'mine of the source';
+         COMMENT ON COLUMN mine.x IS 'x of the source'; COMMENT ON TABLE t IS 't changed'",
+    )
+    .await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    let mut wanted = owned(&["t t changed", "t.a a is mine"]);
+    until_comments(&hub.url, "a", &wanted).await;
+    until_commented(&hub.url, "a").await;
+    spcd.stop();
+
+    // What the daemon calls when it has compared; somebody has commented on a column since.
+    let seen = "SELECT generation FROM spcd.connection_state";
+    let seen: i64 = value(&hub.url, seen).await.parse().unwrap();
+    let set = |changes: &str, seen: i64| {
+        let changes = literal(changes);
+        format!("SELECT spcd.set_comments('a', {changes}, {seen}, true, {seen})")
+    };
+    let both = r#"[{"table": "t", "column": "a", "text": "late"}, {"table": "t", "column": "b", "text": "b"}]"#;
+    query(&hub.url, &set(both, seen)).await;
+    wanted.push("t.b b".to_owned());
+    assert_eq!(comments(&hub.url, "a").await, wanted);
+    // The tables were changed since: all of it is looked for anew.
+    let other = both.replace("\"b\"}", "\"later\"}");
+    let stale = try_query(&hub.url, &set(&other, seen - 1)).await;
+    let code = stale.unwrap_err().code().cloned();
+    assert_eq!(code, Some(SqlState::T_R_SERIALIZATION_FAILURE));
+    assert_eq!(comments(&hub.url, "a").await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_given_away_holds_up_no_other() {
+    let source = guarded("hunter2hunter2").await;
+    let admin = source.url("postgres");
+    query(
+        &admin,
+        "CREATE TABLE u (id integer); GRANT SELECT ON u TO reader;
+         COMMENT ON TABLE t IS 't of the source'; COMMENT ON TABLE u IS 'u of the source'",
+    )
+    .await;
+    // One that keeps it without being a superuser, who may comment on everything.
+    let cluster = Cluster::start(&[]);
+    let hub = cluster.database().await;
+    query(
+        &hub.url,
+        &format!(
+            "CREATE ROLE keeper LOGIN; CREATE EXTENSION postgres_fdw;
+             GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO keeper;
+             GRANT CREATE, TEMPORARY ON DATABASE {} TO keeper",
+            hub.name
+        ),
+    )
+    .await;
+    let mut spcd = Spcd::new(&cluster.url_as("keeper", &hub.name));
+    let block = hub::reader("a", source.port(), "hunter2hunter2");
+    spcd.write("a.spc", &block);
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let first = ["t t of the source", "u u of the source"];
+    until_comments(&hub.url, "a", &owned(&first)).await;
+    query(&hub.url, "ALTER FOREIGN TABLE a.t OWNER TO postgres").await;
+    query(
+        &admin,
+        "COMMENT ON TABLE t IS 't changed'; COMMENT ON TABLE u IS 'u changed'; COMMENT ON COLUMN t.id IS 'new'",
+    )
+    .await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    let then = ["t t of the source", "u u changed"];
+    until_comments(&hub.url, "a", &owned(&then)).await;
+    until_commented(&hub.url, "a").await;
     spcd.stop();
 }
 
@@ -227,14 +351,8 @@ async fn comments_of_a_mariadb() {
     let cluster = Cluster::start(&[]);
     let hub = cluster.database().await;
     let mut spcd = Spcd::new(&hub.url);
-    spcd.write(
-        "shop.spc",
-        &format!(
-            "connection \"shop\" {{\n  plugin   = \"mysql\"\n  port     = {}\n  database = \"shop\"\n  \
-             user     = \"reader\"\n  password = \"hunter2hunter2\"\n}}\n",
-            source.port()
-        ),
-    );
+    let block = mysql("shop", source.port(), &reader("hunter2hunter2"));
+    spcd.write("shop.spc", &block);
     spcd.start();
     until(&hub.url, &["shop ready"]).await;
     until_commented(&hub.url, "shop").await;

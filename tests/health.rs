@@ -4,8 +4,8 @@ mod command;
 mod hang;
 mod reload;
 
-use crate::support::hub::{guarded, postgres, until, until_error};
-use crate::support::mariadb::MariaDb;
+use crate::support::hub::{guarded, postgres, reader, until, until_error};
+use crate::support::mariadb::{self, MariaDb, mysql};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, Spcd, connect, eventually, query, shared, try_query, value};
 
@@ -17,15 +17,6 @@ pub fn watching(hub: &str) -> Spcd {
         .env("SPCD_HEALTH_PAUSE", "100ms")
         .env("SPCD_HEALTH_TIMEOUT", "2s");
     spcd
-}
-
-/// A `postgres` connection as `reader`.
-fn reader(name: &str, port: u16, password: &str) -> String {
-    format!(
-        "connection \"{name}\" {{\n  plugin   = \"postgres\"\n  host     = \"127.0.0.1\"\n  \
-         port     = {port}\n  dbname   = \"postgres\"\n  user     = \"reader\"\n  \
-         password = \"{password}\"\n}}\n"
-    )
 }
 
 /// A column of a connection's health, as text.
@@ -64,6 +55,9 @@ pub const WELL: &str = "reachable AND breaker = 'closed' AND attempts = 0 AND la
 /// All attempts failed, and one more.
 const GONE: &str = "NOT reachable AND breaker IN ('open', 'half_open') AND attempts > 4
                     AND failed_at IS NOT NULL AND next_attempt IS NOT NULL";
+/// It is not tried again by itself.
+const REFUSED: &str =
+    "NOT reachable AND breaker = 'open' AND next_attempt IS NULL AND attempts = 1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
@@ -152,8 +146,7 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
 
     // Its password changes there: nothing but a new one, or somebody who asks, makes it try again.
     query(&source.url("postgres"), "ALTER ROLE reader PASSWORD 'two'").await;
-    let refused = "NOT reachable AND breaker = 'open' AND next_attempt IS NULL AND attempts = 1";
-    until_health(&hub.url, "shop", refused).await;
+    until_health(&hub.url, "shop", REFUSED).await;
     let failure = health(&hub.url, "shop", "last_failure").await;
     assert!(failure.contains("authentication failed"), "{failure}");
     assert!(
@@ -192,7 +185,7 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
         "ALTER ROLE reader PASSWORD 'three'",
     )
     .await;
-    until_health(&hub.url, "shop", refused).await;
+    until_health(&hub.url, "shop", REFUSED).await;
     spcd.write("a.spc", &reader("shop", proxy.port(), "three"));
     until_health(&hub.url, "shop", WELL).await;
     until(&hub.url, &["other ready", "shop ready"]).await;
@@ -200,6 +193,38 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
         told(&hub.url, "shop").await,
         ["lost ready ready, restored ready ready"; 4].join(", ")
     );
+}
+
+/// By default it is asked through what was made for the connection, with the wrapper's own sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_through_the_connections_own_server_keeps_no_session() {
+    let hub = shared().database().await;
+    let source = guarded("one").await;
+    let admin = source.url("postgres");
+    let mut spcd = watching(&hub.url);
+    // No less than the server's own limit, else a server of the probe's own is made.
+    spcd.env("SPCD_HEALTH_TIMEOUT", "10s");
+    spcd.write("a.spc", &reader("shop", source.port(), "one"));
+    spcd.start();
+    until(&hub.url, &["shop ready"]).await;
+    for _ in 0..3 {
+        until_health(&hub.url, "shop", WELL).await;
+        let at = health(&hub.url, "shop", "last_checked").await;
+        until_health(&hub.url, "shop", &format!("last_checked > '{at}'")).await;
+    }
+    // A session that was kept would not notice that it could not be had any more.
+    query(&admin, "ALTER ROLE reader PASSWORD 'two'").await;
+    until_health(&hub.url, "shop", REFUSED).await;
+    query(&admin, "ALTER ROLE reader PASSWORD 'one'").await;
+    assert_eq!(spcd.spcd(&["reconnect", "shop"]).code, 0);
+    until_health(&hub.url, "shop", WELL).await;
+    assert_eq!(spcd.spcd(&["disconnect", "shop"]).code, 0);
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'reader'";
+    eventually("no session is left", DEADLINE, || async {
+        (value(&admin, sessions).await == "0").then_some(())
+    })
+    .await;
+    spcd.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,13 +238,7 @@ async fn a_mariadb_that_stops_and_hangs_and_refuses_is_followed() {
     );
     let proxy = Proxy::to(source.port()).await;
     let mut spcd = watching(&hub.url);
-    let block = |password: &str| {
-        format!(
-            "connection \"shop\" {{\n  plugin   = \"mysql\"\n  port     = {}\n  database = \"shop\"\n  \
-             user     = \"reader\"\n  password = \"{password}\"\n}}\n",
-            proxy.port()
-        )
-    };
+    let block = |password: &str| mysql("shop", proxy.port(), &mariadb::reader(password));
     spcd.write("a.spc", &block("one"));
     spcd.start();
     until(&hub.url, &["shop ready"]).await;
@@ -239,8 +258,7 @@ async fn a_mariadb_that_stops_and_hangs_and_refuses_is_followed() {
     until_health(&hub.url, "shop", WELL).await;
 
     source.run("ALTER USER reader@'127.0.0.1' IDENTIFIED BY 'two'");
-    let refused = "NOT reachable AND breaker = 'open' AND next_attempt IS NULL AND attempts = 1";
-    until_health(&hub.url, "shop", refused).await;
+    until_health(&hub.url, "shop", REFUSED).await;
     let failure = health(&hub.url, "shop", "last_failure").await;
     assert!(failure.contains("Access denied"), "{failure}");
     spcd.write("a.spc", &block("two"));

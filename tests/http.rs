@@ -2,6 +2,8 @@
 
 mod documentation;
 mod events;
+mod prometheus;
+mod proxy;
 
 use std::fs;
 use std::io::Write as _;
@@ -10,18 +12,42 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::http::{Http, segment, until};
-use crate::support::hub::{self, postgres};
+use crate::support::hub::{self, made_by, postgres};
 use crate::support::{
-    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, query, shared, value,
+    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, shared, value,
 };
 
 /// A name that every layer would like to take apart.
 const HOSTILE: &str = "<img src=x>\"'/é %2f?#";
 
 async fn source() -> Database {
-    let source = shared().database().await;
-    query(&source.url, "CREATE TABLE t (id integer)").await;
-    source
+    made_by("CREATE TABLE t (id integer)").await
+}
+
+/// A daemon with one connection, `a`, that is ready.
+struct Served {
+    hub: Database,
+    source: Database,
+    spcd: Spcd,
+    http: Http,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let (hub, source) = (shared().database().await, source().await);
+        let mut spcd = Spcd::new(&hub.url);
+        let http = Http::of(&mut spcd);
+        spcd.write("a.spc", &postgres("a", &source));
+        spcd.start();
+        hub::until(&hub.url, &["a ready"]).await;
+        http.is_there();
+        Self {
+            hub,
+            source,
+            spcd,
+            http,
+        }
+    }
 }
 
 /// Names a connection as a block does.
@@ -556,6 +582,5 @@ async fn metrics_count_what_happened() {
     }
     assert!(number(&text, "spcd_heartbeat_age_seconds") >= 0.0);
     assert!(text.contains("spcd_build_info{version=\""), "{text}");
-    assert!(text.ends_with("# EOF\n"), "{text}");
     spcd.stop();
 }

@@ -1,7 +1,9 @@
 //! The page, in a browser.
 
+mod away;
 mod chromium;
 pub mod fill;
+mod hands;
 
 use std::path::{Path, PathBuf};
 
@@ -146,7 +148,7 @@ async fn ten_thousand_are_filtered_and_only_those_seen_are_there() {
     // By name, from the first to the last, one screen at a time at most.
     page.click("#head > :nth-child(2) button");
     page.press("Escape");
-    page.value("document.querySelector('#scroll').focus()");
+    page.value("document.querySelector('#grid').focus()");
     page.press("End");
     page.until("document.querySelector('.row[aria-selected=true]')?.getAttribute('aria-rowindex') === '10001'");
     page.until(

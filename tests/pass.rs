@@ -1,7 +1,7 @@
 //! The main job: a file is saved, and its tables are there.
 
 use crate::support::hub::{
-    columns, postgres, postgres_with, serving, statuses, until, until_commented,
+    columns, made_by, postgres, postgres_with, serving, statuses, until, until_commented,
 };
 use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};
 
@@ -11,9 +11,7 @@ const SHOP: &str =
                     INSERT INTO orders VALUES (1, 9.5, 'first')";
 
 async fn source() -> Database {
-    let source = shared().database().await;
-    query(&source.url, SHOP).await;
-    source
+    made_by(SHOP).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::hub::{postgres_with, until};
-use crate::support::mariadb::MariaDb;
+use crate::support::mariadb::{MariaDb, mysql};
 use crate::support::{Cluster, Spcd, connect, query, shared, try_query, value};
 
 /// The SQLSTATE with which a statement is refused.
@@ -100,11 +100,8 @@ async fn a_mariadb_that_is_read_only_refuses_every_way_to_write() {
     let cluster = Cluster::start(&[]);
     let hub = cluster.database().await;
     let connection = |name: &str, more: &str| {
-        format!(
-            "connection \"{name}\" {{\n  plugin = \"mysql\"\n  port = {}\n  database = \"shop\"\n  \
-             user = \"writer\"\n  password = \"x\"\n{more}}}\n",
-            source.port()
-        )
+        let more = format!("  user = \"writer\"\n  password = \"x\"\n{more}");
+        mysql(name, source.port(), &more)
     };
     let mut spcd = Spcd::new(&hub.url);
     let both = "  read_only = true\n  statement_timeout = \"200ms\"\n";

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -114,7 +114,10 @@ async fn the_watchdog_hears_nothing_while_the_loop_hangs() {
             .count()
     };
     let beat = || {
-        while !heard(Some(DEADLINE)).expect("a message") {}
+        let start = Instant::now();
+        while !heard(Some(DEADLINE)).expect("a message") {
+            assert!(start.elapsed() < DEADLINE, "no word to the watchdog");
+        }
     };
     beat();
     assert_eq!(spcd.spcd(&["wait"]).code, 0);

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use crate::health::{WELL, health, told, until_health, watching};
-use crate::support::hub::{guarded, postgres_with, until, until_error};
-use crate::support::mariadb::MariaDb;
+use crate::support::hub::{guarded, made_by, postgres_with, until, until_error};
+use crate::support::mariadb::{MariaDb, mysql, reader};
 use crate::support::sshd::Sshd;
 use crate::support::{
     Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, query, shared,
@@ -13,13 +13,7 @@ use crate::support::{
 };
 
 async fn source() -> Database {
-    let source = shared().database().await;
-    query(
-        &source.url,
-        "CREATE TABLE t (id integer); INSERT INTO t VALUES (7)",
-    )
-    .await;
-    source
+    made_by("CREATE TABLE t (id integer); INSERT INTO t VALUES (7)").await
 }
 
 /// The port at which a connection's server points.
@@ -188,15 +182,8 @@ async fn a_mariadb_is_reached_through_ssh() {
     let cluster = Cluster::start(&[]);
     let hub = cluster.database().await;
     let mut spcd = Spcd::new(&hub.url);
-    spcd.write(
-        "a.spc",
-        &format!(
-            "connection \"a\" {{\n  plugin = \"mysql\"\n  port = {}\n  database = \"shop\"\n  \
-             user = \"reader\"\n  password = \"x\"\n{}}}\n",
-            source.port(),
-            sshd.block()
-        ),
-    );
+    let through = reader("x") + &sshd.block();
+    spcd.write("a.spc", &mysql("a", source.port(), &through));
     spcd.start();
     until(&hub.url, &["a ready"]).await;
     readable(&hub.url, "a.t").await;

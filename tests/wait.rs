@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::kept::{kept, load, migrate, publish, to};
+use crate::support::kept::{kept, load, migrate, pending, publish, to};
 use crate::support::{Cluster, DEADLINE, connect, eventually, query, shared, try_query, value};
 
 /// The SQLSTATE that a statement fails with, and the message.
@@ -24,13 +24,7 @@ async fn sleepers(url: &str, count: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_returns_when_what_was_named_is_ready_and_the_tables_are_there() {
-    let hub = kept().await;
-    publish(
-        &hub.url,
-        "",
-        json!([to("a", &["pending"]), to("b", &["pending"])]),
-    )
-    .await;
+    let hub = pending(&["a", "b"]).await;
     let url = hub.url.clone();
     let waiter = tokio::spawn(async move {
         let sql = "SELECT connection_name, status FROM spcd.wait_until_ready('{b,a,a}');

@@ -9,7 +9,7 @@ use spcd_core::plugin::{Definition, shipped};
 use spcd_core::sql;
 
 use crate::support::hub::{columns, postgres, until, until_error};
-use crate::support::mariadb::MariaDb;
+use crate::support::mariadb::{MariaDb, mysql};
 use crate::support::{Cluster, Spcd, fresh_dir, query, server_user_name, shared, try_query, value};
 
 /// A hub with a reader: a member of `spcd_users` and nothing more.
@@ -43,11 +43,8 @@ async fn mysql_reads_a_mariadb() {
     );
     let (_cluster, hub, reader) = hub_with_reader().await;
     let connection = |name: &str, password: &str| {
-        format!(
-            "connection \"{name}\" {{\n  plugin   = \"mysql\"\n  port     = {}\n  database = \"shop\"\n  \
-             user     = \"reader\"\n  password = env(\"{password}\")\n}}\n",
-            source.port()
-        )
+        let more = format!("  user     = \"reader\"\n  password = env(\"{password}\")\n");
+        mysql(name, source.port(), &more)
     };
     let mut spcd = Spcd::new(&hub);
     spcd.env("GOOD", "hunter2hunter2").env("BAD", "swordfish");

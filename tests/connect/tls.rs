@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use super::{Authority, connects, refuses};
+use super::{connects, refuses};
+use crate::support::authority::Authority;
 use crate::support::{Spcd, query, shared};
 
 #[test]

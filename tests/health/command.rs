@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use super::{health, reader, until_health, watching};
-use crate::support::hub::{guarded, postgres, postgres_with, until};
-use crate::support::mariadb::MariaDb;
+use super::{health, until_health, watching};
+use crate::support::hub::{guarded, postgres, postgres_with, reader, until};
+use crate::support::mariadb::{self, MariaDb, mysql};
 use crate::support::proxy::Proxy;
 use crate::support::{Spcd, free_port, query, shared, value};
 
@@ -181,14 +181,8 @@ async fn a_mariadb_tells_of_itself_too() {
          GRANT SELECT ON shop.* TO reader@'127.0.0.1'",
     );
     let spcd = Spcd::new(&hub.url);
-    spcd.write(
-        "a.spc",
-        &format!(
-            "connection \"shop\" {{\n  plugin   = \"mysql\"\n  port     = {}\n  database = \"shop\"\n  \
-             user     = \"reader\"\n  password = \"hunter2\"\n}}\n",
-            source.port()
-        ),
-    );
+    let block = mysql("shop", source.port(), &mariadb::reader("hunter2"));
+    spcd.write("a.spc", &block);
     let done = spcd.spcd(&["test", "shop"]);
     assert_eq!(done.code, 0, "{done:?}");
     let text = &done.stdout;

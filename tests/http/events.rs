@@ -2,10 +2,13 @@
 
 use std::io::Write as _;
 
-use super::source;
-use crate::support::http::{Event, Http, until};
+use super::{Served, source};
+use crate::support::http::{Event, Events, Http, until};
 use crate::support::hub::{self, postgres};
-use crate::support::{DEADLINE, Spcd, eventually, eventually_now, query, shared, value};
+use crate::support::kept::{publish, to};
+use crate::support::{
+    Cluster, DEADLINE, Spcd, eventually, eventually_now, query, shared, try_query, value,
+};
 
 fn changes(events: &[Event]) -> Vec<(&str, &str)> {
     events
@@ -19,12 +22,12 @@ fn changes(events: &[Event]) -> Vec<(&str, &str)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_go_on_where_one_was() {
-    let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = Spcd::new(&hub.url);
-    let http = Http::of(&mut spcd);
-    spcd.write("a.spc", &postgres("a", &source));
-    spcd.start();
-    hub::until(&hub.url, &["a ready"]).await;
+    let Served {
+        hub,
+        source,
+        mut spcd,
+        http,
+    } = Served::start().await;
 
     let mut live = http.events("", &[]);
     let open = live.until("it is open", |event| event.kind == "open");
@@ -95,6 +98,112 @@ async fn events_go_on_where_one_was() {
     )
     .await;
     live.until("it is told", |event| event.kind == "resync");
+    spcd.stop();
+}
+
+/// The numbers of all events after one, as the table has them.
+async fn written(hub: &str, after: i64) -> Vec<i64> {
+    let sql = format!("SELECT id FROM spcd.connection_event WHERE id > {after} ORDER BY id");
+    let rows = query(hub, &sql).await;
+    rows.concat().iter().map(|id| id.parse().unwrap()).collect()
+}
+
+/// The numbers of the events that somebody gets who goes on after one, up to the last; `None` if they
+/// are told to read the list instead, as they are while the daemon takes the lead.
+fn resumed(http: &Http, after: i64, last: i64) -> Option<Vec<i64>> {
+    let mut stream = http.events("", &[&format!("Last-Event-ID: {after}")]);
+    let mut ids = Vec::new();
+    while ids.last() != Some(&last) {
+        let event = stream.next()?;
+        match event.kind.as_str() {
+            "change" => ids.push(event.id.unwrap()),
+            "resync" => return None,
+            _ => {}
+        }
+    }
+    Some(ids)
+}
+
+/// Reads a stream until it has come to an event. Nothing is left out unless it says so.
+fn follow(stream: &mut Events, written: &[i64], mut at: i64) {
+    while written.iter().any(|id| *id > at) {
+        let event = stream.next().expect("the stream goes on");
+        match event.kind.as_str() {
+            "change" => {
+                let next = written.iter().find(|id| **id > at);
+                assert_eq!(event.id.as_ref(), next, "after {at}");
+                at = event.id.unwrap();
+            }
+            "resync" => at = event.id.unwrap(),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_go_on_where_one_was_over_restarts_of_the_daemon_and_the_database() {
+    let source = source().await;
+    let mut cluster = Cluster::start(&[]);
+    let hub = cluster.database().await.url;
+    let mut spcd = Spcd::new(&hub);
+    let http = Http::of(&mut spcd);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.start();
+    hub::until(&hub, &["a ready"]).await;
+    // Ready once more, and who leads now made it so.
+    let ready_again = async |after: i64| {
+        let sql = format!(
+            "SELECT count(*) > 0 FROM spcd.connection_event
+             WHERE id > {after} AND previous = 'pending' AND status = 'ready'"
+        );
+        eventually("it is ready again", DEADLINE, || async {
+            let rows = try_query(&hub, &sql).await.ok()?;
+            (rows[0][0].as_deref() == Some("t")).then_some(())
+        })
+        .await;
+    };
+
+    // The daemon goes. Something happens while it is away, and more when it is back.
+    let begin = *written(&hub, 0).await.last().unwrap();
+    spcd.stop();
+    let away = serde_json::json!([to("a", &["updating", "ready"])]);
+    publish(&hub, "", away).await;
+    spcd.start();
+    http.is_there();
+    ready_again(begin).await;
+    let ids = written(&hub, begin).await;
+    let last = *ids.last().unwrap();
+    let got = eventually_now("nothing is to be read anew", || resumed(&http, begin, last));
+    assert_eq!(got, ids);
+
+    // The database goes, under a stream that is open.
+    let mut open = http.events("", &[&format!("Last-Event-ID: {begin}")]);
+    open.until("it is open", |event| event.kind == "open");
+    cluster.stop();
+    let hub_is = |stream: &mut Events, there: bool| {
+        stream.until("it is told", |event| {
+            event.kind == "hub" && event.data["reachable"] == there
+        });
+    };
+    hub_is(&mut open, false);
+    // Who comes back just then is told so, too, and goes on when the database is back.
+    let mut meanwhile = http.events("", &[&format!("Last-Event-ID: {last}")]);
+    hub_is(&mut meanwhile, false);
+    cluster.start_again();
+    for stream in [&mut open, &mut meanwhile] {
+        hub_is(stream, true);
+    }
+    ready_again(last).await;
+    let more = written(&hub, last).await;
+    let resync = open.until("what was missed is not known", |event| {
+        event.kind == "resync"
+    });
+    follow(&mut open, &more, resync.id.unwrap());
+    follow(&mut meanwhile, &more, last);
+    let got = eventually_now("nothing is to be read anew", || {
+        resumed(&http, last, *more.last().unwrap())
+    });
+    assert_eq!(got, more);
     spcd.stop();
 }
 

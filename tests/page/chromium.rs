@@ -181,9 +181,23 @@ impl Page {
         self.call("Emulation.setEmulatedMedia", params);
     }
 
-    /// Presses a key: `/`, `Enter`, `Escape`, `ArrowDown` …
+    /// Presses a key: `/`, `Enter`, `Escape`, `ArrowDown`, `Tab` …
     pub fn press(&self, key: &str) {
-        let mut params = json!({"type": "keyDown", "key": key, "code": key});
+        self.press_with(key, 0);
+    }
+
+    /// The same with Shift.
+    pub fn press_shift(&self, key: &str) {
+        self.press_with(key, 8);
+    }
+
+    fn press_with(&self, key: &str, modifiers: u32) {
+        let mut params =
+            json!({"type": "keyDown", "key": key, "code": key, "modifiers": modifiers});
+        // What the browser does by itself goes by this.
+        if key == "Tab" {
+            params["windowsVirtualKeyCode"] = 9.into();
+        }
         if key.chars().count() == 1 {
             params["text"] = key.into();
         }

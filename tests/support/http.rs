@@ -1,6 +1,6 @@
 //! A client of the daemon's HTTP that hides nothing: what is sent is what the test wrote.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,27 +77,40 @@ impl Http {
 
     /// A request with these lines in its head.
     pub fn send(&self, method: &str, path: &str, head: &[&str]) -> Answer {
-        let mut stream = self.connect();
-        let head: String = head.iter().map(|line| format!("{line}\r\n")).collect();
-        let request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n{head}\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        read(&mut BufReader::new(stream))
+        send(self.connect(), method, path, head)
     }
 
     /// An event stream, with these lines in its head.
     pub fn events(&self, query: &str, head: &[&str]) -> Events {
-        let mut stream = self.connect();
-        let head: String = head.iter().map(|line| format!("{line}\r\n")).collect();
-        let request =
-            format!("GET /api/v1/events{query} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut reader = BufReader::new(stream);
-        let head = read_head(&mut reader);
-        Events {
-            status: head.status,
-            reader,
-            text: String::new(),
-        }
+        events(
+            self.connect(),
+            query,
+            &[&["Host: localhost"], head].concat(),
+        )
+    }
+}
+
+/// A request over a connection, with these lines in its head.
+pub fn send(mut to: impl Read + Write, method: &str, path: &str, head: &[&str]) -> Answer {
+    let head: String = head.iter().map(|line| format!("{line}\r\n")).collect();
+    let request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n{head}\r\n");
+    to.write_all(request.as_bytes()).unwrap();
+    to.flush().unwrap();
+    read(&mut BufReader::new(to))
+}
+
+/// An event stream over a connection, with these lines in its head.
+pub fn events(mut to: impl Read + Write + Send + 'static, query: &str, head: &[&str]) -> Events {
+    let head: String = head.iter().map(|line| format!("{line}\r\n")).collect();
+    let request = format!("GET /api/v1/events{query} HTTP/1.1\r\n{head}\r\n");
+    to.write_all(request.as_bytes()).unwrap();
+    to.flush().unwrap();
+    let mut reader = BufReader::new(Box::new(to) as Box<dyn Read + Send>);
+    let head = read_head(&mut reader);
+    Events {
+        status: head.status,
+        reader,
+        text: String::new(),
     }
 }
 
@@ -110,7 +123,7 @@ pub fn segment(text: &str) -> String {
 pub struct Events {
     /// The status code.
     pub status: u16,
-    reader: BufReader<UnixStream>,
+    reader: BufReader<Box<dyn Read + Send>>,
     text: String,
 }
 
@@ -126,9 +139,10 @@ pub struct Event {
 }
 
 impl Events {
-    /// The next event; `None` at the end of the stream.
+    /// The next event; `None` at the end of the stream, or if none comes.
     pub fn next(&mut self) -> Option<Event> {
-        loop {
+        let start = std::time::Instant::now();
+        while start.elapsed() < DEADLINE {
             while let Some((block, rest)) = self.text.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());
                 self.text = rest;
@@ -151,6 +165,7 @@ impl Events {
             let chunk = chunk(&mut self.reader)?;
             self.text.push_str(&chunk);
         }
+        None
     }
 
     /// The next event of which this is true.
@@ -209,6 +224,9 @@ fn read(reader: &mut impl BufRead) -> Answer {
         while let Some(chunk) = chunk(reader) {
             answer.body.push_str(&chunk);
         }
+    } else if let Some(length) = answer.header("content-length") {
+        let mut body = reader.take(length.parse().unwrap());
+        body.read_to_string(&mut answer.body).unwrap();
     } else {
         reader.read_to_string(&mut answer.body).unwrap();
     }

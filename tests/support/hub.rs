@@ -18,6 +18,13 @@ pub fn postgres_with(name: &str, source: &Database, more: &str) -> String {
     )
 }
 
+/// A database of the shared cluster in which these statements were run.
+pub async fn made_by(sql: &str) -> Database {
+    let database = shared().database().await;
+    query(&database.url, sql).await;
+    database
+}
+
 /// A plugin whose connections share their tables.
 pub const STATIC: &str = r#"
 plugin "app" {
@@ -135,4 +142,13 @@ pub async fn guarded(password: &str) -> Cluster {
     source.write("pg_hba.conf", hba);
     source.reload();
     source
+}
+
+/// A `postgres` connection as its `reader`.
+pub fn reader(name: &str, port: u16, password: &str) -> String {
+    format!(
+        "connection \"{name}\" {{\n  plugin   = \"postgres\"\n  host     = \"127.0.0.1\"\n  \
+         port     = {port}\n  dbname   = \"postgres\"\n  user     = \"reader\"\n  \
+         password = \"{password}\"\n}}\n"
+    )
 }

@@ -38,6 +38,14 @@ pub fn to(name: &str, route: &[&str]) -> Value {
     json!({"name": name, "route": route})
 }
 
+/// A database in which connections of these names are yet to be made.
+pub async fn pending(names: &[&str]) -> Database {
+    let hub = kept().await;
+    let changes = names.iter().map(|name| to(name, &["pending"])).collect();
+    publish(&hub.url, "", changes).await;
+    hub
+}
+
 /// The schema and a table of a connection, and that it is ready.
 pub async fn load(url: &str, name: &str) {
     let schema = spcd_core::sql::ident(name);

@@ -136,6 +136,19 @@ impl Drop for MariaDb {
     }
 }
 
+/// A `mysql` connection to the database `shop` of a server on this port, with more lines.
+pub fn mysql(name: &str, port: u16, more: &str) -> String {
+    format!(
+        "connection \"{name}\" {{\n  plugin   = \"mysql\"\n  port     = {port}\n  \
+         database = \"shop\"\n{more}}}\n"
+    )
+}
+
+/// The two lines of one who reads with a password.
+pub fn reader(password: &str) -> String {
+    format!("  user     = \"reader\"\n  password = \"{password}\"\n")
+}
+
 /// Where Debian puts it, which is not in everyone's path.
 fn program() -> &'static str {
     match std::path::Path::new("/usr/sbin/mariadbd").exists() {

@@ -2,12 +2,15 @@
 
 #![allow(dead_code, reason = "not every helper is used by every set of tests")]
 
+pub mod authority;
 pub mod http;
 pub mod hub;
 pub mod kept;
 pub mod listen;
 pub mod mariadb;
+pub mod nginx;
 mod postgres;
+pub mod prometheus;
 pub mod proxy;
 mod run;
 mod spcd;

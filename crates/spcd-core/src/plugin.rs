@@ -6,6 +6,7 @@
 mod definition;
 mod files;
 mod libpq;
+mod path;
 mod target;
 mod words;
 
@@ -17,7 +18,7 @@ use crate::health;
 use crate::spc::settings::Settings;
 
 pub(crate) use definition::STEAMPIPE_ATTRIBUTES;
-pub(crate) use target::below;
+pub(crate) use path::below;
 pub(crate) use target::{Context, OWN_ATTRIBUTES, OWN_BLOCKS, target};
 
 /// The text of the definitions that ship, with its comments.

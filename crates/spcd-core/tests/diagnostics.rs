@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use spcd_core::config::{Cache, Connection, Given, Inspection, Kind, Source, inspect, load};
+use spcd_core::config::{
+    Cache, Connection, Given, Inspection, Kind, Loaded, Source, inspect, load,
+};
 use spcd_core::health::Options;
 use spcd_core::report::{Style, render};
 use spcd_core::spc::evaluate::Function;
@@ -122,6 +124,14 @@ fn sources(files: &[(&str, &str)]) -> Vec<Source> {
     files.iter().map(source).collect()
 }
 
+/// What these files say, read for the first time.
+fn read(files: &[(&str, &str)]) -> Loaded {
+    let given = &mut Given {
+        lookup: &mut lookup,
+    };
+    load(&sources(files), given, &mut Cache::default())
+}
+
 #[test]
 fn only_blocks_whose_text_changed_are_parsed_again() {
     let block = |name: usize, host: &str| {
@@ -213,14 +223,7 @@ fn values_from_outside_are_looked_up_each_time() {
 #[test]
 fn twins_in_two_files_name_each_other() {
     let block = "connection \"a\" {\n  plugin = \"postgres\"\n}\n";
-    let files = sources(&[("x.spc", block), ("y.spc", block)]);
-    let loaded = load(
-        &files,
-        &mut Given {
-            lookup: &mut lookup,
-        },
-        &mut Cache::default(),
-    );
+    let loaded = read(&[("x.spc", block), ("y.spc", block)]);
     let messages: Vec<_> = loaded
         .diagnostics
         .iter()
@@ -268,13 +271,7 @@ fn a_file_that_cannot_be_read_is_a_doubt_and_costs_no_other() {
 #[test]
 fn a_byte_order_mark_and_carriage_returns_change_nothing() {
     let text = "\u{feff}connection \"a\" {\r\n  plugin = \"postgres\"\r\n  hots = 1\r\n}\r\n";
-    let loaded = load(
-        &sources(&[("a.spc", text)]),
-        &mut Given {
-            lookup: &mut lookup,
-        },
-        &mut Cache::default(),
-    );
+    let loaded = read(&[("a.spc", text)]);
     let places: Vec<_> = loaded
         .diagnostics
         .iter()
@@ -304,26 +301,14 @@ fn what_is_nested_too_deep_is_refused_and_never_overflows() {
         ("f(", "1", ")"),
     ] {
         let text = deep(open, inner, close, 10_000);
-        let loaded = load(
-            &sources(&[("a.spc", &text)]),
-            &mut Given {
-                lookup: &mut lookup,
-            },
-            &mut Cache::default(),
-        );
+        let loaded = read(&[("a.spc", &text)]);
         assert!(loaded.desired.connections["a"].target.is_err(), "{open}");
         assert!(loaded.desired.connections["b"].target.is_ok(), "{open}");
     }
     for (open, inner) in [("x {\n", ""), ("x \"y\" {\n", "")] {
         let text = format!("{}{inner}{}", open.repeat(10_000), "}\n".repeat(10_000));
         let text = format!("connection \"a\" {{\n plugin = \"zzz\"\n{text}}}\n");
-        let loaded = load(
-            &sources(&[("a.spc", &text)]),
-            &mut Given {
-                lookup: &mut lookup,
-            },
-            &mut Cache::default(),
-        );
+        let loaded = read(&[("a.spc", &text)]);
         assert!(loaded.desired.connections["a"].target.is_err(), "{open}");
     }
     // Long is not deep: chains of one operator or of steps are read at any length.
@@ -331,13 +316,7 @@ fn what_is_nested_too_deep_is_refused_and_never_overflows() {
         "connection \"a\" {{\n plugin = \"postgres\"\n host = 0{}\n}}\n",
         " + 1".repeat(10_000)
     );
-    let loaded = load(
-        &sources(&[("a.spc", &long)]),
-        &mut Given {
-            lookup: &mut lookup,
-        },
-        &mut Cache::default(),
-    );
+    let loaded = read(&[("a.spc", &long)]);
     let target = loaded.desired.connections["a"].target.as_ref().unwrap();
     assert_eq!(target.server["host"].value, "10000");
 }
@@ -347,13 +326,7 @@ fn the_first_hundred_of_many_errors_are_told_and_the_rest_counted() {
     let text: String = (0..1000)
         .map(|i| format!("connection \"c{i}\" {{\n  x =\n}}\n"))
         .collect();
-    let loaded = load(
-        &sources(&[("a.spc", &text)]),
-        &mut Given {
-            lookup: &mut lookup,
-        },
-        &mut Cache::default(),
-    );
+    let loaded = read(&[("a.spc", &text)]);
     assert_eq!(loaded.diagnostics.len(), 101);
     assert_eq!(
         loaded.diagnostics[100].message,
@@ -363,13 +336,7 @@ fn the_first_hundred_of_many_errors_are_told_and_the_rest_counted() {
     let text: String = (0..100_000).map(|i| format!("  x{i} =\n")).collect();
     let text =
         format!("connection \"a\" {{\n{text}}}\nconnection \"b\" {{\n plugin = \"postgres\"\n}}\n");
-    let loaded = load(
-        &sources(&[("a.spc", &text)]),
-        &mut Given {
-            lookup: &mut lookup,
-        },
-        &mut Cache::default(),
-    );
+    let loaded = read(&[("a.spc", &text)]);
     // One more than were written: what is not there is missed, too.
     assert_eq!(
         loaded.diagnostics[100].message,
@@ -385,13 +352,7 @@ fn sixty_four_levels_are_read_and_one_more_is_not() {
         let (open, close) = ("[".repeat(levels), "]".repeat(levels));
         let text =
             format!("connection \"a\" {{\n plugin = \"zzz\"\n regions = {open}1{close}\n}}\n");
-        let loaded = load(
-            &sources(&[("a.spc", &text)]),
-            &mut Given {
-                lookup: &mut lookup,
-            },
-            &mut Cache::default(),
-        );
+        let loaded = read(&[("a.spc", &text)]);
         let target = &loaded.desired.connections["a"].target;
         assert_eq!(target.is_ok(), fine, "{levels}: {target:?}");
         if !fine {
@@ -404,13 +365,7 @@ fn sixty_four_levels_are_read_and_one_more_is_not() {
         let text = format!(
             "{{\"connection\": {{\"a\": {{\"plugin\": \"zzz\", \"regions\": {open}{close}}}}}}}"
         );
-        load(
-            &sources(&[("a.spc.json", &text)]),
-            &mut Given {
-                lookup: &mut lookup,
-            },
-            &mut Cache::default(),
-        )
+        read(&[("a.spc.json", &text)])
     };
     assert!(deep(50).diagnostics.is_empty());
     let message = &deep(10_000).diagnostics[0].message;
@@ -420,13 +375,7 @@ fn sixty_four_levels_are_read_and_one_more_is_not() {
 #[test]
 fn integers_beyond_64_bits_are_kept_exactly_or_refused() {
     let host = |text: &str, path: &str| {
-        let loaded = load(
-            &sources(&[(path, text)]),
-            &mut Given {
-                lookup: &mut lookup,
-            },
-            &mut Cache::default(),
-        );
+        let loaded = read(&[(path, text)]);
         let found = loaded
             .desired
             .connections
@@ -478,13 +427,7 @@ fn loops_within_loops_end() {
         value = format!("[for x{level} in {list}: {value}]");
     }
     let text = format!("connection \"a\" {{\n plugin = \"postgres\"\n host = {value}\n}}\n");
-    let loaded = load(
-        &sources(&[("a.spc", &text)]),
-        &mut Given {
-            lookup: &mut lookup,
-        },
-        &mut Cache::default(),
-    );
+    let loaded = read(&[("a.spc", &text)]);
     assert!(
         loaded
             .diagnostics

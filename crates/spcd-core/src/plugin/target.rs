@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::path::{absolute, below, is_plain};
 use super::words::{self, Words};
 use super::{Definition, files, libpq};
 use crate::config::{Csv, Import, OptionValue, Ssh, Target, Tunnel};
@@ -260,7 +261,7 @@ impl Builder<'_, '_> {
                 .mapping
                 .insert(option.clone(), Secret::new(text));
         } else {
-            let path = self.definition.paths.contains(name) && is_plain_path(&text);
+            let path = self.definition.paths.contains(name) && is_plain(&text);
             let public = path || self.definition.is_public(name);
             self.target.server.insert(
                 option.clone(),
@@ -599,29 +600,4 @@ fn first_secret<'a>(
             .filter(|section| !own(&section.kind, true));
         sections.find_map(|section| first_secret(&section.settings, definition, &|_, _| false))
     })
-}
-
-/// A path on this machine, and nothing that could hold a password: no URL, no driver's own string.
-fn is_plain_path(text: &str) -> bool {
-    text.starts_with('/') && !text.contains([':', '@', '=', '?'])
-}
-
-/// A path that begins at the directory of its file, unless it is absolute or no path (`https://…`,
-/// `PG:…`).
-fn absolute(file: &str, path: &str) -> String {
-    match path.contains(':') {
-        true => path.to_owned(),
-        false => below(file, path),
-    }
-}
-
-/// A path that begins at the directory of its file, unless it is absolute.
-pub(crate) fn below(file: &str, path: &str) -> String {
-    if path.starts_with('/') {
-        return path.to_owned();
-    }
-    match file.rsplit_once('/') {
-        Some((directory, _)) => format!("{directory}/{}", path.strip_prefix("./").unwrap_or(path)),
-        None => path.to_owned(),
-    }
 }

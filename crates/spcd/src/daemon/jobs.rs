@@ -15,14 +15,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::gate::Place;
-use crate::hub::Limits;
+use super::sources::Sources;
 use crate::hub::apply::Writer;
 use crate::hub::comments::are_offered;
-use crate::hub::connect::Endpoint;
-use crate::hub::pool::Pool;
 use crate::source::A_SECOND;
 use crate::telemetry::{Observation, observe};
-use crate::tunnel::Tunnels;
 use comments::{Commenting, Queue};
 use work::{Job, Shared};
 
@@ -186,15 +183,9 @@ impl Failure {
 
 impl Jobs {
     /// None yet.
-    pub fn new(
-        endpoint: Arc<Endpoint>,
-        pool: Pool,
-        tunnels: Arc<Tunnels>,
-        writer: Writer,
-        limits: Limits,
-    ) -> Self {
+    pub fn new(sources: Sources, writer: Writer) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::new(endpoint, pool, tunnels, writer, limits));
+        let shared = Arc::new(Shared::new(sources, writer));
         let (comments, work) = Queue::new(shared.clone());
         let mut commenter = JoinSet::new();
         commenter.spawn(work);

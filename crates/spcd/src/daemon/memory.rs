@@ -304,3 +304,27 @@ impl Aggregators {
         self.due && !jobs.brisk_and_slow().0.any(|name| is_member(name))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spcd_core::health::Kind;
+
+    use super::*;
+
+    fn failed(kind: Kind) -> Failure {
+        let import = Some((kind, Schedule::default()));
+        Failure::after(None, "hash".into(), "it failed".into(), import, 0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_is_due_as_soon_as_its_source_is_back() {
+        let mut memory = Memory::default();
+        for kind in [Kind::Refused, Kind::Timeout, Kind::Authentication] {
+            memory.failures.insert("a".into(), failed(kind));
+            assert!(memory.next_due().is_none_or(|due| due > Instant::now()));
+            assert!(memory.is_back("a"), "{kind:?}");
+            assert!(memory.next_due().is_some_and(|due| due <= Instant::now()));
+        }
+        assert!(!memory.is_back("b"), "nothing of it failed");
+    }
+}

@@ -46,6 +46,7 @@ use files::CsvFiles;
 use jobs::Jobs;
 use memory::Memory;
 use requests::Requests;
+use sources::Sources;
 
 /// How often everything is looked at although nothing woke us.
 const FULL_LOOK: Duration = Duration::from_secs(60);
@@ -138,14 +139,9 @@ impl<'a> Reign<'a> {
             ..Memory::default()
         };
         let tunnels = Tunnels::new(&settings.state_dir, endpoint);
+        let sources = Sources::new(endpoint.clone(), pool.clone(), tunnels.clone(), limits);
         let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
-        let jobs = Jobs::new(
-            endpoint.clone(),
-            pool.clone(),
-            tunnels.clone(),
-            writer,
-            limits,
-        );
+        let jobs = Jobs::new(sources, writer);
         Ok(Some(Self {
             config,
             endpoint: endpoint.clone(),

@@ -43,9 +43,9 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// Lists that are on their way to clients. A slow one keeps a whole list in memory, which by then
 /// may be another one than everybody else's.
-const SENDING: usize = 32;
+pub const SENDING: usize = 32;
 /// How long to wait until one of them has arrived.
-const TURN: Duration = Duration::from_secs(10);
+pub const TURN: Duration = Duration::from_secs(10);
 
 /// The list as it was last made, which takes a hundred times as long as to see that it still holds.
 pub struct Listing {
@@ -58,6 +58,28 @@ impl Default for Listing {
         Self {
             made: Mutex::default(),
             sending: Arc::new(Semaphore::new(SENDING)),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Listing {
+    /// A list that holds for as long as a test may take.
+    pub fn of(body: Bytes) -> Self {
+        let checked = Instant::now() + Duration::from_secs(86_400);
+        let made = Made {
+            version: Version {
+                event: 1,
+                state: (1, 1),
+                health: (0, 0),
+            },
+            body,
+            when: checked,
+            checked,
+        };
+        Self {
+            made: Mutex::new(Some(made)),
+            ..Self::default()
         }
     }
 }

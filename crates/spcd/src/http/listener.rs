@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::settings::Listen;
 
 /// How long a client may leave what is sent to it unread.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A port or a socket. Dropping it removes the socket.
 pub enum Listener {
@@ -163,15 +163,15 @@ impl AsyncWrite for Stream {
 }
 
 /// A connection that ends when its client reads nothing of what waits for it.
-pub struct Patient {
-    stream: Stream,
+pub struct Patient<S> {
+    stream: S,
     /// Since when nothing could be written, plus how long that is borne.
     until: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
+impl<S> Patient<S> {
     /// A connection that was just taken.
-    pub fn new(stream: Stream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self {
             stream,
             until: None,
@@ -193,7 +193,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -203,7 +203,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

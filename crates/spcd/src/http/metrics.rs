@@ -1,7 +1,10 @@
 //! `/metrics`: what the process counted, and what the database says now.
 
+use std::collections::HashMap;
+
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -17,6 +20,9 @@ use crate::telemetry;
 /// As many plugins as have a line of their own; the rest are `other`.
 const PLUGINS: i64 = 50;
 
+/// What somebody accepts who reads OpenMetrics' format.
+const OPEN: &[u8] = b"application/openmetrics-text";
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     plugin: String,
@@ -26,8 +32,9 @@ struct Labels {
 
 type Number = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// All metrics, in OpenMetrics' text format.
-pub async fn metrics(State(app): State<Shared>) -> Response {
+/// All metrics: in OpenMetrics' text format for those who ask for it, else in Prometheus' older one,
+/// which everybody reads.
+pub async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Response {
     let mut text = String::new();
     let mut now = Registry::with_prefix("spcd");
     let hub = Gauge::<i64>::default();
@@ -54,11 +61,49 @@ pub async fn metrics(State(app): State<Shared>) -> Response {
     let _ = telemetry::encode(&mut text);
     let _ = encode_registry(&mut text, &now);
     let _ = encode_eof(&mut text);
-    let head = [(
-        CONTENT_TYPE,
-        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-    )];
-    (head, text).into_response()
+    let mut accepted = headers.get_all(ACCEPT).iter();
+    if accepted.any(|kinds| {
+        kinds
+            .as_bytes()
+            .windows(OPEN.len())
+            .any(|kind| kind == OPEN)
+    }) {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        return ([(CONTENT_TYPE, kind)], text).into_response();
+    }
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], older(&text)).into_response()
+}
+
+/// The same in the older format: there a counter is named as its samples are, and neither units nor
+/// an end are told.
+fn older(text: &str) -> String {
+    let kinds: HashMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
+    let mut plain = String::with_capacity(text.len());
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        let told = (words.next(), words.next(), words.next(), words.next());
+        let (Some("#"), Some(what), Some(name), Some(rest)) = told else {
+            if line != "# EOF" {
+                plain.extend([line, "\n"]);
+            }
+            continue;
+        };
+        let (end, kind) = match kinds.get(name).copied() {
+            Some("counter") => ("_total", "counter"),
+            Some("info") => ("_info", "gauge"),
+            kind => ("", kind.unwrap_or("untyped")),
+        };
+        match what {
+            "HELP" => plain.extend(["# HELP ", name, end, " ", rest, "\n"]),
+            "TYPE" => plain.extend(["# TYPE ", name, end, " ", kind, "\n"]),
+            _ => {}
+        }
+    }
+    plain
 }
 
 async fn ask(app: &App, now: &mut Registry) -> Result<(), Problem> {

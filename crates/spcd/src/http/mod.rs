@@ -12,6 +12,8 @@ mod hub;
 mod listener;
 mod metrics;
 mod page;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -59,6 +62,23 @@ struct App {
 
 type Shared = Arc<App>;
 
+impl App {
+    fn new(
+        settings: watch::Receiver<settings::Http>,
+        standing: Arc<Standing>,
+        endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
+    ) -> Self {
+        Self {
+            hub: Arc::new(Hub::new(endpoint, standing.clone())),
+            standing,
+            settings,
+            feed: Arc::default(),
+            listing: api::Listing::default(),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+        }
+    }
+}
+
 /// Refuses what would let strangers in.
 ///
 /// # Errors
@@ -87,14 +107,7 @@ pub async fn serve(
     standing: Arc<Standing>,
     endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
 ) -> Infallible {
-    let app = Arc::new(App {
-        hub: Arc::new(Hub::new(endpoint.clone(), standing.clone())),
-        standing,
-        settings: settings.clone(),
-        feed: Arc::default(),
-        listing: api::Listing::default(),
-        streams: Arc::new(Semaphore::new(STREAMS)),
-    });
+    let app = Arc::new(App::new(settings.clone(), standing, endpoint.clone()));
     let for_feed = settings.clone();
     let follow = async {
         let mut told = false;
@@ -186,18 +199,26 @@ async fn accept(listener: &Listener, app: &Shared) -> Infallible {
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let router = router.clone();
         connections.spawn(async move {
             let _permit = permit;
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADERS)
-                .max_buf_size(64 << 10)
-                .serve_connection(TokioIo::new(Patient::new(stream)), service);
-            if let Err(error) = served.await {
-                tracing::trace!("a client's connection: {error}");
-            }
+            answer(stream, router).await;
         });
+    }
+}
+
+/// Answers one client until it goes, or is cut off.
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send, router: Router) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_buf_size(64 << 10)
+        .serve_connection(
+            TokioIo::new(Patient::new(stream)),
+            TowerToHyperService::new(router),
+        );
+    if let Err(error) = served.await {
+        tracing::trace!("a client's connection: {error}");
     }
 }
 

@@ -18,11 +18,8 @@ use super::Outcome;
 use crate::daemon::gate::{Gate, Pass, Place};
 use crate::daemon::sources::{Asker, Sources};
 use crate::hub::apply::Writer;
-use crate::hub::connect::Endpoint;
-use crate::hub::pool::Pool;
-use crate::hub::{HubError, Limits, ahead, dependents, observe, trial, union};
+use crate::hub::{HubError, ahead, dependents, observe, trial, union};
 use crate::telemetry::{self, Observation};
-use crate::tunnel::Tunnels;
 
 /// How many tables may be on their way to the writer, which takes some hundreds at a time: enough
 /// to keep it busy, and no more than fit into memory as text.
@@ -69,15 +66,9 @@ struct Answer {
 
 impl Shared {
     /// Nothing begun yet.
-    pub fn new(
-        endpoint: Arc<Endpoint>,
-        pool: Pool,
-        tunnels: Arc<Tunnels>,
-        writer: Writer,
-        limits: Limits,
-    ) -> Self {
+    pub fn new(sources: Sources, writer: Writer) -> Self {
         Self {
-            sources: Sources::new(endpoint, pool, tunnels, limits),
+            sources,
             writer,
             room: Gate::new(ON_THEIR_WAY),
             following: Arc::default(),

@@ -27,6 +27,7 @@ const state = {
   dirty: new Set(),
   all: false,
   loaded: false,
+  silence: 45000,
 };
 
 // ---- what a row says
@@ -77,7 +78,8 @@ function place(row) {
 
 const ago = (time) => {
   const since = span(seconds(time));
-  return since === "now" ? `${when(time)} (now)` : `${when(time)} (${since} ago)`;
+  // In one piece, also where a line is short.
+  return `${when(time)} (${since === "now" ? since : `${since} ago`.replaceAll(" ", "\u00a0")})`;
 };
 
 const COLUMNS = [
@@ -180,8 +182,8 @@ function paint() {
   while (drawn.length > last - first) drawn.pop().remove();
   for (let at = first; at < last; at++) fill(drawn[at - first], view[at], at, height);
   const picked = drawn.find((row) => row.getAttribute("aria-selected") === "true");
-  if (picked) scroll.setAttribute("aria-activedescendant", picked.id);
-  else scroll.removeAttribute("aria-activedescendant");
+  if (picked) $("grid").setAttribute("aria-activedescendant", picked.id);
+  else $("grid").removeAttribute("aria-activedescendant");
 }
 
 function makeRow() {
@@ -195,6 +197,7 @@ function makeRow() {
   }
   row.addEventListener("click", () => {
     state.picked = row.dataset.name;
+    $("grid").focus({ preventScroll: true });
     show(row.dataset.name);
     draw();
   });
@@ -251,7 +254,8 @@ async function show(name) {
   $("detail").hidden = false;
   $("split").classList.add("open");
   const hash = `#${encodeURIComponent(name)}`;
-  if (location.hash !== hash) history.replaceState(null, "", hash);
+  // Once, so that going back closes it and the next time leaves the page.
+  if (location.hash !== hash) history[history.state ? "replaceState" : "pushState"]("opened", "", hash);
   if (row && $("detail").dataset.name !== name) drawDetail(row, null);
   try {
     const answer = await ask(`/api/v1/connections/${encodeURIComponent(name)}`);
@@ -267,14 +271,26 @@ async function show(name) {
   draw();
 }
 
+// On a phone the details lie over all else, which then is out of reach for the keyboard, too.
+const narrow = matchMedia("(max-width: 760px)");
+
+function cover() {
+  const covered = state.open !== null && narrow.matches;
+  for (const part of document.querySelectorAll(".top, .tools, .list")) part.inert = covered;
+  if (covered && !$("detail").contains(document.activeElement)) $("detail").querySelector("button")?.focus();
+}
+
+narrow.addEventListener("change", cover);
+
 function hide() {
   showing++;
   state.open = null;
   $("detail").hidden = true;
   delete $("detail").dataset.name;
   $("split").classList.remove("open");
-  history.replaceState(null, "", location.pathname);
-  $("scroll").focus({ preventScroll: true });
+  cover();
+  if (location.hash) history.replaceState(history.state, "", location.pathname);
+  $("grid").focus({ preventScroll: true });
   draw();
 }
 
@@ -290,13 +306,13 @@ function titled(name) {
 function drawGone(name) {
   $("detail").dataset.name = name;
   $("detail").replaceChildren(titled(name), el("p", "told", "There is no such connection any more."));
+  cover();
 }
 
 function drawDetail(row, events) {
   const box = $("detail");
-  const keep = box.dataset.name === row.connection_name ? box.scrollTop : 0;
-  const told = box.dataset.name === row.connection_name ? box.querySelector(".told")?.textContent : "";
-  const held = document.activeElement?.dataset?.verb;
+  const same = box.dataset.name === row.connection_name;
+  const told = same ? box.querySelector(".told")?.textContent : "";
   box.dataset.name = row.connection_name;
   const line = el("p", "state");
   const status = el("span", "status", row.status);
@@ -380,9 +396,29 @@ function drawDetail(row, events) {
     }
     parts.push(el("h3", "", "Events"), times);
   }
-  box.replaceChildren(...parts);
+  if (same) renew(box, parts);
+  else {
+    box.replaceChildren(...parts);
+    box.scrollTop = 0;
+  }
+  cover();
+}
+
+// What is as it was stays the same element: somebody may be about to copy it, or to press it.
+function renew(box, parts) {
+  const [keep, old] = [box.scrollTop, [...box.children]];
+  let at = 0;
+  for (const part of parts) {
+    const found = old.findIndex((one, index) => index >= at && one.isEqualNode(part));
+    if (found < 0) {
+      box.insertBefore(part, old[at] ?? null);
+      continue;
+    }
+    while (at < found) old[at++].remove();
+    at++;
+  }
+  while (at < old.length) old[at++].remove();
   box.scrollTop = keep;
-  if (held) box.querySelector(`[data-verb="${held}"]`)?.focus();
 }
 
 async function act(name, verb) {
@@ -406,11 +442,15 @@ async function act(name, verb) {
 
 const TOKEN = "spcd-token";
 
-function ask(path, options = {}) {
+async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.set("Authorization", `Bearer ${token}`);
-  return fetch(path, { cache: "no-cache", ...options, headers });
+  try {
+    return await fetch(path, { cache: "no-cache", ...options, headers });
+  } catch {
+    throw new Error("The daemon cannot be reached. What is shown is the last that was known.");
+  }
 }
 
 let asking = null;
@@ -471,7 +511,10 @@ function later() {
     state.all = false;
     try {
       if (all) await load();
-      else await Promise.all(names.map(reread));
+      else {
+        await Promise.all(names.map(reread));
+        refresh();
+      }
       banner("");
     } catch (error) {
       state.all = true;
@@ -489,13 +532,15 @@ async function reread(name) {
     const { events, ...row } = await answer.json();
     state.rows.set(name, row);
   } else throw new Error((await answer.json().catch(() => ({}))).error ?? `status ${answer.status}`);
-  refresh();
 }
 
 function heard(kind, data) {
   if (kind === "hub") {
-    if (!data.reachable) banner("The database cannot be reached. What is shown is the last that was known.");
-    else {
+    if (!data.reachable) {
+      lamp("off", "waiting for the database");
+      banner("The database cannot be reached. What is shown is the last that was known.");
+    } else {
+      lamp("on", "live");
       banner("");
       state.all = true;
       later();
@@ -552,8 +597,17 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 // A stream by fetch, since an EventSource cannot show a token.
 async function follow() {
   for (let times = 0; ; times++) {
+    // The daemon says every 15 s that it is there. Who says nothing for longer is not, even if nobody
+    // has told: the network, or a machine that slept.
+    const silent = new AbortController();
+    let silence = 0;
+    const wait = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => silent.abort(), state.silence);
+    };
     try {
-      const answer = await ask(`/api/v1/events?since=${state.event}`, { cache: "no-store" });
+      wait();
+      const answer = await ask(`/api/v1/events?since=${state.event}`, { cache: "no-store", signal: silent.signal });
       if (answer.status === 401 && !(await askToken())) {
         lamp("off", "not allowed");
         return;
@@ -565,6 +619,7 @@ async function follow() {
       for (let rest = ""; ;) {
         const { done, value } = await reader.read();
         if (done) break;
+        wait();
         const blocks = (rest + value).split("\n\n");
         rest = blocks.pop();
         for (const block of blocks) {
@@ -579,6 +634,7 @@ async function follow() {
     } catch {
       // Said below.
     }
+    clearTimeout(silence);
     lamp("off", "trying to reach the daemon");
     await pause(Math.min(5000, 250 * 2 ** Math.min(times, 5)) * (0.5 + Math.random() / 2));
     state.all = true;
@@ -611,6 +667,7 @@ function fromHash() {
   } catch {
     return;
   }
+  if (!name && state.open) hide();
   if (name && name !== state.open) {
     state.picked = name;
     show(name);
@@ -626,25 +683,27 @@ function drawHead() {
     const button = el("button", "", mine ? `${column.title} ${state.down ? "↓" : "↑"}` : column.title);
     button.type = "button";
     button.addEventListener("click", () => {
-      state.down = state.sort === column.key && !state.down;
-      state.sort = column.key;
-      drawHead();
-      refresh();
+      sortBy(column.key, state.sort === column.key && !state.down);
       $("head").children[COLUMNS.indexOf(column)].firstChild.focus();
     });
     cell.append(button);
     return cell;
   }));
   $("sort").value = state.sort;
+  $("turn").textContent = state.down ? "↓" : "↑";
+}
+
+function sortBy(key, down) {
+  state.sort = key;
+  state.down = down;
+  $("scroll").scrollTop = 0;
+  drawHead();
+  refresh();
 }
 
 $("sort").append(...COLUMNS.map(({ key, title }) => new Option(title, key)));
-$("sort").addEventListener("change", () => {
-  state.sort = $("sort").value;
-  state.down = false;
-  drawHead();
-  refresh();
-});
+$("sort").addEventListener("change", () => sortBy($("sort").value, false));
+$("turn").addEventListener("click", () => sortBy(state.sort, !state.down));
 
 $("filter").addEventListener("input", () => {
   state.words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -669,7 +728,7 @@ document.addEventListener("keydown", (event) => {
       $("filter").value = "";
       $("filter").dispatchEvent(new Event("input"));
     } else if (state.open) hide();
-    else if (typing) $("scroll").focus();
+    else if (typing) $("grid").focus();
     return;
   }
   if (event.target.tagName === "SELECT" || event.target.closest?.("#detail")) return;
@@ -685,9 +744,11 @@ document.addEventListener("keydown", (event) => {
   }[event.key];
   if (to !== undefined) {
     event.preventDefault();
-    if (typing) $("scroll").focus({ preventScroll: true });
+    if (typing) $("grid").focus({ preventScroll: true });
     pick(to);
   } else if (event.key === "Enter" && event.target.tagName !== "BUTTON") {
+    // Else the button that gets the focus is pressed by the same key.
+    event.preventDefault();
     if (at < 0) pick(0);
     if (state.picked) show(state.picked);
   }

@@ -1,0 +1,228 @@
+//! Clients that take their time, with a clock that goes as fast as there is nothing to do.
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use spcd_core::config::HubSettings;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::{App, CONNECTIONS, HEADERS, Shared, Standing, answer, api, listener, router, settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// What lies between two ends: far less than a list, far more than a head.
+const BETWEEN: usize = 4 << 10;
+
+/// What answers, without a database, and with a list of so many bytes.
+fn app(list: usize) -> Shared {
+    let (_, settings) = watch::channel(Default::default());
+    let (_, endpoint) = watch::channel(None);
+    let mut app = App::new(settings, Standing::new(HubSettings::default()), endpoint);
+    app.listing = api::Listing::of(Bytes::from(vec![b'x'; list]));
+    Arc::new(app)
+}
+
+struct Client {
+    stream: DuplexStream,
+    served: JoinHandle<()>,
+}
+
+impl Client {
+    fn of(app: &Shared) -> Self {
+        let (stream, far) = duplex(BETWEEN);
+        let served = tokio::spawn(answer(far, router(app.clone())));
+        Self { stream, served }
+    }
+
+    async fn asks(app: &Shared, path: &str) -> Self {
+        let mut client = Self::of(app);
+        client.send(&request(path)).await;
+        client
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Whether nobody serves it any more.
+    async fn is_cut_off(&self) -> bool {
+        // Everybody else's turn first.
+        sleep(Duration::from_millis(1)).await;
+        self.served.is_finished()
+    }
+
+    /// All that comes until the other side ends it.
+    async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        self.stream.read_to_end(&mut bytes).await.unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_nothing_is_cut_off() {
+    let app = app(1 << 20);
+    let mut client = Client::asks(&app, "/api/v1/connections").await;
+    sleep(listener::PATIENCE - SECOND).await;
+    assert!(!client.is_cut_off().await);
+    sleep(2 * SECOND).await;
+    assert!(client.is_cut_off().await);
+    let came = client.rest().await;
+    assert!(came.len() <= BETWEEN, "{}", came.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_gets_it_all() {
+    let list = 16 << 10;
+    let app = app(list);
+    let mut client = Client::asks(&app, "/api/v1/connections").await;
+    let (mut came, mut some, begun) = (0, [0; 1 << 10], Instant::now());
+    loop {
+        sleep(listener::PATIENCE - SECOND).await;
+        match client.stream.read(&mut some).await.unwrap() {
+            0 => break,
+            count => came += count,
+        }
+    }
+    assert!(begun.elapsed() > 10 * listener::PATIENCE);
+    assert!(came > list, "a head and all of the list: {came}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_nothing_to_read_is_not_cut_off() {
+    let app = app(0);
+    let mut client = Client::asks(&app, "/api/v1/events").await;
+    let (mut text, mut some, begun) = (String::new(), [0; 1 << 10], Instant::now());
+    // The database is not there, which is told; then only that the stream is.
+    while text.matches(": here").count() < 20 {
+        let count = client.stream.read(&mut some).await.unwrap();
+        assert!(count > 0, "it ended: {text}");
+        text += std::str::from_utf8(&some[..count]).unwrap();
+    }
+    // Often enough for a proxy that gives up after a minute, and for the page.
+    assert!(begun.elapsed() <= 20 * 15 * SECOND, "{:?}", begun.elapsed());
+    assert!(text.contains("{\"reachable\":false}"), "{text}");
+    assert!(!client.is_cut_off().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_say_what_he_wants_is_cut_off() {
+    let app = app(0);
+    for half in ["", "GET /livez HTTP/1.1\r\nHost: loc"] {
+        let mut client = Client::of(&app);
+        client.send(half).await;
+        sleep(HEADERS - SECOND).await;
+        assert!(!client.is_cut_off().await, "{half:?}");
+        sleep(2 * SECOND).await;
+        assert!(client.is_cut_off().await, "{half:?}");
+    }
+    // Nor may he be silent for longer once he was answered.
+    let mut client = Client::of(&app);
+    client
+        .send(&request("/livez").replace("close", "keep-alive"))
+        .await;
+    sleep(HEADERS - SECOND).await;
+    assert!(!client.is_cut_off().await);
+    sleep(2 * SECOND).await;
+    assert!(client.is_cut_off().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_that_are_not_read_make_others_wait_and_not_for_ever() {
+    let app = app(64 << 10);
+    let path = "/api/v1/connections";
+    let mut unread = Vec::new();
+    for _ in 0..api::SENDING {
+        unread.push(Client::asks(&app, path).await);
+    }
+    // Each has begun, and sent as much as it can.
+    sleep(SECOND).await;
+    let begun = Instant::now();
+    let refused = Client::asks(&app, path).await.rest().await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("\r\nretry-after: 1\r\n"), "{refused}");
+    assert!(refused.contains("too many lists"), "{refused}");
+    assert!(begun.elapsed() >= api::TURN, "{:?}", begun.elapsed());
+    // Nothing else is refused meanwhile.
+    let page = Client::asks(&app, "/").await.rest().await;
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+
+    // One that arrives makes room for one, and so does one whose client goes.
+    let whole = |text: &str| text.starts_with("HTTP/1.1 200 ") && text.len() > 64 << 10;
+    let mut waiting = Client::asks(&app, path).await;
+    sleep(SECOND).await;
+    assert!(whole(&unread.pop().unwrap().rest().await));
+    assert!(whole(&waiting.rest().await));
+    unread.push(Client::asks(&app, path).await);
+    let mut waiting = Client::asks(&app, path).await;
+    sleep(SECOND).await;
+    drop(unread.pop());
+    assert!(whole(&waiting.rest().await));
+
+    // The rest are cut off, and all is as it was.
+    sleep(listener::PATIENCE).await;
+    let mut again = Vec::new();
+    for _ in 0..api::SENDING {
+        again.push(Client::asks(&app, path).await);
+    }
+    for client in &mut again {
+        assert!(whole(&client.rest().await));
+    }
+}
+
+/// What a client has got within a moment of a clock that stands still for those who do something.
+async fn got(stream: &UnixStream) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 10];
+    for _ in 0..1000 {
+        sleep(Duration::from_millis(1)).await;
+        match stream.try_read(&mut bytes) {
+            Ok(count) => return bytes[..count].to_vec(),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+    Vec::new()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_there_is_no_room_waits_until_one_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("http");
+    // One that was left behind is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let listen = settings::Listen::Unix(path.display().to_string());
+    let listener = listener::Listener::bind(&listen).await.unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let app = app(0);
+    let _accepting = tokio::spawn(async move {
+        let never = super::accept(&listener, &app).await;
+        match never {}
+    });
+
+    let ask = request("/livez").replace("close", "keep-alive");
+    let asks = async || {
+        let stream = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(stream.try_write(ask.as_bytes()).unwrap(), ask.len());
+        stream
+    };
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let client = asks().await;
+        assert!(got(&client).await.starts_with(b"HTTP/1.1 "));
+        clients.push(client);
+    }
+    let late = asks().await;
+    assert_eq!(got(&late).await, b"");
+    drop(clients.pop());
+    assert!(got(&late).await.starts_with(b"HTTP/1.1 "));
+}

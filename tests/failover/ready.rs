@@ -106,10 +106,13 @@ impl Ready {
         }
     }
 
-    /// That it never was away since it was first ready.
+    /// That it never was away since it was first ready, but for answers that took too long: the
+    /// machine may be busy.
     pub fn always_ready(&self, since: &Sample) {
         let samples = self.samples.lock().unwrap();
-        let since = samples.iter().filter(|sample| sample.began >= since.began);
+        let since = samples
+            .iter()
+            .filter(|sample| sample.began >= since.began && !sample.says("in time"));
         for sample in since {
             assert_eq!(sample.status, 200, "{sample:?}");
         }

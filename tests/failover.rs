@@ -342,7 +342,6 @@ async fn a_server_that_is_read_only_is_not_taken_for_ready() {
     spcd.write("a.spc", "");
     let asked = Ready::start(&mut spcd);
     asked.until_ready();
-    let before = epoch(&hub.url).await;
     // It is up, lets everybody in, and keeps the sessions that it has.
     let fence = "ALTER SYSTEM SET default_transaction_read_only = on";
     query(&hub.url, fence).await;
@@ -359,8 +358,8 @@ async fn a_server_that_is_read_only_is_not_taken_for_ready() {
     );
     query(&may, "ALTER SYSTEM RESET default_transaction_read_only").await;
     query(&may, "SELECT pg_reload_conf()").await;
+    // Whether or not the daemon came across it meanwhile.
     asked.until_ready();
-    assert!(epoch(&hub.url).await > before, "it leads anew");
     asked.end();
     spcd.stop();
 }

@@ -1,6 +1,7 @@
 //! Aggregators: views over the same-named tables of many connections.
 
 mod people;
+mod waited;
 
 use crate::support::hub::{columns, postgres, postgres_with, serving, until};
 use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};

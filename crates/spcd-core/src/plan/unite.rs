@@ -83,18 +83,30 @@ fn unite(
         let error = super::taken("schema", name);
         return set(plan, wanted, known, Status::Error, Some(&error));
     }
+    let about_to_change =
+        |member: &&str| unsettled.contains(*member) && !observed.slow.contains(*member);
+    let waits = members.iter().any(about_to_change);
     let hash = target_hash(members, &observed.connections);
     let why = match applied {
         None => Why::New,
         Some(applied) if applied.target_hash != hash => Why::Changed,
-        Some(applied) => match compare(name, applied, observed) {
-            Left::AsItWas => return set(plan, wanted, known, Status::Ready, None),
-            Left::Touched => {
+        Some(applied) => {
+            let left = compare(name, applied, observed);
+            if matches!(left, Left::Touched) {
                 plan.touched.push(name.clone());
-                return set(plan, wanted, known, Status::Ready, None);
             }
-            Left::Unreadable | Left::Changed => Why::Drift,
-        },
+            match left {
+                // It is told with its member, and not when that has changed already.
+                Left::AsItWas | Left::Touched if waits => {
+                    plan.waiting.insert(name.clone());
+                    return set(plan, wanted, known, Status::Updating, None);
+                }
+                Left::AsItWas | Left::Touched => {
+                    return set(plan, wanted, known, Status::Ready, None);
+                }
+                Left::Unreadable | Left::Changed => Why::Drift,
+            }
+        }
     };
     let attempt = observed.attempts.get(name);
     let failed = attempt.filter(|attempt| attempt.target_hash == hash);
@@ -103,8 +115,7 @@ fn unite(
     if failed.is_some_and(|attempt| !attempt.due) {
         return;
     }
-    let waits = |member: &&&str| unsettled.contains(**member) && !observed.slow.contains(**member);
-    if members.iter().any(|member| waits(&member)) {
+    if waits {
         plan.waiting.insert(name.clone());
         return;
     }

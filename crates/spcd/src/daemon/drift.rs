@@ -3,7 +3,7 @@
 //! The sums of row versions take ten times as long to read as all else of a look, so no saved file
 //! waits for them: the answer is one more wake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct Drift {
     question: JoinSet<Result<Altered, HubError>>,
     /// A later pass wants to know too.
     again: Option<(u64, Instant)>,
+    /// The connections whose jobs ended since it was put: it may not have seen what they wrote.
+    ended: BTreeSet<String>,
     /// How many jobs are under way.
     jobs: watch::Receiver<usize>,
     /// Somebody waits for the answer.
@@ -58,6 +60,7 @@ impl Drift {
             observer: Arc::new(observer),
             question: JoinSet::new(),
             again: None,
+            ended: BTreeSet::new(),
             jobs,
             hurry: Arc::default(),
             took: Duration::ZERO,
@@ -74,6 +77,7 @@ impl Drift {
             self.again = Some((pass, began));
             return;
         }
+        self.ended.clear();
         let (observer, mut jobs, hurry) =
             (self.observer.clone(), self.jobs.clone(), self.hurry.clone());
         self.question.spawn(async move {
@@ -95,15 +99,33 @@ impl Drift {
     /// Waits for the answer; for ever if nothing was asked. Nothing is lost if this is not awaited
     /// to its end.
     pub async fn answer(&mut self) -> Result<Altered, HubError> {
-        let Some(answer) = self.question.join_next().await else {
-            return std::future::pending().await;
-        };
-        let altered = answer.map_err(|_| HubError::NoSession)??;
-        self.took = altered.took;
-        if let Some((pass, began)) = self.again.take() {
-            self.ask(pass, began, true);
+        loop {
+            let Some(answer) = self.question.join_next().await else {
+                return std::future::pending().await;
+            };
+            let altered = answer.map_err(|_| HubError::NoSession)??;
+            self.took = altered.took;
+            // To take what was before a job for what is there now would hide the same damage the
+            // next time that somebody does it.
+            let is_stale = (altered.names.keys()).any(|name| self.ended.contains(name));
+            let again = self.again.take();
+            if is_stale {
+                let (pass, began) = again.unwrap_or((altered.pass, altered.began));
+                self.ask(pass, began, false);
+                continue;
+            }
+            if let Some((pass, began)) = again {
+                self.ask(pass, began, true);
+            }
+            return Ok(altered);
         }
-        Ok(altered)
+    }
+
+    /// Takes note of the end of a connection's job.
+    pub fn ended(&mut self, name: &str) {
+        if !self.question.is_empty() {
+            self.ended.insert(name.to_owned());
+        }
     }
 
     /// Whether the server still answers, where nothing is asked of it anyway.

@@ -52,7 +52,7 @@ impl Reign<'_> {
         let (asked, reconnected) = self.hold(asked).await?;
         let client = &self.lead.control.client;
         // Beside the look, where somebody waits for both.
-        let asked_early = wait || self.requests.await_a_look();
+        let asked_early = wait || (altered.is_none() && self.requests.await_a_look());
         if asked_early {
             self.drift.ask(self.passes, began, false);
         }
@@ -104,7 +104,7 @@ impl Reign<'_> {
             Some(altered) => {
                 self.passed(&altered).await?;
                 // Who asked since then wants an answer of their own.
-                if !asked_early && self.requests.came_after(altered.pass) {
+                if self.requests.came_after(altered.pass) {
                     self.drift.ask(self.passes, began, false);
                 }
             }
@@ -328,6 +328,7 @@ impl Reign<'_> {
     /// Takes note of a job's end; true if another look is needed.
     pub(super) async fn finish(&mut self, finished: Finished) -> Result<bool, HubError> {
         let Finished { name, outcome } = finished;
+        self.drift.ended(&name);
         let mut again = self.memory.ask.contains(&name);
         let done = matches!(outcome, Outcome::Done);
         again |= self.memory.aggregators.follow(&name, done, &self.jobs);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,12 +18,12 @@ use crate::settings::Listen;
 /// How long a client may leave what is sent to it unread.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A port or a socket. Dropping it removes the socket.
+/// A port or a socket. Dropping it removes the socket, and not what somebody put in its place.
 pub enum Listener {
     /// A port.
     Tcp(TcpListener),
-    /// A socket in the file system.
-    Unix(UnixListener, PathBuf),
+    /// A socket in the file system, with its device and inode.
+    Unix(UnixListener, PathBuf, (u64, u64)),
 }
 
 impl Listener {
@@ -38,10 +38,10 @@ impl Listener {
             }
             Listen::Unix(path) => {
                 let path = PathBuf::from(path);
-                let listener = unix(&path)
+                let (listener, identity) = unix(&path)
                     .await
                     .with_context(|| format!("cannot listen on {}", path.display()))?;
-                Ok(Self::Unix(listener, path))
+                Ok(Self::Unix(listener, path, identity))
             }
             Listen::Off => anyhow::bail!("HTTP is off"),
         }
@@ -56,14 +56,19 @@ impl Listener {
                 let _ = stream.set_nodelay(true);
                 Stream::Tcp(stream)
             }
-            Self::Unix(listener, _) => Stream::Unix(listener.accept().await?.0),
+            Self::Unix(listener, ..) => Stream::Unix(listener.accept().await?.0),
         })
     }
 }
 
-async fn unix(path: &Path) -> io::Result<UnixListener> {
+async fn unix(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            // A file that is no socket refuses connections as an abandoned socket does.
+            if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                let error = "something that is not a socket is there";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
+            }
             match UnixStream::connect(path).await {
                 Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
                     std::fs::remove_file(path)?;
@@ -74,9 +79,16 @@ async fn unix(path: &Path) -> io::Result<UnixListener> {
         }
         result => result?,
     };
+    let identity = identity(path)?;
     // For the proxy before it, which shares the group.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    Ok((listener, identity))
+}
+
+/// The device and inode of what is there. A socket's is given to nothing else while it is open.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl fmt::Display for Listener {
@@ -86,14 +98,16 @@ impl fmt::Display for Listener {
                 Ok(address) => write!(f, "http://{address}/"),
                 Err(error) => write!(f, "{error}"),
             },
-            Self::Unix(_, path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(_, path, _) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
+        if let Self::Unix(_, path, bound) = self
+            && identity(path).is_ok_and(|found| found == *bound)
+        {
             let _ = std::fs::remove_file(path);
         }
     }

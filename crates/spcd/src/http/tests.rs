@@ -226,3 +226,44 @@ async fn who_comes_when_there_is_no_room_waits_until_one_goes() {
     drop(clients.pop());
     assert!(got(&late).await.starts_with(b"HTTP/1.1 "));
 }
+
+#[tokio::test]
+async fn what_is_not_our_socket_stays_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("http");
+    let listen = settings::Listen::Unix(path.display().to_string());
+    let keep = dir.path().join("keep");
+    std::fs::write(&keep, "kept").unwrap();
+    let refused = async || {
+        let Err(error) = listener::Listener::bind(&listen).await else {
+            panic!("it listens");
+        };
+        let text = format!("{error:#}");
+        assert!(text.contains("not a socket"), "{text}");
+        assert!(text.contains(&path.display().to_string()), "{text}");
+    };
+    std::fs::write(&path, "precious").unwrap();
+    refused().await;
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&keep, &path).unwrap();
+    refused().await;
+    assert!(path.is_symlink());
+    std::fs::remove_file(&path).unwrap();
+
+    // Nor does it go when something else has taken the socket's place.
+    let listener = listener::Listener::bind(&listen).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let other = listener::Listener::bind(&listen).await.unwrap();
+    drop(listener);
+    UnixStream::connect(&path).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    drop(other);
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    std::fs::remove_file(&path).unwrap();
+
+    // Its own does.
+    drop(listener::Listener::bind(&listen).await.unwrap());
+    assert!(!path.exists());
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -201,11 +202,8 @@ async fn list(app: &App) -> Result<(Version, Bytes), Problem> {
 }
 
 /// One connection, with its last events.
-pub async fn connection(
-    State(app): State<Shared>,
-    Path(name): Path<String>,
-) -> Result<Response, Problem> {
-    let name = plain(&name)?;
+pub async fn connection(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
+    let name = told(&name)?;
     let sql = format!(
         "SELECT c.connection::text, (
              SELECT coalesce('[' || pg_catalog.string_agg(e.event::text, ',' ORDER BY e.id DESC) || ']', '[]')
@@ -234,8 +232,8 @@ pub const EVENT: &str = "pg_catalog.json_build_object(
     'duration_ms', pg_catalog.round(extract(epoch FROM e.duration)::numeric * 1000))";
 
 /// Asks for a look at a source, or for another attempt.
-async fn request(app: &App, name: &str, function: &str) -> Result<Response, Problem> {
-    let name = plain(name)?;
+async fn request(app: &App, name: &Name, function: &str) -> Result<Response, Problem> {
+    let name = told(name)?;
     let is_there = "SELECT EXISTS (
                         SELECT FROM spcd.connection_state WHERE connection_name = $1)";
     let row = app.hub.row(is_there, &[&name]).await?;
@@ -249,34 +247,32 @@ async fn request(app: &App, name: &str, function: &str) -> Result<Response, Prob
 }
 
 /// Asks the source again.
-pub async fn refresh(
-    State(app): State<Shared>,
-    Path(name): Path<String>,
-) -> Result<Response, Problem> {
+pub async fn refresh(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
     request(&app, &name, "refresh").await
 }
 
 /// Tries the source now, whatever failed before.
-pub async fn reconnect(
-    State(app): State<Shared>,
-    Path(name): Path<String>,
-) -> Result<Response, Problem> {
+pub async fn reconnect(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
     request(&app, &name, "reconnect").await
 }
 
 /// Holds the connection: its source is asked nothing until `reconnect`.
-pub async fn disconnect(
-    State(app): State<Shared>,
-    Path(name): Path<String>,
-) -> Result<Response, Problem> {
+pub async fn disconnect(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
     request(&app, &name, "disconnect").await
 }
 
-/// The database can hold no other names.
-fn plain(name: &str) -> Result<&str, Problem> {
-    match name.contains('\0') {
-        true => Err(unknown(name)),
-        false => Ok(name),
+/// A connection's name as it stands in a path.
+type Name = Result<Path<String>, PathRejection>;
+
+/// The name, if the database can hold it.
+fn told(name: &Name) -> Result<&str, Problem> {
+    match name {
+        Ok(Path(name)) if name.contains('\0') => Err(unknown(name)),
+        Ok(Path(name)) => Ok(name),
+        Err(_) => {
+            let error = "a connection's name in the path must be UTF-8, percent-encoded";
+            Err(Problem::new(StatusCode::BAD_REQUEST, error))
+        }
     }
 }
 

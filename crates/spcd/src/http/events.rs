@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
@@ -212,13 +213,14 @@ pub struct Since {
 /// A stream of all that changes.
 pub async fn stream(
     State(app): State<Shared>,
-    Query(since): Query<Since>,
+    since: Result<Query<Since>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let wrong = |what: &str| {
         let error = format!("{what} must be the number of an event");
         Problem::new(StatusCode::BAD_REQUEST, error)
     };
+    let Query(since) = since.map_err(|_| wrong("since"))?;
     // A browser that lost the stream says how far it had got, and not what it asked for first.
     let since = match headers.get("last-event-id") {
         Some(id) => {

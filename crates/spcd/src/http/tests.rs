@@ -180,6 +180,46 @@ async fn lists_that_are_not_read_make_others_wait_and_not_for_ever() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_understood_is_answered_with_an_object() {
+    let dir = tempfile::tempdir().unwrap();
+    let token_file = dir.path().join("token");
+    std::fs::write(&token_file, "s3cret").unwrap();
+    let settings = settings::Http {
+        token_file: Some(token_file),
+        ..Default::default()
+    };
+    let (_settings, settings) = watch::channel(settings);
+    let (_, endpoint) = watch::channel(None);
+    let standing = Standing::new(HubSettings::default());
+    let app = Arc::new(App::new(settings, standing, endpoint));
+    let asked = [
+        "GET /api/v1/events?since=abc",
+        "GET /api/v1/events?since=",
+        "GET /api/v1/events?since=-1",
+        "GET /api/v1/events?since=1&since=2",
+        "GET /api/v1/events?since=99999999999999999999",
+        "GET /api/v1/connections/%ff",
+        "POST /api/v1/connections/%ff/refresh",
+        "POST /api/v1/connections/%ff/reconnect",
+        "POST /api/v1/connections/%ff/disconnect",
+    ];
+    for line in asked {
+        let mut client = Client::of(&app);
+        let head = "Host: localhost\r\nConnection: close\r\nAuthorization: Bearer s3cret";
+        client
+            .send(&format!("{line} HTTP/1.1\r\n{head}\r\n\r\n"))
+            .await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{line}: {answer}");
+        let json = "\r\ncontent-type: application/json\r\n";
+        assert!(answer.contains(json), "{line}: {answer}");
+        let body = answer.rsplit("\r\n\r\n").next().unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(body["error"].is_string(), "{line}: {answer}");
+    }
+}
+
 /// What a client has got within a moment of a clock that stands still for those who do something.
 async fn got(stream: &UnixStream) -> Vec<u8> {
     let mut bytes = vec![0; 1 << 10];

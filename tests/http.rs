@@ -510,6 +510,24 @@ async fn the_address_follows_the_settings_and_may_be_taken() {
     spcd.signal(Signal::SIGHUP);
     spcd.logged("http stays as it was");
 
+    // What cannot be had yet is had as soon as it can be.
+    fs::write(&file, "http = \"unix:two\"\nhttp_token_file = \"token\"\n").unwrap();
+    spcd.logged("the token cannot be read");
+    assert!(two.is_gone());
+    fs::write(spcd.dir().join("token"), "s3cret").unwrap();
+    two.is_there();
+
+    // A file that vanishes changes nothing until it is there again, or somebody says so.
+    let hidden = spcd.dir().join("hidden.hcl");
+    fs::rename(&file, &hidden).unwrap();
+    spcd.logged("is gone: settings stay as they were");
+    assert_eq!(two.get("/livez").status, 200);
+    fs::write(&hidden, "http = \"unix:one\"\n").unwrap();
+    fs::rename(&hidden, &file).unwrap();
+    one.is_there();
+    fs::write(&file, "http = \"off\"\n").unwrap();
+    eventually_now("it is off", || one.is_gone().then_some(()));
+
     let taken = std::os::unix::net::UnixListener::bind(spcd.dir().join("one")).unwrap();
     fs::write(&file, "http = \"unix:one\"\n").unwrap();
     spcd.logged("no page, API and metrics for now");

@@ -45,6 +45,8 @@ pub struct Settings {
     pub http: Http,
     /// The settings file, where it is or would be looked for.
     pub file: PathBuf,
+    /// Whether it was there when it was read.
+    pub is_written: bool,
     flags: Flags,
 }
 
@@ -156,7 +158,9 @@ impl Settings {
                 .map_or_else(|| defaults.config_dir.clone(), |dir| here.join(dir));
             first.parent().unwrap_or(&first).join("spcd.hcl")
         });
-        let written = read(&file, named.is_some())?;
+        let read = read(&file, named.is_some())?;
+        let is_written = read.is_some();
+        let written = read.unwrap_or_default();
         // Paths in the file are relative to it, paths in flags to where they are typed.
         let beside = file.parent().unwrap_or(here).to_owned();
         let config_dirs: Vec<PathBuf> = if !config.is_empty() {
@@ -221,6 +225,7 @@ impl Settings {
             health: health.or(written.health),
             http,
             file,
+            is_written,
             flags: kept,
         })
     }
@@ -282,10 +287,10 @@ impl SettingsError {
     }
 }
 
-/// Reads `spcd.hcl`. A file that nobody named need not exist.
-fn read(path: &Path, named: bool) -> Result<DaemonSettings, SettingsError> {
+/// Reads `spcd.hcl`. A file that nobody named need not exist: then there is nothing.
+fn read(path: &Path, named: bool) -> Result<Option<DaemonSettings>, SettingsError> {
     if !named && matches!(path.try_exists(), Ok(false)) {
-        return Ok(DaemonSettings::default());
+        return Ok(None);
     }
     let source = Source {
         path: path.display().to_string(),
@@ -296,7 +301,7 @@ fn read(path: &Path, named: bool) -> Result<DaemonSettings, SettingsError> {
         lookup: &mut lookup,
     };
     match daemon_settings(&source, &mut given) {
-        (settings, diagnostics) if diagnostics.is_empty() => Ok(settings),
+        (settings, diagnostics) if diagnostics.is_empty() => Ok(Some(settings)),
         (_, diagnostics) => Err(SettingsError {
             diagnostics,
             file: source,

@@ -7,6 +7,7 @@ mod observation;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
+use tracing_subscriber::filter::{Directive, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -57,10 +58,39 @@ pub fn set_filter(filter: &str) -> Result<(), String> {
 }
 
 /// The driver's own log shows whole statements with their parameters, which may hold what is nobody
-/// else's business; so it is not to be had by any filter.
+/// else's business; so it is not to be had by any filter. Nor is the log of what watches files: it
+/// tells every write, and one that is in a watched directory itself would feed on itself.
 fn parse(filter: &str) -> Result<EnvFilter, String> {
-    let quiet = "tokio_postgres=warn".parse();
-    let quiet = quiet.map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())?;
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-    Ok(filter.add_directive(quiet))
+    let mut filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    for quiet in ["tokio_postgres=warn", "notify=warn", "inotify=warn"] {
+        let quiet: Directive = (quiet.parse()).map_err(|error: ParseError| error.to_string())?;
+        filter = filter.add_directive(quiet);
+    }
+    Ok(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Level, enabled, subscriber};
+
+    use super::*;
+
+    #[test]
+    fn some_logs_are_not_to_be_had() {
+        for filter in ["trace", "debug,notify=trace,tokio_postgres=trace"] {
+            let logs = tracing_subscriber::registry().with(parse(filter).unwrap());
+            subscriber::with_default(logs, || {
+                assert!(enabled!(target: "spcd::watch", Level::DEBUG), "{filter}");
+                assert!(enabled!(target: "notify::inotify", Level::WARN), "{filter}");
+                for is_logged in [
+                    enabled!(target: "notify::inotify", Level::TRACE),
+                    enabled!(target: "notify::inotify", Level::INFO),
+                    enabled!(target: "inotify", Level::TRACE),
+                    enabled!(target: "tokio_postgres::query", Level::DEBUG),
+                ] {
+                    assert!(!is_logged, "{filter}");
+                }
+            });
+        }
+    }
 }

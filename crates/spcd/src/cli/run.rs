@@ -28,8 +28,7 @@ use crate::watch::Watcher;
 
 /// Keeps the database true to the files until SIGTERM or SIGINT.
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    http::check(&settings.http)?;
-    http::check_token(&settings.http)?;
+    usable(&settings.http)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut cluster = None;
@@ -98,10 +97,21 @@ async fn follow_settings(
     let mut last = files.look();
     let mut current = settings.clone();
     watcher.follow(files.places());
+    // What is wanted of HTTP and could not be had when the file was read.
+    let mut unusable: Option<settings::Http> = None;
+    let mut again = tokio::time::interval(http::AGAIN);
+    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
             () = watcher.settled() => false,
+            _ = again.tick(), if unusable.is_some() => {
+                if let Some(new) = unusable.take_if(|new| usable(new).is_ok()) {
+                    tracing::info!("http can be as it is set");
+                    show(http, &new);
+                }
+                continue;
+            }
         };
         let look = files.look();
         watcher.follow(files.places());
@@ -115,6 +125,12 @@ async fn follow_settings(
         last = look;
         service::reloading();
         match current.reload() {
+            // Replaced in two steps, or by mistake: nobody said that the defaults are wanted.
+            Ok(new) if !asked && current.is_written && !new.is_written => tracing::warn!(
+                "{} is gone: settings stay as they were until it is there again, or until SIGHUP \
+                 or a restart",
+                settings.file.display()
+            ),
             Ok(new) => {
                 let restart = settings.needs_restart(&new);
                 if !restart.is_empty() {
@@ -135,16 +151,16 @@ async fn follow_settings(
                 // What was waited for may be due by now.
                 health.send_replace(new.health);
                 waker.notify_one();
-                let usable = http::check(&new.http).and_then(|()| http::check_token(&new.http));
-                match usable {
-                    Ok(()) => {
-                        http.send_if_modified(|http| {
-                            let differs = *http != new.http;
-                            http.clone_from(&new.http);
-                            differs
-                        });
+                unusable = None;
+                match usable(&new.http) {
+                    Ok(()) => show(http, &new.http),
+                    Err(error) => {
+                        let every = http::AGAIN.as_secs();
+                        tracing::error!(
+                            "http stays as it was: {error:#}; trying again every {every} s"
+                        );
+                        unusable = Some(new.http.clone());
                     }
-                    Err(error) => tracing::error!("http stays as it was: {error:#}"),
                 }
                 current = new;
                 tracing::info!("settings read again");
@@ -153,6 +169,21 @@ async fn follow_settings(
         }
         service::ready();
     }
+}
+
+/// Whether HTTP may be so.
+fn usable(settings: &settings::Http) -> anyhow::Result<()> {
+    http::check(settings)?;
+    http::check_token(settings)
+}
+
+/// Has HTTP be so.
+fn show(http: &watch::Sender<settings::Http>, new: &settings::Http) {
+    http.send_if_modified(|http| {
+        let differs = http != new;
+        http.clone_from(new);
+        differs
+    });
 }
 
 /// The cluster is handed out so that it is stopped in order after everything that uses it.

@@ -48,7 +48,7 @@ const STREAMS: usize = 128;
 /// How long a client may take for the head of a request, and for the next one on its connection.
 const HEADERS: Duration = Duration::from_secs(15);
 /// How often an address is tried again that is not to be had.
-const AGAIN: Duration = Duration::from_secs(5);
+pub const AGAIN: Duration = Duration::from_secs(5);
 
 /// What the answers are made of.
 struct App {

@@ -40,6 +40,15 @@ async fn what_the_doctor_says_to_type_suffices_for_a_role_without_rights() {
         "connection \"lists\" {\n plugin = \"csv\"\n paths = [\"../list.csv\"]\n}\n",
     );
 
+    // Who cannot begin is told where that is said.
+    for command in ["run", "apply", "migrate"] {
+        let refused = spcd.spcd(&[command]);
+        assert_eq!(refused.code, 1, "{command}: {refused:?}");
+        let told = &refused.stderr;
+        assert!(told.contains("permission denied for database"), "{told}");
+        assert!(told.contains("`spcd doctor` says"), "{command}: {told}");
+    }
+
     let mut said = Vec::new();
     let well = loop {
         let shown = spcd.spcd(&["doctor"]);

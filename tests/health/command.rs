@@ -44,6 +44,22 @@ async fn a_block_in_a_file_is_tested_without_a_daemon() {
     assert!(!text.contains("started"), "{text}");
     assert_eq!(value(&hub.url, LEFT).await, "0");
 
+    // A file that is not there, and one without the block, which says why.
+    fs::write(spcd.dir().join("wrong.spc"), "conection \"shop\" {\n}\n").unwrap();
+    for (name, says) in [
+        ("nowhere.spc", &["nowhere.spc cannot be read: "][..]),
+        (
+            "wrong.spc",
+            &["no connection is named \"shop\"", "wrong.spc:1:1: "],
+        ),
+    ] {
+        let done = spcd.spcd(&["test", "shop", "--file", name]);
+        assert_eq!(done.code, 1, "{done:?}");
+        for says in says {
+            assert!(done.stderr.contains(says), "{done:?}");
+        }
+    }
+
     let source = shared().database().await;
     fs::write(&file, postgres("own", &source)).unwrap();
     let done = spcd.spcd(&["test", "own", "--file", "draft.spc"]);

@@ -68,3 +68,24 @@ plugin "broken" {
     pause = "1ms"
   }
 }
+
+# Blocks that are written like attributes, and a time that is too short.
+connection "assigned" {
+  plugin = "postgres"
+  labels = { team = "SECRET" }
+  health = { interval = 1 }
+}
+
+connection "assigned_too" {
+  plugin      = "postgres"
+  type        = "aggregator"
+  connections = ["watched"]
+  labels      = { team = "SECRET" }
+}
+
+connection "hasty" {
+  plugin   = "postgres"
+  health {
+    interval = "10ms"
+  }
+}

@@ -337,6 +337,7 @@ fn is_whole(tokens: &[Token]) -> bool {
     let rest = match (first.kind, rest) {
         (Kind::Word, [open, rest @ ..]) if open.kind == Kind::OpenParen => rest,
         (Kind::OpenBracket, rest) => rest,
+        (Kind::Minus, rest) => return matches!(rest, [number] if number.kind == Kind::Number),
         (Kind::Word, rest) => {
             let mut rest = rest.iter();
             return rest.all(|token| matches!(token.kind, Kind::Dot | Kind::Word));

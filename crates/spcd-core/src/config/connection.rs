@@ -293,7 +293,11 @@ fn kind(
 /// An aggregator has no source, so nothing else may be said of one.
 fn aggregator(settings: &Settings, problems: &mut Vec<Problem>) {
     for setting in &settings.list {
-        if !OWN_ATTRIBUTES.contains(&&*setting.name) {
+        if matches!(&*setting.name, "labels" | "health") {
+            let name = &setting.name;
+            let problem = Problem::new(setting.span, format!("`{name}` is a block"));
+            problems.push(problem.hint(format!("write `{name} {{ … }}` without `=`")));
+        } else if !OWN_ATTRIBUTES.contains(&&*setting.name) {
             let message = format!("an aggregator has no attribute `{}`", setting.name);
             problems.push(Problem::new(setting.span, message).hint("remove it"));
         }

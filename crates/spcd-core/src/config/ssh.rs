@@ -119,6 +119,18 @@ pub(super) fn read(
     (problems.len() == before).then_some((ssh, section.span))
 }
 
+/// What stands in a host that has an attribute of its own, as ssh's command line would take it for a
+/// part of the name.
+fn more_than_a_host(host: &str) -> Option<&'static str> {
+    if host.contains('@') {
+        return Some("user");
+    }
+    let (name, port) = host.rsplit_once(':')?;
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    // An IPv6 address has colons, too; one with a port stands in brackets.
+    (is_port && (!name.contains(':') || name.ends_with(']'))).then_some("port")
+}
+
 fn one(section: &Section, file: &str, problems: &mut Vec<Problem>) -> Ssh {
     let settings = &section.settings;
     for setting in &settings.list {
@@ -144,6 +156,15 @@ fn one(section: &Section, file: &str, problems: &mut Vec<Problem>) -> Ssh {
             let span = settings.get(name).map_or(section.span, |s| s.value_span);
             let message = format!("this cannot be the `{name}` of an ssh server");
             problems.push(Problem::new(span, message));
+            return None;
+        }
+        if name == "host"
+            && let Some(attribute) = more_than_a_host(&text)
+        {
+            let span = settings.get(name).map_or(section.span, |s| s.value_span);
+            let problem = Problem::new(span, format!("`host` holds the {attribute}, too"));
+            let example = if attribute == "user" { "\"…\"" } else { "22" };
+            problems.push(problem.hint(format!("write it apart: `{attribute} = {example}`")));
             return None;
         }
         Some(text).filter(|text| !text.is_empty())

@@ -141,6 +141,8 @@ const SAYS: &[(&str, Kind)] = &[
     ("network is unreachable", Kind::Refused),
     ("no such file or directory", Kind::Refused),
     ("(111)", Kind::Refused),
+    // What a library that connects without waiting was doing when it was refused.
+    ("(115)", Kind::Refused),
     ("(113)", Kind::Refused),
     ("server has gone away", Kind::Refused),
     ("lost connection to", Kind::Refused),
@@ -274,6 +276,11 @@ mod tests {
             (
                 "HV00N",
                 "failed to connect to MySQL: Can't connect to server on '127.0.0.1' (111)",
+                Kind::Refused,
+            ),
+            (
+                "HV00N",
+                "failed to connect to MySQL: Can't connect to server on '127.0.0.1' (115)",
                 Kind::Refused,
             ),
             (

@@ -104,7 +104,7 @@ fn time(name: &str, text: &str) -> Result<u64, Unfit> {
         .filter(|time| (SHORTEST..=LONGEST).contains(time))
         .ok_or_else(|| Unfit {
             message: format!("this is no duration for `{name}`"),
-            hint: "write a number of seconds, or `\"500ms\"`, `\"30s\"`, `\"5m\"`; at most a day",
+            hint: "write a number of seconds, or `\"500ms\"`, `\"30s\"`, `\"5m\"`; from 100 ms to a day",
         })
 }
 

@@ -163,6 +163,10 @@ impl Builder<'_, '_> {
             return;
         }
         if !definition.knows(name) {
+            if matches!(name, "labels" | "health") {
+                let hint = format!("write `{name} {{ … }}` without `=`");
+                return self.problem(setting.span, format!("`{name}` is a block"), Some(hint));
+            }
             let message = format!("`{}` has no attribute `{name}`", self.context.plugin);
             let near = nearest(
                 name,

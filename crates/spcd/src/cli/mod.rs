@@ -25,10 +25,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio_postgres::error::SqlState;
 
 use crate::cluster;
+use crate::hub::HubError;
 use crate::hub::connect::{Endpoint, farewell};
 use crate::settings::{Flags, Settings, SettingsError};
 use crate::telemetry;
@@ -317,10 +320,10 @@ async fn dispatch(settings: &Settings, command: Command) -> anyhow::Result<ExitC
 async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Url => url::run(settings),
-        Command::Run(_) => run::run(settings).await,
+        Command::Run(_) => run::run(settings).await.map_err(missing_rights),
         Command::Check(args) => check::run(settings, &args),
         Command::Plan(args) => plan::run(settings, args).await,
-        Command::Apply(args) => apply::run(settings, args).await,
+        Command::Apply(args) => apply::run(settings, args).await.map_err(missing_rights),
         Command::Status(args) => status::run(settings, args).await,
         Command::Wait(args) => wait::wait(settings, args).await,
         Command::Refresh(args) => wait::refresh(settings, args).await,
@@ -329,12 +332,22 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
         Command::Disconnect(args) => reconnect::disconnect(settings, args).await,
         Command::Test(args) => test::run(settings, args).await,
         Command::Plugins => plugins::run(settings),
-        Command::Migrate => migrate::run(settings).await,
+        Command::Migrate => migrate::run(settings).await.map_err(missing_rights),
         Command::Adopt(args) => adopt::run(settings, args).await,
         Command::Destroy(args) => destroy::run(settings, args).await,
         Command::Doctor => doctor::run(settings).await,
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(&args),
+    }
+}
+
+/// Says where the rights are told that somebody lacks who is to keep the database.
+fn missing_rights(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(HubError::Refused { code, .. }) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            anyhow!("{error:#}; `spcd doctor` says which rights are missing, and what to type")
+        }
+        _ => error,
     }
 }
 

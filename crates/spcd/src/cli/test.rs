@@ -36,11 +36,21 @@ struct Report {
 /// Asks one source, and says what it answers, or what stands in the way. It needs no daemon and
 /// does not disturb one.
 pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode> {
-    let dirs = match args.file {
-        Some(file) => vec![std::path::absolute(file)?],
+    let dirs = match &args.file {
+        Some(file) => {
+            if let Err(error) = std::fs::metadata(file) {
+                eprintln!("spcd: {} cannot be read: {error}", file.display());
+                return Ok(ExitCode::FAILURE);
+            }
+            vec![std::path::absolute(file)?]
+        }
         None => settings.config_dirs.clone(),
     };
-    let Loaded { desired, .. } = Config::new(&dirs, false)
+    let Loaded {
+        desired,
+        diagnostics,
+        ..
+    } = Config::new(&dirs, false)
         .with_state(&settings.state_dir)
         .load();
     let name = args.name.as_str();
@@ -50,6 +60,10 @@ pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode
             "spcd: no connection is named {name:?} in {}",
             places.join(", ")
         );
+        // What is wrong in the one file may be why.
+        for diagnostic in diagnostics.iter().filter(|_| args.file.is_some()) {
+            eprintln!("spcd: {}", diagnostic.one_line());
+        }
         return Ok(ExitCode::FAILURE);
     };
     let told = |text: &str| {
@@ -212,11 +226,14 @@ fn shown(connection: &Connection, target: &Target, report: &Report) -> String {
         facts,
         tables,
     } = report;
-    let mut out = match latency.is_zero() {
-        true => format!("{}: answers\n", connection.name),
-        false => {
-            let ms = latency.as_secs_f64() * 1000.0;
-            format!("{}: answers in {ms:.1} ms\n", connection.name)
+    let name = &connection.name;
+    let ms = latency.as_secs_f64() * 1000.0;
+    let mut out = match (latency.is_zero(), tables) {
+        (true, Ok(_)) => format!("{name}: answers\n"),
+        (true, Err(_)) => format!("{name}: does not list its tables\n"),
+        (false, Ok(_)) => format!("{name}: answers in {ms:.1} ms\n"),
+        (false, Err(_)) => {
+            format!("{name}: answers in {ms:.1} ms, but does not list its tables\n")
         }
     };
     let mut line = |what: &str, value: &str| out.push_str(&format!("  {what:8}  {value}\n"));
@@ -259,4 +276,49 @@ fn shown(connection: &Connection, target: &Target, report: &Report) -> String {
         Err(error) => line("tables", &format!("cannot be listed: {error}")),
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use spcd_core::config::{Cache, Given, Source, load};
+
+    use super::*;
+
+    #[test]
+    fn the_headline_says_whether_the_tables_are_listed() {
+        let source = Source {
+            path: "a.spc".to_owned(),
+            text: Ok("connection \"a\" {\n  plugin = \"postgres\"\n}\n".to_owned()),
+        };
+        let mut lookup = |_, _: &str, _: &str| Err("it is not set".to_owned());
+        let mut given = Given {
+            lookup: &mut lookup,
+        };
+        let loaded = load(&[source], &mut given, &mut Cache::default());
+        let connection = &loaded.desired.connections["a"];
+        let target = connection.target.as_ref().unwrap();
+        for (latency, lists, headline) in [
+            (0, true, "a: answers\n"),
+            (20, true, "a: answers in 20.0 ms\n"),
+            (0, false, "a: does not list its tables\n"),
+            (
+                20,
+                false,
+                "a: answers in 20.0 ms, but does not list its tables\n",
+            ),
+        ] {
+            let tables = match lists {
+                true => Ok(Offer::default()),
+                false => Err("no such file".to_owned()),
+            };
+            let report = Report {
+                latency: Duration::from_millis(latency),
+                facts: Facts::default(),
+                tables,
+            };
+            let text = shown(connection, target, &report);
+            assert!(text.starts_with(headline), "{text}");
+            assert_eq!(text.contains("cannot be listed: no such file"), !lists);
+        }
+    }
 }

@@ -254,8 +254,9 @@ $$;
 -- version, columns, look_again, hidden_schema}. Where all of it was made in this transaction,
 -- "columns" is how many columns the tables have, and the fingerprint is reckoned: each row bears the
 -- same version. A mistake in that would cost a closer look, and no more. With "look_again" there is
--- none, so that the next look is a closer one.
-CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql AS $$
+-- none, so that the next look is a closer one. It goes from index to index, as spcd.touch does.
+CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
     INSERT INTO spcd.applied
         (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings,
@@ -298,8 +299,11 @@ END $$;
 --   schema_mode, schema_hash, table_count, file_name, start_line, end_line, labels: absent keeps
 --   what is there
 -- p_quiet: write the events but announce nothing (the caller announces a resync).
+-- It goes from index to index: a planner that does not know how few changes there are would read all
+-- connections for each.
 CREATE FUNCTION spcd.publish(p_generation bigint, p_changes jsonb, p_quiet boolean DEFAULT false)
-RETURNS void LANGUAGE plpgsql AS $$
+RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     v_message text;
 BEGIN

@@ -48,9 +48,7 @@ impl Reign<'_> {
         self.passes += 1;
         let client = &self.lead.control.client;
         // Requests first: what was saved before one was made is then seen by this pass.
-        let asked = self.requests.read(client, self.passes).await?;
-        let (asked, reconnected) = self.hold(asked).await?;
-        let client = &self.lead.control.client;
+        let mut asked = self.requests.read(client, self.passes).await?;
         // Beside the look, where somebody waits for both.
         let asked_early = wait || (altered.is_none() && self.requests.await_a_look());
         if asked_early {
@@ -59,14 +57,24 @@ impl Reign<'_> {
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
         let diagnostics = diagnostics_json(&diagnostics);
         self.memory.aggregators = Aggregators::of(&desired);
+        // Anybody may ask for anything: nothing is done for names that no connection has.
+        let is_known = |name: &str| {
+            observed.connections.contains_key(name) || desired.connections.contains_key(name)
+        };
+        for names in asked.iter_mut().filter_map(|asked| asked.names.as_mut()) {
+            names.retain(|name| is_known(name));
+        }
+        let (asked, reconnected) = self.hold(asked).await?;
         self.tunnels.keep(&desired);
         let changed = self.csv.look(&desired).await;
         self.memory.notice(changed);
         let defaults = *self.health.borrow();
         self.memory.reschedule(&desired, defaults);
         self.memory.recall(&desired, &mut observed, asked);
-        let held = &self.memory.held;
-        self.requests.looked(&desired, &observed, held);
+        let is_known = |name: &str| {
+            observed.connections.contains_key(name) || desired.connections.contains_key(name)
+        };
+        self.requests.looked(is_known, &self.memory.held);
         let looked = began.elapsed();
 
         let altered = match altered {

@@ -118,6 +118,7 @@ impl Watch {
                 began: Instant::now(),
                 book: Book::new(known),
                 running: JoinSet::new(),
+                few: limits.are_few(),
                 lost: limits.lost_probes(),
                 found: mpsc::unbounded_channel(),
                 news: sender,
@@ -238,6 +239,8 @@ struct Round {
     began: Instant,
     book: Book,
     running: JoinSet<()>,
+    /// There is hardly room for the sessions that are needed all the time.
+    few: bool,
     /// How many sources that did not answer are asked at a time.
     lost: usize,
     found: (mpsc::UnboundedSender<Found>, mpsc::UnboundedReceiver<Found>),
@@ -418,6 +421,9 @@ impl Round {
         };
         let sql = "SELECT spcd.publish_health($1, $2)";
         writer.client.execute(sql, &[&self.epoch, rows]).await?;
+        if self.few {
+            self.writer = None;
+        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use spcd_core::config::{HubSettings, OptionValue, Target};
+use spcd_core::health::Kind;
 use spcd_core::plan::{Comment, Import, Offer, Why};
 use spcd_core::shape::{self, Table};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -328,8 +329,9 @@ impl Sources {
         };
         let answer = self.ask_within(first, risk, held).await;
         match &answer {
-            Err(HubError::Refused { code, .. })
+            Err(error @ HubError::Refused { code, .. })
                 if hasty.is_some()
+                    && error.kind() != Kind::Authentication
                     && *code == SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
                     // It was not refused: nothing came. The clock of libpq has whole seconds.
                     && began.elapsed() >= Duration::from_millis(900) =>

@@ -574,6 +574,32 @@ BEGIN
     RETURN v_epoch;
 END $$;
 
+-- The names of which a request is made, each once. Anybody who can use the schema may ask, and what
+-- is asked for is kept: neither more names nor longer ones than connections could have.
+CREATE FUNCTION spcd.asked_names(p_connections text[]) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_name pg_catalog.text;
+BEGIN
+    IF pg_catalog.cardinality(p_connections) OPERATOR(pg_catalog.>) 100000 THEN
+        RAISE EXCEPTION 'a request is for 100000 names at most, and this one has %',
+                pg_catalog.cardinality(p_connections)
+            USING ERRCODE = 'program_limit_exceeded',
+                  HINT = 'Make several of them, or ask for all: spcd.refresh().';
+    END IF;
+    FOR v_name IN
+        SELECT n.name FROM pg_catalog.unnest(p_connections) AS n (name)
+        WHERE pg_catalog.octet_length(n.name) OPERATOR(pg_catalog.>) 63 LIMIT 1
+    LOOP
+        RAISE EXCEPTION 'no connection is named "%…": a name has 63 bytes at most',
+                pg_catalog."left"(v_name, 63)
+            USING ERRCODE = 'name_too_long', HINT = 'spcd.connection_state has the names.';
+    END LOOP;
+    RETURN CASE WHEN p_connections IS NOT NULL THEN
+        ARRAY(SELECT DISTINCT n.name FROM pg_catalog.unnest(p_connections) AS n (name)
+              WHERE n.name IS NOT NULL) END;
+END $$;
+
 -- A durable request to look again and ask the sources; returns its id.
 -- NULL asks all; an empty array only looks at the files and the database.
 CREATE FUNCTION spcd.refresh(connections text[] DEFAULT NULL) RETURNS bigint
@@ -582,7 +608,8 @@ LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     v_id bigint;
 BEGIN
-    INSERT INTO spcd.refresh_request (connections) VALUES (connections) RETURNING id INTO v_id;
+    INSERT INTO spcd.refresh_request (connections)
+    VALUES (spcd.asked_names(connections)) RETURNING id INTO v_id;
     PERFORM pg_catalog.pg_notify('spcd_wake', '');
     RETURN v_id;
 END $$;

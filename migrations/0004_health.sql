@@ -36,7 +36,7 @@ ALTER TABLE spcd.refresh_request ADD COLUMN action text NOT NULL DEFAULT 'refres
 CREATE FUNCTION spcd.request(p_connections text[], p_action text) RETURNS bigint LANGUAGE sql AS $$
     SELECT pg_catalog.pg_notify('spcd_wake', '');
     INSERT INTO spcd.refresh_request (connections, action)
-    VALUES (coalesce(p_connections, '{}'), p_action) RETURNING id
+    VALUES (coalesce(spcd.asked_names(p_connections), '{}'), p_action) RETURNING id
 $$;
 
 -- A durable request to try sources now, also those that were refused or disconnected; its id.

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use crate::support::hub::{guarded, until};
-use crate::support::{Cluster, Spcd, query, try_query, value};
+use crate::health::{WELL, until_health, watching};
+use crate::support::hub::{guarded, reader, until};
+use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, try_query, value};
 
 /// What a doctor's output says to type into psql.
 fn cures(shown: &str) -> Vec<&str> {
@@ -200,4 +201,64 @@ fn what_is_missing_on_the_machine_is_told_and_nothing_is_made() {
         lost.stdout.contains("Connection refused") && !lost.stdout.contains("hunter2"),
         "{lost:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_with_few_sessions_is_slow_and_gets_there() {
+    let (server, source) = (Cluster::start(&[]), guarded("hunter2").await);
+    let hub = server.database().await;
+    let sql = format!(
+        "CREATE ROLE low LOGIN CREATEROLE CONNECTION LIMIT 8; CREATE ROLE spcd_users;
+         CREATE EXTENSION postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO low;
+         GRANT CREATE, TEMPORARY ON DATABASE \"{0}\" TO low",
+        hub.name
+    );
+    query(&hub.url, &sql).await;
+    let mut spcd = watching(&server.url_as("low", &hub.name));
+    let names: Vec<String> = (0..40).map(|n| format!("s{n:02}")).collect();
+    let port = source.port();
+    let blocks = |password: &str| -> String {
+        names
+            .iter()
+            .map(|name| reader(name, port, password))
+            .collect()
+    };
+    spcd.write("all.spc", &blocks("hunter2"));
+    let shown = spcd.spcd(&["doctor"]);
+    assert_eq!(shown.code, 1, "{shown:?}");
+    assert_eq!(
+        cures(&shown.stdout),
+        ["ALTER ROLE \"low\" CONNECTION LIMIT 20;"],
+        "{shown:?}"
+    );
+
+    let ready: Vec<String> = names.iter().map(|name| format!("{name} ready")).collect();
+    let ready: Vec<&str> = ready.iter().map(String::as_str).collect();
+    spcd.start();
+    until(&hub.url, &ready).await;
+    // Probes leave it room for what changes, and what has to look at what is there.
+    until_health(&hub.url, "s00", WELL).await;
+    query(
+        &source.url("postgres"),
+        "CREATE TABLE u (id integer); GRANT SELECT ON u TO reader",
+    )
+    .await;
+    // As somebody else: it has no session to spare for a command.
+    query(&hub.url, "SELECT spcd.refresh('{s07}')").await;
+    eventually("the new table is there", DEADLINE, || async {
+        let rows = try_query(&hub.url, "SELECT count(*) FROM s07.u").await;
+        rows.is_ok().then_some(())
+    })
+    .await;
+    spcd.remove("all.spc");
+    spcd.write("one.spc", &reader("one", port, "hunter2"));
+    until(&hub.url, &["one ready"]).await;
+    let full = |line: &&str| line.contains("too many connections for role");
+    let told = spcd.log().lines().filter(full).count();
+    assert!(told < 20, "it was told {told} times");
+    spcd.stop();
+
+    query(&hub.url, "ALTER ROLE low CONNECTION LIMIT 20").await;
+    let shown = spcd.spcd(&["doctor"]);
+    assert_eq!(shown.code, 0, "{shown:?}");
 }

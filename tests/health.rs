@@ -195,6 +195,53 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_refused_are_sent_once() {
+    let hub = shared().database().await;
+    let source = guarded("one").await;
+    let refusals = || {
+        let log = source.log();
+        log.matches("password authentication failed").count()
+    };
+    let mut spcd = watching(&hub.url);
+    // Nothing is asked but what is asked for.
+    spcd.env("SPCD_HEALTH_INTERVAL", "3600s");
+    spcd.write("a.spc", &reader("shop", source.port(), "one"));
+    spcd.start();
+    until(&hub.url, &["shop ready"]).await;
+    let done = spcd.spcd(&["reconnect", "shop"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    until_health(&hub.url, "shop", WELL).await;
+
+    let admin = source.url("postgres");
+    query(&admin, "ALTER ROLE reader PASSWORD 'two'").await;
+    let failed = spcd.spcd(&["reconnect", "shop"]);
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert!(
+        failed.stderr.contains("authentication failed"),
+        "{failed:?}"
+    );
+    assert_eq!(health(&hub.url, "shop", REFUSED).await, "t");
+    assert_eq!(refusals(), 1);
+    // The same by another block. Who asks is served after what that began.
+    spcd.write("a.spc", &reader("shop", source.port(), "three"));
+    eventually("the new password was refused", DEADLINE, || async {
+        (refusals() > 1).then_some(())
+    })
+    .await;
+    until_error(&hub.url, "shop", "authentication failed").await;
+    until_health(&hub.url, "shop", REFUSED).await;
+    let failed = spcd.spcd(&["reconnect", "shop"]);
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert_eq!(refusals(), 3);
+
+    query(&admin, "ALTER ROLE reader PASSWORD 'three'").await;
+    let done = spcd.spcd(&["reconnect", "shop"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    until_health(&hub.url, "shop", WELL).await;
+    assert_eq!(refusals(), 3);
+}
+
 /// By default it is asked through what was made for the connection, with the wrapper's own sessions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_through_the_connections_own_server_keeps_no_session() {

@@ -29,6 +29,7 @@ mod partial;
 mod pass;
 mod plain_words;
 mod query;
+mod requests;
 mod search_path;
 mod secrets;
 mod service;

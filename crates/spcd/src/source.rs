@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spcd_core::config::{Connection, Desired, Kind as ConnectionKind, Probe};
-use spcd_core::health::{Options, Schedule, Turn};
+use spcd_core::health::{Kind, Options, Schedule, Turn};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 
 use crate::daemon::MANY;
 use crate::hub::connect::{Endpoint, Session};
-use crate::hub::probe::Answer;
+use crate::hub::probe::{Answer, Failure};
 use crate::hub::waiting::is_stoppable;
 use crate::hub::{HubError, Limits};
 use crate::tunnel::Tunnels;
@@ -58,13 +58,21 @@ pub enum News {
 
 /// What the task is told.
 enum Order {
-    Watch(Vec<Watched>),
+    Watch {
+        watched: Vec<Watched>,
+        /// Those of which an import is under way.
+        busy: BTreeSet<String>,
+    },
     /// Somebody asks.
     Again(Vec<String>),
     /// An import says so.
-    Heard {
+    Heard { name: String, answered: bool },
+    /// An import says that the credentials were refused.
+    Refused {
         name: String,
-        answered: bool,
+        target_hash: String,
+        asked: bool,
+        failure: Failure,
     },
 }
 
@@ -76,6 +84,8 @@ pub struct Watch {
     watched: Vec<Watched>,
     /// Whom somebody wants to be asked.
     asking: BTreeSet<String>,
+    /// Those of them of which an import will tell more.
+    awaiting: BTreeSet<String>,
     _task: JoinSet<()>,
 }
 
@@ -118,6 +128,7 @@ impl Watch {
                 began: Instant::now(),
                 book: Book::new(known),
                 running: JoinSet::new(),
+                few: limits.are_few(),
                 lost: limits.lost_probes(),
                 found: mpsc::unbounded_channel(),
                 news: sender,
@@ -136,6 +147,7 @@ impl Watch {
             news,
             watched: Vec::new(),
             asking: BTreeSet::new(),
+            awaiting: BTreeSet::new(),
             _task: task,
         }
     }
@@ -147,6 +159,7 @@ impl Watch {
         desired: &Desired,
         defaults: Options,
         is_left_alone: impl Fn(&str, &Connection) -> bool,
+        is_running: impl Fn(&str) -> bool,
     ) {
         let watched = |connection: &&Arc<Connection>| {
             let probed = |probe: Probe| probe != Probe::None;
@@ -168,12 +181,20 @@ impl Watch {
                 .map(|one| one.connection.name.as_str())
                 .collect();
             self.asking.retain(|name| names.contains(name.as_str()));
-            let _ = self.orders.send(Order::Watch(watched));
+            self.awaiting.retain(|name| names.contains(name.as_str()));
+            let running = names.into_iter().filter(|name| is_running(name));
+            let busy = running.map(str::to_owned).collect();
+            let _ = self.orders.send(Order::Watch { watched, busy });
         }
     }
 
-    /// Has sources asked now, whatever failed before.
-    pub fn again<'a>(&mut self, names: impl IntoIterator<Item = &'a String>) {
+    /// Has sources asked now, whatever failed before. Where an import `is_running`, which asks too,
+    /// its end comes first: two attempts with credentials that are refused could lock the account.
+    pub fn again<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a String>,
+        is_running: impl Fn(&str) -> bool,
+    ) {
         let is_watched = |name: &&String| {
             let place = |one: &Watched| one.connection.name.as_str().cmp(name);
             self.watched.binary_search_by(place).is_ok()
@@ -181,7 +202,10 @@ impl Watch {
         let names: Vec<String> = names.into_iter().filter(is_watched).cloned().collect();
         if !names.is_empty() {
             self.asking.extend(names.iter().cloned());
-            let _ = self.orders.send(Order::Again(names));
+            let (later, now): (Vec<_>, Vec<_>) =
+                names.into_iter().partition(|name| is_running(name));
+            self.awaiting.extend(later);
+            let _ = self.orders.send(Order::Again(now));
         }
     }
 
@@ -189,6 +213,27 @@ impl Watch {
     pub fn heard(&self, name: &str, answered: bool) {
         let name = name.to_owned();
         let _ = self.orders.send(Order::Heard { name, answered });
+    }
+
+    /// An import is over, whatever came of it: who waits for it has the source asked now.
+    pub fn over(&mut self, name: &str) {
+        if self.awaiting.remove(name) {
+            let _ = self.orders.send(Order::Again(vec![name.to_owned()]));
+        }
+    }
+
+    /// An import met a source that refused its credentials: it is not asked again.
+    pub fn refused(&mut self, name: &str, target_hash: &str, text: &str) {
+        let failure = Failure {
+            kind: Kind::Authentication,
+            text: text.to_owned(),
+        };
+        let _ = self.orders.send(Order::Refused {
+            name: name.to_owned(),
+            target_hash: target_hash.to_owned(),
+            asked: self.awaiting.remove(name),
+            failure,
+        });
     }
 
     /// Whether somebody waits for this source to be asked.
@@ -238,6 +283,8 @@ struct Round {
     began: Instant,
     book: Book,
     running: JoinSet<()>,
+    /// There is hardly room for the sessions that are needed all the time.
+    few: bool,
     /// How many sources that did not answer are asked at a time.
     lost: usize,
     found: (mpsc::UnboundedSender<Found>, mpsc::UnboundedReceiver<Found>),
@@ -317,14 +364,14 @@ impl Round {
     fn order(&mut self, order: Order) {
         let now = self.now();
         match order {
-            Order::Watch(watched) => {
+            Order::Watch { watched, busy } => {
                 // Spread over the interval, so that a start does not ask all of them at once.
                 let first = |watched: &Watched| {
                     let name = &watched.connection.name;
                     let part = RandomState::new().hash_one(name) as f64 / u64::MAX as f64;
                     now + (watched.schedule.interval as f64 * part) as u64
                 };
-                self.book.watch(watched, now, first);
+                self.book.watch(watched, &busy, now, first);
             }
             Order::Again(names) => {
                 for name in names {
@@ -334,6 +381,18 @@ impl Round {
                 }
             }
             Order::Heard { name, answered } => self.book.heard(&name, answered, now),
+            Order::Refused {
+                name,
+                target_hash,
+                asked,
+                failure,
+            } => {
+                let why = failure.one_line();
+                let turn = (self.book).refused(&name, &target_hash, failure, asked, now);
+                if let Some(Turn::Lost) = turn {
+                    tracing::warn!(connection = name, "its source does not answer: {why}");
+                }
+            }
         }
     }
 
@@ -418,6 +477,9 @@ impl Round {
         };
         let sql = "SELECT spcd.publish_health($1, $2)";
         writer.client.execute(sql, &[&self.epoch, rows]).await?;
+        if self.few {
+            self.writer = None;
+        }
         Ok(())
     }
 }

@@ -288,6 +288,8 @@ impl Aggregators {
         let members: Vec<String> = members.flatten().cloned().collect();
         names.retain(|name| !self.members.contains_key(name));
         names.extend(members);
+        names.sort_unstable();
+        names.dedup();
         names
     }
 

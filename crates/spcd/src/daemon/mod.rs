@@ -133,6 +133,17 @@ impl<'a> Reign<'a> {
         let observer = endpoint.connect("observer").await?;
         let limits = Limits::read(&lead.control.client).await?;
         pool.fit(limits);
+        if limits.sessions < Limits::ENOUGH {
+            tracing::warn!(
+                sessions = limits.sessions,
+                "the server lets this role have few sessions, so that much takes longer; \
+                 `spcd doctor` says what to do"
+            );
+        }
+        if limits.are_few() {
+            // What is needed all the time has its place before what comes and goes.
+            pool.get().await?.give_back_after(&Ok::<_, HubError>(()));
+        }
         let (answered, held) = source::known(&lead.control.client).await?;
         let memory = Memory {
             held,

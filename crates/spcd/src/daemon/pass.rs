@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Value, json};
-use spcd_core::config::{Desired, Diagnostic, Severity};
+use spcd_core::config::{Connection, Desired, Diagnostic, Severity};
 use spcd_core::health::Kind;
 use spcd_core::observed::Observed;
 use spcd_core::plan::{self, Plan, Task, Work};
@@ -48,9 +48,7 @@ impl Reign<'_> {
         self.passes += 1;
         let client = &self.lead.control.client;
         // Requests first: what was saved before one was made is then seen by this pass.
-        let asked = self.requests.read(client, self.passes).await?;
-        let (asked, reconnected) = self.hold(asked).await?;
-        let client = &self.lead.control.client;
+        let mut asked = self.requests.read(client, self.passes).await?;
         // Beside the look, where somebody waits for both.
         let asked_early = wait || (altered.is_none() && self.requests.await_a_look());
         if asked_early {
@@ -59,14 +57,24 @@ impl Reign<'_> {
         let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
         let diagnostics = diagnostics_json(&diagnostics);
         self.memory.aggregators = Aggregators::of(&desired);
+        // Anybody may ask for anything: nothing is done for names that no connection has.
+        let is_known = |name: &str| {
+            observed.connections.contains_key(name) || desired.connections.contains_key(name)
+        };
+        for names in asked.iter_mut().filter_map(|asked| asked.names.as_mut()) {
+            names.retain(|name| is_known(name));
+        }
+        let (asked, reconnected) = self.hold(asked).await?;
         self.tunnels.keep(&desired);
         let changed = self.csv.look(&desired).await;
         self.memory.notice(changed);
         let defaults = *self.health.borrow();
         self.memory.reschedule(&desired, defaults);
         self.memory.recall(&desired, &mut observed, asked);
-        let held = &self.memory.held;
-        self.requests.looked(&desired, &observed, held);
+        let is_known = |name: &str| {
+            observed.connections.contains_key(name) || desired.connections.contains_key(name)
+        };
+        self.requests.looked(is_known, &self.memory.held);
         let looked = began.elapsed();
 
         let altered = match altered {
@@ -161,10 +169,13 @@ impl Reign<'_> {
         let Memory {
             held, aggregators, ..
         } = &self.memory;
-        watch.follow(desired, self.memory.health.defaults, |name, connection| {
+        let is_left_alone = |name: &str, connection: &Connection| {
             held.contains(name) || !(connection.enabled || aggregators.show(name))
-        });
-        watch.again(again);
+        };
+        let is_running = |name: &str| self.jobs.is_running(name);
+        let defaults = self.memory.health.defaults;
+        watch.follow(desired, defaults, is_left_alone, is_running);
+        watch.again(again, is_running);
     }
 
     /// Whether another pass is needed now that it is known what was altered. If not, that is what
@@ -329,6 +340,7 @@ impl Reign<'_> {
     pub(super) async fn finish(&mut self, finished: Finished) -> Result<bool, HubError> {
         let Finished { name, outcome } = finished;
         self.drift.ended(&name);
+        let over = name.clone();
         let mut again = self.memory.ask.contains(&name);
         let done = matches!(outcome, Outcome::Done);
         again |= self.memory.aggregators.follow(&name, done, &self.jobs);
@@ -364,10 +376,16 @@ impl Reign<'_> {
                 let before = self.memory.failures.get(&name);
                 let import = kind.map(|kind| (kind, self.memory.schedule(&name)));
                 let others = self.memory.failures.len();
-                let failure = Failure::after(before, target_hash, error, import, others);
-                if kind.is_some_and(|kind| kind != Kind::Other) {
-                    self.heard(&name, false);
+                match kind {
+                    Some(Kind::Authentication) => {
+                        if let Some(watch) = &mut self.watch {
+                            watch.refused(&name, &target_hash, &error);
+                        }
+                    }
+                    Some(Kind::Other) | None => {}
+                    Some(_) => self.heard(&name, false),
                 }
+                let failure = Failure::after(before, target_hash, error, import, others);
                 self.memory.failures.insert(name, failure);
             }
             Outcome::Later(reason) => {
@@ -384,6 +402,9 @@ impl Reign<'_> {
                 again = true;
                 self.memory.wake_later();
             }
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.over(&over);
         }
         self.answer_requests().await?;
         Ok(again)

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spcd_core::config::Desired;
-use spcd_core::observed::Observed;
 use tokio_postgres::Client;
 
 use crate::hub::HubError;
+
+/// So many names that no connection has are told; of the others, how many there are.
+const TOLD: usize = 3;
+/// No name is longer, in bytes; nor is it told with more characters.
+const LONGEST: usize = 63;
 
 /// The requests that were seen and not answered yet.
 #[derive(Default)]
@@ -18,7 +21,7 @@ pub struct Requests {
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub action: Action,
-    /// `None`: all.
+    /// `None`: all. In byte order, each once.
     pub names: Option<Vec<String>>,
 }
 
@@ -34,8 +37,10 @@ pub enum Action {
 
 struct Open {
     action: Action,
-    /// `None`: all.
+    /// `None`: all. In byte order, each once; once looked for, only those of connections.
     names: Option<Vec<String>>,
+    /// Those of them of which it was told that they are left alone.
+    held: BTreeSet<String>,
     /// The pass that saw it first.
     seen: u64,
     /// Whether a pass since then left nothing for later, and knew what was altered.
@@ -46,11 +51,19 @@ struct Open {
 impl Requests {
     /// Reads the requests that are new to a pass; returns what each asks for.
     pub async fn read(&mut self, client: &Client, pass: u64) -> Result<Vec<Asked>, HubError> {
-        let sql = "SELECT id, connections, action FROM spcd.refresh_request
+        // Whatever there is in the array: members that are NULL, or arrays of arrays.
+        let sql = "SELECT id, CASE WHEN connections IS NOT NULL THEN ARRAY(
+                       SELECT DISTINCT name FROM pg_catalog.unnest(connections) AS n (name)
+                       WHERE name IS NOT NULL) END, action
+                   FROM spcd.refresh_request
                    WHERE done_at IS NULL ORDER BY id";
         let mut new = Vec::new();
         for row in client.query(sql, &[]).await? {
-            let (id, names): (i64, Option<Vec<String>>) = (row.try_get(0)?, row.try_get(1)?);
+            let (id, mut names): (i64, Option<Vec<String>>) = (row.try_get(0)?, row.try_get(1)?);
+            if let Some(names) = &mut names {
+                // The database sorts in another order.
+                names.sort_unstable();
+            }
             let action = match row.try_get(2)? {
                 "reconnect" => Action::Reconnect,
                 "disconnect" => Action::Disconnect,
@@ -65,6 +78,7 @@ impl Requests {
                 Open {
                     action,
                     names,
+                    held: BTreeSet::new(),
                     seen: pass,
                     passed: false,
                     errors: Vec::new(),
@@ -76,22 +90,24 @@ impl Requests {
 
     /// A pass looked: who asks for a connection that is not there is told, and who asks for one that
     /// is left alone.
-    pub fn looked(&mut self, desired: &Desired, observed: &Observed, held: &BTreeSet<String>) {
-        let is_known = |name: &str| {
-            observed.connections.contains_key(name) || desired.connections.contains_key(name)
-        };
+    pub fn looked(&mut self, is_known: impl Fn(&str) -> bool, held: &BTreeSet<String>) {
         for open in self.open.values_mut().filter(|open| !open.passed) {
-            for name in open.names.iter().flatten() {
-                let error = match (is_known(name), open.action) {
-                    (false, _) => format!("no connection is named {name:?}"),
-                    (true, Action::Refresh) if held.contains(name) => format!(
+            let Some(names) = &mut open.names else {
+                continue;
+            };
+            let unknown: Vec<String> = names.extract_if(.., |name| !is_known(name)).collect();
+            if !unknown.is_empty() {
+                open.errors.push(no_connection(&unknown));
+            }
+            if open.action != Action::Refresh {
+                continue;
+            }
+            for name in names.iter().filter(|name| held.contains(*name)) {
+                if open.held.insert(name.clone()) {
+                    open.errors.push(format!(
                         "{name}: its source is left alone since somebody said `spcd disconnect`: \
                          `spcd reconnect {name}` ends that"
-                    ),
-                    _ => continue,
-                };
-                if !open.errors.contains(&error) {
-                    open.errors.push(error);
+                    ));
                 }
             }
         }
@@ -118,7 +134,7 @@ impl Requests {
     /// A job failed.
     pub fn failed(&mut self, name: &str, error: &str) {
         let concerns = |open: &&mut Open| match &open.names {
-            Some(names) => names.iter().any(|asked| asked == name),
+            Some(names) => (names.binary_search_by(|asked| asked.as_str().cmp(name))).is_ok(),
             None => true,
         };
         for open in self.open.values_mut().filter(concerns) {
@@ -157,5 +173,71 @@ impl Requests {
             client.execute(sql, &[&id, &error, &epoch]).await?;
         }
         Ok(())
+    }
+}
+
+/// That there are no connections of these names.
+fn no_connection(names: &[String]) -> String {
+    let told = |name: &String| match name.len() > LONGEST {
+        true => format!(
+            "{:?}",
+            name.chars().take(LONGEST).chain(['…']).collect::<String>()
+        ),
+        false => format!("{name:?}"),
+    };
+    let first: Vec<String> = names.iter().take(TOLD).map(told).collect();
+    let first = first.join(", ");
+    match names.len() - names.len().min(TOLD) {
+        0 => format!("no connection is named {first}"),
+        more => format!("no connection is named {first} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking(action: Action, names: Vec<String>) -> Requests {
+        let open = Open {
+            action,
+            names: Some(names),
+            held: BTreeSet::new(),
+            seen: 1,
+            passed: false,
+            errors: Vec::new(),
+        };
+        Requests {
+            open: BTreeMap::from([(1, open)]),
+        }
+    }
+
+    #[test]
+    fn names_that_no_connection_has_are_told_in_short_and_once() {
+        let names = ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
+        let mut requests = asking(Action::Reconnect, names);
+        let nothing = BTreeSet::new();
+        for _ in 0..2 {
+            requests.looked(|name| name == "c", &nothing);
+            let open = &requests.open[&1];
+            let told = "no connection is named \"a\", \"b\", \"d\" and 1 more";
+            assert_eq!(open.errors, [told]);
+            assert_eq!(open.names, Some(vec!["c".to_owned()]));
+        }
+        let mut requests = asking(Action::Refresh, vec!["ä".repeat(1_000_000)]);
+        requests.looked(|_| false, &nothing);
+        let told = format!("no connection is named \"{}…\"", "ä".repeat(LONGEST));
+        assert_eq!(requests.open[&1].errors, [told]);
+    }
+
+    #[test]
+    fn what_is_left_alone_is_told_once_to_who_asks_for_it() {
+        let names: Vec<String> = ["a", "b"].map(str::to_owned).to_vec();
+        let held = BTreeSet::from(["b".to_owned()]);
+        for (action, told) in [(Action::Refresh, 1), (Action::Reconnect, 0)] {
+            let mut requests = asking(action, names.clone());
+            requests.looked(|_| true, &held);
+            requests.looked(|_| true, &held);
+            assert_eq!(requests.open[&1].errors.len(), told);
+        }
     }
 }

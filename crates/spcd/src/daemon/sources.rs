@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use spcd_core::config::{HubSettings, OptionValue, Target};
+use spcd_core::health::Kind;
 use spcd_core::plan::{Comment, Import, Offer, Why};
 use spcd_core::shape::{self, Table};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::gate::{Gate, Pass, Place};
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::pool::{Pool, Pooled};
-use crate::hub::waiting::{Place as Seat, Risk, Waiting, is_stoppable};
+use crate::hub::waiting::{self, Place as Seat, Risk, Waiting, is_stoppable};
 use crate::hub::{HubError, Limits, apply, ask, comments};
 use crate::tunnel::Tunnels;
 
@@ -59,6 +60,8 @@ pub struct Sources {
     /// Where those wait that could not be reached soon.
     patient: Arc<Semaphore>,
     idle: Mutex<Vec<Arc<Waiter>>>,
+    /// One more of them is there.
+    freed: Notify,
     waiting: Arc<Waiting>,
     /// By what is asked: what all connections of one plugin instance share.
     sets: Mutex<BTreeMap<Shared, Arc<Set>>>,
@@ -157,9 +160,10 @@ impl Sources {
             pool,
             tunnels,
             brisk: Gate::new(BRISK),
-            slow: Arc::new(Semaphore::new(sessions / 2)),
-            patient: Arc::new(Semaphore::new(sessions / 4)),
+            slow: Arc::new(Semaphore::new((sessions / 2).max(1))),
+            patient: Arc::new(Semaphore::new((sessions / 4).max(1))),
             idle: Mutex::default(),
+            freed: Notify::new(),
             waiting: Waiting::new(sessions),
             sets: Mutex::default(),
             usual: AtomicU64::new(USUAL.as_micros() as u64),
@@ -325,8 +329,9 @@ impl Sources {
         };
         let answer = self.ask_within(first, risk, held).await;
         match &answer {
-            Err(HubError::Refused { code, .. })
+            Err(error @ HubError::Refused { code, .. })
                 if hasty.is_some()
+                    && error.kind() != Kind::Authentication
                     && *code == SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
                     // It was not refused: nothing came. The clock of libpq has whole seconds.
                     && began.elapsed() >= Duration::from_millis(900) =>
@@ -415,18 +420,21 @@ impl Sources {
     /// A session to wait in for a source, for so long.
     async fn open(&self, risk: Option<Risk>, deadline: Duration) -> Result<Borrowed<'_>, HubError> {
         let settings = self.endpoint.shared().settings();
-        let waiter = match self.idle_session(settings) {
-            Some(waiter) => waiter,
-            None => {
-                let place = match timeout(deadline, self.waiting.place()).await {
-                    Ok(place) => place,
-                    Err(_) => return Err(HubError::NoSession),
-                };
-                Arc::new(Waiter {
-                    session: self.connect().await?,
-                    _place: place,
-                })
+        let until = Instant::now() + deadline;
+        let waiter = loop {
+            if let Some(waiter) = self.idle_session(settings) {
+                break waiter;
             }
+            let place = tokio::select! {
+                biased;
+                place = self.waiting.place() => place,
+                () = self.freed.notified() => continue,
+                () = sleep_until(until) => return Err(HubError::NoSession),
+            };
+            break Arc::new(Waiter {
+                session: self.connect(deadline).await?,
+                _place: place,
+            });
         };
         let limit = Duration::from_millis(settings.statement_timeout);
         if !limit.is_zero() && limit <= deadline {
@@ -447,15 +455,18 @@ impl Sources {
         while let Some(waiter) = idle.pop() {
             let session = &waiter.session;
             if !session.client.is_closed() && session.settings == settings {
+                if !idle.is_empty() {
+                    self.freed.notify_one();
+                }
                 return Some(waiter);
             }
         }
         None
     }
 
-    async fn connect(&self) -> Result<Session, HubError> {
+    async fn connect(&self, within: Duration) -> Result<Session, HubError> {
         let opened = async {
-            let session = self.endpoint.connect("asking").await?;
+            let session = waiting::session(&self.endpoint, "asking", within).await?;
             let settings =
                 "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
             session.client.batch_execute(settings).await?;
@@ -553,6 +564,7 @@ impl Drop for Borrowed<'_> {
         // More were only needed while many kept us waiting.
         if idle.len() < BRISK {
             idle.push(self.waiter.clone());
+            self.sources.freed.notify_one();
         }
     }
 }

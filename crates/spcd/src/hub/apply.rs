@@ -14,15 +14,16 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::connect::{Endpoint, Session};
-use super::{HubError, Limits, lead};
+use super::{HubError, Limits, lead, waiting};
 use crate::telemetry::{Observation, observe};
 
 /// Batching small connections into one transaction pays up to 500 to 1,000 tables.
 const TABLES_PER_BATCH: usize = 1000;
 /// Above this one message of the batch's notification becomes several; it pays no more.
 const UNITS_PER_BATCH: usize = 250;
-/// Two sessions are 1.3 times as fast as one on two cores; four are slower.
-const SESSIONS: usize = 2;
+/// How long a session waits for room on the server, before what it should write is left to another
+/// attempt.
+const ROOM: Duration = Duration::from_secs(30);
 /// How often a write that failed in passing (a deadlock) is sent again before its job is told.
 const TRIES: usize = 3;
 
@@ -46,10 +47,12 @@ impl Writer {
             receiver,
             next: None,
             // Half of the lock table is for others.
-            locks: (limits.locks / 2 / SESSIONS).max(100),
+            locks: (limits.locks / 2 / limits.for_writers()).max(100),
         }));
-        for _ in 0..SESSIONS {
-            tokio::spawn(run(endpoint.clone(), epoch, queued.clone()));
+        // Two sessions are 1.3 times as fast as one on two cores; four are slower.
+        for _ in 0..limits.for_writers() {
+            let early = limits.are_few();
+            tokio::spawn(run(endpoint.clone(), epoch, queued.clone(), early));
         }
         Self { queue }
     }
@@ -77,8 +80,11 @@ struct Queue {
     locks: usize,
 }
 
-async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>) {
+async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>, early: bool) {
     let mut session: Option<Session> = None;
+    if early {
+        session = open(&endpoint, epoch).await;
+    }
     let mut settings = endpoint.shared().watch_settings();
     loop {
         let next = async {
@@ -124,7 +130,7 @@ async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>) {
 
 async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
     let opened = async {
-        let session = endpoint.connect("writer").await?;
+        let session = waiting::session(endpoint, "writer", ROOM).await?;
         let settings = format!(
             "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = {}",
             session.settings.lock_timeout

@@ -63,7 +63,7 @@ pub enum HubError {
 /// How much room the server has.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Sessions that it lets in.
+    /// Sessions that it lets us have, if nobody else has any.
     pub sessions: usize,
     /// Entries of its lock table that it vouches for; somewhat more fit into it.
     pub locks: usize,
@@ -72,10 +72,19 @@ pub struct Limits {
 impl Limits {
     /// Asks the server.
     pub async fn read(client: &Client) -> Result<Self, HubError> {
-        let sql = "SELECT s, l * (s + p) FROM (SELECT
+        // A superuser's own limit does not count, nor do the places that are kept for superusers.
+        let sql = "SELECT CASE WHEN r.rolsuper THEN s ELSE least(
+                       s - pg_catalog.current_setting('superuser_reserved_connections')::bigint
+                         - coalesce(pg_catalog.current_setting('reserved_connections', true)::bigint, 0),
+                       CASE WHEN r.rolconnlimit >= 0 THEN r.rolconnlimit END,
+                       CASE WHEN d.datconnlimit >= 0 THEN d.datconnlimit END) END,
+                       l * (s + p)
+                   FROM (SELECT
                        pg_catalog.current_setting('max_connections')::bigint,
                        pg_catalog.current_setting('max_locks_per_transaction')::bigint,
-                       pg_catalog.current_setting('max_prepared_transactions')::bigint) AS v (s, l, p)";
+                       pg_catalog.current_setting('max_prepared_transactions')::bigint) AS v (s, l, p),
+                       pg_catalog.pg_roles r, pg_catalog.pg_database d
+                   WHERE r.rolname = session_user AND d.datname = pg_catalog.current_database()";
         let row = client.query_one(sql, &[]).await?;
         let number = |column: usize| -> Result<usize, HubError> {
             Ok(usize::try_from(row.try_get::<_, i64>(column)?).unwrap_or_default())
@@ -90,17 +99,39 @@ impl Limits {
 /// Sources that do not answer are asked by so many probes at a time, at least and at most.
 const LOST: (usize, usize) = (4, 16);
 
+/// Sessions of the daemon's own, at most.
+const OWN: usize = 10;
+/// With fewer than so many it makes do with less, and lets go of what it does not use.
+const FEW: usize = 14;
+
 /// How the server's sessions are shared out, besides ten of the daemon's own. What is left, an eighth
 /// at least where it lets in 60 or more, is for others.
 impl Limits {
+    /// With fewer than so many, much is slower than it has to be.
+    pub const ENOUGH: usize = 20;
+
+    /// Whether there is hardly room for the daemon's own.
+    pub fn are_few(self) -> bool {
+        self.sessions < FEW
+    }
+
+    /// So many write.
+    pub fn for_writers(self) -> usize {
+        if self.are_few() { 1 } else { 2 }
+    }
+
     /// The pool may have so many.
     pub fn for_pool(self) -> usize {
-        (self.sessions / 10).max(2)
+        (self.sessions / 10).max(self.for_writers())
     }
 
     /// Imports may wait in so many, those that hang included.
     pub fn for_imports(self) -> usize {
-        (self.sessions / 3).clamp(8, 64)
+        let left = self.sessions.saturating_sub(OWN + self.for_pool());
+        let least = self.for_writers();
+        (self.sessions / 3)
+            .clamp(8, 64)
+            .min((left * 2 / 3).max(least))
     }
 
     /// So many sources that did not answer are probed at a time.
@@ -111,7 +142,9 @@ impl Limits {
     /// Probes may wait in so many, those that hang included, where so many are for sources that
     /// answer.
     pub fn for_probes(self, well: usize) -> usize {
-        well + 2 * self.lost_probes()
+        let others = OWN + self.for_pool() + self.for_imports();
+        let left = self.sessions.saturating_sub(others).max(1);
+        (well + 2 * self.lost_probes()).min(left)
     }
 }
 
@@ -217,4 +250,30 @@ fn describe(error: &DbError) -> String {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FEW, Limits, OWN};
+
+    #[test]
+    fn nothing_is_shared_out_that_is_not_there() {
+        for sessions in 0..300 {
+            let limits = Limits { sessions, locks: 0 };
+            let (imports, probes) = (limits.for_imports(), limits.for_probes(4));
+            assert!(imports >= 1 && probes >= 1 && limits.for_pool() >= 1);
+            let all = OWN + limits.for_pool() + imports + probes;
+            assert!(sessions < FEW || all <= sessions + 1, "{sessions}: {all}");
+        }
+        let hundred = Limits {
+            sessions: 100,
+            locks: 0,
+        };
+        let shared = (
+            hundred.for_pool(),
+            hundred.for_imports(),
+            hundred.for_probes(4),
+        );
+        assert_eq!(shared, (10, 33, 24));
+    }
 }

@@ -1,6 +1,7 @@
 //! What all of a daemon's sessions with the hub have in common: its settings, how things stand,
 //! and that a password that was refused is not sent again and again.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -41,6 +42,8 @@ pub struct Shared {
     state: watch::Sender<HubState>,
     refusal: Mutex<Option<Refusal>>,
     retry: Notify,
+    /// For what there was no session the last time, because the server had no room.
+    crowded: Mutex<BTreeSet<String>>,
 }
 
 /// The server said that it does not believe who asks.
@@ -62,6 +65,7 @@ impl Shared {
             state: watch::Sender::new(HubState::Connecting),
             refusal: Mutex::default(),
             retry: Notify::new(),
+            crowded: Mutex::default(),
         })
     }
 
@@ -141,6 +145,15 @@ impl Shared {
             passwords,
             told,
         });
+    }
+
+    /// Takes note of whether there was room for a session; whether that is news.
+    pub fn crowded(&self, purpose: &str, full: bool) -> bool {
+        let mut crowded = self.crowded.lock().unwrap_or_else(PoisonError::into_inner);
+        match full {
+            true => crowded.insert(purpose.to_owned()),
+            false => crowded.remove(purpose),
+        }
     }
 
     fn refusals(&self) -> std::sync::MutexGuard<'_, Option<Refusal>> {

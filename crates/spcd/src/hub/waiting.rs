@@ -10,11 +10,51 @@ use std::time::{Duration, Instant};
 
 use spcd_core::config::Target;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+
+use super::connect::{ConnectError, Endpoint, Session};
 
 /// How long one that hangs keeps its own source from being asked again, unless somebody wants that:
 /// where something in between swallows everything, it hangs for ever.
 const RISK: Duration = Duration::from_secs(3600);
+
+/// How long to wait until a server that had no room for a session is asked again: doubled each time.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Opens a session. Where the server has no room for it now, that is said once, and tried again for
+/// so long.
+///
+/// # Errors
+/// As [`Endpoint::connect`].
+pub async fn session(
+    endpoint: &Endpoint,
+    purpose: &str,
+    within: Duration,
+) -> Result<Session, ConnectError> {
+    let (began, mut pause) = (Instant::now(), PAUSE.0);
+    loop {
+        let result = endpoint.connect(purpose).await;
+        let full = result.as_ref().is_err_and(ConnectError::is_full);
+        let news = endpoint.shared().crowded(purpose, full);
+        let Err(error) = result else { return result };
+        if !full {
+            return Err(error);
+        }
+        if news {
+            let told = anyhow::Error::from(error);
+            tracing::warn!(
+                "there is no room for another session ({purpose}): {told:#}; trying again \
+                 until there is (`spcd doctor` says how many there should be)"
+            );
+            sleep(pause).await;
+        } else if began.elapsed() > within {
+            return Err(error);
+        } else {
+            sleep(pause).await;
+        }
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
 
 /// The places of those that wait for one purpose.
 pub struct Waiting {
@@ -67,6 +107,11 @@ impl Waiting {
             most_risks,
             hung: Mutex::default(),
         })
+    }
+
+    /// Whether all are taken.
+    pub fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
     }
 
     /// A place for a session, as soon as there is one.

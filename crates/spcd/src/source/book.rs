@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use spcd_core::health::{Breaker, Health, Kind, Outcome, Turn};
 
 use super::{News, Watched};
-use crate::hub::probe::Answer;
+use crate::hub::probe::{Answer, Failure};
 use crate::hub::waiting::crowd;
 
 /// How long to wait where the hub could not be asked, in milliseconds.
@@ -113,8 +113,15 @@ impl Book {
         }
     }
 
-    /// Watches these from now on. `first` says when a new one is asked first.
-    pub fn watch(&mut self, watched: Vec<Watched>, now: u64, first: impl Fn(&Watched) -> u64) {
+    /// Watches these from now on. `first` says when a new one is asked first. One that changed is
+    /// asked at once, unless it is one of the `busy`, whose import tells as much.
+    pub fn watch(
+        &mut self,
+        watched: Vec<Watched>,
+        busy: &BTreeSet<String>,
+        now: u64,
+        first: impl Fn(&Watched) -> u64,
+    ) {
         let mut before = take(&mut self.entries);
         for watched in watched {
             let name = watched.connection.name.clone();
@@ -127,6 +134,9 @@ impl Book {
                     entry.watched = watched;
                     if changed {
                         entry.again(now);
+                        if busy.contains(&name) {
+                            entry.health.next = Some(now.saturating_add(schedule.interval));
+                        }
                         self.changed.insert(name.clone());
                     } else {
                         let latest = now + schedule.pause_after(entry.health.attempts);
@@ -184,6 +194,32 @@ impl Book {
         }
     }
 
+    /// An import of a target says that the source refused its credentials: that is what a probe would
+    /// say, and another attempt could lock the account. `asked`: somebody waits to hear it.
+    pub fn refused(
+        &mut self,
+        name: &str,
+        target_hash: &str,
+        failure: Failure,
+        asked: bool,
+        now: u64,
+    ) -> Option<Turn> {
+        let entry = self.entries.get(name)?;
+        if entry.watched.connection.target_hash() != target_hash {
+            // It says nothing of what is wanted now.
+            if asked {
+                self.again(name, now);
+            }
+            return None;
+        }
+        if asked {
+            self.again(name, now);
+        } else if entry.probe.is_some() {
+            return None;
+        }
+        self.answered(name, Answer::Failed(failure), now)
+    }
+
     /// When the next one is to be asked for which there is room.
     pub fn next(&self, room: Room) -> Option<u64> {
         let first = |class: usize| self.due[class].first().map(|(due, _)| *due);
@@ -216,7 +252,7 @@ impl Book {
         if !entry.hung.is_empty() && (now < entry.not_before || !room.again) {
             // Another session would hang too, most likely.
             let within = std::time::Duration::from_millis(entry.watched.schedule.timeout);
-            let failure = crate::hub::probe::Failure::timeout(within);
+            let failure = Failure::timeout(within);
             self.answered(&name, Answer::Failed(failure), now);
             return None;
         }

@@ -80,7 +80,8 @@ impl Sessions {
 
     fn put(&self, prober: Prober) {
         let mut idle = self.idle();
-        if idle.len() < KEPT {
+        // Where there are few, others may need it more.
+        if idle.len() < KEPT && !self.waiting.is_full() {
             idle.push(prober);
         }
     }

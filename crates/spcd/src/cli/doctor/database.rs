@@ -7,6 +7,7 @@ use spcd_core::sql;
 use tokio_postgres::Client;
 
 use super::{Finding, bad, good};
+use crate::hub::Limits;
 
 /// The oldest server version that has everything spcd uses, as `server_version_num`.
 const OLDEST: i32 = 140_000;
@@ -59,6 +60,7 @@ pub async fn look(client: &Client, desired: &Desired) -> anyhow::Result<Vec<Find
     findings.extend(ownership(client, &facts).await?);
     findings.extend(wrappers(client, &facts, desired).await?);
     findings.extend(readers(client, &facts, desired).await?);
+    findings.push(sessions(client, &facts).await?);
     findings.extend(locks(client, desired).await?);
     findings.extend(statistics(client, &facts).await?);
     Ok(findings)
@@ -274,6 +276,38 @@ async fn readers(
             )
         }
     }])
+}
+
+/// How many sessions it may have.
+async fn sessions(client: &Client, facts: &Facts) -> anyhow::Result<Finding> {
+    let Facts { database, role, .. } = facts;
+    let (has, enough) = (Limits::read(client).await?.sessions, Limits::ENOUGH);
+    if has >= enough {
+        return Ok(good(format!("role {role} may have {has} sessions")));
+    }
+    let sql = "SELECT r.rolconnlimit, d.datconnlimit
+               FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
+               WHERE r.rolname = session_user AND d.datname = pg_catalog.current_database()";
+    let row = client.query_one(sql, &[]).await?;
+    let is_few =
+        |limit: i32| !facts.superuser && usize::try_from(limit).is_ok_and(|limit| limit < enough);
+    let mut cures = Vec::new();
+    if is_few(row.try_get(0)?) {
+        cures.push(format!("ALTER ROLE {role} CONNECTION LIMIT {enough};"));
+    }
+    if is_few(row.try_get(1)?) {
+        cures.push(format!(
+            "ALTER DATABASE {database} CONNECTION LIMIT {enough};"
+        ));
+    }
+    if cures.is_empty() {
+        let cure = "ALTER SYSTEM SET max_connections = 100;  -- then restart the server";
+        cures.push(cure.to_owned());
+    }
+    Ok(bad(
+        format!("role {role} may have {has} sessions only, and the daemon needs {enough}"),
+        cures.join("\n"),
+    ))
 }
 
 /// How much of the lock table the largest thing that may happen would take.

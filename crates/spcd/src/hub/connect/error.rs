@@ -59,6 +59,16 @@ impl ConnectError {
         })
     }
 
+    /// Whether the server lets in no more sessions now: its own limit, the role's or the database's.
+    pub fn is_full(&self) -> bool {
+        let (Self::Refused { source, .. } | Self::Unreachable { source, .. }) = self else {
+            return false;
+        };
+        source
+            .downcast_ref::<tokio_postgres::error::DbError>()
+            .is_some_and(|said| *said.code() == SqlState::TOO_MANY_CONNECTIONS)
+    }
+
     /// Whether the server is there and only the database is not.
     pub fn is_no_such_database(&self) -> bool {
         let Self::Refused { source, .. } = self else {

@@ -1,5 +1,6 @@
 //! Many sources under a clock that the test steps.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ fn sources(names: &[&str]) -> Vec<Watched> {
 
 fn book(names: &[&str]) -> Book {
     let mut book = Book::default();
-    book.watch(sources(names), 0, |_| 1_000);
+    book.watch(sources(names), &BTreeSet::new(), 0, |_| 1_000);
     book
 }
 
@@ -171,7 +172,7 @@ fn few_hang_in_a_wrapper_and_nobody_elses_sources_wait_for_that() {
     let all = [("a", "mysql"), ("b", "mysql"), ("c", "postgres")];
     let mut book = Book::default();
     let text: String = all.into_iter().map(block).collect();
-    book.watch(watched(&text), 0, |_| 1_000);
+    book.watch(watched(&text), &BTreeSet::new(), 0, |_| 1_000);
     let (number, first) = book.begin(ALL, 1_000).unwrap();
     assert_eq!(first.connection.name, "a");
     book.found(number, "a", gone(Kind::Timeout), 1_000);
@@ -254,10 +255,10 @@ fn another_target_is_asked_at_once_and_what_goes_is_forgotten() {
     );
     book.page(1_000);
     // The same again, and a label more: nothing changes.
-    book.watch(sources(&["a", "b"]), 2_000, |_| 9_000);
+    book.watch(sources(&["a", "b"]), &BTreeSet::new(), 2_000, |_| 9_000);
     assert_eq!((book.next(ALL), book.is_changed()), (Some(31_000), false));
     let other = "connection \"a\" {\n  plugin = \"postgres\"\n  password = \"new\"\n}\n";
-    book.watch(watched(other), 3_000, |_| 9_000);
+    book.watch(watched(other), &BTreeSet::new(), 3_000, |_| 9_000);
     assert_eq!(
         ask(&mut book, there()),
         ("a".into(), 3_000, Some(Turn::Restored))
@@ -292,7 +293,7 @@ fn what_an_earlier_leader_knew_is_gone_on_from() {
         ("c".to_owned(), true),
     ];
     let mut book = Book::new(known.into());
-    book.watch(sources(&["a", "b"]), 5, |_| 1_000);
+    book.watch(sources(&["a", "b"]), &BTreeSet::new(), 5, |_| 1_000);
     assert_eq!(
         ask(&mut book, there()),
         ("a".into(), 5, Some(Turn::Restored))

@@ -210,7 +210,7 @@ LEFT JOIN v ON v.connection_name = t.connection_name;
 -- Records what connections look like now. For a few each by itself, by a plan that is made once and
 -- goes from index to index: to plan it each time would take ten times as long as to do it.
 CREATE FUNCTION spcd.touch(p_names text[]) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_name text;
@@ -256,7 +256,7 @@ $$;
 -- same version. A mistake in that would cost a closer look, and no more. With "look_again" there is
 -- none, so that the next look is a closer one. It goes from index to index, as spcd.touch does.
 CREATE FUNCTION spcd.record(p_made jsonb) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
     INSERT INTO spcd.applied
         (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings,
@@ -300,10 +300,10 @@ END $$;
 --   what is there
 -- p_quiet: write the events but announce nothing (the caller announces a resync).
 -- It goes from index to index: a planner that does not know how few changes there are would read all
--- connections for each.
+-- connections for each. What has no index then seems so expensive that it would be compiled.
 CREATE FUNCTION spcd.publish(p_generation bigint, p_changes jsonb, p_quiet boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     v_message text;
 BEGIN

@@ -183,11 +183,13 @@ async fn register_pid(by: &Client, epoch: i64, session: &Client) -> Result<(), H
         .query_one("SELECT pg_catalog.pg_backend_pid()", &[])
         .await?
         .get(0);
+    // A server that shuts down may have ended the session already: then there is no row.
     by.execute(
-        "UPDATE spcd.daemon SET backends = backends || (
-             SELECT pg_catalog.jsonb_build_object('pid', pid, 'backend_start', backend_start)
-             FROM pg_catalog.pg_stat_activity WHERE pid = $2)
-         WHERE epoch = $1",
+        "UPDATE spcd.daemon
+         SET backends = backends || pg_catalog.jsonb_build_object('pid', a.pid,
+                                                                  'backend_start', a.backend_start)
+         FROM pg_catalog.pg_stat_activity a
+         WHERE epoch = $1 AND a.pid = $2",
         &[&epoch, &pid],
     )
     .await?;

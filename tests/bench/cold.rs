@@ -40,6 +40,9 @@ pub async fn fixed() {
     println!("## {all} static connections of {TABLES} tables x {COLUMNS} columns, all new");
     let server = server(&[]);
     let source = source(&server, TABLES).await;
+    let text: String = (0..all)
+        .map(|n| connection(&name(n), "app", server.port(), &source))
+        .collect();
     let [mut created, mut cloned, mut cpu, mut dropped] = [(); 4].map(|()| Turns::default());
     let mut resident = 0;
     for turn in 0..TURNS {
@@ -54,7 +57,9 @@ pub async fn fixed() {
             (Duration::ZERO, Duration::ZERO, [Duration::ZERO; 2]);
         for ours in order(turn) {
             if ours {
-                (took, spent) = all_new(&spcd, &hub, &server, &source, all).await;
+                let (daemon, backends) = (daemon_cpu(&spcd), server_cpu(&server));
+                took = saved(&spcd, &hub, &text, "c%", all).await;
+                spent = [daemon_cpu(&spcd) - daemon, server_cpu(&server) - backends];
             } else {
                 let text = |name: &str| frame(name, &server, &source) + &tables(name, TABLES);
                 bare_took = two_sessions(&bare.url, batches(all, &text)).await;
@@ -93,25 +98,12 @@ pub async fn fixed() {
     dropped.report(&format!("drop of {all} connections"), bare, 1.2);
 }
 
-/// How long it takes until all are ready, and the processor time of the daemon and of the backends
-/// meanwhile.
-async fn all_new(
-    spcd: &Spcd,
-    hub: &Database,
-    server: &Cluster,
-    source: &Database,
-    all: usize,
-) -> (Duration, [Duration; 2]) {
-    let text: String = (0..all)
-        .map(|n| connection(&name(n), "app", server.port(), source))
-        .collect();
-    let (daemon, backends) = (daemon_cpu(spcd), server_cpu(server));
+/// How long it takes from a save until so many connections of a pattern are ready.
+async fn saved(spcd: &Spcd, hub: &Database, text: &str, like: &str, all: usize) -> Duration {
     let began = Instant::now();
-    spcd.write("all.spc", &text);
-    until_ready(hub, "c%", all).await;
-    let took = began.elapsed();
-    let cpu = [daemon_cpu(spcd) - daemon, server_cpu(server) - backends];
-    (took, cpu)
+    spcd.write("all.spc", text);
+    until_ready(hub, like, all).await;
+    began.elapsed()
 }
 
 /// What is done to each connection, in transactions as big as pays.
@@ -203,10 +195,8 @@ pub async fn dynamic() {
         for is_ours in order(turn) {
             let before = server_cpu(&server);
             if is_ours {
-                let began = Instant::now();
-                spcd.write("all.spc", &text);
-                until_ready(&hub, "c%", all).await;
-                ours = (began.elapsed(), server_cpu(&server) - before);
+                let took = saved(&spcd, &hub, &text, "c%", all).await;
+                ours = (took, server_cpu(&server) - before);
             } else {
                 let took = two_sessions(&bare.url, (0..all).map(import).collect()).await;
                 imported = (took, server_cpu(&server) - before);
@@ -250,10 +240,7 @@ pub async fn listeners() {
                 }
                 sessions.push(client);
             }
-            let began = Instant::now();
-            spcd.write("all.spc", &text);
-            until_ready(&hub, "c%", all).await;
-            took[with] = began.elapsed();
+            took[with] = saved(&spcd, &hub, &text, "c%", all).await;
             spcd.stop();
         }
         // The first has the server's memory made, and counts for nothing.
@@ -297,10 +284,7 @@ pub async fn slow_sources() {
                 })
                 .flatten()
                 .collect();
-            let began = Instant::now();
-            spcd.write("all.spc", &text);
-            until_ready(&hub, "c_____", all).await;
-            took[with] = began.elapsed();
+            took[with] = saved(&spcd, &hub, &text, "c_____", all).await;
             spcd.kill9();
         }
         if turn > 0 {

@@ -46,7 +46,10 @@
 //!   second opinion on the language in the tests.
 //! - A pass begins what the files want before it knows what was altered behind its back: the sums of
 //!   row versions take ten times as long as all else of a look. What rests on them waits for them,
-//!   above all whatever would be called `ready`.
+//!   above all whatever would be called `ready`. An answer that is older than the end of a job of one
+//!   of those it names is asked for anew: it may tell what the job has mended.
+//! - An aggregator becomes `updating` in the same commit as a member that changes, though its views
+//!   are looked at only when the member is ready: who waits for it waits for what they will show.
 //! - A connection that is all right is kept as it was read, and shared by all passes until its text
 //!   or its plugin changes: ten thousand of them need not be made anew for one that changed.
 //! - A source is asked by an import that is rolled back, in a schema and with a server of a name
@@ -68,9 +71,11 @@
 //! | | [`health`] | whether a source answers: the schedule, the breaker, the kinds of failure |
 //! | `spcd` | `cli/` | one file a command |
 //! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), files of csv connections that changed (`files.rs`), requests |
-//! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`, `comments.rs`), apply, what people hung on it (`dependents.rs`), what Steampipe's clients look for |
+//! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`, `comments.rs`), apply, what people hung on it (`dependents.rs`), how many sessions may wait for sources and how many of them hang (`waiting.rs`), what Steampipe's clients look for |
 //! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
 //! | | `source/` | the sources, watched beside the loop: what is known of each (`book.rs`), the sessions that ask (`session.rs`) |
+//! | | `tunnel/` | ways to sources by ssh, kept open beside the loop |
+//! | | `http/`, `telemetry/` | what people look at: page, API, events, metrics; log and what is counted |
 //! | `spcd-client` | | for programs that query |
 //!
 //! Tests of pure things lie beside them; `tests/` drives the built binary against real servers.

@@ -192,5 +192,8 @@ JOIN pg_catalog.pg_attribute k ON k.attrelid = t.oid AND k.attnum > 0 AND NOT k.
 CROSS JOIN LATERAL (VALUES
     ('a grant on', k.attacl IS NOT NULL),
     ('the statistics target of', k.attstattarget >= 0),
-    ('the settings of', k.attoptions IS NOT NULL)) AS w (what, has)
+    -- By name: the server keeps entries of its own there (`pg_attver` since 15.20).
+    ('the settings of', EXISTS (
+        SELECT FROM pg_catalog.pg_options_to_table(k.attoptions) o
+        WHERE o.option_name IN ('n_distinct', 'n_distinct_inherited')))) AS w (what, has)
 WHERE t.is_table AND w.has";

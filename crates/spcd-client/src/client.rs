@@ -124,7 +124,7 @@ impl Client {
         Ok(&self.slot.get(until).await?.session.client)
     }
 
-    /// The rows of the named connections, or of all; see [`states`](crate::states).
+    /// The rows of the named connections, or of all; see [`states()`](crate::states()).
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {

@@ -17,26 +17,12 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// How many characters must be inserted, removed, replaced or swapped with their neighbour.
+/// Edit distance between two names in lower case; a swap of two neighbours counts as one edit.
 fn distance(from: &str, to: &str) -> usize {
-    let from: Vec<char> = from.chars().take(64).flat_map(char::to_lowercase).collect();
-    let to: Vec<char> = to.chars().take(64).flat_map(char::to_lowercase).collect();
-    let width = to.len() + 1;
-    let mut rows: Vec<Vec<usize>> = vec![(0..width).collect()];
-    for (i, a) in from.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in to.iter().enumerate() {
-            let mut cost = (rows[i][j] + usize::from(a != b))
-                .min(rows[i][j + 1] + 1)
-                .min(row[j] + 1);
-            if i > 0 && j > 0 && *a == to[j - 1] && from[i - 1] == *b {
-                cost = cost.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(cost);
-        }
-        rows.push(row);
-    }
-    rows[from.len()][to.len()]
+    // A name from a file may have any length; no name that spcd knows has so many characters.
+    let [from, to] = [from, to]
+        .map(|name| -> String { name.chars().take(64).flat_map(char::to_lowercase).collect() });
+    strsim::osa_distance(&from, &to)
 }
 
 #[cfg(test)]

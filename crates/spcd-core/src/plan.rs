@@ -1,7 +1,7 @@
 //! From what is wanted and what is there to what is to be done.
 //!
 //! [`plan`] decides; nothing after it makes a choice that it could have made. What it cannot know
-//! is what a source answers: [`settle`] turns that into statements, as purely.
+//! is what a source answers: [`settle()`] turns that into statements, as purely.
 
 mod comments;
 mod connection;

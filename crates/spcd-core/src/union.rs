@@ -1,6 +1,6 @@
 //! Aggregators: a view over the same-named tables of many connections, for each of their names.
 //!
-//! What a view shows is a function of what its members have, [`merge`]; how it comes to show it,
+//! What a view shows is a function of what its members have, [`merge()`]; how it comes to show it,
 //! from what is there, is [`changes`]. Above 80 members a view is one over hidden views of
 //! about 50 members each: a flat one over thousands exceeds the server's stack, plans slower, and
 //! is written anew as a whole when one member comes or goes.

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-const ALLOWED: [&str; 8] = [
+const ALLOWED: [&str; 9] = [
     "annotate-snippets",
     "csv",
     "hcl-rs",
@@ -13,6 +13,7 @@ const ALLOWED: [&str; 8] = [
     "serde_json",
     "sha2",
     "spcd-protocol",
+    "strsim",
     "thiserror",
 ];
 

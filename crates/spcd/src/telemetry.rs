@@ -1,12 +1,13 @@
 //! Where logs go: for people on a terminal, with fields to journald, else as JSON. What is counted
 //! besides is in [`observation`].
 
-mod journald;
 mod observation;
 
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::{Directive, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
@@ -14,7 +15,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::settings::Settings;
-use journald::Journald;
 pub use observation::{Observation, encode, observe};
 
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -30,7 +30,7 @@ pub fn start(settings: &Settings, daemon: bool) {
     let (filter, handle) = reload::Layer::new(filter);
     let terminal = std::io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(std::io::stderr);
-    let layer = match Journald::of_stderr() {
+    let layer = match journald() {
         Some(journald) => journald.boxed(),
         None if daemon && !terminal => lines.json().flatten_event(true).boxed(),
         None => lines.with_ansi(terminal).with_target(daemon).boxed(),
@@ -43,6 +43,30 @@ pub fn start(settings: &Settings, daemon: bool) {
     if let Some(error) = wrong {
         tracing::warn!("the log filter cannot be used: {error}; logging {default} instead");
     }
+}
+
+/// Returns the layer that writes to journald if standard error is connected to the journal, which
+/// systemd tells by its device and inode.
+fn journald() -> Option<tracing_journald::Layer> {
+    let stream = std::env::var("JOURNAL_STREAM").ok()?;
+    let stderr = std::fs::metadata("/proc/self/fd/2").ok()?;
+    if stream != format!("{}:{}", stderr.dev(), stderr.ino()) {
+        return None;
+    }
+    // As syslog names them; the library's own choice shows `info` as a notice.
+    let priorities = PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+    };
+    let layer = tracing_journald::layer().ok()?;
+    Some(
+        layer
+            .with_field_prefix(Some("SPCD".to_owned()))
+            .with_priority_mappings(priorities),
+    )
 }
 
 /// Logs by another filter from now on.

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 use spcd_core::config::{Given, Severity, Source, inspect};
-use spcd_core::spc::evaluate::Function;
-use spcd_core::spc::outline::{Outline, outline};
+use spcd_lang::evaluate::Function;
+use spcd_lang::outline::{Outline, outline};
 
 /// Where spcd means to differ, and why.
 const MEANT: [(&str, &str); 1] = [(

@@ -3,10 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spcd_core::spc::outline::{Outline, outline};
-use spcd_core::spc::value::Value;
+use spcd_lang::outline::{Outline, outline};
+use spcd_lang::value::Value;
 
-fn lookup(_: spcd_core::spc::evaluate::Function, argument: &str) -> Result<String, String> {
+fn lookup(_: spcd_lang::evaluate::Function, argument: &str) -> Result<String, String> {
     Ok(argument.to_owned())
 }
 

@@ -39,7 +39,7 @@
 //!
 //! # Why it is as it is
 //!
-//! - The parser of `.spc` files is our own ([`spc`]). `hcl-rs` stops at the first error of a text,
+//! - The parser of `.spc` files is our own ([`spcd_lang`]). `hcl-rs` stops at the first error of a text,
 //!   takes a newline inside quotes, so that a missing quote is reported lines too late, rounds
 //!   integers beyond 64 bits, and calls only bare function pointers, while the contract promises
 //!   all mistakes at their places, exact numbers, and functions that the edge hands in. It is the
@@ -64,7 +64,8 @@
 //! | crate | room | what is in it |
 //! |---|---|---|
 //! | `spcd-protocol` | | what daemon and clients share: statuses, rows, notifications |
-//! | `spcd-core` | [`spc`], [`config`], [`plugin`], [`pattern`], [`report`] | the language |
+//! | `spcd-lang` | | the language of `.spc` files: blocks, expressions, values, JSON form |
+//! | `spcd-core` | [`config`], [`plugin`], [`pattern`], [`report`] | from blocks to connections, and what is wrong in them |
 //! | | [`csv`] | what a file holds, as the server reads it |
 //! | | [`observed`], [`plan`], [`shape`], [`sql`] | from two pictures to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
@@ -86,7 +87,6 @@ pub mod csv;
 mod duration;
 mod hash;
 pub mod health;
-mod nearest;
 pub mod observed;
 pub mod pattern;
 pub mod plan;
@@ -95,6 +95,5 @@ pub mod report;
 pub mod search_path;
 pub mod secret;
 pub mod shape;
-pub mod spc;
 pub mod sql;
 pub mod union;

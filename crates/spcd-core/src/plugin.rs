@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use crate::config::Probe;
 use crate::health;
-use crate::spc::settings::Settings;
+use spcd_lang::settings::Settings;
 
 pub(crate) use definition::STEAMPIPE_ATTRIBUTES;
 pub(crate) use path::below;
@@ -199,8 +199,8 @@ pub fn shipped() -> &'static BTreeMap<String, Definition> {
     static DEFINITIONS: OnceLock<BTreeMap<String, Definition>> = OnceLock::new();
     DEFINITIONS.get_or_init(|| {
         let mut definitions = BTreeMap::new();
-        for piece in crate::spc::cut::cut(SHIPPED).pieces {
-            let parsed = crate::spc::parse::parse(&SHIPPED[piece.start..piece.end]);
+        for piece in spcd_lang::block_splitter::split_blocks(SHIPPED).pieces {
+            let parsed = spcd_lang::parse::parse(&SHIPPED[piece.start..piece.end]);
             let Some(block) = parsed.block else { continue };
             let Some(label) = block.labels.first() else {
                 continue;

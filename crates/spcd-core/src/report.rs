@@ -7,8 +7,8 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::config::{Diagnostic, Loaded, Severity, Source, public_settings, without_mark};
-use crate::spc::cut::TOP_LEVEL;
-use crate::spc::lex::{Kind, Lexer, Token};
+use spcd_lang::block_splitter::TOP_LEVEL;
+use spcd_lang::lex::{Lexer, Token, TokenKind};
 
 /// What stands for a value that may not be shown.
 pub const MASK: &str = "***";
@@ -245,25 +245,25 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
         return hidden_json(text);
     }
     let tokens: Vec<Token> = Lexer::new(text).collect();
-    let kind = |index: usize| tokens.get(index).map_or(Kind::End, |token| token.kind);
+    let kind = |index: usize| tokens.get(index).map_or(TokenKind::End, |token| token.kind);
     let mut hidden: Vec<Hidden> = Vec::new();
     // The types of the blocks that we are in.
     let mut blocks: Vec<&str> = Vec::new();
     let mut index = 0;
     while let Some(token) = tokens.get(index) {
         match token.kind {
-            Kind::Newline | Kind::End => index += 1,
-            Kind::CloseBrace => {
+            TokenKind::Newline | TokenKind::End => index += 1,
+            TokenKind::CloseBrace => {
                 blocks.pop();
                 index += 1;
             }
             // A header's brace on a line of its own.
-            Kind::OpenBrace => {
+            TokenKind::OpenBrace => {
                 blocks.push("");
                 index += 1;
             }
             // What is commented out may be a secret all the same.
-            Kind::Comment => {
+            TokenKind::Comment => {
                 hidden.push(Hidden {
                     range: token.start + 1..token.end,
                     key: None,
@@ -273,17 +273,17 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
             }
             _ => {
                 let mut brace = index + 1;
-                while matches!(kind(brace), Kind::Word | Kind::Quoted) {
+                while matches!(kind(brace), TokenKind::Word | TokenKind::Quoted) {
                     brace += 1;
                 }
-                if token.kind == Kind::Word && kind(brace) == Kind::OpenBrace {
+                if token.kind == TokenKind::Word && kind(brace) == TokenKind::OpenBrace {
                     blocks.push(token.text(text));
                     index = brace + 1;
                     continue;
                 }
                 let key: Option<Box<str>> =
-                    (token.kind == Kind::Word).then(|| token.text(text).into());
-                let assigned = matches!(kind(index + 1), Kind::Equal | Kind::Colon);
+                    (token.kind == TokenKind::Word).then(|| token.text(text).into());
+                let assigned = matches!(kind(index + 1), TokenKind::Equal | TokenKind::Colon);
                 let from = match (&key, assigned) {
                     // A word that nothing is assigned to may be a secret that was pasted here.
                     (Some(key), false) if TOP_LEVEL.contains(&&**key) => index + 1,
@@ -294,11 +294,11 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
                 let mut end = from;
                 loop {
                     match kind(end) {
-                        Kind::End => break,
-                        Kind::Newline if braces == 0 => break,
-                        Kind::CloseBrace if braces == 0 => break,
-                        Kind::OpenBrace => braces += 1,
-                        Kind::CloseBrace => braces -= 1,
+                        TokenKind::End => break,
+                        TokenKind::Newline if braces == 0 => break,
+                        TokenKind::CloseBrace if braces == 0 => break,
+                        TokenKind::OpenBrace => braces += 1,
+                        TokenKind::CloseBrace => braces -= 1,
                         _ => {}
                     }
                     end += 1;
@@ -335,27 +335,34 @@ fn is_whole(tokens: &[Token]) -> bool {
         return false;
     }
     let rest = match (first.kind, rest) {
-        (Kind::Word, [open, rest @ ..]) if open.kind == Kind::OpenParen => rest,
-        (Kind::OpenBracket, rest) => rest,
-        (Kind::Minus, rest) => return matches!(rest, [number] if number.kind == Kind::Number),
-        (Kind::Word, rest) => {
+        (TokenKind::Word, [open, rest @ ..]) if open.kind == TokenKind::OpenParen => rest,
+        (TokenKind::OpenBracket, rest) => rest,
+        (TokenKind::Minus, rest) => {
+            return matches!(rest, [number] if number.kind == TokenKind::Number);
+        }
+        (TokenKind::Word, rest) => {
             let mut rest = rest.iter();
-            return rest.all(|token| matches!(token.kind, Kind::Dot | Kind::Word));
+            return rest.all(|token| matches!(token.kind, TokenKind::Dot | TokenKind::Word));
         }
         (_, rest) => return rest.is_empty(),
     };
-    let opens = |kind| matches!(kind, Kind::OpenBracket | Kind::OpenParen | Kind::OpenBrace);
+    let opens = |kind| {
+        matches!(
+            kind,
+            TokenKind::OpenBracket | TokenKind::OpenParen | TokenKind::OpenBrace
+        )
+    };
     let closes = |kind| {
         matches!(
             kind,
-            Kind::CloseBracket | Kind::CloseParen | Kind::CloseBrace
+            TokenKind::CloseBracket | TokenKind::CloseParen | TokenKind::CloseBrace
         )
     };
     let mut depth = 1_usize;
     for token in rest {
         match token.kind {
-            Kind::Comment => return false,
-            kind if depth == 0 || kind == Kind::Equal => return false,
+            TokenKind::Comment => return false,
+            kind if depth == 0 || kind == TokenKind::Equal => return false,
             kind if opens(kind) => depth += 1,
             kind if closes(kind) => depth -= 1,
             _ => {}
@@ -367,23 +374,27 @@ fn is_whole(tokens: &[Token]) -> bool {
 /// In JSON, everything that is not the name before a `:`.
 fn hidden_json(text: &str) -> Vec<Hidden> {
     let tokens: Vec<Token> = Lexer::new(text)
-        .filter(|token| token.kind != Kind::Newline)
+        .filter(|token| token.kind != TokenKind::Newline)
         .collect();
     let mut hidden = Vec::new();
     let mut key: Option<Box<str>> = None;
     let mut depth = 0_usize;
     for (index, token) in tokens.iter().enumerate() {
         match token.kind {
-            Kind::OpenBrace => depth += 1,
-            Kind::CloseBrace => depth = depth.saturating_sub(1),
-            Kind::Quoted
+            TokenKind::OpenBrace => depth += 1,
+            TokenKind::CloseBrace => depth = depth.saturating_sub(1),
+            TokenKind::Quoted
                 if tokens
                     .get(index + 1)
-                    .is_some_and(|next| next.kind == Kind::Colon) =>
+                    .is_some_and(|next| next.kind == TokenKind::Colon) =>
             {
                 key = Some(token.text(text).trim_matches('"').into());
             }
-            Kind::OpenBracket | Kind::CloseBracket | Kind::Comma | Kind::Colon | Kind::End => {}
+            TokenKind::OpenBracket
+            | TokenKind::CloseBracket
+            | TokenKind::Comma
+            | TokenKind::Colon
+            | TokenKind::End => {}
             _ => {
                 let key = key.clone().filter(|_| depth == 3);
                 hidden.push(Hidden {

@@ -12,7 +12,7 @@ use spcd_core::config::{
 };
 use spcd_core::health::Options;
 use spcd_core::report::{Style, render};
-use spcd_core::spc::evaluate::Function;
+use spcd_lang::evaluate::Function;
 
 fn lookup(function: Function, directory: &str, argument: &str) -> Result<String, String> {
     match (function, directory, argument) {

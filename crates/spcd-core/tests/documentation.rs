@@ -12,7 +12,7 @@ use spcd_core::config::{Cache, Given, Severity, Source, load};
 use spcd_core::observed::{Extension, Observed};
 use spcd_core::plan;
 use spcd_core::plugin::shipped;
-use spcd_core::spc::evaluate::Function;
+use spcd_lang::evaluate::Function;
 
 fn examples(name: &str) -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))

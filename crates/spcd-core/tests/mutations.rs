@@ -8,7 +8,7 @@ use std::path::Path;
 use spcd_core::config::{Cache, Given, Source, load};
 use spcd_core::pattern::Pattern;
 use spcd_core::report::{Style, render};
-use spcd_core::spc::evaluate::Function;
+use spcd_lang::evaluate::Function;
 
 /// Marsaglia's xorshift: enough to choose what to break.
 struct Random(u64);

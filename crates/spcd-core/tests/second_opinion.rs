@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
-use spcd_core::spc::outline::outline;
+use spcd_lang::outline::outline;
 
 /// A body's attributes as JSON, by both.
 fn both(text: &str) -> (serde_json::Value, serde_json::Value) {

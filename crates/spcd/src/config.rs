@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use spcd_core::config::{Cache, Doubt, Given, Inspection, Loaded, inspect, load};
-use spcd_core::spc::evaluate::Function;
+use spcd_lang::evaluate::Function;
 
 use crate::files::{DirState, Files, Look, Place, Places};
 use crate::service;

@@ -2,7 +2,7 @@
 
 use spcd_core::config::{Cache, Given, Source, load};
 use spcd_core::report::{Style, render};
-use spcd_core::spc::evaluate::Function;
+use spcd_lang::evaluate::Function;
 
 pub fn read(path: &str, text: &str) {
     let sources = [Source {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::plugins::{Instances, Resolved};
 use super::{Connection, Import, Kind, Target, TargetHash};
 use crate::health;
-use crate::nearest::nearest;
 use crate::pattern::Pattern;
 use crate::plugin::{Context, Definition, OWN_ATTRIBUTES, OWN_BLOCKS, target};
-use crate::spc::evaluate::Lookup;
-use crate::spc::settings::{Section, Settings};
-use crate::spc::syntax::{Block, Expression, ExpressionKind, Problem, Span, Step};
-use crate::spc::value::Value;
+use spcd_lang::evaluate::Lookup;
+use spcd_lang::nearest::nearest;
+use spcd_lang::settings::{Section, Settings};
+use spcd_lang::syntax::{Block, Expression, ExpressionKind, Problem, Span, Step};
+use spcd_lang::value::Value;
 
 /// A connection with its values, for `check`.
 #[derive(Debug, Clone)]

@@ -9,12 +9,12 @@ use super::load::{Given, look_up};
 use super::place::Text;
 use super::{Diagnostic, Severity, Source};
 use crate::health;
-use crate::nearest::nearest;
 use crate::secret::Secret;
-use crate::spc::parse;
-use crate::spc::settings::Settings;
-use crate::spc::syntax::{Problem, Span};
-use crate::spc::value::Value;
+use spcd_lang::nearest::nearest;
+use spcd_lang::parse;
+use spcd_lang::settings::Settings;
+use spcd_lang::syntax::{Problem, Span};
+use spcd_lang::value::Value;
 
 /// What can be set, with what it must be.
 const KNOWN: [(&str, &str); 9] = [

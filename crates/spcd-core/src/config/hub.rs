@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::nearest::nearest;
-use crate::spc::settings::Section;
-use crate::spc::syntax::Problem;
+use spcd_lang::nearest::nearest;
+use spcd_lang::settings::Section;
+use spcd_lang::syntax::Problem;
 
 /// What can be set: the name, what holds where nothing is said, the least and the most. All but
 /// `pool_size` are milliseconds.

@@ -8,13 +8,13 @@ use super::options;
 use super::place::Text;
 use super::plugins::{Instances, PluginBlock};
 use super::{Desired, Diagnostic, Severity, Source};
-use crate::nearest::nearest;
-use crate::spc::cut::{Piece, Pieces, TOP_LEVEL, cut};
-use crate::spc::evaluate::Function;
-use crate::spc::parse::Parsed;
-use crate::spc::syntax::{Block, Problem, Span};
-use crate::spc::value::Value;
-use crate::spc::{json, parse};
+use spcd_lang::block_splitter::{Piece, Pieces, TOP_LEVEL, split_blocks};
+use spcd_lang::evaluate::Function;
+use spcd_lang::nearest::nearest;
+use spcd_lang::parse::Parsed;
+use spcd_lang::syntax::{Block, Problem, Span};
+use spcd_lang::value::Value;
+use spcd_lang::{json, parse};
 
 mod blocks;
 mod cache;
@@ -221,7 +221,7 @@ impl<'a, 'g> Pass<'a, 'g> {
             return;
         }
         let pieces = cache.pieces(key([&source.path, text]), || {
-            let Pieces { pieces, open } = cut(text);
+            let Pieces { pieces, open } = split_blocks(text);
             let key = |piece: Piece| (key([&source.path, &text[piece.start..piece.end]]), piece);
             (pieces.into_iter().map(key).collect(), open)
         });

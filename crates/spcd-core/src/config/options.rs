@@ -1,10 +1,10 @@
 //! `options` blocks at the top of a file.
 
 use super::DatabaseOptions;
-use crate::nearest::nearest;
-use crate::spc::settings::Settings;
-use crate::spc::syntax::{Problem, Span};
-use crate::spc::value::Value;
+use spcd_lang::nearest::nearest;
+use spcd_lang::settings::Settings;
+use spcd_lang::syntax::{Problem, Span};
+use spcd_lang::value::Value;
 
 /// The blocks that there are; all but `database` are read and have no effect.
 pub(super) const NAMES: [&str; 8] = [

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use super::{Diagnostic, Severity};
-use crate::spc::syntax::Problem;
+use spcd_lang::syntax::Problem;
 
 /// A file's text, and where its lines begin once somebody has asked.
 pub(crate) struct Text<'a> {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::connection;
 use super::load::{Key, key};
 use crate::plugin::{Definition, PluginName, STEAMPIPE_ATTRIBUTES, definition_of, is_shipped};
-use crate::spc::evaluate::Lookup;
-use crate::spc::settings::Settings;
-use crate::spc::syntax::{Block, Problem};
+use spcd_lang::evaluate::Lookup;
+use spcd_lang::settings::Settings;
+use spcd_lang::syntax::{Block, Problem};
 
 /// A `plugin` block, for `check`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -159,7 +159,7 @@ impl Instances {
             Some([index, ..]) => self.resolved(*index),
             _ => {
                 let labels = self.by_label.keys().map(String::as_str);
-                let hint = crate::nearest::nearest(label, labels)
+                let hint = spcd_lang::nearest::nearest(label, labels)
                     .map(|near| format!("did you mean `plugin.{near}`?"));
                 let hint =
                     hint.or_else(|| Some(format!("write a block `plugin \"{label}\" {{ … }}`")));

@@ -4,9 +4,9 @@
 use std::fmt;
 
 use crate::hash::hash;
-use crate::nearest::nearest;
-use crate::spc::settings::{Section, Settings};
-use crate::spc::syntax::{Problem, Span};
+use spcd_lang::nearest::nearest;
+use spcd_lang::settings::{Section, Settings};
+use spcd_lang::syntax::{Problem, Span};
 
 const KNOWN: [&str; 5] = ["host", "user", "port", "key", "known_hosts"];
 

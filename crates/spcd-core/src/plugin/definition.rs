@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Definition, PluginName};
 use crate::config::Probe;
-use crate::nearest::nearest;
-use crate::spc::settings::{Setting, Settings};
-use crate::spc::syntax::Problem;
-use crate::spc::value::Value;
+use spcd_lang::nearest::nearest;
+use spcd_lang::settings::{Setting, Settings};
+use spcd_lang::syntax::Problem;
+use spcd_lang::value::Value;
 
 /// What a definition says.
 const ATTRIBUTES: [&str; 31] = [

@@ -6,11 +6,11 @@ use super::path::{absolute, below, is_plain};
 use super::words::{self, Words};
 use super::{Definition, files, libpq};
 use crate::config::{Csv, Import, OptionValue, Ssh, Target, Tunnel};
-use crate::nearest::nearest;
 use crate::secret::Secret;
-use crate::spc::settings::{Section, Setting, Settings};
-use crate::spc::syntax::{Problem, Span};
-use crate::spc::value::Value;
+use spcd_lang::nearest::nearest;
+use spcd_lang::settings::{Section, Setting, Settings};
+use spcd_lang::syntax::{Problem, Span};
+use spcd_lang::value::Value;
 
 /// Attributes that spcd itself reads in a connection; never a part of the plugin's configuration.
 pub(crate) const OWN_ATTRIBUTES: [&str; 6] = [

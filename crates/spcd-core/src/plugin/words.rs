@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::Definition;
 use crate::config::OptionValue;
 use crate::duration;
-use crate::nearest::nearest;
-use crate::spc::syntax::Span;
+use spcd_lang::nearest::nearest;
+use spcd_lang::syntax::Span;
 
 /// A message and the way out.
 pub(super) type Wrong = (String, String);

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use spcd_core::config::{Inspection, Kind, Loaded, PluginBlock, Severity, Source, View};
 use spcd_core::report::{self, MASK, Style};
-use spcd_core::spc::value::Value;
+use spcd_lang::value::Value;
 
 use super::CheckArgs;
 use crate::config::Config;

@@ -8,10 +8,10 @@ use super::{Given, Item, Pass};
 use crate::aggregate::{Candidate, circles, members};
 use crate::config::connection::{self, Read, View, refused};
 use crate::config::{Connection, DatabaseOptions, Kind, options, plugins};
-use crate::spc::evaluate::Function;
-use crate::spc::settings::Settings;
-use crate::spc::syntax::{Block, Problem, Span};
-use crate::spc::value::Value;
+use spcd_lang::evaluate::Function;
+use spcd_lang::settings::Settings;
+use spcd_lang::syntax::{Block, Problem, Span};
+use spcd_lang::value::Value;
 
 impl Pass<'_, '_> {
     pub(super) fn plugin(

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::config::Connection;
-use crate::spc::cut::Piece;
-use crate::spc::parse::Parsed;
-use crate::spc::syntax::Problem;
+use spcd_lang::block_splitter::Piece;
+use spcd_lang::parse::Parsed;
+use spcd_lang::syntax::Problem;
 
 /// What the blocks said when they were read last, by their file and text.
 ///

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Item, Loaded, Pass};
 use crate::config::{Diagnostic, Doubt, Severity};
-use crate::spc::syntax::{Block, Problem};
+use spcd_lang::syntax::{Block, Problem};
 
 /// How many diagnostics of one file are told; the rest is counted.
 const MAX_DIAGNOSTICS: usize = 100;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::lex::{Flaw, Kind, Lexer, Token};
+use super::lex::{Flaw, Lexer, Token, TokenKind};
 use super::syntax::{Attribute, Block, Body, Expression, ExpressionKind, Label, Problem, Span};
 
 /// How deep blocks, expressions and templates may be nested in each other: far beyond what
@@ -10,17 +10,17 @@ use super::syntax::{Attribute, Block, Body, Expression, ExpressionKind, Label, P
 pub(super) const MAX_DEPTH: usize = 64;
 
 /// How many problems of one block are kept; the rest is counted.
-pub(crate) const MAX_PROBLEMS: usize = 100;
+pub const MAX_PROBLEMS: usize = 100;
 
 /// What a piece of a file turned out to be.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Parsed {
+pub struct Parsed {
     /// The block, if its type could be read. An attribute at the top of a file is none.
-    pub(crate) block: Option<Block>,
+    pub block: Option<Block>,
     /// What is wrong with it.
-    pub(crate) problems: Vec<Problem>,
+    pub problems: Vec<Problem>,
     /// How many more problems there are.
-    pub(crate) further: usize,
+    pub further: usize,
 }
 
 /// The problem has been noted already.
@@ -29,15 +29,15 @@ pub(super) struct Noted;
 
 pub(super) type Result<T> = std::result::Result<T, Noted>;
 
-/// Reads a piece as [`super::cut::cut`] makes them.
-pub(crate) fn parse(text: &str) -> Parsed {
+/// Reads a piece as [`super::block_splitter::split_blocks`] makes them.
+pub fn parse(text: &str) -> Parsed {
     let mut parser = Parser::new(text);
     let mut body = Body::default();
     parser.skip_newlines();
     let first = parser.peek();
     match first.kind {
-        Kind::Word => parser.item(&mut body, &mut HashSet::new()),
-        Kind::CloseBrace => {
+        TokenKind::Word => parser.item(&mut body, &mut HashSet::new()),
+        TokenKind::CloseBrace => {
             parser.problem(
                 Problem::new(parser.span_of(&first), "this brace closes nothing")
                     .hint("remove it, or the `}` before it that ended its block too early"),
@@ -51,10 +51,10 @@ pub(crate) fn parse(text: &str) -> Parsed {
     }
     parser.skip_newlines();
     let rest = parser.peek();
-    if rest.kind != Kind::End && parser.problems.is_empty() {
+    if rest.kind != TokenKind::End && parser.problems.is_empty() {
         let mut problem =
             Problem::new(parser.span_of(&rest), "expected a new line after the block");
-        if rest.kind == Kind::CloseBrace {
+        if rest.kind == TokenKind::CloseBrace {
             problem =
                 Problem::new(parser.span_of(&rest), "this brace closes nothing").hint("remove it");
         }
@@ -76,7 +76,7 @@ pub(crate) fn parse(text: &str) -> Parsed {
 }
 
 /// Reads a whole text as a block's body: attributes and blocks, and nothing around them.
-pub(crate) fn parse_body(text: &str) -> (Body, Vec<Problem>) {
+pub fn parse_body(text: &str) -> (Body, Vec<Problem>) {
     let mut parser = Parser::new(text);
     let mut body = Body::default();
     loop {
@@ -86,7 +86,7 @@ pub(crate) fn parse_body(text: &str) -> (Body, Vec<Problem>) {
             body.blocks.extend(more.blocks);
         }
         let token = parser.peek();
-        if token.kind == Kind::End {
+        if token.kind == TokenKind::End {
             return (body, parser.problems);
         }
         let span = parser.span_of(&token);
@@ -127,7 +127,7 @@ impl<'a> Parser<'a> {
         Self {
             text,
             tokens: Lexer::new(text)
-                .filter(|token| token.kind != Kind::Comment)
+                .filter(|token| token.kind != TokenKind::Comment)
                 .collect(),
             at: 0,
             multiline: false,
@@ -154,7 +154,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Takes the next token if it is of that kind.
-    pub(super) fn take(&mut self, kind: Kind) -> Option<Token> {
+    pub(super) fn take(&mut self, kind: TokenKind) -> Option<Token> {
         (self.peek().kind == kind).then(|| self.next())
     }
 
@@ -165,7 +165,7 @@ impl<'a> Parser<'a> {
             .last()
             .map_or(self.text.len(), |token| token.end);
         let past = Token {
-            kind: Kind::End,
+            kind: TokenKind::End,
             start: end,
             end,
             flaw: None,
@@ -177,7 +177,7 @@ impl<'a> Parser<'a> {
         while self
             .tokens
             .get(self.at)
-            .is_some_and(|token| token.kind == Kind::Newline)
+            .is_some_and(|token| token.kind == TokenKind::Newline)
         {
             self.at += 1;
         }
@@ -190,7 +190,7 @@ impl<'a> Parser<'a> {
     pub(super) fn span_of(&self, token: &Token) -> Span {
         // A newline or the end shows as the place just after what stands before it.
         match token.kind {
-            Kind::Newline | Kind::End => self.span(token.start, token.start + 1),
+            TokenKind::Newline | TokenKind::End => self.span(token.start, token.start + 1),
             _ => self.span(token.start, token.end),
         }
     }
@@ -212,18 +212,20 @@ impl<'a> Parser<'a> {
         }
         let text = token.text(self.text);
         let found = match token.kind {
-            Kind::Newline => "the end of the line".to_owned(),
-            Kind::End => "the end".to_owned(),
+            TokenKind::Newline => "the end of the line".to_owned(),
+            TokenKind::End => "the end".to_owned(),
             // What a word, number or text says may be a secret.
-            Kind::Word => "a word".to_owned(),
-            Kind::Number => "a number".to_owned(),
-            Kind::Quoted | Kind::Heredoc => "a text".to_owned(),
-            Kind::Unknown if !is_mark(text) => "a character that has no meaning here".to_owned(),
+            TokenKind::Word => "a word".to_owned(),
+            TokenKind::Number => "a number".to_owned(),
+            TokenKind::Quoted | TokenKind::Heredoc => "a text".to_owned(),
+            TokenKind::Unknown if !is_mark(text) => {
+                "a character that has no meaning here".to_owned()
+            }
             _ => format!("`{text}`"),
         };
         let problem = Problem::new(span, format!("expected {expected}, found {found}"));
         self.problem(match mark_hint(text) {
-            Some(hint) if token.kind == Kind::Unknown => problem.hint(hint),
+            Some(hint) if token.kind == TokenKind::Unknown => problem.hint(hint),
             _ => problem,
         })
     }
@@ -268,14 +270,14 @@ impl<'a> Parser<'a> {
         let span = self.span_of(&name);
         let next = self.peek();
         match next.kind {
-            Kind::Equal | Kind::Colon | Kind::EqualEqual => {
+            TokenKind::Equal | TokenKind::Colon | TokenKind::EqualEqual => {
                 self.next();
                 if !seen.insert(text) {
                     let problem =
                         Problem::new(span, format!("`{text}` is written twice in this block"));
                     self.problem(problem.hint("keep one of the two"));
                 }
-                if next.kind != Kind::Equal {
+                if next.kind != TokenKind::Equal {
                     let span = self.span_of(&next);
                     let found = next.text(self.text);
                     let message = format!("expected `=` after `{text}`, found `{found}`");
@@ -298,7 +300,7 @@ impl<'a> Parser<'a> {
                 }
                 Ok(())
             }
-            Kind::Word | Kind::Quoted | Kind::OpenBrace => {
+            TokenKind::Word | TokenKind::Quoted | TokenKind::OpenBrace => {
                 let block = self.block(text, span)?;
                 if body
                     .attributes
@@ -316,7 +318,8 @@ impl<'a> Parser<'a> {
                     self.span_of(&next),
                     "expected `=` and a value after this name, or `{` for a block",
                 );
-                let hint = mark_hint(next.text(self.text)).filter(|_| next.kind == Kind::Unknown);
+                let hint =
+                    mark_hint(next.text(self.text)).filter(|_| next.kind == TokenKind::Unknown);
                 Err(self.problem(problem.hint(hint.unwrap_or("write `name = value`"))))
             }
         }
@@ -325,14 +328,20 @@ impl<'a> Parser<'a> {
     /// An attribute's value and the end of its line.
     fn value(&mut self) -> Result<Expression> {
         let first = self.peek();
-        if matches!(first.kind, Kind::Newline | Kind::End | Kind::CloseBrace) {
+        if matches!(
+            first.kind,
+            TokenKind::Newline | TokenKind::End | TokenKind::CloseBrace
+        ) {
             let span = self.span_of(&first);
             let problem = Problem::new(span, "expected a value after `=`");
             return Err(self.problem(problem.hint("write a text in quotes, a number, a list …")));
         }
         let value = self.expression()?;
         let after = self.peek();
-        if matches!(after.kind, Kind::Newline | Kind::End | Kind::CloseBrace) {
+        if matches!(
+            after.kind,
+            TokenKind::Newline | TokenKind::End | TokenKind::CloseBrace
+        ) {
             return Ok(value);
         }
         if after.flaw == Some(Flaw::Quote) {
@@ -343,15 +352,15 @@ impl<'a> Parser<'a> {
         let span = self.span_of(&after);
         let problem = Problem::new(span, "expected a new line after the value");
         let hint = match after.kind {
-            Kind::Comma => "attributes are ended by a new line: remove the comma",
-            Kind::Quoted => "several texts are a list: `[\"…\", \"…\"]`",
-            Kind::Word if self.token(self.at + 1).kind == Kind::Equal => {
+            TokenKind::Comma => "attributes are ended by a new line: remove the comma",
+            TokenKind::Quoted => "several texts are a list: `[\"…\", \"…\"]`",
+            TokenKind::Word if self.token(self.at + 1).kind == TokenKind::Equal => {
                 "write each attribute on its own line"
             }
-            Kind::Unknown if after.text(self.text) == ";" => {
+            TokenKind::Unknown if after.text(self.text) == ";" => {
                 "attributes are ended by a new line: remove the `;`"
             }
-            Kind::Unknown => {
+            TokenKind::Unknown => {
                 mark_hint(after.text(self.text)).unwrap_or("put a text in quotes: `\"…\"`")
             }
             _ => "put a text in quotes: `\"…\"`",
@@ -365,7 +374,7 @@ impl<'a> Parser<'a> {
         let open = loop {
             let token = self.peek();
             match token.kind {
-                Kind::Word => {
+                TokenKind::Word => {
                     let text = token.text(self.text);
                     labels.push(Label {
                         text: text.into(),
@@ -373,7 +382,7 @@ impl<'a> Parser<'a> {
                     });
                     self.next();
                 }
-                Kind::Quoted if token.flaw.is_none() => {
+                TokenKind::Quoted if token.flaw.is_none() => {
                     self.next();
                     let text = self.label(&token)?;
                     labels.push(Label {
@@ -381,13 +390,13 @@ impl<'a> Parser<'a> {
                         span: self.span_of(&token),
                     });
                 }
-                Kind::OpenBrace => break self.next(),
-                Kind::Newline => {
+                TokenKind::OpenBrace => break self.next(),
+                TokenKind::Newline => {
                     let mut next = self.at;
-                    while self.token(next).kind == Kind::Newline {
+                    while self.token(next).kind == TokenKind::Newline {
                         next += 1;
                     }
-                    if self.token(next).kind == Kind::OpenBrace {
+                    if self.token(next).kind == TokenKind::OpenBrace {
                         let brace = self.token(next);
                         let problem = Problem::new(
                             self.span_of(&brace),
@@ -404,7 +413,9 @@ impl<'a> Parser<'a> {
                     )));
                 }
                 // As in other languages: `connection "name": {`, `connection "name" = {`.
-                Kind::Equal | Kind::Colon if self.token(self.at + 1).kind == Kind::OpenBrace => {
+                TokenKind::Equal | TokenKind::Colon
+                    if self.token(self.at + 1).kind == TokenKind::OpenBrace =>
+                {
                     let span = self.span_of(&token);
                     let mark = token.text(self.text);
                     let message = format!("expected `{{` after a block's labels, found `{mark}`");
@@ -412,7 +423,7 @@ impl<'a> Parser<'a> {
                     self.problem(problem.hint(format!("remove the `{mark}`")));
                     self.next();
                 }
-                Kind::Equal if labels.len() == 1 => {
+                TokenKind::Equal if labels.len() == 1 => {
                     let message = "a name before `=` is one word without spaces";
                     let span = self.span_of(&token);
                     return Err(self.problem(Problem::new(span, message)));
@@ -424,13 +435,16 @@ impl<'a> Parser<'a> {
         let body = self.deeper(Self::body);
         self.multiline = outer;
         let body = body?;
-        let Some(close) = self.take(Kind::CloseBrace) else {
+        let Some(close) = self.take(TokenKind::CloseBrace) else {
             let token = self.peek();
             return Err(self.unexpected(&token, "`}`"));
         };
         // Two blocks, or a block and something else, on one line would be hard to read.
         let after = self.token(self.at);
-        if !matches!(after.kind, Kind::Newline | Kind::End | Kind::CloseBrace) {
+        if !matches!(
+            after.kind,
+            TokenKind::Newline | TokenKind::End | TokenKind::CloseBrace
+        ) {
             let span = self.span_of(&after);
             self.problem(Problem::new(span, "expected a new line after the block"));
         }
@@ -452,9 +466,9 @@ impl<'a> Parser<'a> {
             self.skip_newlines();
             let token = self.peek();
             match token.kind {
-                Kind::CloseBrace | Kind::End => break,
-                Kind::Word => self.item(&mut body, &mut seen),
-                Kind::Quoted if self.token(self.at + 1).kind == Kind::Equal => {
+                TokenKind::CloseBrace | TokenKind::End => break,
+                TokenKind::Word => self.item(&mut body, &mut seen),
+                TokenKind::Quoted if self.token(self.at + 1).kind == TokenKind::Equal => {
                     let span = self.span_of(&token);
                     let problem =
                         Problem::new(span, "an attribute's name is written without quotes");
@@ -478,18 +492,18 @@ impl<'a> Parser<'a> {
         let mut braces = 0_usize;
         for index in begin..self.at {
             match self.token(index).kind {
-                Kind::OpenBrace => braces += 1,
-                Kind::CloseBrace => braces = braces.saturating_sub(1),
+                TokenKind::OpenBrace => braces += 1,
+                TokenKind::CloseBrace => braces = braces.saturating_sub(1),
                 _ => {}
             }
         }
         loop {
             match self.token(self.at).kind {
-                Kind::End => return,
-                Kind::OpenBrace => braces += 1,
-                Kind::CloseBrace if braces == 0 => return,
-                Kind::CloseBrace => braces -= 1,
-                Kind::Newline if braces == 0 && self.item_follows() => return,
+                TokenKind::End => return,
+                TokenKind::OpenBrace => braces += 1,
+                TokenKind::CloseBrace if braces == 0 => return,
+                TokenKind::CloseBrace => braces -= 1,
+                TokenKind::Newline if braces == 0 && self.item_follows() => return,
                 _ => {}
             }
             self.at += 1;
@@ -499,19 +513,24 @@ impl<'a> Parser<'a> {
     /// Whether what follows the newlines here looks like the beginning of an item.
     fn item_follows(&self) -> bool {
         let mut index = self.at;
-        while self.token(index).kind == Kind::Newline {
+        while self.token(index).kind == TokenKind::Newline {
             index += 1;
         }
         match self.token(index).kind {
-            Kind::CloseBrace | Kind::End => return true,
-            Kind::Word => {}
+            TokenKind::CloseBrace | TokenKind::End => return true,
+            TokenKind::Word => {}
             _ => return false,
         }
         loop {
             index += 1;
             match self.token(index).kind {
-                Kind::Word | Kind::Quoted => {}
-                kind => return matches!(kind, Kind::Equal | Kind::Colon | Kind::OpenBrace),
+                TokenKind::Word | TokenKind::Quoted => {}
+                kind => {
+                    return matches!(
+                        kind,
+                        TokenKind::Equal | TokenKind::Colon | TokenKind::OpenBrace
+                    );
+                }
             }
         }
     }

@@ -8,34 +8,44 @@ use super::value::{Value, write_quoted};
 
 /// The values of a body's attributes, and its nested blocks.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Settings {
-    pub(crate) list: Vec<Setting>,
-    pub(crate) sections: Vec<Section>,
+pub struct Settings {
+    /// Attributes, in the order of the text.
+    pub list: Vec<Setting>,
+    /// Nested blocks, in the order of the text.
+    pub sections: Vec<Section>,
     /// Attributes that are there but have no value, which has been said.
-    pub(crate) broken: Vec<Box<str>>,
+    pub broken: Vec<Box<str>>,
 }
 
 /// An attribute with its value.
 #[derive(Debug, Clone)]
-pub(crate) struct Setting {
-    pub(crate) name: Box<str>,
-    pub(crate) span: Span,
-    pub(crate) value: Value,
-    pub(crate) value_span: Span,
+pub struct Setting {
+    /// The attribute's name.
+    pub name: Box<str>,
+    /// Where the name stands.
+    pub span: Span,
+    /// What it evaluates to.
+    pub value: Value,
+    /// Where the expression stands.
+    pub value_span: Span,
 }
 
 /// A nested block.
 #[derive(Debug, Clone)]
-pub(crate) struct Section {
-    pub(crate) kind: Box<str>,
-    pub(crate) span: Span,
-    pub(crate) labels: Vec<Box<str>>,
-    pub(crate) settings: Settings,
+pub struct Section {
+    /// The block's type.
+    pub kind: Box<str>,
+    /// Where the type stands.
+    pub span: Span,
+    /// Its labels.
+    pub labels: Vec<Box<str>>,
+    /// Its body.
+    pub settings: Settings,
 }
 
 impl Settings {
     /// Computes all values of a body but those of the attributes left out.
-    pub(crate) fn of(
+    pub fn of(
         body: &Body,
         without: &[&str],
         lookup: &mut Lookup<'_>,
@@ -87,24 +97,24 @@ impl Settings {
     }
 
     /// The attribute of that name, unless it is null.
-    pub(crate) fn get(&self, name: &str) -> Option<&Setting> {
+    pub fn get(&self, name: &str) -> Option<&Setting> {
         self.list
             .iter()
             .find(|setting| *setting.name == *name && setting.value != Value::Null)
     }
 
     /// Whether it was written, even if it has no value.
-    pub(crate) fn was_written(&self, name: &str) -> bool {
+    pub fn was_written(&self, name: &str) -> bool {
         self.get(name).is_some() || self.broken.iter().any(|broken| **broken == *name)
     }
 
     /// The attribute's text; numbers and bools are converted.
-    pub(crate) fn text(&self, name: &str, problems: &mut Vec<Problem>) -> Option<String> {
+    pub fn text(&self, name: &str, problems: &mut Vec<Problem>) -> Option<String> {
         self.get(name)?.text(problems)
     }
 
     /// The attribute's bool.
-    pub(crate) fn boolean(&self, name: &str, problems: &mut Vec<Problem>) -> Option<bool> {
+    pub fn boolean(&self, name: &str, problems: &mut Vec<Problem>) -> Option<bool> {
         let setting = self.get(name)?;
         match &setting.value {
             Value::Bool(value) => Some(*value),
@@ -122,7 +132,7 @@ impl Settings {
     }
 
     /// The attribute's texts: a list of them, or a single one.
-    pub(crate) fn texts(&self, name: &str, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
+    pub fn texts(&self, name: &str, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
         let setting = self.get(name)?;
         let values = match &setting.value {
             Value::List(values) => values.as_slice(),
@@ -140,7 +150,7 @@ impl Settings {
     }
 
     /// Attributes and blocks as one object, in the shape of HCL's JSON syntax.
-    pub(crate) fn object(&self) -> BTreeMap<Box<str>, Value> {
+    pub fn object(&self) -> BTreeMap<Box<str>, Value> {
         let mut object: BTreeMap<Box<str>, Value> = BTreeMap::new();
         for setting in &self.list {
             object.insert(setting.name.clone(), setting.value.clone());
@@ -154,12 +164,7 @@ impl Settings {
 
     /// The body as HCL in one canonical form: attributes in byte order, then blocks as written.
     /// `without` tells by name, and whether it is a block's, what is left out.
-    pub(crate) fn write_hcl(
-        &self,
-        out: &mut String,
-        indent: usize,
-        without: &dyn Fn(&str, bool) -> bool,
-    ) {
+    pub fn write_hcl(&self, out: &mut String, indent: usize, without: &dyn Fn(&str, bool) -> bool) {
         let mut list: Vec<&Setting> = self
             .list
             .iter()
@@ -194,7 +199,7 @@ impl Settings {
 
 impl Setting {
     /// Its text; numbers and bools are converted.
-    pub(crate) fn text(&self, problems: &mut Vec<Problem>) -> Option<String> {
+    pub fn text(&self, problems: &mut Vec<Problem>) -> Option<String> {
         let text = self.value.as_text();
         if text.is_none() {
             let message = format!(

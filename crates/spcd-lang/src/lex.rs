@@ -1,52 +1,84 @@
-//! Bytes to tokens. Nothing is an error here: what no token begins with is [`Kind::Unknown`], and
+//! Bytes to tokens. Nothing is an error here: what no token begins with is [`TokenKind::Unknown`], and
 //! a quote, heredoc or comment that stays open is a token with a [`Flaw`].
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum TokenKind {
+    /// The end of a line.
     Newline,
+    /// A comment, without its newline.
     Comment,
+    /// An identifier or keyword.
     Word,
+    /// A number literal.
     Number,
     /// A quoted template, with its quotes.
     Quoted,
     /// From `<<` to the end of the line with the marker, without that line's newline.
     Heredoc,
+    /// `{`
     OpenBrace,
+    /// `}`
     CloseBrace,
+    /// `[`
     OpenBracket,
+    /// `]`
     CloseBracket,
+    /// `(`
     OpenParen,
+    /// `)`
     CloseParen,
+    /// `,`
     Comma,
+    /// `.`
     Dot,
+    /// `...`
     Ellipsis,
+    /// `=`
     Equal,
+    /// `:`
     Colon,
+    /// `=>`
     Arrow,
+    /// `?`
     Question,
+    /// `+`
     Plus,
+    /// `-`
     Minus,
+    /// `*`
     Star,
+    /// `/`
     Slash,
+    /// `%`
     Percent,
+    /// `!`
     Bang,
+    /// `&&`
     And,
+    /// `||`
     Or,
+    /// `==`
     EqualEqual,
+    /// `!=`
     NotEqual,
+    /// `<`
     Less,
+    /// `<=`
     LessEqual,
+    /// `>`
     Greater,
+    /// `>=`
     GreaterEqual,
     /// One character that begins nothing.
     Unknown,
+    /// The end of the text.
     End,
 }
 
 /// What a token lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flaw {
+pub enum Flaw {
     /// The closing quote before the end of the line.
     Quote,
     /// The line with the heredoc's marker.
@@ -57,30 +89,35 @@ pub(crate) enum Flaw {
 
 /// A token: byte offsets into the text it was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Token {
-    pub(crate) kind: Kind,
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    pub(crate) flaw: Option<Flaw>,
+pub struct Token {
+    /// What it is.
+    pub kind: TokenKind,
+    /// The offset of its first byte.
+    pub start: usize,
+    /// The offset after its last byte.
+    pub end: usize,
+    /// What it lacks, if anything.
+    pub flaw: Option<Flaw>,
 }
 
 impl Token {
     /// Its text.
-    pub(crate) fn text<'a>(&self, text: &'a str) -> &'a str {
+    pub fn text<'a>(&self, text: &'a str) -> &'a str {
         text.get(self.start..self.end).unwrap_or("")
     }
 }
 
-/// The tokens of a text, in order; ends with one [`Kind::End`].
+/// The tokens of a text, in order; ends with one [`TokenKind::End`].
 #[derive(Debug, Clone)]
-pub(crate) struct Lexer<'a> {
+pub struct Lexer<'a> {
     text: &'a str,
     at: usize,
     ended: bool,
 }
 
 impl<'a> Lexer<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
+    /// Starts at the beginning of a text.
+    pub fn new(text: &'a str) -> Self {
         Self {
             text,
             at: 0,
@@ -104,20 +141,20 @@ impl<'a> Lexer<'a> {
         let mut flaw = None;
         let Some(&first) = self.text.as_bytes().get(start) else {
             return Token {
-                kind: Kind::End,
+                kind: TokenKind::End,
                 start,
                 end: start,
                 flaw,
             };
         };
         let (kind, length) = match (first, self.byte(1)) {
-            (b'\n', _) => (Kind::Newline, 1),
-            (b'#', _) | (b'/', b'/') => (Kind::Comment, line_end(self.text, start) - start),
+            (b'\n', _) => (TokenKind::Newline, 1),
+            (b'#', _) | (b'/', b'/') => (TokenKind::Comment, line_end(self.text, start) - start),
             (b'/', b'*') => match self.text[start + 2..].find("*/") {
-                Some(length) => (Kind::Comment, length + 4),
+                Some(length) => (TokenKind::Comment, length + 4),
                 None => {
                     flaw = Some(Flaw::Comment);
-                    (Kind::Comment, self.text.len() - start)
+                    (TokenKind::Comment, self.text.len() - start)
                 }
             },
             (b'"', _) => {
@@ -125,51 +162,51 @@ impl<'a> Lexer<'a> {
                 if !closed {
                     flaw = Some(Flaw::Quote);
                 }
-                (Kind::Quoted, end - start)
+                (TokenKind::Quoted, end - start)
             }
-            (b'0'..=b'9', _) => (Kind::Number, self.number_length()),
+            (b'0'..=b'9', _) => (TokenKind::Number, self.number_length()),
             (b'<', b'<') => match heredoc(self.text, start) {
                 Some(heredoc) => {
                     if !heredoc.closed {
                         flaw = Some(Flaw::Heredoc);
                     }
-                    (Kind::Heredoc, heredoc.end - start)
+                    (TokenKind::Heredoc, heredoc.end - start)
                 }
-                None => (Kind::Less, 1),
+                None => (TokenKind::Less, 1),
             },
-            (b'{', _) => (Kind::OpenBrace, 1),
-            (b'}', _) => (Kind::CloseBrace, 1),
-            (b'[', _) => (Kind::OpenBracket, 1),
-            (b']', _) => (Kind::CloseBracket, 1),
-            (b'(', _) => (Kind::OpenParen, 1),
-            (b')', _) => (Kind::CloseParen, 1),
-            (b',', _) => (Kind::Comma, 1),
-            (b'.', b'.') if self.byte(2) == b'.' => (Kind::Ellipsis, 3),
-            (b'.', _) => (Kind::Dot, 1),
-            (b'=', b'=') => (Kind::EqualEqual, 2),
-            (b'=', b'>') => (Kind::Arrow, 2),
-            (b'=', _) => (Kind::Equal, 1),
-            (b':', _) => (Kind::Colon, 1),
-            (b'?', _) => (Kind::Question, 1),
-            (b'+', _) => (Kind::Plus, 1),
-            (b'-', _) => (Kind::Minus, 1),
-            (b'*', _) => (Kind::Star, 1),
-            (b'/', _) => (Kind::Slash, 1),
-            (b'%', _) => (Kind::Percent, 1),
-            (b'!', b'=') => (Kind::NotEqual, 2),
-            (b'!', _) => (Kind::Bang, 1),
-            (b'&', b'&') => (Kind::And, 2),
-            (b'|', b'|') => (Kind::Or, 2),
-            (b'<', b'=') => (Kind::LessEqual, 2),
-            (b'<', _) => (Kind::Less, 1),
-            (b'>', b'=') => (Kind::GreaterEqual, 2),
-            (b'>', _) => (Kind::Greater, 1),
+            (b'{', _) => (TokenKind::OpenBrace, 1),
+            (b'}', _) => (TokenKind::CloseBrace, 1),
+            (b'[', _) => (TokenKind::OpenBracket, 1),
+            (b']', _) => (TokenKind::CloseBracket, 1),
+            (b'(', _) => (TokenKind::OpenParen, 1),
+            (b')', _) => (TokenKind::CloseParen, 1),
+            (b',', _) => (TokenKind::Comma, 1),
+            (b'.', b'.') if self.byte(2) == b'.' => (TokenKind::Ellipsis, 3),
+            (b'.', _) => (TokenKind::Dot, 1),
+            (b'=', b'=') => (TokenKind::EqualEqual, 2),
+            (b'=', b'>') => (TokenKind::Arrow, 2),
+            (b'=', _) => (TokenKind::Equal, 1),
+            (b':', _) => (TokenKind::Colon, 1),
+            (b'?', _) => (TokenKind::Question, 1),
+            (b'+', _) => (TokenKind::Plus, 1),
+            (b'-', _) => (TokenKind::Minus, 1),
+            (b'*', _) => (TokenKind::Star, 1),
+            (b'/', _) => (TokenKind::Slash, 1),
+            (b'%', _) => (TokenKind::Percent, 1),
+            (b'!', b'=') => (TokenKind::NotEqual, 2),
+            (b'!', _) => (TokenKind::Bang, 1),
+            (b'&', b'&') => (TokenKind::And, 2),
+            (b'|', b'|') => (TokenKind::Or, 2),
+            (b'<', b'=') => (TokenKind::LessEqual, 2),
+            (b'<', _) => (TokenKind::Less, 1),
+            (b'>', b'=') => (TokenKind::GreaterEqual, 2),
+            (b'>', _) => (TokenKind::Greater, 1),
             _ => match word_length(&self.text[start..]) {
                 0 => (
-                    Kind::Unknown,
+                    TokenKind::Unknown,
                     self.text[start..].chars().next().map_or(1, char::len_utf8),
                 ),
-                length => (Kind::Word, length),
+                length => (TokenKind::Word, length),
             },
         };
         self.at = start + length;
@@ -210,27 +247,28 @@ impl Iterator for Lexer<'_> {
             return None;
         }
         let token = self.next_token();
-        self.ended = token.kind == Kind::End;
+        self.ended = token.kind == TokenKind::End;
         Some(token)
     }
 }
 
 /// A heredoc's parts, as byte offsets into the text it was found in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Heredoc {
+pub struct Heredoc {
     /// `<<-`: the lines' common indentation is no part of the value.
-    pub(crate) indented: bool,
+    pub indented: bool,
     /// The marker's word.
-    pub(crate) marker: (usize, usize),
+    pub marker: (usize, usize),
     /// The value's lines, the last one's newline included.
-    pub(crate) body: (usize, usize),
+    pub body: (usize, usize),
     /// The end of the closing marker.
-    pub(crate) end: usize,
-    pub(crate) closed: bool,
+    pub end: usize,
+    /// Whether the closing marker is there.
+    pub closed: bool,
 }
 
 /// The heredoc that begins with the `<<` at `start`, if one does.
-pub(crate) fn heredoc(text: &str, start: usize) -> Option<Heredoc> {
+pub fn heredoc(text: &str, start: usize) -> Option<Heredoc> {
     let indented = text[start + 2..].starts_with('-');
     let from = start + 2 + usize::from(indented);
     let length = word_length(&text[from..]);
@@ -267,7 +305,7 @@ pub(crate) fn heredoc(text: &str, start: usize) -> Option<Heredoc> {
 }
 
 /// How many bytes of an identifier `text` begins with.
-pub(crate) fn word_length(text: &str) -> usize {
+pub fn word_length(text: &str) -> usize {
     let mut length = 0;
     for character in text.chars() {
         let belongs = match character {
@@ -285,7 +323,7 @@ pub(crate) fn word_length(text: &str) -> usize {
 }
 
 /// The offset of the line's newline, or of the text's end.
-pub(crate) fn line_end(text: &str, from: usize) -> usize {
+pub fn line_end(text: &str, from: usize) -> usize {
     text.as_bytes()
         .get(from..)
         .and_then(|rest| rest.iter().position(|&byte| byte == b'\n'))
@@ -294,7 +332,7 @@ pub(crate) fn line_end(text: &str, from: usize) -> usize {
 
 /// The end of the quoted template that begins at `start`, and whether it is closed. An open one
 /// ends with its line: a quoted text cannot hold a newline, except within `${…}`.
-pub(crate) fn quoted_end(text: &str, start: usize) -> (usize, bool) {
+pub fn quoted_end(text: &str, start: usize) -> (usize, bool) {
     let bytes = text.as_bytes();
     // One entry for each template we are in: `None` between quotes, `Some(braces)` within `${`.
     let mut modes: Vec<Option<usize>> = vec![None];
@@ -340,9 +378,9 @@ pub(crate) fn quoted_end(text: &str, start: usize) -> (usize, bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Flaw, Kind, Lexer};
+    use super::{Flaw, Lexer, TokenKind};
 
-    fn kinds(text: &str) -> Vec<(Kind, &str)> {
+    fn kinds(text: &str) -> Vec<(TokenKind, &str)> {
         Lexer::new(text)
             .map(|token| (token.kind, token.text(text)))
             .collect()
@@ -354,22 +392,22 @@ mod tests {
         assert_eq!(
             kinds(text),
             [
-                (Kind::Word, "a-b"),
-                (Kind::Equal, "="),
-                (Kind::Quoted, "\"x${ {y = \"}\"} }\""),
-                (Kind::Comment, "# c\r"),
-                (Kind::Newline, "\n"),
-                (Kind::OpenBracket, "["),
-                (Kind::Number, "1.5e3"),
-                (Kind::Comma, ","),
-                (Kind::Number, "2"),
-                (Kind::Ellipsis, "..."),
-                (Kind::CloseBracket, "]"),
-                (Kind::Unknown, "→"),
-                (Kind::Heredoc, "<<-E\n  }\"{\n  E"),
-                (Kind::Newline, "\n"),
-                (Kind::CloseBrace, "}"),
-                (Kind::End, ""),
+                (TokenKind::Word, "a-b"),
+                (TokenKind::Equal, "="),
+                (TokenKind::Quoted, "\"x${ {y = \"}\"} }\""),
+                (TokenKind::Comment, "# c\r"),
+                (TokenKind::Newline, "\n"),
+                (TokenKind::OpenBracket, "["),
+                (TokenKind::Number, "1.5e3"),
+                (TokenKind::Comma, ","),
+                (TokenKind::Number, "2"),
+                (TokenKind::Ellipsis, "..."),
+                (TokenKind::CloseBracket, "]"),
+                (TokenKind::Unknown, "→"),
+                (TokenKind::Heredoc, "<<-E\n  }\"{\n  E"),
+                (TokenKind::Newline, "\n"),
+                (TokenKind::CloseBrace, "}"),
+                (TokenKind::End, ""),
             ]
         );
     }
@@ -386,7 +424,7 @@ mod tests {
             let first = Lexer::new(text).next().unwrap();
             assert_eq!(
                 (first.kind, first.flaw),
-                (Kind::Quoted, Some(Flaw::Quote)),
+                (TokenKind::Quoted, Some(Flaw::Quote)),
                 "{text:?}"
             );
             assert_eq!(first.text(text), text.lines().next().unwrap(), "{text:?}");
@@ -416,6 +454,9 @@ mod tests {
             Lexer::new("<<E\nx\n").next().unwrap().flaw,
             Some(Flaw::Heredoc)
         );
-        assert_eq!(Lexer::new("<<E x\nE\n").next().unwrap().kind, Kind::Less);
+        assert_eq!(
+            Lexer::new("<<E x\nE\n").next().unwrap().kind,
+            TokenKind::Less
+        );
     }
 }

@@ -1,35 +1,37 @@
-//! A file's text to the pieces that are read each for itself, by counting braces alone.
+//! Splits a file's text into blocks that are parsed one by one, by counting braces alone.
 
-use super::lex::{Flaw, Kind, Lexer, Token, line_end};
+use super::lex::{Flaw, Lexer, Token, TokenKind, line_end};
 use super::syntax::{Problem, Span};
 
 /// The block types that stand at the top of a file.
-pub(crate) const TOP_LEVEL: [&str; 5] =
-    ["connection", "plugin", "options", "workspace", "partition"];
+pub const TOP_LEVEL: [&str; 5] = ["connection", "plugin", "options", "workspace", "partition"];
 
 /// A block, or whatever else stands between two blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Piece {
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+pub struct Piece {
+    /// The offset of its first byte.
+    pub start: usize,
+    /// The offset after its last byte.
+    pub end: usize,
     /// The line of its first byte, from 1.
-    pub(crate) line: u32,
+    pub line: u32,
     /// It closes a brace that nothing opened, or stands alone before such a one: the block
     /// before it has probably ended too early.
-    pub(crate) stray: bool,
+    pub stray: bool,
 }
 
 /// What a file consists of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Pieces {
-    pub(crate) pieces: Vec<Piece>,
+pub struct Pieces {
+    /// In the order of the file.
+    pub pieces: Vec<Piece>,
     /// Why the pieces' borders cannot be told from some place on; its span counts from the
     /// text's start.
-    pub(crate) open: Option<Problem>,
+    pub open: Option<Problem>,
 }
 
-/// Cuts a text.
-pub(crate) fn cut(text: &str) -> Pieces {
+/// Splits a file's text at the borders of its top-level blocks.
+pub fn split_blocks(text: &str) -> Pieces {
     let mut pieces: Vec<Piece> = Vec::new();
     let mut counted = (0, 1);
     let mut line_of = |offset: usize| {
@@ -49,7 +51,7 @@ pub(crate) fn cut(text: &str) -> Pieces {
     let mut line_start = 0;
     let mut equal_in_line = false;
     let mut end = 0;
-    let mut first = Kind::End;
+    let mut first = TokenKind::End;
 
     for token in Lexer::new(text) {
         let Token { kind, .. } = token;
@@ -62,18 +64,18 @@ pub(crate) fn cut(text: &str) -> Pieces {
             };
         }
         match kind {
-            Kind::Comment => continue,
-            Kind::Newline | Kind::End => {
+            TokenKind::Comment => continue,
+            TokenKind::Newline | TokenKind::End => {
                 if let (Some(from), true) = (start, braces.is_empty()) {
                     let line = line_of(from);
                     // A header whose brace stands on the next line belongs to it.
-                    let headless = first == Kind::OpenBrace;
+                    let headless = first == TokenKind::OpenBrace;
                     match pieces.last_mut() {
                         Some(header) if headless && is_header(&text[header.start..header.end]) => {
                             header.end = end;
                         }
                         _ => {
-                            let stray = first == Kind::CloseBrace;
+                            let stray = first == TokenKind::CloseBrace;
                             if stray {
                                 mark_loose(&mut pieces, text);
                             }
@@ -99,16 +101,16 @@ pub(crate) fn cut(text: &str) -> Pieces {
         }
         end = token.end;
         match kind {
-            Kind::OpenBrace => {
+            TokenKind::OpenBrace => {
                 braces.push(token.start);
             }
-            Kind::CloseBrace => {
+            TokenKind::CloseBrace => {
                 braces.pop();
             }
-            Kind::Equal => equal_in_line = true,
+            TokenKind::Equal => equal_in_line = true,
             // What an open quote has swallowed up to the line's end is nearly always the brace
             // of a header (`connection "a {`) or of a one-line block (`{ plugin = "aws }`).
-            Kind::Quoted if token.flaw == Some(Flaw::Quote) => {
+            TokenKind::Quoted if token.flaw == Some(Flaw::Quote) => {
                 let swallowed = token.text(text).trim_end();
                 if swallowed.ends_with('{') && !equal_in_line {
                     braces.push(token.start + swallowed.len() - 1);
@@ -161,17 +163,28 @@ fn never_closed(token: &Token) -> Option<Problem> {
 
 /// Whether a piece looks like a block's header without its brace.
 fn is_header(text: &str) -> bool {
-    let mut tokens = Lexer::new(text).filter(|token| token.kind != Kind::Comment);
-    tokens.next().is_some_and(|token| token.kind == Kind::Word)
-        && tokens.all(|token| matches!(token.kind, Kind::Word | Kind::Quoted | Kind::End))
+    let mut tokens = Lexer::new(text).filter(|token| token.kind != TokenKind::Comment);
+    tokens
+        .next()
+        .is_some_and(|token| token.kind == TokenKind::Word)
+        && tokens.all(|token| {
+            matches!(
+                token.kind,
+                TokenKind::Word | TokenKind::Quoted | TokenKind::End
+            )
+        })
 }
 
 /// Marks the attributes that stand between the last block and a stray brace.
 fn mark_loose(pieces: &mut [Piece], text: &str) {
     for piece in pieces.iter_mut().rev() {
         let mut tokens = Lexer::new(&text[piece.start..piece.end]);
-        let loose = tokens.next().is_some_and(|token| token.kind == Kind::Word)
-            && tokens.next().is_some_and(|token| token.kind == Kind::Equal);
+        let loose = tokens
+            .next()
+            .is_some_and(|token| token.kind == TokenKind::Word)
+            && tokens
+                .next()
+                .is_some_and(|token| token.kind == TokenKind::Equal);
         if !loose || piece.stray {
             break;
         }
@@ -195,10 +208,10 @@ fn next_header(text: &str, from: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::cut;
+    use super::split_blocks;
 
     fn pieces(text: &str) -> Vec<(u32, &str)> {
-        cut(text)
+        split_blocks(text)
             .pieces
             .iter()
             .map(|piece| (piece.line, &text[piece.start..piece.end]))
@@ -219,7 +232,7 @@ mod tests {
                 (10, "connection \"c\" {}"),
             ]
         );
-        assert_eq!(cut(text).open, None);
+        assert_eq!(split_blocks(text).open, None);
     }
 
     #[test]
@@ -233,14 +246,14 @@ mod tests {
             let text = format!("{first}\nconnection \"b\" {{\n}}\n");
             assert_eq!(pieces(&text).len(), 2, "{text}");
             assert_eq!(pieces(&text)[0].1, first);
-            assert_eq!(cut(&text).open, None);
+            assert_eq!(split_blocks(&text).open, None);
         }
     }
 
     #[test]
     fn an_open_brace_puts_the_rest_in_doubt_and_says_where_it_is_missing() {
         let text = "connection \"a\" {\n}\nconnection \"b\" {\n  x = 1\n\nconnection \"c\" {\n}\n";
-        let cut = cut(text);
+        let cut = split_blocks(text);
         assert_eq!(cut.pieces.len(), 1);
         let problem = cut.open.unwrap();
         assert_eq!(
@@ -261,7 +274,11 @@ mod tests {
     #[test]
     fn a_stray_brace_marks_the_loose_attributes_before_it() {
         let text = "connection \"a\" {\n}\n}\nx = 1\n}\nconnection \"b\" {\n}\n";
-        let strays: Vec<_> = cut(text).pieces.iter().map(|piece| piece.stray).collect();
+        let strays: Vec<_> = split_blocks(text)
+            .pieces
+            .iter()
+            .map(|piece| piece.stray)
+            .collect();
         assert_eq!(strays, [false, true, true, true, false]);
     }
 }

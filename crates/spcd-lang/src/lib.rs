@@ -1,6 +1,6 @@
 //! The language of `.spc` files: HCL 2's native and JSON syntax.
 //!
-//! `cut` finds the borders of top-level blocks without understanding them, `parse` reads one
+//! `block_splitter` finds the borders of top-level blocks without understanding them, `parse` reads one
 //! block into a [`syntax::Block`], [`evaluate`] gives the values of its attributes. All spans in a
 //! parsed block count from the block's first byte, so that a block which has moved within its
 //! file, or to another one, is still the same block.
@@ -15,11 +15,12 @@ pub mod outline;
 pub mod syntax;
 pub mod value;
 
-pub(crate) mod cut;
+pub mod block_splitter;
 mod expression;
-pub(crate) mod json;
-pub(crate) mod lex;
+pub mod json;
+pub mod lex;
+pub mod nearest;
 mod number;
-pub(crate) mod parse;
-pub(crate) mod settings;
+pub mod parse;
+pub mod settings;
 mod template;

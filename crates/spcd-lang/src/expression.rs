@@ -1,6 +1,6 @@
 //! Expressions.
 
-use super::lex::{Flaw, Kind, Token};
+use super::lex::{Flaw, Token, TokenKind};
 use super::parse::{MAX_DEPTH, Parser, Result, mark_hint};
 use super::syntax::{Binary, Call, Expression, ExpressionKind, For, Problem, Span, Step, Unary};
 use super::value::Value;
@@ -10,11 +10,11 @@ impl Parser<'_> {
     pub(super) fn expression(&mut self) -> Result<Expression> {
         self.deeper(|parser| {
             let condition = parser.operation()?;
-            if parser.take(Kind::Question).is_none() {
+            if parser.take(TokenKind::Question).is_none() {
                 return Ok(condition);
             }
             let yes = parser.expression()?;
-            parser.expect(Kind::Colon, "`:` and the value for the other case")?;
+            parser.expect(TokenKind::Colon, "`:` and the value for the other case")?;
             let no = parser.expression()?;
             let span = condition.span.to(no.span);
             Ok(Expression {
@@ -24,7 +24,7 @@ impl Parser<'_> {
         })
     }
 
-    fn expect(&mut self, kind: Kind, expected: &str) -> Result<Token> {
+    fn expect(&mut self, kind: TokenKind, expected: &str) -> Result<Token> {
         let token = self.peek();
         if token.kind == kind {
             Ok(self.next())
@@ -58,8 +58,8 @@ impl Parser<'_> {
         loop {
             let token = self.peek();
             let sign = match token.kind {
-                Kind::Minus => Unary::Negate,
-                Kind::Bang => Unary::Not,
+                TokenKind::Minus => Unary::Negate,
+                TokenKind::Bang => Unary::Not,
                 _ => break,
             };
             let span = self.span_of(&token);
@@ -97,21 +97,24 @@ impl Parser<'_> {
         let token = self.peek();
         let span = self.span_of(&token);
         match token.kind {
-            Kind::Quoted => {
+            TokenKind::Quoted => {
                 self.next();
                 self.quoted(&token)
             }
-            Kind::Heredoc => {
+            TokenKind::Heredoc => {
                 self.next();
                 self.heredoc(&token)
             }
-            Kind::Number => {
+            TokenKind::Number => {
                 self.next();
                 let value = self.number(&token)?;
                 // An address or a version: `10.0.0.1`, `1.2.3`, `30s`, `10.0.0.0/8`.
                 let next = self.token(self.at);
                 if next.start == token.end
-                    && matches!(next.kind, Kind::Dot | Kind::Word | Kind::Number)
+                    && matches!(
+                        next.kind,
+                        TokenKind::Dot | TokenKind::Word | TokenKind::Number
+                    )
                 {
                     let problem = Problem::new(span.to(self.span_of(&next)), "this is no number");
                     return Err(self.problem(problem.hint("put a text in quotes: `\"…\"`")));
@@ -121,10 +124,10 @@ impl Parser<'_> {
                     kind: ExpressionKind::Literal(value),
                 })
             }
-            Kind::Word => {
+            TokenKind::Word => {
                 self.next();
                 let name = token.text(self.text);
-                if self.token(self.at).kind == Kind::OpenParen {
+                if self.token(self.at).kind == TokenKind::OpenParen {
                     return self.call(name, span);
                 }
                 let kind = match name {
@@ -135,22 +138,22 @@ impl Parser<'_> {
                 };
                 Ok(Expression { span, kind })
             }
-            Kind::OpenParen => {
+            TokenKind::OpenParen => {
                 self.next();
                 let inner = self.lines(Self::expression)?;
-                let close = self.closed(Kind::CloseParen, "`)`")?;
+                let close = self.closed(TokenKind::CloseParen, "`)`")?;
                 Ok(Expression {
                     span: span.to(self.span_of(&close)),
                     kind: inner.kind,
                 })
             }
-            Kind::OpenBracket => self.list(),
-            Kind::OpenBrace => self.object(),
-            Kind::Slash | Kind::Dot | Kind::Star | Kind::Less => {
+            TokenKind::OpenBracket => self.list(),
+            TokenKind::OpenBrace => self.object(),
+            TokenKind::Slash | TokenKind::Dot | TokenKind::Star | TokenKind::Less => {
                 let problem = Problem::new(span, "expected a value");
                 Err(self.problem(problem.hint("put a path or pattern in quotes: `\"…\"`")))
             }
-            Kind::Unknown => match mark_hint(token.text(self.text)) {
+            TokenKind::Unknown => match mark_hint(token.text(self.text)) {
                 Some(hint) => {
                     let message = match token.text(self.text) {
                         "'" => "single quotes make no text",
@@ -182,7 +185,7 @@ impl Parser<'_> {
         result
     }
 
-    fn closed(&mut self, kind: Kind, expected: &str) -> Result<Token> {
+    fn closed(&mut self, kind: TokenKind, expected: &str) -> Result<Token> {
         let token = self.token(self.at);
         if token.kind != kind {
             return Err(self.unexpected(&token, expected));
@@ -221,19 +224,19 @@ impl Parser<'_> {
         let (arguments, spread) = self.lines(|parser| {
             let mut arguments = Vec::new();
             let mut spread = false;
-            while parser.peek().kind != Kind::CloseParen {
+            while parser.peek().kind != TokenKind::CloseParen {
                 arguments.push(parser.expression()?);
-                if parser.take(Kind::Ellipsis).is_some() {
+                if parser.take(TokenKind::Ellipsis).is_some() {
                     spread = true;
                     break;
                 }
-                if parser.take(Kind::Comma).is_none() {
+                if parser.take(TokenKind::Comma).is_none() {
                     break;
                 }
             }
             Ok((arguments, spread))
         })?;
-        let close = self.closed(Kind::CloseParen, "`,` or `)`")?;
+        let close = self.closed(TokenKind::CloseParen, "`,` or `)`")?;
         let call = Call {
             name: name.into(),
             span,
@@ -252,7 +255,7 @@ impl Parser<'_> {
         let start = self.span_of(&open);
         if self.for_follows() {
             let result = self.lines(|parser| parser.for_expression(false))?;
-            let close = self.closed(Kind::CloseBracket, "`]`")?;
+            let close = self.closed(TokenKind::CloseBracket, "`]`")?;
             let span = start.to(self.span_of(&close));
             return Ok(Expression {
                 span,
@@ -261,15 +264,18 @@ impl Parser<'_> {
         }
         let elements = self.lines(|parser| {
             let mut elements = Vec::new();
-            while parser.peek().kind != Kind::CloseBracket {
+            while parser.peek().kind != TokenKind::CloseBracket {
                 elements.push(parser.expression()?);
                 let after = parser.peek();
                 match after.kind {
-                    Kind::Comma => {
+                    TokenKind::Comma => {
                         parser.next();
                     }
-                    Kind::CloseBracket => break,
-                    Kind::Quoted | Kind::Number | Kind::Word | Kind::OpenBrace
+                    TokenKind::CloseBracket => break,
+                    TokenKind::Quoted
+                    | TokenKind::Number
+                    | TokenKind::Word
+                    | TokenKind::OpenBrace
                         if after.flaw.is_none() =>
                     {
                         let span = parser.span_of(&after);
@@ -277,7 +283,7 @@ impl Parser<'_> {
                         let next = parser.token(parser.at + 1).kind;
                         let problem = Problem::new(span, "expected `,` or `]` before this");
                         return Err(parser.problem(problem.hint(
-                            if after.kind == Kind::Word && next == Kind::Equal {
+                            if after.kind == TokenKind::Word && next == TokenKind::Equal {
                                 "type `]` where the list ends"
                             } else {
                                 "put a comma between the elements of a list"
@@ -289,7 +295,7 @@ impl Parser<'_> {
             }
             Ok(elements)
         })?;
-        let close = self.closed(Kind::CloseBracket, "`]`")?;
+        let close = self.closed(TokenKind::CloseBracket, "`]`")?;
         let span = start.to(self.span_of(&close));
         Ok(Expression {
             span,
@@ -302,7 +308,7 @@ impl Parser<'_> {
         let start = self.span_of(&open);
         if self.for_follows() {
             let result = self.lines(|parser| parser.for_expression(true))?;
-            let close = self.closed(Kind::CloseBrace, "`}`")?;
+            let close = self.closed(TokenKind::CloseBrace, "`}`")?;
             let span = start.to(self.span_of(&close));
             return Ok(Expression {
                 span,
@@ -313,7 +319,7 @@ impl Parser<'_> {
         let items = self.object_items();
         self.multiline = outer;
         let items = items?;
-        let close = self.closed(Kind::CloseBrace, "`}`")?;
+        let close = self.closed(TokenKind::CloseBrace, "`}`")?;
         let span = start.to(self.span_of(&close));
         Ok(Expression {
             span,
@@ -326,11 +332,13 @@ impl Parser<'_> {
         loop {
             self.skip_newlines();
             let token = self.peek();
-            if token.kind == Kind::CloseBrace {
+            if token.kind == TokenKind::CloseBrace {
                 return Ok(items);
             }
             let follows = self.token(self.at + 1).kind;
-            let key = if token.kind == Kind::Word && matches!(follows, Kind::Equal | Kind::Colon) {
+            let key = if token.kind == TokenKind::Word
+                && matches!(follows, TokenKind::Equal | TokenKind::Colon)
+            {
                 self.next();
                 let name = token.text(self.text);
                 let kind = ExpressionKind::Literal(Value::String(name.into()));
@@ -342,7 +350,7 @@ impl Parser<'_> {
                 self.expression()?
             };
             let assign = self.peek();
-            if !matches!(assign.kind, Kind::Equal | Kind::Colon) {
+            if !matches!(assign.kind, TokenKind::Equal | TokenKind::Colon) {
                 return Err(self.unexpected(&assign, "`=` between the key and its value"));
             }
             self.next();
@@ -350,10 +358,10 @@ impl Parser<'_> {
             items.push((key, value));
             let after = self.peek();
             match after.kind {
-                Kind::Comma | Kind::Newline => {
+                TokenKind::Comma | TokenKind::Newline => {
                     self.next();
                 }
-                Kind::CloseBrace => {}
+                TokenKind::CloseBrace => {}
                 _ => return Err(self.unexpected(&after, "`,`, a new line or `}`")),
             }
         }
@@ -365,8 +373,8 @@ impl Parser<'_> {
         while words < 2 {
             let token = self.token(index);
             match token.kind {
-                Kind::Newline => {}
-                Kind::Word if words == 1 || token.text(self.text) == "for" => words += 1,
+                TokenKind::Newline => {}
+                TokenKind::Word if words == 1 || token.text(self.text) == "for" => words += 1,
                 _ => return false,
             }
             index += 1;
@@ -377,15 +385,15 @@ impl Parser<'_> {
     /// `for a, b in x : … ` up to what closes it.
     fn for_expression(&mut self, object: bool) -> Result<For> {
         let mut head = self.for_head()?;
-        self.expect(Kind::Colon, "`:` and the result")?;
+        self.expect(TokenKind::Colon, "`:` and the result")?;
         head.result = self.expression()?;
         if object {
-            self.expect(Kind::Arrow, "`=>` and the value")?;
+            self.expect(TokenKind::Arrow, "`=>` and the value")?;
             head.result_key = Some(std::mem::replace(&mut head.result, self.expression()?));
-            head.group = self.take(Kind::Ellipsis).is_some();
+            head.group = self.take(TokenKind::Ellipsis).is_some();
         }
         let token = self.peek();
-        if token.kind == Kind::Word && token.text(self.text) == "if" {
+        if token.kind == TokenKind::Word && token.text(self.text) == "if" {
             self.next();
             head.condition = Some(self.expression()?);
         }
@@ -395,18 +403,18 @@ impl Parser<'_> {
     /// `for a, b in x`
     pub(super) fn for_head(&mut self) -> Result<For> {
         self.next();
-        let first = self.expect(Kind::Word, "a name for the element")?;
+        let first = self.expect(TokenKind::Word, "a name for the element")?;
         let mut key = None;
         let mut element: Box<str> = first.text(self.text).into();
-        if self.take(Kind::Comma).is_some() {
-            let second = self.expect(Kind::Word, "a name for the element")?;
+        if self.take(TokenKind::Comma).is_some() {
+            let second = self.expect(TokenKind::Word, "a name for the element")?;
             key = Some(std::mem::replace(
                 &mut element,
                 second.text(self.text).into(),
             ));
         }
         let token = self.peek();
-        if token.kind != Kind::Word || token.text(self.text) != "in" {
+        if token.kind != TokenKind::Word || token.text(self.text) != "in" {
             return Err(self.unexpected(&token, "`in`"));
         }
         self.next();
@@ -433,14 +441,14 @@ impl Parser<'_> {
         loop {
             let token = self.peek();
             match token.kind {
-                Kind::Dot => {
+                TokenKind::Dot => {
                     self.next();
                     let name = self.next();
                     end = self.span_of(&name);
                     match name.kind {
-                        Kind::Word => steps.push(Step::Get(name.text(self.text).into(), end)),
+                        TokenKind::Word => steps.push(Step::Get(name.text(self.text).into(), end)),
                         // `.0.1` looks like `.` and a number with a fraction.
-                        Kind::Number => {
+                        TokenKind::Number => {
                             for part in name.text(self.text).split('.') {
                                 let Ok(index) = part.parse() else {
                                     return Err(self.unexpected(&name, "an index"));
@@ -449,18 +457,18 @@ impl Parser<'_> {
                                 steps.push(Step::Index(Expression { span: end, kind }));
                             }
                         }
-                        Kind::Star => steps.push(Step::Splat {
+                        TokenKind::Star => steps.push(Step::Splat {
                             full: false,
                             span: end,
                         }),
                         _ => return Err(self.unexpected(&name, "a name after `.`")),
                     }
                 }
-                Kind::OpenBracket => {
+                TokenKind::OpenBracket => {
                     self.next();
                     let step = self.lines(|parser| {
                         let star = parser.peek();
-                        if star.kind == Kind::Star {
+                        if star.kind == TokenKind::Star {
                             parser.next();
                             return Ok(Step::Splat {
                                 full: true,
@@ -469,7 +477,7 @@ impl Parser<'_> {
                         }
                         Ok(Step::Index(parser.expression()?))
                     })?;
-                    let close = self.closed(Kind::CloseBracket, "`]`")?;
+                    let close = self.closed(TokenKind::CloseBracket, "`]`")?;
                     end = self.span_of(&close);
                     steps.push(step);
                 }
@@ -502,21 +510,21 @@ fn operator_of(parser: &mut Parser<'_>) -> Option<(Binary, usize)> {
 }
 
 /// An operator and how strongly it binds.
-fn operator(kind: Kind) -> Option<(Binary, usize)> {
+fn operator(kind: TokenKind) -> Option<(Binary, usize)> {
     Some(match kind {
-        Kind::Or => (Binary::Or, 0),
-        Kind::And => (Binary::And, 1),
-        Kind::EqualEqual => (Binary::Equal, 2),
-        Kind::NotEqual => (Binary::NotEqual, 2),
-        Kind::Less => (Binary::Less, 3),
-        Kind::LessEqual => (Binary::LessEqual, 3),
-        Kind::Greater => (Binary::Greater, 3),
-        Kind::GreaterEqual => (Binary::GreaterEqual, 3),
-        Kind::Plus => (Binary::Add, 4),
-        Kind::Minus => (Binary::Subtract, 4),
-        Kind::Star => (Binary::Multiply, 5),
-        Kind::Slash => (Binary::Divide, 5),
-        Kind::Percent => (Binary::Modulo, 5),
+        TokenKind::Or => (Binary::Or, 0),
+        TokenKind::And => (Binary::And, 1),
+        TokenKind::EqualEqual => (Binary::Equal, 2),
+        TokenKind::NotEqual => (Binary::NotEqual, 2),
+        TokenKind::Less => (Binary::Less, 3),
+        TokenKind::LessEqual => (Binary::LessEqual, 3),
+        TokenKind::Greater => (Binary::Greater, 3),
+        TokenKind::GreaterEqual => (Binary::GreaterEqual, 3),
+        TokenKind::Plus => (Binary::Add, 4),
+        TokenKind::Minus => (Binary::Subtract, 4),
+        TokenKind::Star => (Binary::Multiply, 5),
+        TokenKind::Slash => (Binary::Divide, 5),
+        TokenKind::Percent => (Binary::Modulo, 5),
         _ => return None,
     })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::evaluate::{Lookup, evaluate};
 use super::syntax::Block;
 use super::value::Value;
-use super::{cut, parse};
+use super::{block_splitter, parse};
 
 /// A block.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,7 @@ pub struct Outline {
 
 /// All blocks of a text in native syntax, and what cannot be read: offset and message.
 pub fn outline(text: &str, lookup: &mut Lookup<'_>) -> (Vec<Outline>, Vec<(usize, String)>) {
-    let pieces = cut::cut(text);
+    let pieces = block_splitter::split_blocks(text);
     let mut blocks = Vec::new();
     let mut problems = Vec::new();
     for piece in pieces.pieces {

@@ -1,6 +1,6 @@
 //! Templates: texts with `${…}` and `%{…}` in them, in quotes or as heredocs.
 
-use super::lex::{self, Kind, Lexer, Token};
+use super::lex::{self, Lexer, Token, TokenKind};
 use super::parse::{Parser, Result};
 use super::syntax::{Expression, ExpressionKind, For, Part, Problem, Span};
 use super::value::Value;
@@ -233,13 +233,13 @@ impl Parser<'_> {
             token.start += from;
             token.end += from;
             match token.kind {
-                Kind::Comment => continue,
-                Kind::OpenBrace => braces += 1,
-                Kind::CloseBrace if braces == 0 => {
+                TokenKind::Comment => continue,
+                TokenKind::OpenBrace => braces += 1,
+                TokenKind::CloseBrace if braces == 0 => {
                     close = Some(token);
                     break;
                 }
-                Kind::CloseBrace => braces -= 1,
+                TokenKind::CloseBrace => braces -= 1,
                 _ => {}
             }
             tokens.push(token);
@@ -252,14 +252,16 @@ impl Parser<'_> {
             ))));
         };
         let strip = tokens.last().is_some_and(|last| {
-            last.kind == Kind::Unknown && last.end == close.start && last.text(self.text) == "~"
+            last.kind == TokenKind::Unknown
+                && last.end == close.start
+                && last.text(self.text) == "~"
         });
         if strip {
             tokens.pop();
         }
         let stop = tokens.last().map_or(from, |token| token.end);
         tokens.push(Token {
-            kind: Kind::End,
+            kind: TokenKind::End,
             start: stop,
             end: stop,
             flaw: None,
@@ -280,7 +282,7 @@ impl Parser<'_> {
         let result = match result {
             Ok(part) => {
                 let token = self.peek();
-                if token.kind == Kind::End {
+                if token.kind == TokenKind::End {
                     Ok(part)
                 } else {
                     Err(self.unexpected(&token, "`}`"))
@@ -294,7 +296,7 @@ impl Parser<'_> {
 
     fn directive(&mut self, span: Span) -> Result<Flat> {
         let keyword = self.peek();
-        let word = if keyword.kind == Kind::Word {
+        let word = if keyword.kind == TokenKind::Word {
             keyword.text(self.text)
         } else {
             ""

@@ -17,15 +17,15 @@ const NESTED: [(&str, usize); 6] = [
 
 /// What a JSON file consists of.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct File {
+pub struct File {
     /// Its blocks; spans count from the file's start.
-    pub(crate) blocks: Vec<Parsed>,
+    pub blocks: Vec<Parsed>,
     /// Why the text is no JSON: nothing can be said of any block then.
-    pub(crate) broken: Option<Problem>,
+    pub broken: Option<Problem>,
 }
 
 /// Reads a file.
-pub(crate) fn parse(text: &str) -> File {
+pub fn parse(text: &str) -> File {
     let mut reader = Reader {
         text,
         at: 0,

@@ -20,6 +20,7 @@ mod destroy;
 mod doctor;
 mod examples;
 mod failover;
+mod guarded;
 mod health;
 mod http;
 mod messages;

@@ -65,10 +65,24 @@ pub struct Made {
     pub altered: bool,
     /// Its columns; not given for hidden ones, whose name tells.
     pub columns: Vec<ViewColumn>,
-    /// What people made that hangs on it.
+    /// Objects of users that depend on it.
     pub dependents: BTreeSet<String>,
+    /// Grants, comments and options of users, by column (`""`: of the view): kept when the view is
+    /// made again, lost when it or the column is dropped.
+    pub kept_aside: BTreeMap<String, BTreeSet<String>>,
     /// Members of `spcd_users` cannot read it.
     pub unreadable: bool,
+}
+
+impl Made {
+    /// Lists everything of users that dropping the view would break or lose.
+    fn of_users(&self) -> String {
+        let kept = self.kept_aside.values().flatten();
+        let all: BTreeSet<&str> = (self.dependents.iter().chain(kept))
+            .map(String::as_str)
+            .collect();
+        all.into_iter().collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What an aggregator is made from, and what was made of it.

@@ -29,6 +29,8 @@ pub struct Obstacles {
 /// than the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Harm {
+    /// Dropping it for good: a view that is made again gets back its grants and comments.
+    Removal,
     /// Dropping the table or column: a comment, a grant.
     Drop,
     /// Changing its type, or, of a table, that of any column: a view, a column of the table's row

@@ -67,7 +67,7 @@ pub fn merge(
         .flat_map(|made| made.dependents.iter().map(String::as_str))
         .collect();
     let people = people.into_iter().collect::<Vec<_>>().join(", ");
-    let frozen = hold || !people.is_empty();
+    let frozen = hold || !people.is_empty() || having.is_empty();
     merged.columns.push(ViewColumn {
         name: CONNECTION_NAME.into(),
         data_type: "text".into(),
@@ -80,17 +80,28 @@ pub fn merge(
         match wanted.remove(there.name.as_str()) {
             Some(_) if frozen => merged.columns.push(there.clone()),
             Some(column) => merged.columns.push(column),
-            None if frozen => {
-                if !hold {
+            None => {
+                let kept = (made.and_then(|made| made.kept_aside.get(&there.name)))
+                    .filter(|_| !frozen)
+                    .map(|kept| {
+                        kept.iter()
+                            .map(String::as_str)
+                            .collect::<Vec<_>>()
+                            .join(", ")
+                    });
+                if !frozen && kept.is_none() {
+                    continue;
+                }
+                if !hold && !having.is_empty() {
                     merged.warnings.push(format!(
                         "table {name:?} keeps column {}, which no member has any more: \
-                         dropping it would break or lose {people}",
-                        there.name
+                         dropping it would break or lose {}",
+                        there.name,
+                        kept.as_deref().unwrap_or(&people)
                     ));
                 }
                 merged.columns.push(there.clone());
             }
-            None => {}
         }
     }
     if !hold {

@@ -161,7 +161,9 @@ fn one(
     let top = made.iter().copied().find(|view| !view.hidden);
     let there = top.filter(|view| view.there);
     let was = made.iter().find_map(|view| parts_of(view));
-    let keep = there.is_some_and(|view| hold || !view.dependents.is_empty());
+    let keep = there.is_some_and(|view| {
+        hold || !view.dependents.is_empty() || (having.is_empty() && !view.kept_aside.is_empty())
+    });
     if hold && !keep {
         return;
     }
@@ -183,8 +185,9 @@ fn one(
         }
         if having.is_empty() {
             changes.warnings.push(format!(
-                "table {name:?} stays, empty, though no member has it any more: people's \
-                 objects hang on it"
+                "table {name:?} stays, empty, though no member has it any more: dropping it would \
+                 break or lose {}",
+                there.map(Made::of_users).unwrap_or_default()
             ));
         }
     }
@@ -397,7 +400,10 @@ impl Changes {
                     there: true,
                     altered: false,
                     columns: view.columns.clone(),
-                    dependents: old.map(|old| old.dependents).unwrap_or_default(),
+                    dependents: (old.as_ref())
+                        .map(|old| old.dependents.clone())
+                        .unwrap_or_default(),
+                    kept_aside: old.map(|old| old.kept_aside).unwrap_or_default(),
                     unreadable: false,
                 });
             }

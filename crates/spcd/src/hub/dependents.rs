@@ -14,8 +14,8 @@ pub async fn of_tables(
     read(client, "f", connection, tables).await
 }
 
-/// What people made that hangs on an aggregator's views and that a view made anew would lose:
-/// what it is given back (grants, comments) is not among it.
+/// Returns the objects that depend on an aggregator's views, and what was granted or commented on
+/// them. The latter are [`Harm::Removal`]: a view that is made again gets them back.
 pub async fn of_views(
     client: &Client,
     aggregator: &str,
@@ -86,6 +86,7 @@ async fn read(
         all.insert(Dependent {
             what: row.try_get(2)?,
             harm: match row.try_get::<_, i32>(3)? {
+                -1 => Harm::Removal,
                 0 => Harm::Drop,
                 1 => Harm::Retype,
                 _ => Harm::AnyColumn,
@@ -95,13 +96,14 @@ async fn read(
     Ok(found)
 }
 
-/// Table, column (`''`: the table as such), what hangs on it, and what harms that: 0 dropping it,
-/// 1 changing its type, 2 dropping any column. It names what the server would refuse to drop, and
+/// Table, column (`''`: the table as such), what hangs on it, and what harms that: -1 dropping it for
+/// good, 0 dropping it, 1 changing its type, 2 dropping any column. It names what the server would refuse to drop, and
 /// what it would drop without a word: grants, comments, checks, statistics, inheritance.
 const DEPENDENTS: &str = "
 WITH t AS (
     SELECT c.oid, c.relname::text AS name, c.reltype, y.typarray, c.relowner, c.relacl,
-           c.relkind = 'f' AS is_table
+           c.relnamespace, c.reloptions, c.relkind = 'v' AS is_view,
+           CASE c.relkind WHEN 'v' THEN -1 ELSE 0 END AS removal
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_type y ON y.oid = c.reltype
@@ -160,14 +162,14 @@ JOIN pg_catalog.pg_inherits i ON i.inhrelid = t.oid
 UNION ALL
 SELECT t.name, coalesce(k.attname::text, ''),
        CASE WHEN k.attname IS NULL THEN 'its comment'
-            ELSE 'the comment on column ' || k.attname END, 0
+            ELSE 'the comment on column ' || k.attname END, t.removal
 FROM t
 JOIN pg_catalog.pg_description d
      ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = t.oid
 LEFT JOIN pg_catalog.pg_attribute k
      ON k.attrelid = t.oid AND k.attnum = d.objsubid AND d.objsubid > 0
 -- What spcd wrote there is the source's.
-WHERE t.is_table AND NOT EXISTS (
+WHERE NOT EXISTS (
         SELECT FROM spcd.applied_comment o
         WHERE o.connection_name = $1 AND o.table_name = t.name
           AND o.hash = pg_catalog.md5(d.description))
@@ -176,17 +178,24 @@ SELECT t.name, '', 'its security label', 0
 FROM t
 JOIN pg_catalog.pg_seclabel l
      ON l.classoid = 'pg_catalog.pg_class'::regclass AND l.objoid = t.oid
-WHERE t.is_table
 UNION ALL
 SELECT t.name, '', 'a grant to ' || CASE WHEN a.grantee = 0 THEN 'PUBLIC'
-                                    ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, 0
+                                    ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, t.removal
 FROM t
 CROSS JOIN LATERAL pg_catalog.aclexplode(t.relacl) a
-WHERE t.is_table AND a.grantee <> t.relowner
+WHERE a.grantee <> t.relowner
   AND NOT (a.grantee = coalesce(pg_catalog.to_regrole('spcd_users')::oid, 0) AND a.grantee <> 0
            AND a.privilege_type = 'SELECT')
+  -- A table made again gets these again: ALTER DEFAULT PRIVILEGES gives them to each new table.
+  AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_default_acl f
+        JOIN pg_catalog.pg_roles r ON r.oid = f.defaclrole AND r.rolname = current_user
+        CROSS JOIN LATERAL pg_catalog.aclexplode(f.defaclacl) g
+        WHERE f.defaclobjtype = 'r' AND f.defaclnamespace IN (0, t.relnamespace)
+          AND g.grantee = a.grantee AND g.privilege_type = a.privilege_type
+          AND g.is_grantable >= a.is_grantable)
 UNION ALL
-SELECT t.name, k.attname::text, w.what || ' column ' || k.attname, 0
+SELECT t.name, k.attname::text, w.what || ' column ' || k.attname, t.removal
 FROM t
 JOIN pg_catalog.pg_attribute k ON k.attrelid = t.oid AND k.attnum > 0 AND NOT k.attisdropped
 CROSS JOIN LATERAL (VALUES
@@ -196,4 +205,7 @@ CROSS JOIN LATERAL (VALUES
     ('the settings of', EXISTS (
         SELECT FROM pg_catalog.pg_options_to_table(k.attoptions) o
         WHERE o.option_name IN ('n_distinct', 'n_distinct_inherited')))) AS w (what, has)
-WHERE t.is_table AND w.has";
+WHERE w.has
+UNION ALL
+SELECT t.name, '', 'its options (' || pg_catalog.array_to_string(t.reloptions, ', ') || ')', -1
+FROM t WHERE t.is_view AND t.reloptions IS NOT NULL";

@@ -215,8 +215,12 @@ async fn place(
                    SELECT n.nspname
                    FROM pg_catalog.pg_extension e
                    JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-                   WHERE e.extname = $3 AND pg_catalog.to_regprocedure(
-                       pg_catalog.format('%I.postgres_fdw_disconnect(text)', n.nspname)) IS NOT NULL
+                   WHERE e.extname = $3 AND EXISTS (
+                       -- to_regprocedure fails where the role may not use a schema, and the planner
+                       -- may ask it about every schema.
+                       SELECT FROM pg_catalog.pg_proc p
+                       WHERE p.pronamespace = n.oid AND p.proname = 'postgres_fdw_disconnect'
+                         AND p.pronargs = 1)
                ) x ON true
                WHERE a.connection_name = $1 AND a.target_hash = $2";
     let Some(row) = client

@@ -165,8 +165,16 @@ async fn made(
     let dependents = dependents::of_views(client, aggregator, &names).await?;
     for (name, columns) in dependents {
         if let Some(made) = tops.get_mut(&name) {
-            let all = columns.into_values().flatten();
-            made.dependents = all.map(|one| one.what).collect();
+            for (column, all) in columns {
+                let (kept, dependents): (Vec<_>, Vec<_>) =
+                    (all.into_iter()).partition(|one| one.harm == Harm::Removal);
+                made.dependents
+                    .extend(dependents.into_iter().map(|one| one.what));
+                if !kept.is_empty() {
+                    let kept = kept.into_iter().map(|one| one.what).collect();
+                    made.kept_aside.insert(column, kept);
+                }
+            }
         }
     }
     Ok(all)
@@ -278,7 +286,9 @@ pub async fn in_the_way(
                 };
                 let of_table = dependents.entry(table.clone()).or_default();
                 let of_column = of_table.entry(name.clone()).or_default();
-                let of_view = people.get(name).into_iter().flatten().cloned();
+                let of_view = (people.get(name).into_iter().flatten())
+                    .filter(|one| one.harm > Harm::Removal)
+                    .cloned();
                 of_column.extend(of_view.map(|one| Dependent {
                     harm: Harm::Retype,
                     ..one

@@ -166,7 +166,7 @@ async fn what_a_source_loses_or_retypes_goes_through_its_aggregators() {
     let reader = "DO $$ BEGIN CREATE ROLE aggregate_reader; EXCEPTION WHEN duplicate_object THEN END $$;
                   GRANT USAGE ON SCHEMA g TO aggregate_reader; GRANT SELECT ON g.t TO aggregate_reader;
                   GRANT SELECT (id) ON g.u TO aggregate_reader; COMMENT ON VIEW g.t IS 'of all';
-                  COMMENT ON COLUMN g.t.id IS 'its number'; COMMENT ON COLUMN g.t.gone IS 'goes'";
+                  COMMENT ON COLUMN g.t.id IS 'its number'";
     let reader = reader.replace("(id) ON g.u", "(x) ON g.u");
     query(&hub.url, &reader).await;
 

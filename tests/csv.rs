@@ -1,6 +1,7 @@
 //! Files as tables: what is in them, which there are, and what is in the way.
 
 mod agreement;
+mod looked;
 mod trouble;
 
 use std::fs;

@@ -23,6 +23,7 @@ mod failover;
 mod guarded;
 mod health;
 mod http;
+mod look;
 mod messages;
 mod migrate;
 mod page;

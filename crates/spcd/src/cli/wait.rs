@@ -8,7 +8,8 @@ use tokio_postgres::error::SqlState;
 
 use super::follow::{self, Ended};
 use super::{RefreshArgs, WaitArgs};
-use crate::hub::connect::{ConnectError, Endpoint, Session};
+use crate::cluster::ClusterError;
+use crate::hub::connect::{ConnectError, Session};
 use crate::settings::Settings;
 
 /// Time is up.
@@ -43,39 +44,61 @@ async fn request_and_wait(
     names: &[String],
     timeout: Option<Duration>,
 ) -> anyhow::Result<ExitCode> {
-    let endpoint = super::endpoint(settings)?;
-    let mut session = endpoint.connect("client").await?;
     let Some(timeout) = timeout else {
+        let session = connect(settings).await?;
         follow::request(&session, ask).await?;
         return Ok(ExitCode::SUCCESS);
     };
     let until = Instant::now() + timeout;
+    let mut is_known = false;
     loop {
+        let mut session = match connect_until(settings, until, is_known).await? {
+            Ok(session) => session,
+            Err(error) => {
+                eprintln!("spcd: {error:#}");
+                return Ok(ExitCode::from(TIME_OUT));
+            }
+        };
+        is_known = true;
         match wait_until(&mut session, ask, names, until).await {
             // What was asked of a server that went away may be lost with it.
-            Err(error) if is_lost(&error) && Instant::now() < until => {
-                session = reconnect(&endpoint, until, error).await?;
-            }
+            Err(error) if is_lost(&error) && Instant::now() < until => {}
             ended => return ended,
         }
     }
 }
 
-/// Opens another session as soon as that is possible.
-async fn reconnect(
-    endpoint: &Endpoint,
+async fn connect(settings: &Settings) -> anyhow::Result<Session> {
+    Ok(super::endpoint(settings)?.connect("client").await?)
+}
+
+/// Opens a session as soon as the hub is there. `is_known`: it was there before, so that whatever it
+/// says now may pass. Inside: time is up, and why there is no session.
+async fn connect_until(
+    settings: &Settings,
     until: Instant,
-    mut error: anyhow::Error,
-) -> anyhow::Result<Session> {
-    while Instant::now() < until {
-        match endpoint.connect("client").await {
-            Ok(session) => return Ok(session),
-            Err(ConnectError::Unreachable { .. }) => {}
-            Err(other) => error = other.into(),
+    is_known: bool,
+) -> anyhow::Result<Result<Session, anyhow::Error>> {
+    loop {
+        let error = match connect(settings).await {
+            Ok(session) => return Ok(Ok(session)),
+            Err(error) => error,
+        };
+        if !is_known && !is_away(&error) {
+            return Err(error);
+        }
+        if Instant::now() >= until {
+            return Ok(Err(error));
         }
         sleep_until(until.min(Instant::now() + RECONNECT)).await;
     }
-    Err(error)
+}
+
+/// Whether the hub is not there yet: a server that cannot be reached, or a private one that no
+/// daemon has made or started.
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ConnectError::Unreachable { .. }))
+        || error.downcast_ref::<ClusterError>().is_some()
 }
 
 /// Whether it is not the server's answer, but that the server went away or takes no writes any more.

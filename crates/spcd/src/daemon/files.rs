@@ -53,6 +53,8 @@ struct Known {
 pub struct Changed {
     /// Those whose files are not the ones that were read, and whether any were.
     pub names: Vec<(String, bool)>,
+    /// Those whose files have not shown up yet.
+    pub late: Vec<String>,
     /// When to look again although nothing else wakes us.
     pub again: Option<Duration>,
 }
@@ -70,8 +72,9 @@ impl Default for CsvFiles {
 }
 
 impl CsvFiles {
-    /// Looks at all of them.
-    pub async fn look(&mut self, desired: &Desired) -> Changed {
+    /// Looks at all of them. Where a client waits for what the look finds (`awaited`), files that
+    /// change all the time are read without a pause, too.
+    pub async fn look(&mut self, desired: &Desired, awaited: bool) -> Changed {
         let wanted: BTreeMap<&String, &Csv> = (desired.connections.iter())
             .filter(|(_, connection)| connection.enabled)
             .filter_map(|(name, connection)| {
@@ -116,13 +119,17 @@ impl CsvFiles {
             }
         }
         let mut changed = Changed::default();
+        let pause = if awaited { Duration::ZERO } else { PAUSE };
         for (name, known) in &mut self.known {
             known.is_late = known.looking;
+            if known.is_late {
+                changed.late.push(name.clone());
+            }
             if known.found.is_none() || known.found == known.read {
                 continue;
             }
             let since = known.read_at.map(|at| at.elapsed());
-            let wait = since.map_or(Duration::ZERO, |since| PAUSE.saturating_sub(since));
+            let wait = since.map_or(Duration::ZERO, |since| pause.saturating_sub(since));
             let wait = if known.is_young {
                 wait.max(SETTLING)
             } else {
@@ -131,7 +138,7 @@ impl CsvFiles {
             if !wait.is_zero() {
                 changed.again = Some(changed.again.map_or(wait, |again| again.min(wait)));
             }
-            if since.is_none_or(|since| since >= PAUSE) {
+            if since.is_none_or(|since| since >= pause) {
                 changed.names.push((name.clone(), since.is_some()));
             }
         }
@@ -148,12 +155,18 @@ impl CsvFiles {
         }
     }
 
+    /// Whether a connection's files have not shown up yet.
+    pub fn is_late(&self, name: &str) -> bool {
+        self.known.get(name).is_some_and(|known| known.is_late)
+    }
+
     /// Takes note of a look; true if the files are not the ones that were read.
     fn take(&mut self, (name, csv, look): (String, Csv, Option<Look>)) -> bool {
         let Some(known) = self.known.get_mut(&name).filter(|known| known.csv == csv) else {
             return false;
         };
         known.looking = false;
+        known.is_late = false;
         if let Some(look) = look {
             known.found = Some(look.found);
             known.places = look.places;

@@ -141,6 +141,11 @@ pub enum Next {
 }
 
 impl Failure {
+    /// Whether the connection was to be dropped.
+    pub fn is_of_drop(&self) -> bool {
+        self.target_hash.is_empty()
+    }
+
     /// The failure that follows `before`. An import is tried again by the source's `schedule`, as
     /// long as there is a chance that it succeeds; `others` that fail make room for each other.
     pub fn after(

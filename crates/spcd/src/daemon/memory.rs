@@ -88,6 +88,21 @@ impl Memory {
         }
     }
 
+    /// Has connections dropped again that could not be dropped: what stood in the way may be gone,
+    /// and only the hub is asked. Returns their names.
+    pub fn retry_drops(&mut self) -> Vec<String> {
+        let drops = self
+            .failures
+            .iter_mut()
+            .filter(|(_, failure)| failure.is_of_drop());
+        drops
+            .map(|(name, failure)| {
+                failure.next = Next::Due;
+                name.clone()
+            })
+            .collect()
+    }
+
     /// Adds what is remembered to what was observed.
     pub fn recall(
         &mut self,

@@ -66,8 +66,12 @@ impl Reign<'_> {
         }
         let (asked, reconnected) = self.hold(asked).await?;
         self.tunnels.keep(&desired);
-        let changed = self.csv.look(&desired).await;
-        self.memory.notice(changed);
+        self.look_at_files(&desired).await;
+        if !asked.is_empty() {
+            let until = Instant::now() + jobs::PATIENCE;
+            let drops = self.memory.retry_drops();
+            self.requests.await_found(drops.iter(), until);
+        }
         let defaults = *self.health.borrow();
         self.memory.reschedule(&desired, defaults);
         self.memory.recall(&desired, &mut observed, asked);
@@ -120,6 +124,20 @@ impl Reign<'_> {
             None => self.drift.ask(self.passes, began, true),
         }
         Ok(Passed { idle })
+    }
+
+    /// Looks at the files of csv connections. A client that asked for a look waits until those that
+    /// changed are read, too.
+    async fn look_at_files(&mut self, desired: &Desired) {
+        let awaited = self.requests.await_a_look();
+        let changed = self.csv.look(desired, awaited).await;
+        if awaited && !(changed.names.is_empty() && changed.late.is_empty()) {
+            let names = changed.names.iter().map(|(name, _)| name);
+            let until = Instant::now() + jobs::PATIENCE;
+            self.requests.await_found(names.chain(&changed.late), until);
+            self.memory.wake_after(jobs::PATIENCE);
+        }
+        self.memory.notice(changed);
     }
 
     /// Leaves sources alone as somebody asked, or no longer. Returns what else was asked for, and whom
@@ -432,8 +450,12 @@ impl Reign<'_> {
             },
             None => jobs.len() > 0 || !ask.is_empty() || aggregators.due,
         };
+        let csv = &self.csv;
+        let found = |name: &str| {
+            one(name) || csv.is_late(name) || (aggregators.due && aggregators.show(name))
+        };
         self.requests
-            .answer(&self.lead.control.client, self.lead.epoch, open)
+            .answer(&self.lead.control.client, self.lead.epoch, open, found)
             .await
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::hub::HubError;
@@ -45,6 +46,11 @@ struct Open {
     seen: u64,
     /// Whether a pass since then left nothing for later, and knew what was altered.
     passed: bool,
+    /// Connections of which the look found work that their status does not tell: other files, an
+    /// obstacle that may be gone.
+    found: BTreeSet<String>,
+    /// When they are waited for no longer: one source that hangs holds up no look at the others.
+    found_until: Option<Instant>,
     errors: Vec<String>,
 }
 
@@ -81,6 +87,8 @@ impl Requests {
                     held: BTreeSet::new(),
                     seen: pass,
                     passed: false,
+                    found: BTreeSet::new(),
+                    found_until: None,
                     errors: Vec::new(),
                 }
             });
@@ -110,6 +118,19 @@ impl Requests {
                     ));
                 }
             }
+        }
+    }
+
+    /// The look found work for these connections, which those who asked for it wait for, at most
+    /// until `until`.
+    pub fn await_found<'a>(&mut self, names: impl Iterator<Item = &'a String>, until: Instant) {
+        let names: BTreeSet<&String> = names.collect();
+        if names.is_empty() {
+            return;
+        }
+        for open in self.open.values_mut().filter(|open| !open.passed) {
+            open.found.extend(names.iter().map(|name| (*name).clone()));
+            open.found_until = Some(until);
         }
     }
 
@@ -143,15 +164,22 @@ impl Requests {
     }
 
     /// Answers the requests of which nothing is under way any more, as `is_open` says of one
-    /// connection, or of all.
+    /// connection, or of all; `is_found` says it of what a look found.
     pub async fn answer(
         &mut self,
         client: &Client,
         epoch: i64,
         is_open: impl Fn(Option<&str>) -> bool,
+        is_found: impl Fn(&str) -> bool,
     ) -> Result<(), HubError> {
+        let now = Instant::now();
+        let waits = |open: &Open| {
+            open.found_until.is_some_and(|until| until > now)
+                && open.found.iter().any(|name| is_found(name))
+        };
         let over = |open: &Open| {
             open.passed
+                && !waits(open)
                 && match &open.names {
                     Some(names) => !names.iter().any(|name| is_open(Some(name))),
                     None => !is_open(None),
@@ -204,6 +232,8 @@ mod tests {
             held: BTreeSet::new(),
             seen: 1,
             passed: false,
+            found: BTreeSet::new(),
+            found_until: None,
             errors: Vec::new(),
         };
         Requests {

@@ -213,10 +213,10 @@ plugin "csv" {
   positional  = true
 
   # One table a file; spcd reads their heads and infers the columns.
-  files    = ["paths", "header", "separator", "comment"]
+  files    = ["paths", "header", "separator", "comment", "encoding", "null"]
   probe    = "files"
   required = ["paths"]
-  public   = ["paths", "header", "separator", "comment"]
+  public   = ["paths", "header", "separator", "comment", "encoding", "null"]
   paths    = ["paths"]
 }
 

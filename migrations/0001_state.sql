@@ -89,6 +89,8 @@ CREATE TABLE spcd.applied (
     warnings        text[] NOT NULL DEFAULT '{}',
     -- which version was asked, where all connections of a plugin share the answer
     extension_version text,
+    -- of files: the types of columns that values decided, by table and column
+    types           jsonb,
     -- where its tables are while only aggregators show them; NULL: in the schema of its name
     hidden_schema   text COLLATE "C",
     fingerprint     text NOT NULL
@@ -251,7 +253,7 @@ SET enable_seqscan = on SET enable_hashjoin = on SET enable_mergejoin = on AS $$
 $$;
 
 -- Records what was made for connections: an array of {name, target_hash, tables, members, warnings,
--- version, columns, look_again, hidden_schema}. Where all of it was made in this transaction,
+-- version, columns, look_again, hidden_schema, types}. Where all of it was made in this transaction,
 -- "columns" is how many columns the tables have, and the fingerprint is reckoned: each row bears the
 -- same version. A mistake in that would cost a closer look, and no more. With "look_again" there is
 -- none, so that the next look is a closer one. It goes from index to index, as spcd.touch does.
@@ -260,9 +262,9 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 BEGIN
     INSERT INTO spcd.applied
         (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings,
-         extension_version, hidden_schema, fingerprint)
+         extension_version, hidden_schema, types, fingerprint)
     SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, r.version,
-           r.hidden_schema,
+           r.hidden_schema, r.types,
            CASE WHEN r.columns IS NULL THEN ''
            ELSE pg_catalog.concat_ws('/', n.oid, s.oid,
                pg_catalog.hashtextextended(pg_catalog.concat(s.srvfdw, s.srvoptions), 0),
@@ -272,7 +274,7 @@ BEGIN
            END
     FROM pg_catalog.jsonb_to_recordset(p_made)
          AS r (name text, target_hash text, tables text[], members text[], warnings text[],
-               version text, columns bigint, hidden_schema text)
+               version text, columns bigint, hidden_schema text, types jsonb)
     CROSS JOIN (SELECT (age('3'::xid)::bigint - age(pg_catalog.pg_current_xact_id()::xid))
                        & 4294967295) AS v (row)
     JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(r.hidden_schema, r.name)
@@ -282,7 +284,7 @@ BEGIN
         target_hash = excluded.target_hash, schema_oid = excluded.schema_oid,
         server_oid = excluded.server_oid, tables = excluded.tables, members = excluded.members,
         warnings = excluded.warnings, extension_version = excluded.extension_version,
-        hidden_schema = excluded.hidden_schema,
+        hidden_schema = excluded.hidden_schema, types = excluded.types,
         fingerprint = excluded.fingerprint;
     PERFORM spcd.touch(pg_catalog.array_agg(r->>'name'))
     FROM pg_catalog.jsonb_array_elements(p_made) r

@@ -3,7 +3,7 @@
 use std::fs;
 
 use spcd_core::config::Csv;
-use spcd_core::csv::{Fault, Sheet, read, table};
+use spcd_core::csv::{Fault, Inferred, Sheet, SheetColumn, read, table};
 use spcd_core::sql;
 
 use crate::support::{connect, fresh_dir, shared};
@@ -70,6 +70,8 @@ async fn what_is_told_of_a_file_is_what_the_server_reads() {
         fs::write(&path, &text).unwrap();
         let (sheet, is_fine) = match read(text.as_bytes(), true, &csv) {
             Ok(sheet) => (sheet, true),
+            // Where quotes may be signs like any other the server is not asked: it joins rows.
+            Err(Fault::Ragged { .. }) if text.contains('"') => continue,
             Err(Fault::Ragged { wanted, .. }) => (texts(wanted), false),
             Err(Fault::LineEnds { .. } | Fault::OpenQuote { .. }) => (texts(1), false),
             Err(_) => continue,
@@ -100,7 +102,20 @@ async fn what_is_told_of_a_file_is_what_the_server_reads() {
 /// So many columns that take any value, also those of a header, which the server else only skips.
 fn texts(count: usize) -> Sheet {
     Sheet {
-        columns: (0..count).map(|n| (format!("c{n}"), "text")).collect(),
+        columns: (0..count).map(text).collect(),
         header: false,
+        separator: ',',
+        quote: None,
+    }
+}
+
+fn text(n: usize) -> SheetColumn {
+    SheetColumn {
+        name: format!("c{n}"),
+        data_type: "text",
+        inferred: Inferred {
+            takes: &["text"],
+            certain: true,
+        },
     }
 }

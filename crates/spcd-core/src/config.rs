@@ -16,6 +16,7 @@ mod place;
 mod plugins;
 mod ssh;
 
+use crate::csv::Encoding;
 use crate::health;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -224,10 +225,14 @@ pub struct Csv {
     pub paths: Vec<String>,
     /// Whether the first line names the columns; `None`: look and see.
     pub header: Option<bool>,
-    /// What stands between values; `None`: a comma.
+    /// What stands between values; `None`: look and see.
     pub separator: Option<char>,
     /// What a line to be skipped begins with; `None`: nothing.
     pub comment: Option<char>,
+    /// How the files are encoded.
+    pub encoding: Encoding,
+    /// What stands for NULL without quotes; `None`: nothing.
+    pub null: Option<String>,
 }
 
 /// A server option.

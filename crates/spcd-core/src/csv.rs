@@ -4,10 +4,15 @@
 //! RFC 4180 part ways (blank lines, quotes in the middle of a value, mixed line ends) only COPY's
 //! count, for a table whose rows it refuses cannot be read. So the rows are taken apart here by
 //! COPY's rules, and a type is given only where every value of the file bears it out.
+//!
+//! A file that COPY would read as something else than it says (a quote in the middle of a value
+//! joins rows) is read with other options, or refused with the line.
 
+mod encoding;
 mod fault;
 mod kind;
 mod records;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +21,9 @@ use crate::shape::{Column, Table};
 use kind::Kind;
 use records::Records;
 
+pub use encoding::Encoding;
 pub use fault::Fault;
+pub use types::{Inferred, KnownTypes, keep_types, known_types};
 
 /// As many columns as a table may have.
 const MAX_COLUMNS: usize = 1600;
@@ -26,25 +33,103 @@ const MAX_NAME: usize = 63;
 const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"];
 /// What some programs write before UTF-8.
 const MARK: &str = "\u{feff}";
+/// What stands between values, where the connection does not say: the first of these that fits.
+const SEPARATORS: [char; 3] = [',', ';', '\t'];
 
-/// The columns of a file.
+/// The columns of a file, and how it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sheet {
-    /// Name and type, in order.
-    pub columns: Vec<(String, &'static str)>,
+    /// In order.
+    pub columns: Vec<SheetColumn>,
     /// The first row names them.
     pub header: bool,
+    /// What stands between values.
+    pub separator: char,
+    /// What is given to COPY as the quote of a file whose own quotes are signs like any other: a
+    /// character that is not in it. `None`: the quote is the usual one.
+    pub quote: Option<char>,
+}
+
+/// A column of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SheetColumn {
+    /// Its name.
+    pub name: String,
+    /// The type that this file alone gives it.
+    pub data_type: &'static str,
+    /// What its values say of that.
+    pub inferred: Inferred,
 }
 
 /// Tells a file's columns from its bytes: from all of them, or, unless `whole`, from its
 /// beginning. Of a part only the names are told: what comes later may contradict any type but
 /// `text`, and the table could not be read.
 pub fn read(bytes: &[u8], whole: bool, csv: &Csv) -> Result<Sheet, Fault> {
-    let text = fault::text(bytes, whole)?;
+    let text = csv.encoding.decode(bytes, whole)?;
+    let text = &*text;
     if text.trim_start_matches(MARK).is_empty() {
         return Err(Fault::Empty);
     }
-    let mut records = Records::new(text, whole, csv.separator.unwrap_or(','));
+    if let Some(separator) = csv.separator {
+        return separated(text, whole, csv, separator);
+    }
+    // One that does not part the first row parts nothing.
+    let parts = |separator: &&char| {
+        let mut row = records::Row::default();
+        let first = Records::new(text, whole, **separator, true).next(&mut row);
+        matches!(first, Ok(true)) && row.len() > 1
+    };
+    let mut fault = None;
+    for separator in SEPARATORS.iter().filter(parts) {
+        match separated(text, whole, csv, *separator) {
+            Ok(sheet) => return Ok(sheet),
+            Err(why) => drop(fault.get_or_insert(why)),
+        }
+    }
+    match fault {
+        Some(fault) => Err(fault),
+        None => separated(text, whole, csv, SEPARATORS[0]),
+    }
+}
+
+/// Reads a file whose values are parted by one character.
+fn separated(text: &str, whole: bool, csv: &Csv, separator: char) -> Result<Sheet, Fault> {
+    let stray = match quoted(text, whole, csv, separator, None) {
+        // What comes later in a file could begin with a quote.
+        Err(stray @ Fault::StrayQuote { .. }) if whole => stray,
+        read => return read,
+    };
+    match unused_quote(text, separator) {
+        Some(quote) => quoted(text, whole, csv, separator, Some(quote)),
+        None => Err(stray),
+    }
+}
+
+/// A character to be given to COPY as the quote, where no value is in quotes.
+fn unused_quote(text: &str, separator: char) -> Option<char> {
+    let mut records = Records::new(text, true, separator, false);
+    let mut row = records::Row::default();
+    while records.next(&mut row).ok()? {
+        let begins = |(value, _): (&str, bool)| {
+            let value = value.strip_prefix(MARK).unwrap_or(value);
+            value.trim_start_matches([' ', '\t']).starts_with('"')
+        };
+        if row.values().any(begins) {
+            return None;
+        }
+    }
+    ('\u{1}'..'\u{9}').find(|sign| *sign != separator && !text.contains(*sign))
+}
+
+/// Reads a file with the usual quote, or (`quote` is another one) without any.
+fn quoted(
+    text: &str,
+    whole: bool,
+    csv: &Csv,
+    separator: char,
+    quote: Option<char>,
+) -> Result<Sheet, Fault> {
+    let mut records = Records::new(text, whole, separator, quote.is_none());
     let mut row = records::Row::default();
     let refuse_comment = |row: &records::Row| match csv.comment {
         Some(sign) if row.begins_with(sign) => Err(Fault::Comment {
@@ -68,8 +153,9 @@ pub fn read(bytes: &[u8], whole: bool, csv: &Csv) -> Result<Sheet, Fault> {
     }
     let header = csv.header.unwrap_or_else(|| names(&first));
     let mut kinds = vec![Kind::Nothing; first.len()];
+    let null = csv.null.as_deref().unwrap_or_default();
     if !header {
-        learn(&mut kinds, &row);
+        learn(&mut kinds, &row, null);
     }
     while records.next(&mut row)? {
         refuse_comment(&row)?;
@@ -80,16 +166,26 @@ pub fn read(bytes: &[u8], whole: bool, csv: &Csv) -> Result<Sheet, Fault> {
                 wanted: first.len(),
             });
         }
-        if whole {
-            learn(&mut kinds, &row);
-        }
+        learn(&mut kinds, &row, null);
     }
-    let data_type = |kind: Kind| if whole { kind.data_type() } else { "text" };
     let columns = column_names(if header { &first } else { &[] }, first.len())
         .into_iter()
-        .zip(kinds.into_iter().map(data_type))
+        .zip(kinds)
+        .map(|(name, kind)| SheetColumn {
+            name,
+            data_type: if whole { kind.data_type() } else { "text" },
+            inferred: Inferred {
+                takes: kind.takes(),
+                certain: whole && kind != Kind::Nothing,
+            },
+        })
         .collect();
-    Ok(Sheet { columns, header })
+    Ok(Sheet {
+        columns,
+        header,
+        separator,
+        quote,
+    })
 }
 
 /// Whether a first row names the columns: nothing in it is empty, there twice, or anything but text.
@@ -99,10 +195,10 @@ fn names(row: &[String]) -> bool {
         && (row.iter()).all(|value| !value.is_empty() && Kind::of(value) == Kind::Text)
 }
 
-fn learn(kinds: &mut [Kind], row: &records::Row) {
+fn learn(kinds: &mut [Kind], row: &records::Row, null: &str) {
     for (kind, (value, quoted)) in kinds.iter_mut().zip(row.values()) {
-        // Empty without quotes is NULL, which every type takes.
-        if (!value.is_empty() || quoted) && *kind != Kind::Text {
+        // Every type takes NULL.
+        if (value != null || quoted) && *kind != Kind::Text {
             *kind = kind.and(Kind::of(value));
         }
     }
@@ -160,17 +256,24 @@ pub fn table(name: &str, path: &str, sheet: &Sheet, csv: &Csv) -> Table {
         option("filename", path),
         option("format", "csv"),
         // Otherwise that of the session that reads.
-        option("encoding", "UTF8"),
+        option("encoding", csv.encoding.name),
     ]);
     if sheet.header {
         options.extend([option("header", "true")]);
     }
-    if let Some(separator) = csv.separator.filter(|separator| *separator != ',') {
-        options.extend([option("delimiter", &separator.to_string())]);
+    if sheet.separator != ',' {
+        options.extend([option("delimiter", &sheet.separator.to_string())]);
     }
-    let column = |(name, data_type): &(String, &str)| Column {
-        name: name.clone(),
-        data_type: (*data_type).to_owned(),
+    if let Some(quote) = sheet.quote {
+        options.extend([option("quote", &quote.to_string())]);
+    }
+    if let Some(null) = &csv.null {
+        options.extend([option("null", null)]);
+    }
+    let column = |column: &SheetColumn| Column {
+        name: column.name.clone(),
+        data_type: column.data_type.to_owned(),
+        inferred: Some(column.inferred),
         ..Column::default()
     };
     Table {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use spcd_protocol::Status;
 
 use crate::config;
+use crate::csv::KnownTypes;
 use crate::plan::Offer;
 use crate::secret::Secret;
 use crate::shape::{Obstacles, Table};
@@ -173,6 +174,8 @@ pub struct Applied {
     /// The version of the extension that was asked, where all connections of a plugin share the
     /// answer.
     pub version: Option<String>,
+    /// Of files: the types of columns that values decided.
+    pub types: KnownTypes,
 }
 
 /// Where an extension stands.

@@ -5,6 +5,7 @@ mod guard;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::csv::Inferred;
 use crate::hash::Hasher;
 
 pub use guard::{Dependent, Dependents, Harm, Obstacles, after, guard, unfit};
@@ -43,6 +44,8 @@ pub struct Column {
     pub generated: Option<String>,
     /// Options of the column.
     pub options: BTreeMap<String, String>,
+    /// Of a column of a file: what its values say of its type. No part of its shape.
+    pub inferred: Option<Inferred>,
 }
 
 /// How a wrapper sees tables, as its plugin's definition says.

@@ -143,6 +143,7 @@ impl World {
                         warnings: vec![],
                         version: None,
                         hidden_schema: None,
+                        types: Default::default(),
                     });
                     let detail = Detail {
                         server: Some((target.wrapper.clone(), target.server_options())),

@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-const ALLOWED: [&str; 10] = [
+const ALLOWED: [&str; 11] = [
     "annotate-snippets",
     "csv",
+    "encoding_rs",
     "hcl-rs",
     "serde",
     "serde_json",

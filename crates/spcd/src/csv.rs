@@ -51,6 +51,7 @@ pub fn read(csv: &Csv, import: &Import) -> Result<Files, String> {
     }
     let mut all = Files::default();
     all.offer.warnings = warnings;
+    let mut separators = BTreeMap::<char, Vec<String>>::new();
     for path in files.into_keys() {
         // `find` has left out what is not.
         let Some((whole, file)) = path
@@ -93,14 +94,37 @@ pub fn read(csv: &Csv, import: &Import) -> Result<Files, String> {
             }
             Err(error) => unfit(error.to_string()),
             Ok((bytes, is_whole)) => match csv::read(&bytes, is_whole, csv) {
-                Ok(sheet) => csv::table(name, whole, &sheet, csv),
+                Ok(sheet) => {
+                    if csv.separator.is_none() && sheet.separator != ',' {
+                        let files = separators.entry(sheet.separator).or_default();
+                        files.push(whole.to_owned());
+                    }
+                    csv::table(name, whole, &sheet, csv)
+                }
                 Err(fault) => unfit(of_file(&fault)),
             },
         };
         all.offer.tables.push(table);
         all.paths.insert(name.to_owned(), path.clone());
     }
+    all.offer
+        .warnings
+        .extend(separators.iter().map(of_separator));
     Ok(all)
+}
+
+/// Says that files have another separator than the usual one, which was found by looking.
+fn of_separator((separator, files): (&char, &Vec<String>)) -> String {
+    let first = files.first().map_or("", String::as_str);
+    let files = match files.len() {
+        0 | 1 => first.to_owned(),
+        n => format!("{first} (and {} more)", n - 1),
+    };
+    let sign = separator.escape_default();
+    format!(
+        "{files}: the values are separated by \"{sign}\", not by commas; write \
+         `separator = \"{sign}\"` to confirm it"
+    )
 }
 
 fn of_file(fault: &Fault) -> String {

@@ -13,10 +13,20 @@ pub enum Fault {
     #[error("it is UTF-16; save it as UTF-8")]
     Utf16,
     /// Bytes that are no UTF-8.
-    #[error("line {line} is not UTF-8; save it as UTF-8")]
+    #[error(
+        "line {line} is not UTF-8; save it as UTF-8, or say how it is encoded: `encoding = \"latin1\"`"
+    )]
     NotUtf8 {
         /// From 1.
         line: usize,
+    },
+    /// Bytes that mean nothing in the encoding that the connection names.
+    #[error("line {line} is not {encoding}")]
+    NotEncoded {
+        /// From 1.
+        line: usize,
+        /// The encoding's name.
+        encoding: &'static str,
     },
     /// A byte that text in Postgres cannot hold.
     #[error("there is a NUL byte on line {line}, which Postgres cannot hold: is it no text?")]
@@ -33,6 +43,16 @@ pub enum Fault {
         found: usize,
         /// How many the first has.
         wanted: usize,
+    },
+    /// A quote in the middle of a value, with which COPY would begin a quoted text that may go on over
+    /// many lines.
+    #[error(
+        "line {line} has a quote in the middle of a value, from which the server would read on to the \
+         next quote: put the whole value in quotes and write its own ones twice (\"27\"\" wide\")"
+    )]
+    StrayQuote {
+        /// From 1.
+        line: usize,
     },
     /// A quote without its partner.
     #[error("the quote on line {line} is never closed")]
@@ -90,36 +110,24 @@ fn ragged(line: usize, found: usize, wanted: usize) -> String {
     }
 }
 
-/// The bytes as text, if the server can take them for it. Of a part, a character that is cut off at
-/// the end is left out.
-pub(super) fn text(bytes: &[u8], whole: bool) -> Result<&str, Fault> {
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err(Fault::Utf16);
-    }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
+/// UTF-8 as text. Of a part, a character that is cut off at the end is left out.
+pub(super) fn utf8(bytes: &[u8], whole: bool) -> Result<&str, Fault> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text),
         Err(error) => {
             let (valid, _) = bytes.split_at(error.valid_up_to());
             let cut_off = error.error_len().is_none() && !whole;
             match std::str::from_utf8(valid) {
-                Ok(text) if cut_off => text,
-                _ => {
-                    return Err(Fault::NotUtf8 {
-                        line: line_of(bytes, valid.len()),
-                    });
-                }
+                Ok(text) if cut_off => Ok(text),
+                _ => Err(Fault::NotUtf8 {
+                    line: line_of(bytes, valid.len()),
+                }),
             }
         }
-    };
-    match text.bytes().position(|byte| byte == 0) {
-        None => Ok(text),
-        Some(at) => Err(Fault::Nul {
-            line: line_of(bytes, at),
-        }),
     }
 }
 
 /// The line of an offset, from 1.
-fn line_of(bytes: &[u8], at: usize) -> usize {
+pub(super) fn line_of(bytes: &[u8], at: usize) -> usize {
     1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count()
 }

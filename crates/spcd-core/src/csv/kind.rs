@@ -45,6 +45,28 @@ impl Kind {
         }
     }
 
+    /// The types that take all of its values.
+    pub(super) fn takes(self) -> &'static [&'static str] {
+        match self {
+            Kind::Nothing => &[
+                "boolean",
+                "bigint",
+                "numeric",
+                "date",
+                "timestamp without time zone",
+                "timestamp with time zone",
+                "text",
+            ],
+            Kind::Boolean => &["boolean", "text"],
+            Kind::Integer => &["bigint", "numeric", "text"],
+            Kind::Numeric => &["numeric", "text"],
+            Kind::Date => &["date", "timestamp without time zone", "text"],
+            Kind::Timestamp => &["timestamp without time zone", "text"],
+            Kind::TimestampWithZone => &["timestamp with time zone", "text"],
+            Kind::Text => &["text"],
+        }
+    }
+
     /// Its name in Postgres.
     pub(super) fn data_type(self) -> &'static str {
         match self {

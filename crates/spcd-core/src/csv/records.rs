@@ -7,6 +7,8 @@ pub(super) struct Records<'a> {
     bytes: &'a [u8],
     whole: bool,
     separator: u8,
+    /// Quotes hold values together; else they are signs like any other.
+    quotes: bool,
     at: usize,
     line: usize,
     end: Option<End>,
@@ -75,11 +77,12 @@ impl Row {
 
 impl<'a> Records<'a> {
     /// Over a text, or the beginning of one: then a row that is cut off is left out.
-    pub(super) fn new(text: &'a str, whole: bool, separator: char) -> Self {
+    pub(super) fn new(text: &'a str, whole: bool, separator: char, quotes: bool) -> Self {
         Self {
             bytes: text.as_bytes(),
             whole,
             separator: u8::try_from(separator).unwrap_or(b','),
+            quotes,
             at: 0,
             line: 1,
             end: None,
@@ -106,9 +109,13 @@ impl<'a> Records<'a> {
                 break None;
             };
             match byte {
-                b'"' => {
+                b'"' if self.quotes => {
                     text.extend_from_slice(&bytes[from..at]);
-                    // Inside quotes two of them are one; outside, they only open.
+                    let start = row.ends.last().map_or(0, |(end, _)| *end);
+                    if !in_quotes && (quoted || !is_blank(&text[start..])) {
+                        return Err(Fault::StrayQuote { line: self.line });
+                    }
+                    // Inside quotes two of them are one.
                     if in_quotes && bytes.get(at + 1) == Some(&b'"') {
                         text.push(b'"');
                         at += 1;
@@ -172,4 +179,10 @@ impl<'a> Records<'a> {
         }
         Ok(true)
     }
+}
+
+/// Whether a value may still begin with a quote after this.
+fn is_blank(begin: &[u8]) -> bool {
+    let begin = begin.strip_prefix(super::MARK.as_bytes()).unwrap_or(begin);
+    begin.iter().all(|byte| matches!(byte, b' ' | b'\t'))
 }

@@ -16,7 +16,7 @@ fn shown(text: impl AsRef<[u8]>, csv: &Csv) -> String {
     match read(text.as_ref(), true, csv) {
         Ok(sheet) => {
             let columns: Vec<_> = (sheet.columns.iter())
-                .map(|(name, data_type)| format!("{name} {data_type}"))
+                .map(|column| format!("{} {}", column.name, column.data_type))
                 .collect();
             let sign = if sheet.header { "" } else { "- " };
             format!("{sign}{}", columns.join(", "))
@@ -30,15 +30,13 @@ fn type_of(values: &[&str]) -> &'static str {
     read(text.as_bytes(), true, &with_header(true))
         .unwrap()
         .columns[0]
-        .1
+        .data_type
 }
 
 #[test]
 fn quotes_hold_commas_newlines_and_themselves() {
     let text = "id,\"a \"\"b\"\"\",c\n1,\"x,\ny\",2024-01-31\n2,\"\"\"\",\n";
     assert_eq!(shown(text, &auto()), "id bigint, a \"b\" text, c date");
-    // As COPY has it, a quote may open in the middle of a value.
-    assert_eq!(shown("a,b\nx\"1,\n2\",3\n", &auto()), "a text, b bigint");
 }
 
 #[test]
@@ -103,12 +101,12 @@ fn every_column_gets_a_name_of_its_own() {
     let names = read(format!("{long},{long}\n").as_bytes(), true, &on)
         .unwrap()
         .columns;
-    assert_eq!(names[0].0, "é".repeat(31));
-    assert_eq!(names[1].0, format!("{}_2", "é".repeat(30)));
+    assert_eq!(names[0].name, "é".repeat(31));
+    assert_eq!(names[1].name, format!("{}_2", "é".repeat(30)));
     let wide = read(",".repeat(702).as_bytes(), true, &auto())
         .unwrap()
         .columns;
-    let picked: Vec<_> = [0, 25, 26, 701, 702].map(|n| wide[n].0.clone()).into();
+    let picked: Vec<_> = [0, 25, 26, 701, 702].map(|n| wide[n].name.clone()).into();
     assert_eq!(picked, ["a", "z", "aa", "zz", "aaa"]);
     assert_eq!(
         shown("größe,名前\n1,x\n", &auto()),
@@ -212,7 +210,7 @@ fn what_the_server_would_refuse_to_read_is_told_with_its_line() {
     }
     assert_eq!(
         shown(b"a\nb\n\xe4\n", &auto()),
-        "line 3 is not UTF-8; save it as UTF-8"
+        "line 3 is not UTF-8; save it as UTF-8, or say how it is encoded: `encoding = \"latin1\"`"
     );
     assert_eq!(
         shown(b"\xff\xfea\0", &auto()),
@@ -271,10 +269,10 @@ fn separators_are_what_the_connection_says() {
 fn of_the_beginning_of_a_file_only_names_are_told() {
     let part = |text: &[u8]| read(text, false, &auto());
     let columns = part(b"a,b\n1,2\n3,\"4").unwrap().columns;
-    assert_eq!(
-        columns,
-        [("a".to_owned(), "text"), ("b".to_owned(), "text")]
-    );
+    let shown = columns
+        .iter()
+        .map(|column| (&*column.name, column.data_type));
+    assert_eq!(shown.collect::<Vec<_>>(), [("a", "text"), ("b", "text")]);
     // Neither a row nor a character that is cut off is held against the file.
     assert!(part(b"a,b\n1").is_ok());
     assert!(part(b"a,b\n1,\xc3").is_ok());
@@ -298,4 +296,63 @@ fn tables_are_named_after_files() {
         assert_eq!(table_name(file), Ok(name));
     }
     assert_eq!(table_name(&"x".repeat(68)), Err(Fault::LongName));
+}
+
+#[test]
+fn separators_are_found_where_the_connection_says_none() {
+    let separator = |text: &str| read(text.as_bytes(), true, &auto()).map(|sheet| sheet.separator);
+    for (text, wanted) in [
+        ("a,b\n1,2\n", ','),
+        ("a;b\n1;9,50\n", ';'),
+        ("a\tb;c\n1\t2\n", '\t'),
+        ("\"x, y\";b\n1;2\n", ';'),
+        // The comma comes first where it fits, and where nothing else does.
+        ("a;b,c\n1;2,3\n", ','),
+        ("last, first;age\nDoe, Ada;36\nmadonna;60\n", ';'),
+        ("name\nx;y\n", ','),
+        ("#,x;y\n1,5;2\n", ','),
+    ] {
+        assert_eq!(separator(text), Ok(wanted), "{text:?}");
+    }
+    // What is wrong is told of the separator that parts the first row.
+    assert_eq!(
+        shown("a;b\n1;2\n3\n", &auto()),
+        "line 3 has 1 value where the first line has 2"
+    );
+}
+
+#[test]
+fn a_quote_in_the_middle_of_a_value_joins_no_rows() {
+    let read = |text: &str| {
+        let sheet = read(text.as_bytes(), true, &auto());
+        sheet.map(|sheet| (shown(text, &auto()), sheet.quote.is_some()))
+    };
+    // No value is in quotes, so quotes are signs like any other.
+    let plain = |columns: &str| Ok((columns.to_owned(), true));
+    assert_eq!(
+        read("id,what\n1,27\" wide\n2,30\" deep\n3,x\n"),
+        plain("id bigint, what text")
+    );
+    assert_eq!(read("a,b\nx\"1,\n2\",3\n"), plain("a text, b bigint"));
+    // Some are: there is no telling which quotes mean what.
+    let stray = |line| Err(Fault::StrayQuote { line });
+    assert_eq!(read("id,what\n1,\"a, b\"\n2,27\" wide\n3,x\n"), stray(3));
+    assert_eq!(read("id,what\n1,\"27\" wide\"\n2,x\n"), stray(2));
+    // Blanks may stand before a quote.
+    let quoted = Ok(("a text, b bigint".to_owned(), false));
+    assert_eq!(read("a,b\n \"x, y\",2\n"), quoted);
+    // Of a part it is not known what comes later.
+    let part = super::read(b"a,b\n1\",2\n", false, &auto());
+    assert_eq!(part, Err(Fault::StrayQuote { line: 2 }));
+}
+
+#[test]
+fn null_is_what_the_connection_says() {
+    let csv = Csv {
+        null: Some("NA".into()),
+        ..Csv::default()
+    };
+    assert_eq!(shown("n,m\n1,2\nNA,NA\n", &csv), "n bigint, m bigint");
+    // In quotes it is a text, and nothing between separators is an empty one.
+    assert_eq!(shown("n,m\n1,2\n\"NA\",\n", &csv), "n text, m text");
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use spcd_protocol::Status;
 
 use super::{Import, Imported, RowChange, Why, merged};
+use crate::csv::{KnownTypes, keep_types, known_types};
 use crate::observed::{Applied, Detail, Presence, Written};
 use crate::secret::Secret;
 use crate::shape::{self, Obstacles, Table, TableChange};
@@ -83,6 +84,9 @@ pub struct Record {
     pub look_again: bool,
     /// Where its tables are, if not in the schema of its name.
     pub hidden_schema: Option<String>,
+    /// Of files: the types of columns that values decided.
+    #[serde(skip_serializing_if = "KnownTypes::is_empty")]
+    pub types: KnownTypes,
 }
 
 /// A table that is made takes one lock, one that is dropped three, and schema, server and mapping
@@ -141,6 +145,23 @@ impl Import {
         }
     }
 
+    /// Gives what a connection's files hold the types that its tables have, unless a value
+    /// contradicts them.
+    pub fn keep_types(&self, offer: &mut Offer) {
+        if let Some(applied) = &self.applied {
+            keep_types(&mut offer.tables, &applied.types);
+        }
+    }
+
+    fn known_types(&self, after: &[Table], wanted: &[Table]) -> KnownTypes {
+        let none = KnownTypes::new();
+        let known = self
+            .applied
+            .as_ref()
+            .map_or(&none, |applied| &applied.types);
+        known_types(after, wanted, known)
+    }
+
     fn same_wrapper(&self, detail: &Detail) -> bool {
         (detail.server.as_ref()).is_none_or(|(wrapper, _)| *wrapper == self.target.wrapper)
     }
@@ -169,6 +190,7 @@ pub fn settle_new(
         columns: None,
         look_again: false,
         hidden_schema: None,
+        types: known_types(wanted, wanted, &KnownTypes::new()),
     };
     let new: Vec<&Table> = wanted.iter().collect();
     let pieces = create_in_pieces(name, name, &new, &[], &record, &mut sql);
@@ -355,6 +377,7 @@ pub fn settle(
         columns: None,
         look_again: import.why == Why::Drift,
         hidden_schema: import.hidden.then(|| schema.clone()),
+        types: import.known_types(&after, &wanted),
     };
     let new = changes.iter().map(|change| match change {
         TableChange::Create(table) => Some(table),
@@ -394,6 +417,7 @@ pub fn settle(
         && import.why == Why::Refresh
         && status != Status::Error
         && shown == import.known_warnings
+        && made.is_some_and(|applied| applied.types == record.types)
     {
         return Ok(None);
     }

@@ -8,6 +8,7 @@ use super::connection::at_work;
 use super::{Bookkeeping, Record, Unit};
 use super::{Imported, Plan, RowChange, Task, Why, Work, merged, set, settle};
 use crate::config::{Connection, Desired};
+use crate::csv::KnownTypes;
 use crate::observed::{Applied, Known, Observed, Presence, Written};
 use crate::shape::{self, Traits};
 use crate::sql;
@@ -199,6 +200,7 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
             hidden_schema: None,
             version: None,
             columns: None,
+            types: KnownTypes::new(),
         })
     };
 

@@ -29,9 +29,12 @@ pub(super) fn unfit(paths: &[String]) -> Option<(String, &'static str)> {
                 "fetch the files to the server's host, and name the copies",
             ));
         }
-        if path.starts_with('~') {
-            let message = format!("`~` means nothing here: `{}`", plain(path));
-            return Some((message, "write the whole path"));
+        if path.starts_with('~') && !path.starts_with("~/") {
+            let message = format!("`~` of another user means nothing here: `{}`", plain(path));
+            return Some((
+                message,
+                "write the whole path, or `~/…` for the home of spcd's user",
+            ));
         }
         if path.is_empty() || path.contains('\0') {
             return Some(("this is no path".into(), "write `paths = [\"data/*.csv\"]`"));
@@ -94,7 +97,9 @@ mod tests {
             let wanted = format!("remote files are not supported here: `{shown}`");
             assert_eq!(told(&["a.csv", path]), wanted);
         }
-        assert_eq!(told(&["~/a.csv"]), "`~` means nothing here: `~/a.csv`");
+        assert_eq!(told(&["~/a.csv"]), "");
+        let wanted = "`~` of another user means nothing here: `~ada/a.csv`";
+        assert_eq!(told(&["~ada/a.csv"]), wanted);
         assert!(told(&["a[.csv"]).starts_with("this pattern has a `[`"));
         assert_eq!(told(&[""]), "this is no path");
         assert_eq!(told(&[]), "no path is given");

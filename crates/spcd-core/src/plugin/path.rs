@@ -14,9 +14,10 @@ pub(super) fn absolute(file: &str, path: &str) -> String {
     }
 }
 
-/// A path that begins at the directory of its file, unless it is absolute.
+/// A path that begins at the directory of its file, unless it is absolute or begins at a home
+/// directory, which only the process that opens it knows.
 pub(crate) fn below(file: &str, path: &str) -> String {
-    if path.starts_with('/') {
+    if path.starts_with('/') || path.starts_with("~/") {
         return path.to_owned();
     }
     match file.rsplit_once('/') {

@@ -6,6 +6,7 @@ use super::path::{absolute, below, is_plain};
 use super::words::{self, Words};
 use super::{Definition, files, libpq};
 use crate::config::{Csv, Import, OptionValue, Ssh, Target, Tunnel};
+use crate::csv::Encoding;
 use crate::secret::Secret;
 use spcd_lang::nearest::nearest;
 use spcd_lang::settings::{Section, Setting, Settings};
@@ -358,6 +359,23 @@ impl Builder<'_, '_> {
                 }
                 _ => Some("write `header = \"auto\"`, `\"on\"` or `\"off\"`"),
             },
+            "encoding" => match Encoding::named(&first) {
+                Some(encoding) => {
+                    csv.encoding = encoding;
+                    None
+                }
+                None => Some(
+                    "write `\"utf8\"`, `\"latin1\"`, `\"win1252\"` or another of the server's names",
+                ),
+            },
+            // COPY refuses these.
+            "null" if first.contains(['"', '\n', '\r', '\0']) => {
+                Some("write a text without quotes and on one line")
+            }
+            "null" => {
+                csv.null = Some(first);
+                None
+            }
             name => match <[u8; 1]>::try_from(first.as_bytes()) {
                 // COPY takes these for something else.
                 Ok([b'"' | b'\n' | b'\r' | 0]) => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spcd_core::config::{Desired, Loaded, Severity};
+use spcd_core::csv::keep_types;
 use spcd_core::observed::{Ahead, Attempt, Detail, Extension, Observed};
 use spcd_core::plan::{self, Plan, Task};
 use spcd_core::shape::{self, Obstacles};
@@ -114,7 +115,8 @@ async fn read_files(
         shape::normalize(&mut offer.tables, target.traits());
         let mut obstacles = Obstacles::default();
         let known = observed.connections.get(name);
-        if known.is_some_and(|known| known.applied.is_some()) {
+        if let Some(applied) = known.and_then(|known| known.applied.as_ref()) {
+            keep_types(&mut offer.tables, &applied.types);
             let found = observe::details(client, std::slice::from_ref(name), false).await?;
             for (name, mut detail) in found {
                 shape::normalize(&mut detail.tables, target.traits());

@@ -67,7 +67,18 @@ pub fn find(paths: &[String]) -> Look {
         parts: Vec::new(),
     };
     for path in paths {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+        let path = match path.strip_prefix("~/") {
+            None => PathBuf::from(path),
+            Some(rest) => match std::env::home_dir().filter(|home| home.is_absolute()) {
+                Some(home) => home.join(rest),
+                None => {
+                    let text = format!("{path}: the user who runs spcd has no home directory");
+                    search.look.found.error.get_or_insert(text);
+                    continue;
+                }
+            },
+        };
+        let absolute = std::path::absolute(&path).unwrap_or(path);
         let before = search.look.found.files.len();
         let told = search.look.found.warnings.len();
         search.seen.clear();

@@ -193,7 +193,8 @@ impl Sources {
     ) -> Result<(Arc<Wanted>, Held), HubError> {
         let target = &import.target;
         if target.dynamic || target.csv.is_some() {
-            let (tables, held) = self.ask(target, asker, None).await?;
+            let (mut tables, held) = self.ask(target, asker, None).await?;
+            import.keep_types(&mut tables);
             return Ok((Arc::new(Wanted::of(tables, target)), held));
         }
         let all = self.shared(import, asker).await?;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::TryStreamExt as _;
 use spcd_core::config::Desired;
+use spcd_core::csv::KnownTypes;
 use spcd_core::observed::{Applied, Detail, Extension, Known, Observed, Presence, Written};
 use spcd_core::plan::{self, Needs};
 use spcd_core::secret::Secret;
@@ -116,7 +117,7 @@ async fn connections(client: &Client, readers: bool) -> Result<BTreeMap<String, 
                 s.schema_hash, a.target_hash, a.warnings, n.oid,
                 n.oid IS NOT DISTINCT FROM a.schema_oid, f.oid,
                 f.oid IS NOT DISTINCT FROM a.server_oid, {readable},
-                a.extension_version, a.hidden_schema, s.comments_set, s.labels
+                a.extension_version, a.hidden_schema, s.comments_set, s.labels, a.types
          FROM spcd.connection_state s
          LEFT JOIN spcd.applied a USING (connection_name)
          LEFT JOIN pg_catalog.pg_namespace n
@@ -155,6 +156,7 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
             readable: row.try_get(19)?,
             version: row.try_get(20)?,
             hidden_schema: row.try_get(21)?,
+            types: known_types(row.try_get(24)?),
         }),
     };
     let status: &str = row.try_get(1)?;
@@ -179,6 +181,13 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
         applied,
     };
     Ok((row.try_get(0)?, known))
+}
+
+/// The types that are remembered; where they are not what this version writes, none.
+fn known_types(value: Option<serde_json::Value>) -> KnownTypes {
+    value
+        .and_then(|value| serde_json::from_value(value).ok())
+        .unwrap_or_default()
 }
 
 /// What is no text in there is nobody's label.
@@ -414,6 +423,7 @@ async fn tables(
             default,
             generated,
             options: options(row.try_get(9)?),
+            inferred: None,
         };
         if let Some((_, table)) = tables.last_mut() {
             table.columns.push(column);

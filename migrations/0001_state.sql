@@ -74,6 +74,17 @@ CREATE TABLE spcd.config_diagnostic (
     connection_name text
 );
 
+-- The files that the applied state came from. What vanished with its directory (missing, unreadable,
+-- no directory, or empty where it held files) is not taken for removed until it is back or
+-- `spcd apply --allow-empty` deletes its row here.
+CREATE TABLE spcd.config_file (
+    path          text COLLATE "C" PRIMARY KEY,
+    -- the config directory, as configured
+    root          text NOT NULL,
+    -- the directory it vanished with; NULL while it is there
+    vanished_with text
+);
+
 -- What spcd made. By name, so that it survives dump and restore; the OIDs tell an object that was
 -- dropped and made again by somebody else, and are taken anew when the database is a restored one
 -- (spcd.daemon.identity).
@@ -148,6 +159,39 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'another daemon leads now' USING ERRCODE = 'SP010';
     END IF;
+END $$;
+
+-- Records files that are gone, new or otherwise than before.
+CREATE FUNCTION spcd.record_config(p_epoch bigint, p_gone text[], p_paths text[], p_roots text[],
+                                   p_vanished_with text[])
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM spcd.assert_lead(p_epoch);
+    DELETE FROM spcd.config_file WHERE path = ANY (p_gone);
+    INSERT INTO spcd.config_file AS f (path, root, vanished_with)
+    SELECT * FROM ROWS FROM (pg_catalog.unnest(p_paths), pg_catalog.unnest(p_roots),
+                             pg_catalog.unnest(p_vanished_with)) AS n (path, root, vanished_with)
+    ON CONFLICT (path) DO UPDATE
+        SET root = excluded.root, vanished_with = excluded.vanished_with;
+END $$;
+
+-- A config directory goes by another name: what is recorded follows.
+CREATE FUNCTION spcd.rename_config(p_epoch bigint, p_from text, p_to text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_rest integer := pg_catalog.length(p_from) + 1;
+BEGIN
+    PERFORM spcd.assert_lead(p_epoch);
+    DELETE FROM spcd.config_file f
+    WHERE root = p_from
+      AND EXISTS (SELECT FROM spcd.config_file o
+                  WHERE o.path = p_to || pg_catalog.substr(f.path, v_rest));
+    UPDATE spcd.config_file
+    SET path = p_to || pg_catalog.substr(path, v_rest), root = p_to,
+        vanished_with = p_to || pg_catalog.substr(vanished_with, v_rest)
+    WHERE root = p_from;
+    UPDATE spcd.connection_state SET file_name = p_to || pg_catalog.substr(file_name, v_rest)
+    WHERE file_name = p_from OR pg_catalog.starts_with(file_name, p_from || '/');
 END $$;
 
 -- One line a connection that spcd made: whether its schema and server are still the ones it made,

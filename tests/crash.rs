@@ -147,24 +147,21 @@ async fn another_daemon_waits_and_takes_over_also_from_one_that_hangs() {
     first.start();
     until(&hub.url, &["a ready"]).await;
 
-    let mut second = Spcd::new(&hub.url);
-    second.write("a.spc", &postgres("a", &source));
-    second.write("b.spc", &postgres("b", &source));
+    let mut second = Spcd::beside(&first);
     second.start();
     second.logged("another daemon leads");
     assert_eq!(value(&hub.url, "SELECT epoch FROM spcd.daemon").await, "1");
     first.stop();
+    second.write("b.spc", &postgres("b", &source));
     until(&hub.url, &["a ready", "b ready"]).await;
     assert_eq!(value(&hub.url, "SELECT epoch FROM spcd.daemon").await, "2");
 
     // Stopped, it keeps its lock; nothing is heard of it, so its sessions are ended.
-    let mut third = Spcd::new(&hub.url);
-    for (name, text) in [("a", "a.spc"), ("b", "b.spc"), ("c", "c.spc")] {
-        third.write(text, &postgres(name, &source));
-    }
+    let mut third = Spcd::beside(&first);
     third.start();
     third.logged("another daemon leads");
     second.signal(nix::sys::signal::Signal::SIGSTOP);
+    third.write("c.spc", &postgres("c", &source));
     until(&hub.url, &["a ready", "b ready", "c ready"]).await;
     second.signal(nix::sys::signal::Signal::SIGCONT);
     second.logged("trying again");

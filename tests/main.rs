@@ -42,5 +42,6 @@ mod stop;
 mod support;
 mod tunnel;
 mod unchanged;
+mod vanished;
 mod wait;
 mod wrappers;

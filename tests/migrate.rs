@@ -49,9 +49,11 @@ async fn two_daemons_at_once_go_on_from_every_earlier_number() {
             );
             query(&hub.url, &sql).await;
         }
-        let mut daemons = [Spcd::new(&hub.url), Spcd::new(&hub.url)];
+        let first = Spcd::new(&hub.url);
+        first.write("a.spc", &postgres("one", &source));
+        let second = Spcd::beside(&first);
+        let mut daemons = [first, second];
         for spcd in &mut daemons {
-            spcd.write("a.spc", &postgres("one", &source));
             spcd.start();
         }
         until(&hub.url, &["one ready"]).await;

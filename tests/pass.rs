@@ -1,7 +1,7 @@
 //! The main job: a file is saved, and its tables are there.
 
 use crate::support::hub::{
-    columns, made_by, postgres, postgres_with, serving, statuses, until, until_commented,
+    columns, made_by, postgres, postgres_with, serving, until, until_commented,
 };
 use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};
 
@@ -112,33 +112,6 @@ async fn a_removed_block_takes_its_schema_and_a_disabled_one_keeps_its_row() {
     spcd.write("b.spc", &postgres("b", &source));
     until(&hub.url, &["b ready", "c ready"]).await;
     spcd.stop();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_last_file_that_vanishes_deletes_nothing() {
-    let (hub, source) = (shared().database().await, source().await);
-    let mut spcd = serving(&hub, &source, &["a"]).await;
-    spcd.remove("a.spc");
-    assert_eq!(spcd.spcd(&["wait"]).code, 0);
-    assert_eq!(
-        statuses(&hub.url).await,
-        [("a".to_owned(), "ready".to_owned())]
-    );
-    assert_eq!(value(&hub.url, "SELECT count(*) FROM a.orders").await, "1");
-    // One file exists again: now its absence means something.
-    spcd.write("b.spc", &postgres("b", &source));
-    until(&hub.url, &["b ready"]).await;
-    spcd.remove("b.spc");
-    let refused = spcd.spcd(&["apply", "--allow-empty"]);
-    assert_eq!(refused.code, 1, "a daemon leads: {}", refused.stdout);
-    spcd.stop();
-    assert_eq!(spcd.spcd(&["apply"]).code, 0);
-    assert_eq!(
-        statuses(&hub.url).await,
-        [("b".to_owned(), "ready".to_owned())]
-    );
-    assert_eq!(spcd.spcd(&["apply", "--allow-empty"]).code, 0);
-    assert!(statuses(&hub.url).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

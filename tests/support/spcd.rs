@@ -16,6 +16,7 @@ use super::{DEADLINE, eventually_now};
 /// kills the daemon; a failing test prints its log.
 pub struct Spcd {
     dir: PathBuf,
+    config_dir: PathBuf,
     database: Option<String>,
     env: Vec<(String, String)>,
     daemon: Option<Child>,
@@ -40,6 +41,14 @@ impl Spcd {
         spcd
     }
 
+    /// With the database and the config directory of another: a standby.
+    pub fn beside(other: &Self) -> Self {
+        let mut spcd = Self::with_private_cluster();
+        spcd.database.clone_from(&other.database);
+        spcd.config_dir.clone_from(&other.config_dir);
+        spcd
+    }
+
     /// With a private cluster.
     pub fn with_private_cluster() -> Self {
         let dir = fresh_dir("spcd");
@@ -47,6 +56,7 @@ impl Spcd {
             fs::create_dir(dir.join(name)).unwrap();
         }
         Self {
+            config_dir: dir.join("conf.d"),
             dir,
             database: None,
             env: Vec::new(),
@@ -62,7 +72,7 @@ impl Spcd {
 
     /// The config directory.
     pub fn config_dir(&self) -> PathBuf {
-        self.dir.join("conf.d")
+        self.config_dir.clone()
     }
 
     /// The state directory; it is not made beforehand.

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 mod connection;
 mod daemon;
 mod hub;
+mod inputs;
 mod listen;
 mod load;
 mod options;
@@ -27,6 +28,7 @@ pub use daemon::{
     COMPAT, Compat, DaemonSettings, INSTANCE_NAME, daemon_settings, is_instance_name,
 };
 pub use hub::{HubGiven, HubSettings, hub_value};
+pub use inputs::{Input, Inputs, Seen};
 pub use listen::Listen;
 pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
 pub(crate) use place::without_mark;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use spcd_core::config::{Cache, Doubt, Given, Inspection, Loaded, inspect, load};
+use spcd_core::config::{
+    Cache, Desired, Doubt, Given, Inputs, Inspection, Loaded, Seen, inspect, load,
+};
 use spcd_lang::evaluate::Function;
 
 use crate::files::{DirState, Files, Look, Place, Places};
@@ -25,11 +27,19 @@ fn unreadable(look: &Look) -> Vec<String> {
 
 /// Reads and understands the config directories, again and again.
 pub struct Config {
+    /// The config directories as they are recorded.
+    roots: Vec<String>,
     files: Files,
+    /// What the last load found.
+    look: Arc<Look>,
+    /// Why files that were known are not known to be removed, as of then.
+    vanished: Vec<String>,
     cache: Cache,
     places: Vec<Place>,
-    /// A directory whose files are all gone means that its connections are to go.
+    /// Input that vanished counts as removed.
     allow_empty: bool,
+    /// The applied state may come from other directories: from now on it comes from these.
+    adopts: bool,
     /// Nothing is wanted, not even search paths.
     nothing: bool,
     /// Where tunnels write down the ports at which they end.
@@ -40,10 +50,14 @@ impl Config {
     /// For these directories (or single files).
     pub fn new(dirs: &[PathBuf], allow_empty: bool) -> Self {
         Self {
+            roots: dirs.iter().map(|dir| dir.display().to_string()).collect(),
             files: Files::new(dirs),
+            look: Arc::default(),
+            vanished: Vec::new(),
             cache: Cache::default(),
             places: Vec::new(),
             allow_empty,
+            adopts: false,
             nothing: false,
             state_dir: None,
         }
@@ -55,10 +69,17 @@ impl Config {
         self
     }
 
+    /// Whether the applied state is to come from these directories whatever it came from before.
+    pub fn adopting(mut self, adopts: bool) -> Self {
+        self.adopts = adopts;
+        self
+    }
+
     /// That nothing is there any more, whatever the files say.
     pub fn nothing() -> Self {
         Self {
             nothing: true,
+            adopts: true,
             ..Self::new(&[], true)
         }
     }
@@ -66,6 +87,7 @@ impl Config {
     /// What they want now, and what is wrong in them. It blocks on the file system.
     pub fn load(&mut self) -> Loaded {
         let look = self.files.look();
+        self.look = look.clone();
         service::cannot_read(unreadable(&look));
         let mut named = Places::default();
         let mut lookup = |function: Function, directory: &str, argument: &str| {
@@ -84,20 +106,62 @@ impl Config {
         self.lead_through_tunnels(&mut loaded);
         named.add(self.files.places());
         self.places = named.list();
-        let doubts = &mut loaded.desired.doubts;
-        doubts.extend(look.doubts.iter().cloned());
-        let empty = look
-            .dirs
-            .iter()
-            .filter(|(_, state)| *state == DirState::Empty);
-        if !self.allow_empty {
-            doubts.extend(empty.map(|(dir, _)| Doubt {
-                path: dir.display().to_string(),
-                directory: true,
-                error: None,
-            }));
-        }
+        // Of one that never came to rest nothing is said, and nothing follows.
+        let restless = look.doubts.iter().filter(|doubt| doubt.error.is_none());
+        loaded.desired.doubts.extend(restless.cloned());
         loaded
+    }
+
+    /// Puts what was recorded and vanished in doubt, as of the last load; returns what is known then.
+    pub fn doubt_vanished(&mut self, known: &Inputs, desired: &mut Desired) -> Inputs {
+        let exists = |path: &str| std::fs::symlink_metadata(path).is_ok();
+        let connections = desired.connections.values().map(|c| c.file.as_str());
+        // Of a file that cannot be read in full only the record tells.
+        let unread = desired.doubts.iter().map(|doubt| doubt.path.as_str());
+        let unread = unread.filter(|path| known.0.contains_key(*path));
+        let seen = Seen {
+            roots: &self.roots,
+            files: (self.look.sources.iter())
+                .map(|source| source.path.as_str())
+                .collect(),
+            holding: connections.chain(unread).collect(),
+            listed: &self.look.listed,
+            elsewhere: &self.look.elsewhere,
+            doubts: &self.look.doubts,
+            exists: &exists,
+        };
+        let (now, doubts) = known.after(&seen, self.allow_empty);
+        self.vanished = doubts.iter().filter_map(|d| d.error.clone()).collect();
+        desired.doubts.extend(doubts);
+        now
+    }
+
+    /// The config directories, unless it does not matter what the applied state came from.
+    pub fn required_roots(&self) -> Option<&[String]> {
+        (!self.adopts).then_some(self.roots.as_slice())
+    }
+
+    /// What vanished or could not be read by the last load, and why.
+    pub fn lost_input(&self) -> Vec<&str> {
+        let vanished = self.vanished.iter().map(String::as_str);
+        // One that held files is among those already.
+        let is_new = |error: &&str| !self.vanished.iter().any(|told| told.starts_with(error));
+        let unreadable = self.look.doubts.iter().filter_map(|d| d.error.as_deref());
+        vanished.chain(unreadable.filter(is_new)).collect()
+    }
+
+    /// Refuses to move over to directories that hold nothing.
+    pub fn ensure_adoptable(&mut self) -> anyhow::Result<()> {
+        let look = self.files.look();
+        for (dir, state) in &look.dirs {
+            let dir = dir.display();
+            match state {
+                DirState::Filled => {}
+                DirState::Missing => anyhow::bail!("cannot move over to {dir}: it cannot be read"),
+                DirState::Empty => anyhow::bail!("cannot move over to {dir}: it holds no file"),
+            }
+        }
+        Ok(())
     }
 
     /// Has servers point at the ports at which their tunnels end, where those are not the usual ones.

@@ -42,6 +42,10 @@ pub struct Look {
     pub sources: Vec<Source>,
     /// Directories whose contents cannot be known now: missing, unreadable, links into nothing.
     pub doubts: Vec<Doubt>,
+    /// Directories whose entries were read.
+    pub listed: BTreeSet<String>,
+    /// Directories that were read before under another name.
+    pub elsewhere: BTreeSet<String>,
     /// The config directories in the order given.
     pub dirs: Vec<(PathBuf, DirState)>,
 }
@@ -95,6 +99,8 @@ impl Files {
             look.sources = self.read(&walk.files);
             let still = walk.is_still();
             look.doubts = walk.doubts;
+            look.listed = walk.shown;
+            look.elsewhere = walk.elsewhere;
             self.places = walk.places.list();
             if still {
                 break;
@@ -153,6 +159,7 @@ impl Files {
 impl Look {
     fn is_same(&self, other: &Self) -> bool {
         self.doubts == other.doubts
+            && self.listed == other.listed
             && self.dirs == other.dirs
             && self.sources.len() == other.sources.len()
             && self
@@ -235,6 +242,9 @@ struct Walk {
     seen: HashSet<(u64, u64)>,
     /// Listed directories with the stamp they had before.
     listed: Vec<(PathBuf, Option<Stamp>)>,
+    /// The same by the names under which they were reached, and those that were listed before.
+    shown: BTreeSet<String>,
+    elsewhere: BTreeSet<String>,
     /// Directories behind links come last, so that a directory that is there twice is read under
     /// its own name.
     linked: VecDeque<PathBuf>,
@@ -288,9 +298,13 @@ impl Walk {
         let entries = match listing {
             Ok(Some(entries)) => entries,
             // A circle of links, or a directory that is reached twice.
-            Ok(None) => return,
+            Ok(None) => {
+                self.elsewhere.insert(shown.display().to_string());
+                return;
+            }
             Err(error) => return self.doubt(shown, &error),
         };
+        self.shown.insert(shown.display().to_string());
         for entry in entries {
             let name = entry.file_name();
             if name.as_bytes().starts_with(b".") {
@@ -320,10 +334,7 @@ impl Walk {
 
     fn doubt(&mut self, dir: &Path, error: &io::Error) {
         let error = if error.kind() == io::ErrorKind::NotFound {
-            format!(
-                "the directory {} is missing; put it back, or take it out of the settings",
-                dir.display()
-            )
+            format!("the directory {} is missing", dir.display())
         } else {
             format!("the directory {} cannot be read: {error}", dir.display())
         };

@@ -171,6 +171,9 @@ impl Settings {
         } else {
             vec![defaults.config_dir.clone()]
         };
+        // They are recorded: one spelling for one directory.
+        let config_dirs = config_dirs.iter().map(|dir| dir.components().collect());
+        let config_dirs: Vec<PathBuf> = config_dirs.collect();
         let state_dir = match (
             flags.state_dir.filter(|dir| !dir.as_os_str().is_empty()),
             written.state_dir.filter(|dir| !dir.is_empty()),

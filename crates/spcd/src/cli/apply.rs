@@ -12,6 +12,7 @@ use super::follow::{self, Ended};
 use crate::config::Config;
 use crate::daemon::Reign;
 use crate::hub::connect::Endpoint;
+use crate::hub::inputs;
 use crate::settings::Settings;
 
 /// Longer than any import may take.
@@ -24,7 +25,7 @@ pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCod
     if let Some(cluster) = cluster {
         cluster.stop().await;
     }
-    let rows = applied?;
+    let Applied { rows, lost_input } = applied?;
     let count = |status: Status| rows.iter().filter(|row| row.status == status).count();
     println!(
         "{} ready, {} in error, {} disabled",
@@ -32,55 +33,95 @@ pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCod
         count(Status::Error),
         count(Status::Disabled)
     );
-    Ok(ExitCode::from(u8::from(follow::report(&[], &rows))))
+    let mut wrong = follow::report(&[], &rows);
+    let is_told = |error: &String| rows.iter().any(|row| row.error.as_ref() == Some(error));
+    for error in lost_input.iter().filter(|error| !is_told(error)) {
+        eprintln!("spcd: {error}");
+        wrong = true;
+    }
+    Ok(ExitCode::from(u8::from(wrong)))
+}
+
+/// What came of it.
+struct Applied {
+    rows: Vec<ConnectionState>,
+    /// Config directories and files that are not there, and why.
+    lost_input: Vec<String>,
 }
 
 async fn apply(
     settings: &Settings,
     args: ApplyArgs,
     endpoint: Arc<Endpoint>,
-) -> anyhow::Result<Vec<ConnectionState>> {
-    let mut config =
-        Config::new(&settings.config_dirs, args.allow_empty).with_state(&settings.state_dir);
+) -> anyhow::Result<Applied> {
+    let mut config = Config::new(&settings.config_dirs, args.allow_empty)
+        .with_state(&settings.state_dir)
+        .adopting(args.adopt_config);
+    if args.adopt_config && !args.allow_empty {
+        config.ensure_adoptable()?;
+    }
     let began = Reign::begin_once(&endpoint, settings, &mut config).await?;
-    Ok(match began {
-        Some(mut reign) => {
-            if args.force {
-                reign.ask_all();
-            }
-            if args.drop_dependents {
-                reign.drop_dependents();
-            }
-            let mut progress = Progress::default();
-            reign.settle(|left| progress.left(left)).await?;
-            progress.end();
-            reign.resign().await;
-            let session = endpoint.connect("client").await?;
-            states(&session.client, None).await?
-        }
-        None => {
-            anyhow::ensure!(
-                !args.allow_empty,
-                "a daemon leads on this database, and decides by its own files: stop it first, \
-                 or let one file exist"
-            );
-            anyhow::ensure!(
-                !args.drop_dependents,
-                "a daemon leads on this database, and never drops what people made: stop it first"
-            );
-            let mut session = endpoint.connect("client").await?;
-            let ask: Option<&[String]> = if args.force { None } else { Some(&[]) };
-            let id = follow::request(&session, ask).await?;
-            let mut progress = Progress::default();
-            let watch = |rows: &[ConnectionState]| {
-                progress.left(rows.iter().filter(|row| !row.status.is_settled()).count());
-            };
-            let ended = follow::follow(&mut session, id, None, LIMIT, watch).await?;
-            progress.end();
-            match ended {
-                Ended::Settled(rows, _) | Ended::TimeOut(rows) => rows,
-            }
-        }
+    let Some(mut reign) = began else {
+        let rows = have_applied(&config, args, &endpoint).await?;
+        let lost_input = Vec::new();
+        return Ok(Applied { rows, lost_input });
+    };
+    if args.force {
+        reign.ask_all();
+    }
+    if args.drop_dependents {
+        reign.drop_dependents();
+    }
+    let mut progress = Progress::default();
+    reign.settle(|left| progress.left(left)).await?;
+    progress.end();
+    reign.resign().await;
+    let session = endpoint.connect("client").await?;
+    Ok(Applied {
+        rows: states(&session.client, None).await?,
+        lost_input: config.lost_input().into_iter().map(str::to_owned).collect(),
+    })
+}
+
+/// Has the daemon that leads apply its own files.
+async fn have_applied(
+    config: &Config,
+    args: ApplyArgs,
+    endpoint: &Endpoint,
+) -> anyhow::Result<Vec<ConnectionState>> {
+    anyhow::ensure!(
+        !args.adopt_config,
+        "a daemon leads on this database, with its own config directories: stop it first"
+    );
+    anyhow::ensure!(
+        !args.drop_dependents,
+        "a daemon leads on this database, and never drops what people made: stop it first"
+    );
+    let mut session = endpoint.connect("client").await?;
+    if let Some(roots) = config.required_roots()
+        && let Err(other) = inputs::check(&inputs::read(&session.client).await?, roots)
+    {
+        eprintln!(
+            "spcd: a daemon leads, and applies its own files: {}",
+            other.recorded()
+        );
+    }
+    if args.allow_empty {
+        // It notices first what there is to give up.
+        let id = follow::request(&session, Some(&[])).await?;
+        follow::follow(&mut session, id, Some(&[]), LIMIT, |_| ()).await?;
+        inputs::give_up(&session.client).await?;
+    }
+    let ask: Option<&[String]> = if args.force { None } else { Some(&[]) };
+    let id = follow::request(&session, ask).await?;
+    let mut progress = Progress::default();
+    let watch = |rows: &[ConnectionState]| {
+        progress.left(rows.iter().filter(|row| !row.status.is_settled()).count());
+    };
+    let ended = follow::follow(&mut session, id, None, LIMIT, watch).await?;
+    progress.end();
+    Ok(match ended {
+        Ended::Settled(rows, _) | Ended::TimeOut(rows) => rows,
     })
 }
 

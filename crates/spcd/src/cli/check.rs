@@ -29,11 +29,9 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let unseen: Vec<String> = look
         .doubts
         .iter()
-        .map(|doubt| {
-            doubt
-                .error
-                .clone()
-                .unwrap_or_else(|| format!("{} changes all the while", doubt.path))
+        .map(|doubt| match &doubt.error {
+            Some(error) => format!("{error}: put it back, or take it out of the settings"),
+            None => format!("{} changes all the while", doubt.path),
         })
         .collect();
     let (errors, warnings) = (

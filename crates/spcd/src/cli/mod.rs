@@ -118,6 +118,9 @@ pub struct CheckArgs {
 /// `spcd plan`
 #[derive(Debug, Args)]
 pub struct PlanArgs {
+    /// Show what moving over to these config directories would change
+    #[arg(long)]
+    pub adopt_config: bool,
     /// Ask the sources too, and show what their answers would change
     #[arg(long, env = "SPCD_REFRESH", value_parser = FalseyValueParser::new())]
     pub refresh: bool,
@@ -135,9 +138,12 @@ pub struct ApplyArgs {
     /// Ask every source and import all tables again
     #[arg(long, env = "SPCD_FORCE", value_parser = FalseyValueParser::new())]
     pub force: bool,
-    /// Remove the connections of a config directory whose files are all gone
-    #[arg(long, env = "SPCD_ALLOW_EMPTY", value_parser = FalseyValueParser::new())]
+    /// Remove the connections of files and config directories that vanished
+    #[arg(long)]
     pub allow_empty: bool,
+    /// Move over to these config directories: remove what only the ones before hold
+    #[arg(long)]
+    pub adopt_config: bool,
     /// Also drop people's views on connections that are to be removed
     #[arg(long, env = "SPCD_DROP_DEPENDENTS", value_parser = FalseyValueParser::new())]
     pub drop_dependents: bool,

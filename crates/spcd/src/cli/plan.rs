@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::config::{Desired, Loaded, Severity};
+use spcd_core::config::{Desired, Doubt, Loaded, Severity};
 use spcd_core::csv::keep_types;
 use spcd_core::observed::{Ahead, Attempt, Detail, Extension, Observed};
 use spcd_core::plan::{self, Plan, Task};
@@ -19,7 +19,7 @@ use super::PlanArgs;
 use crate::config::Config;
 use crate::csv;
 use crate::hub::connect::Endpoint;
-use crate::hub::{ahead, observe};
+use crate::hub::{ahead, inputs, observe};
 use crate::settings::Settings;
 use crate::tunnel::Tunnels;
 
@@ -31,18 +31,25 @@ const AT_A_TIME: usize = 8;
 
 /// Shows what a pass would do, and does nothing.
 pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode> {
+    let mut config = Config::new(&settings.config_dirs, false)
+        .with_state(&settings.state_dir)
+        .adopting(args.adopt_config);
+    if args.adopt_config {
+        config.ensure_adoptable()?;
+    }
     let Loaded {
-        desired,
+        mut desired,
         diagnostics,
         ..
-    } = Config::new(&settings.config_dirs, false)
-        .with_state(&settings.state_dir)
-        .load();
+    } = config.load();
     let (endpoint, cluster) = super::hub(settings).await?;
     let endpoint = Arc::new(endpoint);
     let session = endpoint.connect("plan").await?;
     let tunnels = Tunnels::new(&settings.state_dir, &endpoint);
-    let looked = look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await;
+    let looked = match doubt_vanished(&mut config, &session.client, &mut desired).await {
+        Ok(()) => look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await,
+        Err(error) => Err(error),
+    };
     drop(tunnels);
     drop(session);
     if let Some(cluster) = cluster {
@@ -68,11 +75,44 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
             diagnostic.file, diagnostic.line, diagnostic.column, diagnostic.message
         );
     }
+    for error in config.lost_input() {
+        errors += 1;
+        eprintln!("error: {error}");
+    }
     Ok(ExitCode::from(match (errors, plan.is_empty()) {
         (0, true) => 0,
         (0, false) => CHANGES,
         _ => 1,
     }))
+}
+
+/// Puts in doubt what vanished since it was applied.
+async fn doubt_vanished(
+    config: &mut Config,
+    client: &Client,
+    desired: &mut Desired,
+) -> anyhow::Result<()> {
+    let mut known = inputs::read(client).await?;
+    let mut names = Vec::new();
+    if let Some(roots) = config.required_roots() {
+        names = inputs::check(&known, roots)?;
+        known = inputs::renamed(known, &names);
+    }
+    config.doubt_vanished(&known, desired);
+    // The rows have the names as they were.
+    for (from, to) in &names {
+        let before = |doubt: &Doubt| {
+            let rest = doubt.path.strip_prefix(to.as_str())?;
+            let path = format!("{from}{rest}");
+            Some(Doubt {
+                path,
+                ..doubt.clone()
+            })
+        };
+        let more: Vec<Doubt> = desired.doubts.iter().filter_map(before).collect();
+        desired.doubts.extend(more);
+    }
+    Ok(())
 }
 
 /// How long the files of a connection may keep us waiting where the configuration does not say.

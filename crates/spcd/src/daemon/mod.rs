@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use spcd_core::config::{Compat, HubSettings};
+use spcd_core::config::{Compat, HubSettings, Inputs};
 use spcd_core::health::Options;
 use spcd_core::sql;
 use tokio::sync::watch;
@@ -34,7 +34,7 @@ use crate::hub::lead::{self, Lead};
 use crate::hub::pool::Pool;
 use crate::hub::state::{HubState, Shared};
 use crate::hub::steampipe::Steampipe;
-use crate::hub::{HubError, Limits, migrate};
+use crate::hub::{HubError, Limits, inputs, migrate};
 use crate::service;
 use crate::settings::Settings;
 use crate::source::{self, News, Watch};
@@ -58,6 +58,8 @@ const LOOK_FOR_PASSWORD: Duration = Duration::from_millis(500);
 /// A daemon that leads.
 pub struct Reign<'a> {
     config: &'a mut Config,
+    /// The files that the applied state came from, as the database has them.
+    inputs: Inputs,
     endpoint: Arc<Endpoint>,
     lead: Lead,
     jobs: Jobs,
@@ -113,11 +115,14 @@ impl<'a> Reign<'a> {
         }
         drop(session);
         // To read thousands of files takes as long as to take the lead: the first pass finds them read.
+        let roots = config.required_roots().map(<[String]>::to_vec);
         let reading = async { tokio::task::block_in_place(|| drop(config.load())) };
-        let (lead, ()) = tokio::join!(lead::take(endpoint, &settings.instance, wait), reading);
+        let taking = lead::take(endpoint, &settings.instance, roots.as_deref(), wait);
+        let (lead, ()) = tokio::join!(taking, reading);
         let Some(lead) = lead? else {
             return Ok(None);
         };
+        let inputs = inputs::read(&lead.control.client).await?;
         observe(Observation::Led { epoch: lead.epoch });
         service::status("leading");
         if let HubState::Lost { since, reason } = endpoint.shared().state() {
@@ -155,6 +160,7 @@ impl<'a> Reign<'a> {
         let jobs = Jobs::new(sources, writer);
         Ok(Some(Self {
             config,
+            inputs,
             endpoint: endpoint.clone(),
             drift: Drift::new(observer, jobs.count()),
             jobs,
@@ -443,4 +449,5 @@ fn is_final(error: &anyhow::Error) -> bool {
     }
     matches!(error.downcast_ref(), Some(ConnectError::Configuration(_)))
         || error.downcast_ref::<lead::OtherInstance>().is_some()
+        || error.downcast_ref::<inputs::OtherConfig>().is_some()
 }

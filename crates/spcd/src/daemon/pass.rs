@@ -14,10 +14,11 @@ use tokio::time::Instant;
 
 use super::drift::Altered;
 use super::jobs::{self, Failure, Finished, Outcome};
+use super::look::{self, Look};
 use super::memory::{Aggregators, Memory};
 use super::requests::{Action, Asked};
-use super::{Passed, Reign, look};
-use crate::hub::{HubError, apply, observe, probe, search_path, steampipe};
+use super::{Passed, Reign};
+use crate::hub::{HubError, apply, inputs, observe, probe, search_path, steampipe};
 use crate::telemetry::{self, Observation};
 use crate::watch::Watcher;
 
@@ -54,7 +55,18 @@ impl Reign<'_> {
         if asked_early {
             self.drift.ask(self.passes, began, false);
         }
-        let (desired, diagnostics, mut observed) = look::look(self.config, client, watcher).await?;
+        let Look {
+            desired,
+            diagnostics,
+            mut observed,
+            inputs,
+        } = look::look(self.config, client, &mut self.inputs, watcher).await?;
+        if inputs != self.inputs {
+            // Before anything is made of it: what follows must not vanish unseen.
+            let epoch = self.lead.epoch;
+            inputs::write(client, epoch, &self.inputs, &inputs).await?;
+            self.inputs = inputs;
+        }
         let diagnostics = diagnostics_json(&diagnostics);
         self.memory.aggregators = Aggregators::of(&desired);
         // Anybody may ask for anything: nothing is done for names that no connection has.

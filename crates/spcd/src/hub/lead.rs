@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::HubError;
 use super::connect::{Endpoint, Session};
+use super::{HubError, inputs};
 use crate::service;
 
 /// How often the leader says that it is alive.
@@ -50,9 +50,14 @@ pub struct OtherInstance {
 
 /// Takes the lead. If another daemon has it: waits for as long as it does where `wait` says so,
 /// else gives `None`.
+///
+/// # Errors
+/// Also where the applied state came from another instance, or from other directories than `config`
+/// (`None`: from any).
 pub async fn take(
     endpoint: &Arc<Endpoint>,
     instance: &str,
+    config: Option<&[String]>,
     wait: bool,
 ) -> anyhow::Result<Option<Lead>> {
     let control = endpoint.connect("control").await?;
@@ -71,6 +76,8 @@ pub async fn take(
         }
         Err(_) if !wait => return Ok(None),
         Err(_) => {
+            // One that could not lead does not wait for its turn.
+            check_config(&control.client, config).await?;
             endpoint.shared().follows();
             lock.client.batch_execute("ROLLBACK; BEGIN").await?;
             wait_for_lock(&lock.client, &control.client).await?;
@@ -78,6 +85,7 @@ pub async fn take(
     }
     // It may have changed while we waited.
     check_instance(&control.client, instance).await?;
+    let renamed = check_config(&control.client, config).await?;
 
     let me = me();
     let epoch: i64 = control
@@ -92,6 +100,7 @@ pub async fn take(
     for session in [&control, &lock] {
         register_pid(&control.client, epoch, &session.client).await?;
     }
+    inputs::rename(&control.client, epoch, &renamed).await?;
     Ok(Some(Lead {
         epoch,
         lock,
@@ -113,6 +122,18 @@ async fn wait_for_lock(lock: &Client, control: &Client) -> anyhow::Result<()> {
                 look_at_leader(control).await?;
             }
         }
+    }
+}
+
+/// One with other config directories does not lead: it would remove what those hold. Gives the
+/// recorded directories that go by another name now.
+async fn check_config(
+    client: &Client,
+    config: Option<&[String]>,
+) -> anyhow::Result<Vec<(String, String)>> {
+    match config {
+        Some(config) => Ok(inputs::check(&inputs::read(client).await?, config)?),
+        None => Ok(Vec::new()),
     }
 }
 

@@ -11,6 +11,7 @@ mod csv;
 pub mod dependents;
 pub mod destroy;
 pub mod facts;
+pub mod inputs;
 pub mod lead;
 pub mod migrate;
 pub mod observe;

@@ -1,0 +1,192 @@
+//! Input that vanished deletes nothing, whenever it is noticed; what its user removes goes.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::support::hub::{made_by, postgres, serving, statuses, until};
+use crate::support::{Database, Spcd, query, shared, value};
+
+async fn source() -> Database {
+    made_by("CREATE TABLE t (id integer); INSERT INTO t VALUES (1)").await
+}
+
+/// Applied once, without a daemon.
+async fn applied(hub: &Database, source: &Database, names: &[&str]) -> Spcd {
+    let spcd = Spcd::new(&hub.url);
+    for name in names {
+        let connection = name.rsplit('/').next().unwrap();
+        spcd.write(&format!("{name}.spc"), &postgres(connection, source));
+    }
+    let done = spcd.spcd(&["apply"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    spcd
+}
+
+async fn error_of(hub: &Database, name: &str) -> String {
+    let sql = format!(
+        "SELECT coalesce(error, '') FROM spcd.connection_state WHERE connection_name = '{name}'"
+    );
+    value(&hub.url, &sql).await
+}
+
+async fn serves(hub: &Database, name: &str) {
+    let sql = format!("SELECT count(*) FROM {name}.t");
+    assert_eq!(value(&hub.url, &sql).await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_config_directory_is_refused_until_it_is_adopted() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = applied(&hub, &source, &["a", "b"]).await;
+    let before = query(&hub.url, "SELECT * FROM spcd.connection_state ORDER BY 1").await;
+
+    let own = spcd.config_dir();
+    let typo = spcd.dir().join("typo");
+    let others = |args: &[&str]| {
+        let typo = typo.to_str().unwrap();
+        spcd.spcd(&[&["--config", typo], args].concat())
+    };
+    for command in [
+        &["apply"][..],
+        &["plan"],
+        &["run"],
+        &["apply", "--allow-empty"],
+    ] {
+        let refused = others(command);
+        let told = &refused.stderr;
+        assert_eq!(refused.code, 1, "{command:?}: {told}");
+        for part in [
+            own.to_str().unwrap(),
+            typo.to_str().unwrap(),
+            "--adopt-config",
+        ] {
+            assert!(told.contains(part), "{command:?}: {told}");
+        }
+    }
+    // Nor is a directory adopted that holds nothing.
+    assert_eq!(others(&["apply", "--adopt-config"]).code, 1);
+    fs::create_dir(&typo).unwrap();
+    assert_eq!(others(&["apply", "--adopt-config"]).code, 1);
+    let now = query(&hub.url, "SELECT * FROM spcd.connection_state ORDER BY 1").await;
+    assert_eq!(now, before);
+
+    // More directories than before are no others, and a link to one is the same.
+    let both = format!("{}:{}", own.display(), typo.display());
+    assert_eq!(spcd.spcd(&["--config", &both, "apply"]).code, 0);
+    let link = spcd.dir().join("link");
+    symlink(&own, &link).unwrap();
+    let linked = spcd.spcd(&["--config", link.to_str().unwrap(), "apply"]);
+    assert_eq!(linked.code, 0, "{}", linked.stderr);
+    assert_eq!(spcd.spcd(&["apply"]).code, 0);
+    serves(&hub, "a").await;
+
+    fs::write(typo.join("a.spc"), postgres("a", &source)).unwrap();
+    let shown = others(&["plan", "--adopt-config"]);
+    assert_eq!(shown.code, 2, "{}", shown.stderr);
+    assert!(
+        shown.stdout.contains("- connection \"b\""),
+        "{}",
+        shown.stdout
+    );
+    let moved = others(&["apply", "--adopt-config"]);
+    assert_eq!(moved.code, 0, "{}", moved.stderr);
+    until(&hub.url, &["a ready"]).await;
+    // Whoever has the directory from before is refused now.
+    spcd.start();
+    assert_eq!(spcd.ended().code(), Some(1));
+    assert!(spcd.log().contains("--adopt-config"), "{}", spcd.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_vanished_before_the_first_look_is_an_error_and_stays() {
+    let (hub, source) = (shared().database().await, source().await);
+    let spcd = applied(&hub, &source, &["a", "sub/b"]).await;
+    let (dir, aside) = (spcd.config_dir(), spcd.dir().join("aside"));
+    let (sub, sub_aside) = (dir.join("sub"), spcd.dir().join("sub-aside"));
+    let to_file = |path: &std::path::Path| fs::write(path, "").unwrap();
+    let to_link = |path: &std::path::Path| symlink("/etc/hostname", path).unwrap();
+    let to_empty = |path: &std::path::Path| fs::create_dir(path).unwrap();
+    let to_nothing = |_: &std::path::Path| {};
+    let ways: [(&str, &dyn Fn(&std::path::Path)); 4] = [
+        ("no longer a directory", &to_file),
+        ("no longer a directory", &to_link),
+        ("holds no file any more", &to_empty),
+        ("is missing", &to_nothing),
+    ];
+    for (reason, replace) in ways {
+        fs::rename(&dir, &aside).unwrap();
+        replace(&dir);
+        let planned = spcd.spcd(&["plan"]);
+        assert_eq!(planned.code, 1, "{}", planned.stdout);
+        assert!(planned.stderr.contains(reason), "{}", planned.stderr);
+        assert!(
+            !planned.stdout.contains("- connection"),
+            "{}",
+            planned.stdout
+        );
+        assert_eq!(spcd.spcd(&["apply"]).code, 1);
+        until(&hub.url, &["a error", "b error"]).await;
+        let error = error_of(&hub, "b").await;
+        assert!(
+            error.contains(reason) && error.contains("--allow-empty"),
+            "{error}"
+        );
+        serves(&hub, "a").await;
+        serves(&hub, "b").await;
+        let _ = fs::remove_file(&dir).or_else(|_| fs::remove_dir(&dir));
+        fs::rename(&aside, &dir).unwrap();
+        assert_eq!(spcd.spcd(&["apply"]).code, 0);
+        until(&hub.url, &["a ready", "b ready"]).await;
+    }
+    for (reason, replace) in &ways[..3] {
+        fs::rename(&sub, &sub_aside).unwrap();
+        replace(&sub);
+        assert_eq!(spcd.spcd(&["apply"]).code, 1);
+        until(&hub.url, &["a ready", "b error"]).await;
+        let error = error_of(&hub, "b").await;
+        assert!(error.contains(reason), "{error}");
+        serves(&hub, "b").await;
+        let _ = fs::remove_file(&sub).or_else(|_| fs::remove_dir(&sub));
+        fs::rename(&sub_aside, &sub).unwrap();
+        assert_eq!(spcd.spcd(&["apply"]).code, 0);
+    }
+    // A directory that its user removed is none that vanished, and neither is a file beside others.
+    fs::remove_dir_all(&sub).unwrap();
+    assert_eq!(spcd.spcd(&["apply"]).code, 0);
+    assert_eq!(statuses(&hub.url).await.len(), 1);
+    spcd.remove("a.spc");
+    assert_eq!(spcd.spcd(&["apply"]).code, 1);
+    assert_eq!(spcd.spcd(&["apply", "--allow-empty"]).code, 0);
+    assert!(statuses(&hub.url).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_vanished_while_a_daemon_runs_stays_until_it_is_back_or_given_up() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = serving(&hub, &source, &["a", "b"]).await;
+    let (dir, aside) = (spcd.config_dir(), spcd.dir().join("aside"));
+    fs::rename(&dir, &aside).unwrap();
+    fs::create_dir(&dir).unwrap();
+    until(&hub.url, &["a error", "b error"]).await;
+    // A take-over knows it as well, and so does one who comes while the files come back one by one.
+    spcd.stop();
+    fs::rename(aside.join("a.spc"), dir.join("a.spc")).unwrap();
+    spcd.write("c.spc", &postgres("c", &source));
+    spcd.start();
+    until(&hub.url, &["a ready", "b error", "c ready"]).await;
+    let error = error_of(&hub, "b").await;
+    assert!(error.contains("b.spc is not back"), "{error}");
+    serves(&hub, "b").await;
+
+    fs::rename(aside.join("b.spc"), dir.join("b.spc")).unwrap();
+    until(&hub.url, &["a ready", "b ready", "c ready"]).await;
+    // One of several files is deleted: its user wants that.
+    spcd.remove("c.spc");
+    until(&hub.url, &["a ready", "b ready"]).await;
+    spcd.remove("a.spc");
+    spcd.remove("b.spc");
+    let given_up = spcd.spcd(&["apply", "--allow-empty"]);
+    assert_eq!(given_up.code, 0, "{}", given_up.stderr);
+    until(&hub.url, &[]).await;
+    spcd.stop();
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use crate::support::hub::{made_by, postgres, serving, statuses, until};
 use crate::support::{Database, Spcd, query, shared, value};
@@ -103,15 +104,15 @@ async fn what_vanished_before_the_first_look_is_an_error_and_stays() {
     let spcd = applied(&hub, &source, &["a", "sub/b"]).await;
     let (dir, aside) = (spcd.config_dir(), spcd.dir().join("aside"));
     let (sub, sub_aside) = (dir.join("sub"), spcd.dir().join("sub-aside"));
-    let to_file = |path: &std::path::Path| fs::write(path, "").unwrap();
-    let to_link = |path: &std::path::Path| symlink("/etc/hostname", path).unwrap();
-    let to_empty = |path: &std::path::Path| fs::create_dir(path).unwrap();
-    let to_nothing = |_: &std::path::Path| {};
-    let ways: [(&str, &dyn Fn(&std::path::Path)); 4] = [
-        ("no longer a directory", &to_file),
-        ("no longer a directory", &to_link),
-        ("holds no file any more", &to_empty),
-        ("is missing", &to_nothing),
+    let ways: [(&str, fn(&Path)); 4] = [
+        ("no longer a directory", |path| fs::write(path, "").unwrap()),
+        ("no longer a directory", |path| {
+            symlink("/etc/hostname", path).unwrap();
+        }),
+        ("holds no file any more", |path| {
+            fs::create_dir(path).unwrap();
+        }),
+        ("is missing", |_| {}),
     ];
     for (reason, replace) in ways {
         fs::rename(&dir, &aside).unwrap();

@@ -24,6 +24,8 @@
 //! - Equal in, nothing out: no statement, no write, no notification.
 //! - Nothing here knows the time, the file system, the environment or the network: the manifest
 //!   lists what this crate may use, and `tests/purity.rs` reads it.
+//! - Input that vanished deletes nothing: [`config::Inputs`] tells a deleted file from a directory that
+//!   is not there.
 //! - Statuses change only along the table in `spcd-protocol`; [`plan`] goes by
 //!   [`spcd_protocol::Status::route`].
 //! - Names and literals reach SQL through [`sql`] only. (The functions in `migrations/` build

@@ -277,9 +277,7 @@ mod tests {
         }
 
         fn follows(&self, known: &Inputs, allow_empty: bool) -> (Inputs, Vec<(String, String)>) {
-            let exists = |path: &str| {
-                self.listed.contains(path) || self.others.iter().any(|other| *other == path)
-            };
+            let exists = |path: &str| self.listed.contains(path) || self.others.contains(&path);
             let seen = Seen {
                 roots: &["/c".to_owned()],
                 files: self.files.iter().copied().collect(),

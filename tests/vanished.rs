@@ -11,6 +11,9 @@ async fn source() -> Database {
     made_by("CREATE TABLE t (id integer); INSERT INTO t VALUES (1)").await
 }
 
+/// Puts something else where a directory was.
+type Replace = fn(&Path);
+
 /// Applied once, without a daemon.
 async fn applied(hub: &Database, source: &Database, names: &[&str]) -> Spcd {
     let spcd = Spcd::new(&hub.url);
@@ -104,7 +107,7 @@ async fn what_vanished_before_the_first_look_is_an_error_and_stays() {
     let spcd = applied(&hub, &source, &["a", "sub/b"]).await;
     let (dir, aside) = (spcd.config_dir(), spcd.dir().join("aside"));
     let (sub, sub_aside) = (dir.join("sub"), spcd.dir().join("sub-aside"));
-    let ways: [(&str, fn(&Path)); 4] = [
+    let ways: [(&str, Replace); 4] = [
         ("no longer a directory", |path| fs::write(path, "").unwrap()),
         ("no longer a directory", |path| {
             symlink("/etc/hostname", path).unwrap();

@@ -239,13 +239,18 @@ CREATE VIEW spcd.fingerprint AS
 WITH v AS MATERIALIZED (
     SELECT w.connection_name, count(*) AS views,
            sum(((age('3'::xid)::bigint - age(c.xmin)) & 4294967295)
-             + ((age('3'::xid)::bigint - age(r.xmin)) & 4294967295)) AS rows
+             + ((age('3'::xid)::bigint - age(r.xmin)) & 4294967295) + k.column_rows) AS rows
     FROM spcd.aggregator_view w
     JOIN pg_catalog.pg_namespace m
          ON m.nspname = CASE WHEN w.hidden THEN 'spcd_union' ELSE w.connection_name END
     JOIN pg_catalog.pg_class c
          ON c.relname = w.name AND c.relnamespace = m.oid AND c.relkind = 'v'
     JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+    CROSS JOIN LATERAL (
+        -- A renamed column changes nothing but its own row.
+        SELECT sum((age('3'::xid)::bigint - age(k.xmin)) & 4294967295) AS column_rows
+        FROM pg_catalog.pg_attribute k WHERE k.attrelid = c.oid AND k.attnum > 0
+    ) k
     GROUP BY w.connection_name
 )
 SELECT t.connection_name, t.schema_oid, t.server_oid, t.schema_is_ours, t.server_is_ours,
@@ -272,13 +277,19 @@ BEGIN
             CROSS JOIN (
                 SELECT nullif(count(*), 0) AS views,
                        sum(((age('3'::xid)::bigint - age(c.xmin)) & 4294967295)
-                         + ((age('3'::xid)::bigint - age(r.xmin)) & 4294967295)) AS rows
+                         + ((age('3'::xid)::bigint - age(r.xmin)) & 4294967295)
+                         + k.column_rows) AS rows
                 FROM spcd.aggregator_view w
                 JOIN pg_catalog.pg_namespace m
                      ON m.nspname = CASE WHEN w.hidden THEN 'spcd_union' ELSE w.connection_name END
                 JOIN pg_catalog.pg_class c
                      ON c.relname = w.name AND c.relnamespace = m.oid AND c.relkind = 'v'
                 JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+                CROSS JOIN LATERAL (
+                    -- A renamed column changes nothing but its own row.
+                    SELECT sum((age('3'::xid)::bigint - age(k.xmin)) & 4294967295) AS column_rows
+                    FROM pg_catalog.pg_attribute k WHERE k.attrelid = c.oid AND k.attnum > 0
+                ) k
                 WHERE w.connection_name = v_name
             ) v
             WHERE t.connection_name = v_name)

@@ -16,6 +16,7 @@ mod comments;
 mod connect;
 mod crash;
 mod csv;
+mod damage;
 mod destroy;
 mod doctor;
 mod examples;

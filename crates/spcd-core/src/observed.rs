@@ -46,11 +46,14 @@ pub struct Observed {
     pub answers: BTreeMap<String, Ahead>,
     /// Those of them that somebody asked for by name.
     pub urgent: BTreeSet<String>,
+    /// It is known which connections drifted.
+    pub drift_known: bool,
 }
 
 impl Observed {
     /// Notes that what spcd made for these was altered or dropped since.
     pub fn mark<'a>(&mut self, drifted: impl IntoIterator<Item = &'a String>) {
+        self.drift_known = true;
         for name in drifted {
             let known = self.connections.get_mut(name);
             if let Some(applied) = known.and_then(|known| known.applied.as_mut()) {

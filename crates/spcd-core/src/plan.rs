@@ -49,6 +49,8 @@ pub struct Plan {
     pub search_path: Option<PathChange>,
     /// Aggregators that wait until what is under way for their members is over.
     pub waiting: BTreeSet<String>,
+    /// Something rests on which connections drifted, and that is not known yet.
+    pub undecided: bool,
 }
 
 impl Plan {
@@ -62,6 +64,7 @@ impl Plan {
             work,
             search_path,
             waiting: _,
+            undecided: _,
         } = self;
         !admit
             && extensions.is_empty()

@@ -26,6 +26,8 @@ pub const HIDDEN_SCHEMA: &str = "spcd_union";
 /// Marks the target hash of an aggregator, so that what was made by one is known from what was
 /// imported.
 const MARK: &str = "aggregator:";
+/// Marks the hash of one that was made from members that were altered by hand.
+const PROVISIONAL: &str = ":provisional:";
 
 /// Where the tables of a disabled connection are as long as aggregators show them: not on the
 /// search path, and nobody is granted its use. The name is spcd's own (no connection may begin so).
@@ -198,6 +200,22 @@ pub fn target_hash<'a>(members: impl IntoIterator<Item = (&'a str, Option<&'a st
         parts.extend([name, shape.unwrap_or_default()]);
     }
     format!("{MARK}{}", hash(parts))
+}
+
+/// The same where some members were altered by hand: `drifted` are their fingerprints. What is made
+/// from them is looked at again when they are mended.
+pub fn provisional_hash<'a>(
+    target_hash: &str,
+    drifted: impl IntoIterator<Item = &'a str>,
+) -> String {
+    format!("{target_hash}{PROVISIONAL}{}", hash(drifted))
+}
+
+/// The [`target_hash`] of an aggregator that was made while members were altered by hand; `None` if
+/// none was.
+pub fn provisional(target_hash: &str) -> Option<&str> {
+    let (target_hash, _) = target_hash.split_once(PROVISIONAL)?;
+    Some(target_hash)
 }
 
 /// Whether a target's hash is that of an aggregator.

@@ -90,28 +90,18 @@ fn unite(
     let hash = target_hash(members, &observed.connections);
     let why = match applied {
         None => Why::New,
-        Some(applied) if applied.target_hash != hash => Why::Changed,
-        Some(applied) => {
-            let left = compare(name, applied, observed);
-            if matches!(left, Left::Touched) {
-                plan.touched.push(name.clone());
-            }
-            match left {
-                // It is told with its member, and not when that has changed already.
-                Left::AsItWas | Left::Touched if waits => {
-                    plan.waiting.insert(name.clone());
-                    return set(plan, wanted, known, Status::Updating, None);
-                }
-                Left::AsItWas | Left::Touched => {
-                    return set(plan, wanted, known, Status::Ready, None);
-                }
-                Left::Unreadable | Left::Changed => Why::Drift,
-            }
-        }
+        Some(applied) => match reason(plan, name, applied, members, &hash, waits, observed) {
+            Verdict::Work(why) => why,
+            Verdict::Settled(status) => return set(plan, wanted, known, status, None),
+        },
     };
     let attempt = observed.attempts.get(name);
     let failed = attempt.filter(|attempt| attempt.target_hash == hash);
-    let (status, error) = at_work(why, failed, known);
+    let (status, error) = match why {
+        // Only what it warns of is looked at again.
+        Why::Refresh => (Status::Ready, None),
+        why => at_work(why, failed, known),
+    };
     set(plan, wanted, known, status, error);
     if failed.is_some_and(|attempt| !attempt.due) {
         return;
@@ -137,6 +127,86 @@ fn unite(
             readers: observed.readers,
         })),
     });
+}
+
+/// What is to be done for an aggregator that is there.
+enum Verdict {
+    Work(Why),
+    Settled(Status),
+}
+
+fn reason(
+    plan: &mut Plan,
+    name: &str,
+    applied: &Applied,
+    members: &[&str],
+    hash: &str,
+    waits: bool,
+    observed: &Observed,
+) -> Verdict {
+    if union::provisional(&applied.target_hash) == Some(hash) {
+        return match repair(members, observed) {
+            Repair::Unknown => {
+                plan.undecided = true;
+                Verdict::Settled(Status::Updating)
+            }
+            Repair::UnderWay => {
+                plan.waiting.insert(name.to_owned());
+                Verdict::Settled(Status::Updating)
+            }
+            // What is there is shown.
+            Repair::Failed => Verdict::Settled(Status::Ready),
+            Repair::Done => Verdict::Work(Why::Changed),
+        };
+    }
+    if applied.target_hash != hash {
+        return Verdict::Work(Why::Changed);
+    }
+    let left = compare(name, applied, observed);
+    if matches!(left, Left::Touched) {
+        plan.touched.push(name.to_owned());
+    }
+    match left {
+        Left::Unreadable | Left::Changed => Verdict::Work(Why::Drift),
+        // It is told with its member, and not when that has changed already.
+        Left::AsItWas | Left::Touched if waits => {
+            plan.waiting.insert(name.to_owned());
+            Verdict::Settled(Status::Updating)
+        }
+        // What stood in the way may be gone.
+        Left::AsItWas | Left::Touched
+            if observed.ask.contains(name) && !applied.warnings.is_empty() =>
+        {
+            Verdict::Work(Why::Refresh)
+        }
+        Left::AsItWas | Left::Touched => Verdict::Settled(Status::Ready),
+    }
+}
+
+/// How far members that were altered by hand are mended.
+enum Repair {
+    Unknown,
+    UnderWay,
+    Failed,
+    Done,
+}
+
+fn repair(members: &[&str], observed: &Observed) -> Repair {
+    if !observed.drift_known {
+        return Repair::Unknown;
+    }
+    let is_drifted = |member: &&&str| {
+        let known = observed.connections.get(**member);
+        let applied = known.and_then(|known| known.applied.as_ref());
+        applied.is_some_and(|applied| !applied.intact)
+    };
+    let drifted: Vec<&&str> = members.iter().filter(is_drifted).collect();
+    let has_failed = |member: &&&str| observed.attempts.contains_key(**member);
+    match drifted.iter().all(has_failed) {
+        _ if drifted.is_empty() => Repair::Done,
+        true => Repair::Failed,
+        false => Repair::UnderWay,
+    }
 }
 
 /// The hash of an aggregator's members as the rows have them.
@@ -182,7 +252,7 @@ const INCOMPLETE: &str = "aggregator:incomplete";
 
 /// What is written for an aggregator whose members were looked at: units to be written one after
 /// the other, the last of which makes it ready. Only what needs too many locks for one transaction
-/// is more than one.
+/// is more than one. None at all: it was asked again, and nothing differs.
 pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) -> Vec<Unit> {
     let mut changes = union::changes(name, found, None, false);
     let made = unite.applied.as_ref();
@@ -244,7 +314,20 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
         });
     }
     let sql = first + &last.statements(name, found, unite.readers);
+    if unite.why == Why::Refresh
+        && sql.is_empty()
+        && units.is_empty()
+        && made.is_some_and(|applied| {
+            applied.target_hash == found.target_hash && applied.warnings == warnings
+        })
+    {
+        return units;
+    }
     let route = match status {
+        // Members that users altered are to be mended first.
+        status if union::provisional(&found.target_hash).is_some() => {
+            Status::route(Some(status), Status::Updating)
+        }
         Status::Ready | Status::Error => vec![Status::Updating, Status::Ready],
         status => Status::route(Some(status), Status::Ready),
     };

@@ -97,8 +97,10 @@ pub enum Outcome {
         /// Of an import: what stands between us and the source.
         kind: Option<Kind>,
     },
-    /// Somebody holds a lock: try again after a moment.
+    /// Another session stands in the way: try again after a pause.
     Later(String),
+    /// Aggregators have to let go of it first: try again when they did.
+    Waits,
     /// Given up because something else is wanted now, or because a session was lost: what came of
     /// it is for the next look to say.
     Cancelled,
@@ -111,6 +113,7 @@ impl Outcome {
             Self::Same => "same",
             Self::Failed { .. } => "failed",
             Self::Later(_) => "later",
+            Self::Waits => "waits",
             Self::Cancelled => "cancelled",
         }
     }

@@ -34,8 +34,8 @@ pub struct Memory {
     pub urgent: BTreeSet<String>,
     /// All of them.
     pub ask_all: bool,
-    /// How often in a row connections did not get a lock.
-    pub blocked: BTreeMap<String, u32>,
+    /// Connections whose last job met another session, and when they are tried again.
+    pub blocked: BTreeMap<String, Blocked>,
     /// When a dynamic source is to be asked next, and the interval by which that was reckoned.
     pub turns: BTreeMap<String, (Instant, Duration)>,
     /// When the next of them is looked for.
@@ -49,6 +49,15 @@ pub struct Memory {
     pub held: BTreeSet<String>,
     /// When sources are tried again.
     pub health: Schedules,
+}
+
+/// A connection whose job another session stood in the way of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Blocked {
+    /// How often in a row.
+    pub times: u32,
+    /// When it is tried again.
+    pub until: Option<Instant>,
 }
 
 /// When sources are asked whether they are there, and tried again.
@@ -251,6 +260,13 @@ impl Memory {
         let concerns = |name: &str| observed.connections.contains_key(name) || works.contains(name);
         self.failures.retain(|name, _| concerns(name));
         self.blocked.retain(|name, _| concerns(name));
+    }
+
+    /// Whether a job of the connection met another session and its pause is not over. A user who asks
+    /// for it by name does not wait for that.
+    pub fn is_paused(&self, name: &str, now: Instant) -> bool {
+        let until = self.blocked.get(name).and_then(|blocked| blocked.until);
+        until.is_some_and(|until| until > now) && !self.urgent.contains(name)
     }
 
     pub fn wake_later(&mut self) {

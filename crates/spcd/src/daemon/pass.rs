@@ -285,7 +285,9 @@ impl Reign<'_> {
             work,
             search_path,
             waiting,
+            undecided,
         } = plan;
+        carried.complete &= !undecided;
         touched.retain(|name| !self.jobs.is_running(name));
         if !waiting.is_empty() {
             self.memory.wake_after(jobs::PATIENCE);
@@ -298,8 +300,12 @@ impl Reign<'_> {
             rows.retain(|row| row.route.last() != Some(&Status::Ready));
             carried.complete &= rows.len() == all;
         }
+        // Whatever wakes the loop, what stood in the way is left alone until its pause is over.
+        let now = Instant::now();
         let work: Vec<Work> = (work.into_iter())
-            .filter(|work| !self.jobs.is_running(&work.name))
+            .filter(|work| {
+                !self.jobs.is_running(&work.name) && !self.memory.is_paused(&work.name, now)
+            })
             .collect();
 
         if admit {
@@ -337,6 +343,8 @@ impl Reign<'_> {
         for work in work {
             if let Task::Import(_) = &work.task {
                 self.csv.reading(&work.name);
+            }
+            if matches!(&work.task, Task::Import(_) | Task::Unite(_)) {
                 self.memory.ask.remove(&work.name);
             }
             let refresh =
@@ -378,10 +386,10 @@ impl Reign<'_> {
         // who waits for it waits for one more look.
         if self.memory.aggregators.members.contains_key(&name) {
             self.memory.aggregators.due = true;
-            again |= !matches!(outcome, Outcome::Later(_));
+            again |= !matches!(outcome, Outcome::Later(_) | Outcome::Same);
         }
         match outcome {
-            Outcome::Later(_) | Outcome::Cancelled => {}
+            Outcome::Later(_) | Outcome::Waits | Outcome::Cancelled => {}
             Outcome::Done => {
                 if let Some(noticed) = self.following.remove(&name) {
                     let lag = noticed.elapsed();
@@ -420,12 +428,17 @@ impl Reign<'_> {
             }
             Outcome::Later(reason) => {
                 tracing::info!(connection = name, "{reason}; trying again soon");
-                let times = self.memory.blocked.entry(name.clone()).or_default();
-                let pause = jobs::later(*times);
-                *times = times.saturating_add(1);
+                let blocked = self.memory.blocked.entry(name.clone()).or_default();
+                let pause = jobs::later(blocked.times);
+                blocked.times = blocked.times.saturating_add(1);
+                blocked.until = Some(Instant::now() + pause);
                 // Also where nothing but a source's answer would tell that something differs.
                 self.memory.ask.insert(name);
                 self.memory.wake_after(pause);
+            }
+            Outcome::Waits => {
+                self.memory.ask.insert(name);
+                self.memory.wake_later();
             }
             Outcome::Cancelled => {
                 self.csv.unread(&name);

@@ -19,18 +19,28 @@ const VIEWS: &str = "
     LEFT JOIN pg_catalog.pg_class c
          ON c.relname = v.name AND c.relnamespace = m.oid AND c.relkind = 'v'";
 
-/// What an aggregator is made from and what was made of it, at one moment. `drift`: also whether
-/// somebody altered the views.
+/// How closely an aggregator is looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Closeness {
+    /// Whether a user altered its views.
+    pub views: bool,
+    /// Whether a user altered its members' tables. Without that, members whose recorded tables are
+    /// the same are taken to have the same, and one of them is looked at.
+    pub members: bool,
+    /// Whether the role `spcd_users` exists and can read the views.
+    pub readers: bool,
+}
+
+/// Returns what an aggregator is made from and what was made of it, in one snapshot.
 pub async fn find(
     client: &Client,
     aggregator: &str,
     members: &[String],
-    drift: bool,
-    readers: bool,
+    look: Closeness,
 ) -> Result<Found, HubError> {
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     client.batch_execute(begin).await?;
-    let found = find_now(client, aggregator, members, drift, readers).await;
+    let found = find_now(client, aggregator, members, look).await;
     if !matches!(found, Err(HubError::Lost(_))) {
         client.batch_execute("ROLLBACK").await?;
     }
@@ -41,39 +51,60 @@ async fn find_now(
     client: &Client,
     aggregator: &str,
     members: &[String],
-    drift: bool,
-    readers: bool,
+    look: Closeness,
 ) -> Result<Found, HubError> {
     let mut found = Found::default();
-    // Members whose tables have one hash have the same tables: one of them is looked at.
-    let sql = "SELECT w.name, s.schema_hash, coalesce(a.hidden_schema, w.name)
-               FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS w (name, n)
-               LEFT JOIN (
-                   spcd.connection_state s
-                   JOIN spcd.applied a ON a.connection_name = s.connection_name
-                        AND a.members IS NULL
-                   JOIN pg_catalog.pg_namespace n ON n.oid = a.schema_oid
-                        AND n.nspname = coalesce(a.hidden_schema, a.connection_name)
-               ) ON s.connection_name = w.name
-               ORDER BY w.n";
+    // Members whose tables have one hash have the same tables, unless a user altered them: one of
+    // them is looked at.
+    let drifted = match look.members {
+        true => {
+            "(SELECT f.fingerprint FROM spcd.table_fingerprint f
+              WHERE f.connection_name = a.connection_name
+                AND f.fingerprint IS DISTINCT FROM a.fingerprint)"
+        }
+        false => "NULL",
+    };
+    let sql = format!(
+        "SELECT w.name, s.schema_hash, coalesce(a.hidden_schema, w.name), {drifted}
+         FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS w (name, n)
+         LEFT JOIN (
+             spcd.connection_state s
+             JOIN spcd.applied a ON a.connection_name = s.connection_name
+                  AND a.members IS NULL
+             JOIN pg_catalog.pg_namespace n ON n.oid = a.schema_oid
+                  AND n.nspname = coalesce(a.hidden_schema, a.connection_name)
+         ) ON s.connection_name = w.name
+         ORDER BY w.n"
+    );
     let mut hashes: Vec<(String, Option<String>)> = Vec::new();
     let mut shapes: BTreeMap<String, usize> = BTreeMap::new();
     let mut examples: Vec<String> = Vec::new();
-    for row in client.query(sql, &[&members]).await? {
+    let mut drifted: Vec<String> = Vec::new();
+    for row in client.query(&sql, &[&members]).await? {
         let (name, hash): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        let altered: Option<String> = row.try_get(3)?;
         if let Some(hash) = &hash {
-            let shape = *shapes.entry(hash.clone()).or_insert_with(|| {
+            let tables = match &altered {
+                Some(_) => format!("only {name}"),
+                None => format!("all {hash}"),
+            };
+            let shape = *shapes.entry(tables).or_insert_with(|| {
                 examples.push(name.clone());
                 examples.len() - 1
             });
             found.members.push((name.clone(), row.try_get(2)?, shape));
         }
         hashes.push((name, hash));
+        drifted.extend(altered);
     }
     let hashes = hashes
         .iter()
         .map(|(name, hash)| (name.as_str(), hash.as_deref()));
     found.target_hash = union::target_hash(hashes);
+    if !drifted.is_empty() {
+        let drifted = drifted.iter().map(String::as_str);
+        found.target_hash = union::provisional_hash(&found.target_hash, drifted);
+    }
     let mut tables = observe::recorded(client, &examples).await?;
     found.shapes = (examples.iter())
         .map(|example| tables.remove(example).unwrap_or_default())
@@ -81,7 +112,7 @@ async fn find_now(
     for tables in &mut found.shapes {
         shape::normalize(tables, Traits::default());
     }
-    found.made = made(client, aggregator, drift, readers).await?;
+    found.made = made(client, aggregator, look.views, look.readers).await?;
     let sql = "SELECT c.relname::text
                FROM pg_catalog.pg_namespace n
                JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
@@ -319,11 +350,12 @@ pub async fn follow(
     client: &Client,
     followers: &[Follower],
     step: &Step<'_>,
-    readers: bool,
+    look: Closeness,
 ) -> Result<(String, String), HubError> {
     let (mut first, mut last) = (String::new(), String::new());
+    let readers = look.readers;
     for follower in followers {
-        let mut found = find(client, &follower.name, &follower.members, false, readers).await?;
+        let mut found = find(client, &follower.name, &follower.members, look).await?;
         let is_it = |(name, _, _): &(String, String, usize)| name == step.member;
         let Some(member) = found.members.iter().position(is_it) else {
             continue;

@@ -113,7 +113,7 @@ impl Shared {
                     Ok(readers) if readers.is_empty() => {}
                     Ok(readers) => match readers.into_iter().find(|(_, in_error)| *in_error) {
                         // Its aggregators let go of it first.
-                        None => return Outcome::Later("aggregators still show it".into()),
+                        None => return Outcome::Waits,
                         Some((aggregator, _)) => {
                             let text = format!(
                                 "the aggregator {aggregator:?} still shows its tables, and cannot \
@@ -144,12 +144,7 @@ impl Shared {
             }
             Task::Unite(unite) => {
                 let unit = tokio::select! {
-                    unit = self.unite(job, &unite) => match unit {
-                        Err(error) if error.is_stale() => {
-                            return Outcome::Later(error.to_string());
-                        }
-                        unit => unit.map(alone),
-                    },
+                    answer = self.unite(job, &unite) => answer,
                     () = cancel.notified() => return Outcome::Cancelled,
                 };
                 (unit, unite.target_hash, false)
@@ -167,8 +162,9 @@ impl Shared {
         let is_import = imported.is_some();
         let result = match answer {
             Ok(answer) => match (self.write(job, answer).await, imported) {
-                // The server may refuse one table of many: which, a trial tells.
-                (Err(error), Some(import)) if error.is_of_a_table() => {
+                // The server may refuse one table of many: which, a trial tells. Or a user altered
+                // what the statements were made for.
+                (Err(error), Some(import)) if error.is_of_a_table() || error.is_stale() => {
                     let answer = tokio::select! {
                         answer = self.import(job, &import, true) => answer,
                         () = cancel.notified() => return Outcome::Cancelled,
@@ -188,6 +184,7 @@ impl Shared {
                 Outcome::Done
             }
             Ok(outcome) => outcome,
+            Err(error) if error.is_stale() => Outcome::Later(error.to_string()),
             // The database's own matter: the loop meets it too.
             Err(
                 HubError::Lost(_)
@@ -287,7 +284,7 @@ impl Shared {
             return Ok(Outcome::Same);
         };
         match self.writer.write(unit, job.generation).await {
-            Err(error) if error.is_passing() || error.is_stale() => {
+            Err(error) if error.is_passing() => {
                 self.tell_who_blocks(job, &error).await;
                 Ok(Outcome::Later(error.to_string()))
             }
@@ -325,8 +322,13 @@ impl Shared {
             &obstacles,
             import.schema(name),
         );
-        let (mut first, mut last) =
-            union::follow(client, &followers, &step, import.readers).await?;
+        let look = union::Closeness {
+            readers: import.readers,
+            // Users may have altered other members, too.
+            members: careful,
+            ..union::Closeness::default()
+        };
+        let (mut first, mut last) = union::follow(client, &followers, &step, look).await?;
         if careful {
             let changes = &step.changes;
             obstacles.refused =
@@ -339,7 +341,7 @@ impl Shared {
                 &obstacles,
                 import.schema(name),
             );
-            (first, last) = union::follow(client, &followers, &step, import.readers).await?;
+            (first, last) = union::follow(client, &followers, &step, look).await?;
         }
         let mut unit = settled(plan::settle(
             name, status, import, &detail, wanted, &obstacles,
@@ -351,20 +353,27 @@ impl Shared {
     }
 
     /// Looks at an aggregator's members, writes what must be written first, and says what is left.
-    async fn unite(&self, job: &Job, unite: &Unite) -> Result<Unit, HubError> {
+    async fn unite(&self, job: &Job, unite: &Unite) -> Result<Answer, HubError> {
         let found = {
             let session = self.sources.session(job.place).await?;
-            let (client, drift) = (session.client(), unite.why == Why::Drift);
-            let found = union::find(client, &job.name, &unite.members, drift, unite.readers).await;
+            let look = union::Closeness {
+                views: unite.why == Why::Drift,
+                members: true,
+                readers: unite.readers,
+            };
+            let found = union::find(session.client(), &job.name, &unite.members, look).await;
             session.give_back_after(&found);
             found?
         };
         let mut units = plan::settle_union(&job.name, job.status, unite, &found);
-        let last = units.pop().unwrap_or_default();
+        let unit = units.pop();
         for unit in units {
             self.writer.write(unit, job.generation).await?;
         }
-        Ok(last)
+        Ok(Answer {
+            unit,
+            ..Answer::default()
+        })
     }
 
     /// Names what people made that will go with a connection.

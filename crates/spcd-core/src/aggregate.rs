@@ -1,6 +1,7 @@
 //! Members of aggregators.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use crate::pattern::Pattern;
 
@@ -12,72 +13,329 @@ pub(crate) struct Candidate {
     pub(crate) patterns: Option<Vec<String>>,
 }
 
-/// The members of every aggregator, in byte order. An entry that is a connection's very name
-/// means that one, aggregator or not; else it is a pattern, which picks only non-aggregators of
-/// the same plugin instance.
-pub(crate) fn members(candidates: &BTreeMap<&str, Candidate>) -> BTreeMap<String, Vec<String>> {
-    let mut result = BTreeMap::new();
+/// What came of all aggregators' patterns.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    /// The members of every aggregator, in byte order.
+    pub(crate) members: BTreeMap<String, Vec<String>>,
+    /// Aggregators that are, over others, their own members, with the circle as text: `a → b → a`.
+    pub(crate) circles: BTreeMap<String, String>,
+    /// Aggregators that would show more than the work of a load allows; they have no members.
+    pub(crate) excessive: BTreeSet<String>,
+}
+
+/// What it costs to compare a name with a pattern, and to keep a member, in steps of a
+/// [`Budget`](crate::config::Budget).
+const MATCH_WORK: usize = 4;
+const MEMBER_WORK: usize = 16;
+
+/// How many steps the search for shortest circles may take; after that any circle will do.
+const MAX_SEARCH: usize = 1 << 20;
+
+/// Longer circles are told by their ends.
+const MAX_SHOWN: usize = 12;
+
+/// Chooses the members of every aggregator. `spend` takes note of work, and says whether more is
+/// allowed.
+pub(crate) fn choose(
+    candidates: &BTreeMap<&str, Candidate>,
+    spend: &mut dyn FnMut(usize) -> bool,
+) -> Chosen {
+    let mut chosen = Chosen::default();
+    let names = names_by_instance(candidates);
     for (&name, candidate) in candidates {
         let Some(patterns) = &candidate.patterns else {
             continue;
         };
-        let mut members = BTreeSet::new();
-        for text in patterns {
-            if candidates.contains_key(text.as_str()) {
-                members.insert(text.clone());
-                continue;
-            }
-            let Ok(pattern) = Pattern::new(text) else {
-                continue;
-            };
-            let matching = candidates.iter().filter(|(name, other)| {
-                other.patterns.is_none()
-                    && other.plugin_instance == candidate.plugin_instance
-                    && pattern.matches(name)
-            });
-            members.extend(matching.map(|(&name, _)| name.to_owned()));
+        let own = names.get(candidate.plugin_instance.as_str());
+        let own = own.map_or(&[][..], Vec::as_slice);
+        let members = members(patterns, own, candidates, spend);
+        if members.is_none() {
+            chosen.excessive.insert(name.to_owned());
         }
-        result.insert(name.to_owned(), members.into_iter().collect());
+        let members = members.unwrap_or_default().into_iter().map(str::to_owned);
+        chosen.members.insert(name.to_owned(), members.collect());
     }
-    result
+    let components = {
+        let edges = |name: &&str| inner(&chosen.members, name);
+        let all = chosen.members.keys().map(String::as_str);
+        components(all, &edges)
+    };
+    let components: Vec<Vec<String>> = (components.into_iter())
+        .map(|names| names.into_iter().map(str::to_owned).collect())
+        .collect();
+    let mut left = MAX_SEARCH;
+    for component in &components {
+        circles(component, &chosen.members, &mut left, &mut chosen.circles);
+    }
+    let excessive = excessive(&components, &chosen.members, spend);
+    for name in &excessive {
+        if let Some(members) = chosen.members.get_mut(name) {
+            members.clear();
+        }
+    }
+    chosen.excessive.extend(excessive);
+    chosen
 }
 
-/// Every aggregator that is, over others, its own member, with the circle as text: `a → b → a`.
-pub(crate) fn circles(members: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, String> {
-    let mut circles = BTreeMap::new();
-    for start in members.keys() {
-        // Breadth first, so that the circle shown is a shortest one.
-        let mut before: BTreeMap<&str, &str> = BTreeMap::new();
-        let mut queue = std::collections::VecDeque::from([start.as_str()]);
-        'search: while let Some(name) = queue.pop_front() {
-            for member in members.get(name).into_iter().flatten() {
-                if member == start {
-                    let mut path = vec![start.as_str(), name];
-                    let mut at = name;
-                    while at != start {
-                        at = before.get(at).copied().unwrap_or(start);
-                        path.push(at);
-                    }
-                    path.reverse();
-                    if name == start {
-                        path.truncate(2);
-                    }
-                    circles.insert(start.clone(), path.join(" → "));
-                    break 'search;
-                }
-                if members.contains_key(member) && !before.contains_key(member.as_str()) {
-                    before.insert(member, name);
-                    queue.push_back(member);
-                }
+/// The connections that patterns pick, in byte order: those that are no aggregators.
+fn names_by_instance<'a>(
+    candidates: &'a BTreeMap<&str, Candidate>,
+) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, candidate) in candidates {
+        if candidate.patterns.is_none() {
+            let instance = candidate.plugin_instance.as_str();
+            names.entry(instance).or_default().push(name);
+        }
+    }
+    names
+}
+
+/// The members of one aggregator; `None` if that takes too much work. An entry that is a connection's
+/// very name means that one, aggregator or not; else it is a pattern, which picks only non-aggregators
+/// of the same plugin instance.
+fn members<'a>(
+    patterns: &'a [String],
+    own: &[&'a str],
+    candidates: &BTreeMap<&str, Candidate>,
+    spend: &mut dyn FnMut(usize) -> bool,
+) -> Option<BTreeSet<&'a str>> {
+    let mut members = BTreeSet::new();
+    for text in patterns {
+        if !spend(MEMBER_WORK) {
+            return None;
+        }
+        if candidates.contains_key(text.as_str()) {
+            members.insert(text.as_str());
+            continue;
+        }
+        let Ok(pattern) = Pattern::new(text) else {
+            continue;
+        };
+        // Only names that begin like the pattern are compared with it.
+        let prefix = pattern.prefix();
+        let from = own.partition_point(|name| *name < prefix.as_str());
+        let possible = own[from..]
+            .iter()
+            .take_while(|name| name.starts_with(&prefix));
+        for name in possible {
+            let matches = pattern.matches(name);
+            if !spend(if matches { MEMBER_WORK } else { MATCH_WORK }) {
+                return None;
+            }
+            if matches {
+                members.insert(*name);
             }
         }
     }
-    circles
+    Some(members)
+}
+
+/// The aggregators among an aggregator's members.
+fn inner<'a>(members: &'a BTreeMap<String, Vec<String>>, name: &str) -> Vec<&'a str> {
+    let inner = members.get(name).into_iter().flatten();
+    let inner = inner.filter_map(|member| members.get_key_value(member));
+    inner.map(|(name, _)| name.as_str()).collect()
+}
+
+/// Aggregators that, with what their members show, show more than is allowed.
+fn excessive(
+    components: &[Vec<String>],
+    members: &BTreeMap<String, Vec<String>>,
+    spend: &mut dyn FnMut(usize) -> bool,
+) -> BTreeSet<String> {
+    let mut excessive = BTreeSet::new();
+    let mut shown: BTreeMap<&str, Rc<BTreeSet<&str>>> = BTreeMap::new();
+    for component in components {
+        let is_nested = |name: &String| !inner(members, name).is_empty();
+        // What an aggregator shows of its own was counted as its members.
+        if component.len() == 1 && !component.iter().any(is_nested) {
+            let leaves = component.iter().flat_map(|name| &members[name]);
+            let leaves = leaves.map(String::as_str).collect();
+            shown.insert(&component[0], Rc::new(leaves));
+            continue;
+        }
+        let mut leaves = BTreeSet::new();
+        let mut is_allowed = true;
+        for member in component.iter().flat_map(|name| &members[name]) {
+            let more = shown.get(member.as_str());
+            is_allowed &= spend(MEMBER_WORK * more.map_or(1, |more| more.len()));
+            if !is_allowed {
+                break;
+            }
+            match more {
+                Some(more) => leaves.extend(more.iter().copied()),
+                None if members.contains_key(member) => {}
+                None => drop(leaves.insert(member.as_str())),
+            }
+        }
+        is_allowed &= spend(MEMBER_WORK.saturating_mul(leaves.len() * component.len()));
+        let leaves = Rc::new(leaves);
+        for name in component {
+            if is_allowed {
+                shown.insert(name, leaves.clone());
+            } else {
+                excessive.insert(name.clone());
+            }
+        }
+    }
+    excessive
+}
+
+/// Adds the circles that run through a component's aggregators.
+fn circles(
+    component: &[String],
+    members: &BTreeMap<String, Vec<String>>,
+    left: &mut usize,
+    circles: &mut BTreeMap<String, String>,
+) {
+    let within: BTreeSet<&str> = component.iter().map(String::as_str).collect();
+    // The last one that was found, for those it runs through when there is no more time to search.
+    let mut last: Vec<&str> = Vec::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for start in &within {
+        let found = circle(start, &within, members, left);
+        if let Some(found) = found {
+            circles.insert((*start).to_owned(), shown(&found, 0));
+            if *left == 0 || last.is_empty() {
+                places = found
+                    .iter()
+                    .enumerate()
+                    .map(|(at, name)| (*name, at))
+                    .collect();
+                last = found;
+            }
+        } else if within.len() > 1 {
+            let text = match places.get(start) {
+                Some(at) => shown(&last, *at),
+                None => format!("{start} → … → {start}"),
+            };
+            circles.insert((*start).to_owned(), text);
+        }
+    }
+}
+
+/// A shortest circle through an aggregator, its start named once; `None` if there is none or no time
+/// to find it.
+fn circle<'a>(
+    start: &'a str,
+    within: &BTreeSet<&'a str>,
+    members: &'a BTreeMap<String, Vec<String>>,
+    left: &mut usize,
+) -> Option<Vec<&'a str>> {
+    // Breadth first, so that the first one found is a shortest.
+    let mut before: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut queue = VecDeque::from([start]);
+    while let Some(name) = queue.pop_front() {
+        for member in inner(members, name) {
+            if member == start {
+                let mut path = vec![name];
+                while let Some(name) = before.get(path[path.len() - 1]) {
+                    path.push(name);
+                }
+                path.reverse();
+                return Some(path);
+            }
+            *left = left.checked_sub(1)?;
+            if within.contains(member) && !before.contains_key(member) {
+                before.insert(member, name);
+                queue.push_back(member);
+            }
+        }
+    }
+    None
+}
+
+/// A circle as text, from one of its places on.
+fn shown(circle: &[&str], from: usize) -> String {
+    let names = circle[from..].iter().chain(&circle[..from]);
+    let mut names: Vec<String> = match circle.len() > MAX_SHOWN {
+        false => names.map(|name| (*name).to_owned()).collect(),
+        true => {
+            let names: Vec<&&str> = names.collect();
+            let (first, rest) = names.split_at(MAX_SHOWN / 2);
+            let (left_out, last) = rest.split_at(rest.len() - MAX_SHOWN / 2);
+            let owned = |name: &&&str| (**name).to_string();
+            let middle = format!("({} more)", left_out.len());
+            let ends = first.iter().map(owned).chain([middle]);
+            ends.chain(last.iter().map(owned)).collect()
+        }
+    };
+    names.extend(circle.get(from).map(|name| (*name).to_owned()));
+    names.join(" → ")
+}
+
+/// The strongly connected components of what can be reached from `all`, each after those that it
+/// leads to. (Tarjan's algorithm, without recursion: a chain of aggregators may be long.)
+pub(crate) fn components<'a>(
+    all: impl Iterator<Item = &'a str>,
+    edges: &dyn Fn(&&'a str) -> Vec<&'a str>,
+) -> Vec<Vec<&'a str>> {
+    /// An open node with the edges that are still to be followed.
+    struct Frame<'a> {
+        name: &'a str,
+        index: usize,
+        low: usize,
+        rest: std::vec::IntoIter<&'a str>,
+    }
+    let mut found = Vec::new();
+    let mut indexes: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut open: Vec<&str> = Vec::new();
+    let mut is_open: BTreeSet<&str> = BTreeSet::new();
+    for root in all {
+        let mut frames: Vec<Frame<'a>> = Vec::new();
+        let mut next = Some(root).filter(|root| !indexes.contains_key(root));
+        loop {
+            if let Some(name) = next.take() {
+                let index = indexes.len();
+                indexes.insert(name, index);
+                open.push(name);
+                is_open.insert(name);
+                let rest = edges(&name).into_iter();
+                frames.push(Frame {
+                    name,
+                    index,
+                    low: index,
+                    rest,
+                });
+            }
+            let Some(frame) = frames.last_mut() else {
+                break;
+            };
+            if let Some(to) = frame.rest.next() {
+                match indexes.get(to) {
+                    None => next = Some(to),
+                    Some(index) if is_open.contains(to) => frame.low = frame.low.min(*index),
+                    Some(_) => {}
+                }
+                continue;
+            }
+            let Some(Frame {
+                name, index, low, ..
+            }) = frames.pop()
+            else {
+                break;
+            };
+            if let Some(outer) = frames.last_mut() {
+                outer.low = outer.low.min(low);
+            }
+            if low == index {
+                let from = open.iter().rposition(|open| *open == name).unwrap_or(0);
+                let component = open.split_off(from);
+                for name in &component {
+                    is_open.remove(name);
+                }
+                found.push(component);
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Candidate, circles, members};
+    use super::{Candidate, Chosen, choose};
     use std::collections::BTreeMap;
 
     fn candidates<'a>(rows: &[(&'a str, &str, Option<&[&str]>)]) -> BTreeMap<&'a str, Candidate> {
@@ -103,10 +361,12 @@ mod tests {
             ("all", "aws", Some(&["*"])),
             ("named", "aws", Some(&["all", "aws_c", "zzz*"])),
         ]);
-        let members = members(&candidates);
+        let Chosen {
+            members, circles, ..
+        } = choose(&candidates, &mut |_| true);
         assert_eq!(members["all"], ["aws_a", "aws_b"]);
         assert_eq!(members["named"], ["all", "aws_c"]);
-        assert!(circles(&members).is_empty());
+        assert!(circles.is_empty());
     }
 
     #[test]
@@ -118,7 +378,7 @@ mod tests {
             ("outside", "x", Some(&["a"])),
             ("self", "x", Some(&["self"])),
         ]);
-        let circles = circles(&members(&candidates));
+        let circles = choose(&candidates, &mut |_| true).circles;
         assert_eq!(circles["a"], "a → b → c → a");
         assert_eq!(circles["c"], "c → a → b → c");
         assert_eq!(circles["self"], "self → self");

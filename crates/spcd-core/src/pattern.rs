@@ -51,6 +51,15 @@ impl Pattern {
         Ok(Self(items))
     }
 
+    /// What every name that matches begins with.
+    pub fn prefix(&self) -> String {
+        let exactly = |item: &Item| match item {
+            Item::Exactly(character) => Some(*character),
+            _ => None,
+        };
+        self.0.iter().map_while(exactly).collect()
+    }
+
     /// Whether the whole name matches.
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();

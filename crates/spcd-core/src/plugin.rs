@@ -206,7 +206,7 @@ pub fn shipped() -> &'static BTreeMap<String, Definition> {
                 continue;
             };
             let mut problems = parsed.problems;
-            let mut lookup = |_, _: &str| Err(String::new());
+            let mut lookup = |_: spcd_lang::evaluate::Function, _: &str| Err(String::new());
             let settings = Settings::of(&block.body, &[], &mut lookup, &mut problems);
             let mut definition = Definition::default();
             definition.change(&settings, &mut problems);

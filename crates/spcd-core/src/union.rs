@@ -8,8 +8,11 @@
 mod merge;
 mod views;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
+use crate::aggregate::components;
 use crate::config::{Desired, Kind};
 use crate::hash::hash;
 use crate::observed::Written;
@@ -130,55 +133,103 @@ pub fn members<'a>(
     desired: &'a Desired,
     kept: &BTreeMap<&'a str, &'a Written>,
 ) -> BTreeMap<&'a str, Vec<&'a str>> {
-    let mut all = BTreeMap::new();
-    for (name, connection) in &desired.connections {
-        if !connection.enabled || connection.kind == Kind::Plugin {
-            continue;
+    let mut direct: BTreeMap<&str, Direct<'_>> = BTreeMap::new();
+    let enabled = desired.connections.iter().filter(|(_, connection)| {
+        connection.enabled && matches!(connection.kind, Kind::Aggregator { .. })
+    });
+    let enabled: Vec<&str> = enabled.map(|(name, _)| name.as_str()).collect();
+    let mut open = enabled.clone();
+    while let Some(name) = open.pop() {
+        if let Entry::Vacant(vacant) = direct.entry(name) {
+            let members = vacant.insert(direct_members(name, desired, kept));
+            open.extend(members.aggregators.iter().copied());
         }
-        let mut leaves = BTreeSet::new();
-        let mut seen = BTreeSet::new();
-        let mut open = vec![name.as_str()];
-        while let Some(name) = open.pop() {
-            if !seen.insert(name) {
-                continue;
-            }
-            let (patterns, instance) = match (desired.connections.get(name), kept.get(name)) {
-                (Some(connection), _) => match &connection.kind {
-                    Kind::Plugin => {
-                        leaves.insert(name);
-                        continue;
-                    }
-                    Kind::Aggregator { members, patterns } => {
-                        open.extend(members.iter().map(String::as_str));
-                        (patterns, &connection.plugin_instance)
-                    }
-                },
-                (None, Some(written)) if written.kind == AGGREGATOR => {
-                    let wanted = desired.connections.values().filter(|wanted| {
-                        let (patterns, instance) = (&written.connections, &written.plugin_instance);
-                        wanted.kind == Kind::Plugin
-                            && picks(patterns, instance, &wanted.name, &wanted.plugin_instance)
-                    });
-                    open.extend(wanted.map(|wanted| wanted.name.as_str()));
-                    (&written.connections, &written.plugin_instance)
-                }
-                (None, Some(_)) => {
-                    leaves.insert(name);
-                    continue;
-                }
-                (None, None) => continue,
-            };
-            let picked = kept
-                .iter()
-                .filter(|(name, written)| match written.kind == AGGREGATOR {
-                    true => patterns.iter().any(|pattern| pattern == *name),
-                    false => picks(patterns, instance, name, &written.plugin_instance),
-                });
-            open.extend(picked.map(|(name, _)| *name));
-        }
-        all.insert(name.as_str(), leaves.into_iter().collect());
     }
-    all
+    // Each after those that it shows: aggregators that are members of each other show the same.
+    let inner = |name: &&'a str| {
+        direct
+            .get(name)
+            .map_or_else(Vec::new, |d| d.aggregators.clone())
+    };
+    let mut shown: BTreeMap<&str, Rc<BTreeSet<&str>>> = BTreeMap::new();
+    for component in components(enabled.iter().copied(), &inner) {
+        let mut leaves = BTreeSet::new();
+        for members in component.iter().filter_map(|name| direct.get(name)) {
+            leaves.extend(members.leaves.iter().copied());
+            let inner = members
+                .aggregators
+                .iter()
+                .filter_map(|name| shown.get(name));
+            inner.for_each(|inner| leaves.extend(inner.iter().copied()));
+        }
+        let leaves = Rc::new(leaves);
+        shown.extend(component.into_iter().map(|name| (name, leaves.clone())));
+    }
+    let leaves = |name: &'a str| {
+        let leaves = shown.get(name).into_iter().flat_map(|leaves| leaves.iter());
+        (name, leaves.copied().collect())
+    };
+    enabled.into_iter().map(leaves).collect()
+}
+
+/// The members of an aggregator: those that are aggregators themselves, and all others.
+#[derive(Default)]
+struct Direct<'a> {
+    leaves: Vec<&'a str>,
+    aggregators: Vec<&'a str>,
+}
+
+fn direct_members<'a>(
+    name: &'a str,
+    desired: &'a Desired,
+    kept: &BTreeMap<&'a str, &'a Written>,
+) -> Direct<'a> {
+    let mut members: Vec<&str> = Vec::new();
+    let (patterns, instance): (&[String], &str) =
+        match (desired.connections.get(name), kept.get(name)) {
+            (Some(connection), _) => {
+                let Kind::Aggregator {
+                    members: own,
+                    patterns,
+                } = &connection.kind
+                else {
+                    return Direct::default();
+                };
+                members.extend(own.iter().map(String::as_str));
+                (patterns, &connection.plugin_instance)
+            }
+            (None, Some(written)) => {
+                let (patterns, instance) = (&written.connections, &written.plugin_instance);
+                let wanted = desired.connections.values().filter(|wanted| {
+                    wanted.kind == Kind::Plugin
+                        && picks(patterns, instance, &wanted.name, &wanted.plugin_instance)
+                });
+                members.extend(wanted.map(|wanted| wanted.name.as_str()));
+                (patterns, instance)
+            }
+            (None, None) => return Direct::default(),
+        };
+    let picked = kept
+        .iter()
+        .filter(|(name, written)| match written.kind == AGGREGATOR {
+            true => patterns.iter().any(|pattern| pattern == *name),
+            false => picks(patterns, instance, name, &written.plugin_instance),
+        });
+    members.extend(picked.map(|(name, _)| *name));
+    let mut direct = Direct::default();
+    for member in members {
+        let kind = match (desired.connections.get(member), kept.get(member)) {
+            (Some(connection), _) => Some(connection.kind != Kind::Plugin),
+            (None, Some(written)) => Some(written.kind == AGGREGATOR),
+            (None, None) => None,
+        };
+        match kind {
+            Some(true) => direct.aggregators.push(member),
+            Some(false) => direct.leaves.push(member),
+            None => {}
+        }
+    }
+    direct
 }
 
 /// [`Written::kind`] of an aggregator.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::number::{Number, arithmetic, checked, fraction, number};
+use super::parse::MAX_DEPTH;
 use super::syntax::{
     Binary, Call, Expression, ExpressionKind, For, Part, Problem, Span, Step, Unary,
 };
@@ -12,6 +13,13 @@ use crate::nearest::nearest;
 /// How much work one attribute may make (elements gone through, bytes of text put together), so
 /// that loops within loops end.
 const MAX_WORK: usize = 4 << 20;
+
+/// How deep expressions may be evaluated within each other, members of lists in lists included.
+/// Above [`MAX_DEPTH`] for what `[*]` and `for` go into, and small enough for the stack of any thread.
+const MAX_EVALUATION_DEPTH: usize = 2 * MAX_DEPTH;
+
+/// What a call costs: it may read a file.
+const CALL_WORK: usize = 256;
 
 /// The functions that a value may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +59,36 @@ pub enum Failure {
 
 pub(super) type Result<T> = std::result::Result<T, Failure>;
 
-/// Asks the edge for a function's result; an error is the reason why there is none.
-pub type Lookup<'a> = dyn FnMut(Function, &str) -> std::result::Result<String, String> + 'a;
+/// What evaluation asks for outside of the text. A closure looks up without limit.
+pub trait Environment {
+    /// A function's result; an error is the reason why there is none.
+    fn look_up(
+        &mut self,
+        function: Function,
+        argument: &str,
+    ) -> std::result::Result<String, String>;
+
+    /// Takes note of work; false once all values together have cost too much.
+    fn spend(&mut self, _work: usize) -> bool {
+        true
+    }
+}
+
+impl<F> Environment for F
+where
+    F: FnMut(Function, &str) -> std::result::Result<String, String>,
+{
+    fn look_up(
+        &mut self,
+        function: Function,
+        argument: &str,
+    ) -> std::result::Result<String, String> {
+        self(function, argument)
+    }
+}
+
+/// Where functions get their results from.
+pub type Lookup<'a> = dyn Environment + 'a;
 
 /// The value of an expression.
 pub fn evaluate(expression: &Expression, lookup: &mut Lookup<'_>) -> Result<Value> {
@@ -60,12 +96,14 @@ pub fn evaluate(expression: &Expression, lookup: &mut Lookup<'_>) -> Result<Valu
     if let ExpressionKind::Literal(value) = &expression.kind {
         return Ok(value.clone());
     }
-    Evaluation {
+    let mut evaluation = Evaluation {
         lookup,
         variables: Vec::new(),
         work: 0,
-    }
-    .value(expression)
+        depth: 0,
+    };
+    let value = evaluation.value(expression)?;
+    shallow(value, expression.span)
 }
 
 struct Evaluation<'a, 'l> {
@@ -73,14 +111,56 @@ struct Evaluation<'a, 'l> {
     /// Names that `for` has brought in, innermost last.
     variables: Vec<(Box<str>, Value)>,
     work: usize,
+    depth: usize,
 }
 
 pub(super) fn fail<T>(problem: Problem) -> Result<T> {
     Err(Failure::Problem(Box::new(problem)))
 }
 
+/// Refuses a value that is nested so deep that what goes through it could exhaust the stack.
+fn shallow(value: Value, span: Span) -> Result<Value> {
+    match is_deeper(&value, MAX_DEPTH) {
+        true => fail(Problem::new(
+            span,
+            format!("this value is nested more than {MAX_DEPTH} levels deep"),
+        )),
+        false => Ok(value),
+    }
+}
+
+/// Whether a value is nested deeper than that.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let inner = |value: &Value| is_deeper(value, levels - 1);
+    match value {
+        Value::List(_) | Value::Object(_) if levels == 0 => true,
+        Value::List(values) => values.iter().any(inner),
+        Value::Object(values) => values.values().any(inner),
+        _ => false,
+    }
+}
+
 impl Evaluation<'_, '_> {
     fn value(&mut self, expression: &Expression) -> Result<Value> {
+        self.deeper(expression.span, |this| this.value_here(expression))
+    }
+
+    /// Goes one level deeper, if that is allowed.
+    fn deeper<T>(
+        &mut self,
+        span: Span,
+        evaluate: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        if self.depth >= MAX_EVALUATION_DEPTH {
+            return fail(Problem::new(span, "this expression goes too deep"));
+        }
+        self.depth += 1;
+        let result = evaluate(self);
+        self.depth -= 1;
+        result
+    }
+
+    fn value_here(&mut self, expression: &Expression) -> Result<Value> {
         let span = expression.span;
         match &expression.kind {
             ExpressionKind::Broken => Err(Failure::Silent),
@@ -138,7 +218,7 @@ impl Evaluation<'_, '_> {
             ExpressionKind::For(expression) => self.for_expression(expression),
             ExpressionKind::Traversal(base, steps) => {
                 let value = self.value(base)?;
-                self.steps(value, steps)
+                shallow(self.steps(value, steps)?, span)
             }
         }
     }
@@ -147,6 +227,10 @@ impl Evaluation<'_, '_> {
         self.work = self.work.saturating_add(work);
         if self.work > MAX_WORK {
             return fail(Problem::new(span, "this value grows too large"));
+        }
+        if !self.lookup.spend(work) {
+            let problem = Problem::new(span, "the values of all files together take too much work");
+            return fail(problem.hint("shorten what is computed here and in the blocks before"));
         }
         Ok(())
     }
@@ -209,7 +293,7 @@ impl Evaluation<'_, '_> {
                 Part::For(parts) => {
                     let (head, body) = &**parts;
                     for (key, element) in self.elements(head)? {
-                        let before = self.bind(head, key, element);
+                        let before = self.bind(head, key, element)?;
                         let result = self.parts(body, text, span);
                         self.variables.truncate(before);
                         result?;
@@ -246,20 +330,21 @@ impl Evaluation<'_, '_> {
     }
 
     /// Brings the names of a `for` in; returns how many there were before.
-    fn bind(&mut self, head: &For, key: Value, element: Value) -> usize {
+    fn bind(&mut self, head: &For, key: Value, element: Value) -> Result<usize> {
+        let element = shallow(element, head.collection.span)?;
         let before = self.variables.len();
         if let Some(name) = &head.key {
             self.variables.push((name.clone(), key));
         }
         self.variables.push((head.element.clone(), element));
-        before
+        Ok(before)
     }
 
     fn for_expression(&mut self, head: &For) -> Result<Value> {
         let mut list = Vec::new();
         let mut object: BTreeMap<Box<str>, Value> = BTreeMap::new();
         for (key, element) in self.elements(head)? {
-            let before = self.bind(head, key, element);
+            let before = self.bind(head, key, element)?;
             let result = self.for_element(head);
             self.variables.truncate(before);
             match result? {
@@ -328,7 +413,8 @@ impl Evaluation<'_, '_> {
                 Problem::new(call.span, message).hint(format!("write `{}(\"…\")`", call.name)),
             );
         };
-        let outcome = (self.lookup)(function, argument);
+        self.spend(CALL_WORK, call.span)?;
+        let outcome = self.lookup.look_up(function, argument);
         match outcome {
             Ok(text) => {
                 self.spend(text.len(), call.span)?;
@@ -414,12 +500,11 @@ impl Evaluation<'_, '_> {
                     let (inner, after) = rest.split_at(taken);
                     rest = after;
                     self.spend(values.len(), *at)?;
-                    value = Value::List(
-                        values
-                            .into_iter()
-                            .map(|value| self.steps(value, inner))
-                            .collect::<Result<_>>()?,
-                    );
+                    let each = |this: &mut Self| {
+                        let taken = values.into_iter().map(|value| this.steps(value, inner));
+                        taken.collect::<Result<_>>()
+                    };
+                    value = Value::List(self.deeper(*at, each)?);
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! Bytes to tokens. Nothing is an error here: what no token begins with is [`TokenKind::Unknown`], and
 //! a quote, heredoc or comment that stays open is a token with a [`Flaw`].
 
+use super::parse::MAX_DEPTH;
+
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
@@ -337,7 +339,11 @@ pub fn quoted_end(text: &str, start: usize) -> (usize, bool) {
     // One entry for each template we are in: `None` between quotes, `Some(braces)` within `${`.
     let mut modes: Vec<Option<usize>> = vec![None];
     let mut at = start + 1;
-    while let (Some(&byte), Some(mode)) = (bytes.get(at), modes.last_mut()) {
+    loop {
+        let depth = modes.len();
+        let (Some(&byte), Some(mode)) = (bytes.get(at), modes.last_mut()) else {
+            break;
+        };
         let next = bytes.get(at + 1).copied().unwrap_or(0);
         match mode {
             None => match byte {
@@ -357,6 +363,8 @@ pub fn quoted_end(text: &str, start: usize) -> (usize, bool) {
                 _ => {}
             },
             Some(braces) => match byte {
+                // No template is nested so deep, and to look for its end would take long.
+                b'"' if depth > 2 * MAX_DEPTH => break,
                 b'"' => modes.push(None),
                 b'{' => *braces += 1,
                 b'}' => {

@@ -7,7 +7,10 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         3..=5 => 2,
         _ => 3,
     };
+    let length = name.chars().count();
     candidates
+        // Each character more or less is an edit.
+        .filter(|candidate| candidate.chars().count().abs_diff(length) <= limit)
         .map(|candidate| (distance(name, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= limit && *distance < candidate.len())
         .min()

@@ -302,11 +302,7 @@ impl<'a> Parser<'a> {
             }
             TokenKind::Word | TokenKind::Quoted | TokenKind::OpenBrace => {
                 let block = self.block(text, span)?;
-                if body
-                    .attributes
-                    .iter()
-                    .any(|attribute| *attribute.name == *text)
-                {
+                if seen.contains(text) {
                     let message = format!("`{text}` is both an attribute and a block");
                     self.problem(Problem::new(span, message).hint("keep one of the two"));
                 }
@@ -504,6 +500,11 @@ impl<'a> Parser<'a> {
                 TokenKind::CloseBrace if braces == 0 => return,
                 TokenKind::CloseBrace => braces -= 1,
                 TokenKind::Newline if braces == 0 && self.item_follows() => return,
+                // All of them at once: each would look as far ahead as the first.
+                TokenKind::Newline => {
+                    self.skip_newlines();
+                    continue;
+                }
                 _ => {}
             }
             self.at += 1;

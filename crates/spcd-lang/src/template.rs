@@ -119,12 +119,16 @@ impl Parser<'_> {
     /// Parts up to the directive that ends them, which is returned.
     fn nest(&mut self, rest: &mut std::vec::IntoIter<Flat>) -> Result<(Vec<Part>, Option<Flat>)> {
         let mut parts = Vec::new();
+        let mut text = String::new();
         while let Some(part) = rest.next() {
+            if let Flat::Text(more) = &part {
+                text.push_str(more);
+                continue;
+            }
+            if !text.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut text).into()));
+            }
             match part {
-                Flat::Text(text) => match parts.last_mut() {
-                    Some(Part::Text(before)) => *before = format!("{before}{text}").into(),
-                    _ => parts.push(Part::Text(text.into())),
-                },
                 Flat::Value(value) => parts.push(Part::Value(value)),
                 Flat::If(condition, span) => {
                     let (yes, mut end) = self.deeper(|parser| parser.nest(rest))?;
@@ -148,6 +152,9 @@ impl Parser<'_> {
                 }
                 end => return Ok((parts, Some(end))),
             }
+        }
+        if !text.is_empty() {
+            parts.push(Part::Text(text.into()));
         }
         Ok((parts, None))
     }

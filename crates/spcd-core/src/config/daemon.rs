@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::connection;
 use super::hub::{self, HubGiven};
 use super::listen::Listen;
-use super::load::{Given, look_up};
+use super::load::{Asking, Budget, Given};
 use super::place::Text;
 use super::{Diagnostic, Severity, Source};
 use crate::health;
@@ -106,7 +106,8 @@ pub fn daemon_settings(
         }
     };
     let (body, mut problems) = parse::parse_body(text.text);
-    let mut lookup = |function, argument: &str| look_up(given, &source.path, function, argument);
+    let mut budget = Budget::of(text.text.len());
+    let mut lookup = Asking::of(given, &source.path, &mut budget);
     let settings = Settings::of(&body, &[], &mut lookup, &mut problems);
     let read = read(&settings, &mut problems);
     problems.sort_by_key(|problem| problem.span.start);

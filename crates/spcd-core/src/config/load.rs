@@ -17,10 +17,12 @@ use spcd_lang::value::Value;
 use spcd_lang::{json, parse};
 
 mod blocks;
+mod budget;
 mod cache;
 mod tell;
 
-pub(super) use blocks::look_up;
+use blocks::look_up;
+pub(super) use budget::{Asking, Budget};
 pub use cache::Cache;
 use cache::{Entry, Settled};
 pub(super) use cache::{Key, key};
@@ -127,9 +129,15 @@ impl Item {
     }
 }
 
+/// The length of a file's text.
+fn length(source: &Source) -> usize {
+    source.text.as_ref().map_or(0, String::len)
+}
+
 struct Pass<'a, 'g> {
     texts: Vec<Text<'a>>,
     given: &'a mut Given<'g>,
+    budget: Budget,
     loaded: Loaded,
     /// Problems beyond those kept, by file.
     further: HashMap<usize, usize>,
@@ -151,6 +159,7 @@ impl<'a, 'g> Pass<'a, 'g> {
         let mut pass = Pass {
             texts: Vec::with_capacity(sources.len()),
             given,
+            budget: Budget::of(sources.iter().map(length).sum()),
             loaded: Loaded::default(),
             further: HashMap::new(),
             doubtful: HashSet::new(),

@@ -11,6 +11,9 @@ use spcd_lang::evaluate::Lookup;
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Block, Problem};
 
+/// How many labels a label that is not there is compared with.
+const MAX_COMPARED: usize = 200;
+
 /// A `plugin` block, for `check`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PluginBlock {
@@ -138,6 +141,10 @@ impl Instances {
         self.list.iter().map(|instance| &instance.view)
     }
 
+    pub(super) fn view(&self, index: usize) -> Option<&PluginBlock> {
+        self.list.get(index).map(|instance| &instance.view)
+    }
+
     /// The indexes of blocks that share their label with another.
     pub(super) fn twins(&self) -> impl Iterator<Item = &[usize]> {
         self.by_label
@@ -158,7 +165,8 @@ impl Instances {
         match self.by_label.get(label).map(Vec::as_slice) {
             Some([index, ..]) => self.resolved(*index),
             _ => {
-                let labels = self.by_label.keys().map(String::as_str);
+                // Of thousands the nearest is not worth the search.
+                let labels = self.by_label.keys().take(MAX_COMPARED).map(String::as_str);
                 let hint = spcd_lang::nearest::nearest(label, labels)
                     .map(|near| format!("did you mean `plugin.{near}`?"));
                 let hint =

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::cache::{Cache, Settled};
-use super::{Given, Item, Pass};
-use crate::aggregate::{Candidate, circles, members};
+use super::{Asking, Given, Item, Pass};
+use crate::aggregate::{Candidate, Chosen, choose};
 use crate::config::connection::{self, Read, View, refused};
 use crate::config::{Connection, DatabaseOptions, Kind, options, plugins};
 use spcd_lang::evaluate::Function;
@@ -30,8 +30,7 @@ impl Pass<'_, '_> {
                 "a plugin block's label is some text without NUL",
             ));
         }
-        let given = &mut *self.given;
-        let mut lookup = |function, argument: &str| look_up(given, path, function, argument);
+        let mut lookup = Asking::of(self.given, path, &mut self.budget);
         let mut instance =
             plugins::instance(block, label, &mut lookup, &mut problems, &mut warnings);
         instance.view.file = path.to_owned();
@@ -48,18 +47,14 @@ impl Pass<'_, '_> {
         for indexes in twins {
             let places: Vec<String> = indexes
                 .iter()
-                .filter_map(|index| self.instances.views().nth(*index))
+                .filter_map(|index| self.instances.view(*index))
                 .map(|view| format!("{}:{}", view.file, view.start_line))
                 .collect();
             for (position, index) in indexes.iter().enumerate() {
                 let Some((item, span)) = self.instance_items.get(*index).cloned() else {
                     continue;
                 };
-                let label = self
-                    .instances
-                    .views()
-                    .nth(*index)
-                    .map_or("", |view| &view.label);
+                let label = self.instances.view(*index).map_or("", |view| &view.label);
                 let problem = twice("plugin", label, position, &places, span);
                 if let Some(error) = self.tell_all(&item, &[problem], None) {
                     self.instances.spoil(*index, &error);
@@ -78,8 +73,7 @@ impl Pass<'_, '_> {
         database: &mut Option<(usize, u32)>,
     ) {
         let path = self.texts.get(item.file).map_or("", |text| text.path);
-        let given = &mut *self.given;
-        let mut lookup = |function, argument: &str| look_up(given, path, function, argument);
+        let mut lookup = Asking::of(self.given, path, &mut self.budget);
         let settings = Settings::of(&block.body, &[], &mut lookup, &mut problems);
         let mut warnings = Vec::new();
         let span = block.labels.first().map_or(block.span, |label| label.span);
@@ -152,15 +146,13 @@ impl Pass<'_, '_> {
                 *position += 1;
             }
             let path = self.texts.get(item.file).map_or("", |text| text.path);
-            let given = &mut *self.given;
-            let mut asks = false;
-            let mut lookup = |function, argument: &str| {
-                asks = true;
-                look_up(given, path, function, argument)
-            };
+            let before = self.budget.spent();
+            let mut lookup = Asking::of(self.given, path, &mut self.budget);
             let whole = problems.is_empty();
             let mut read =
                 connection::read(block, &name, path, &self.instances, &mut lookup, whole);
+            let calls = lookup.calls;
+            let work = self.budget.spent() - before;
             problems.append(&mut read.problems);
             (read.connection.start_line, read.connection.end_line) = self.lines(&item, block);
             let error = self.tell_all(&item, &problems, Some(&name));
@@ -177,7 +169,7 @@ impl Pass<'_, '_> {
                 let public = public.unwrap_or_default();
                 self.loaded.public.insert(instance.clone(), public);
             }
-            let plain = !asks && error.is_none() && read.warnings.is_empty();
+            let plain = !calls && error.is_none() && read.warnings.is_empty();
             let connection = Arc::new(self.view(read, error));
             if let (true, Kind::Plugin, Some(line), None) =
                 (plain, &connection.kind, item.line, &self.inspection)
@@ -185,7 +177,12 @@ impl Pass<'_, '_> {
                 let public = self.loaded.public.get(&connection.plugin_instance);
                 *cache.public(&connection.plugin_instance) = public.cloned().unwrap_or_default();
                 let connection = connection.clone();
-                cache.settle(item.key, Settled { line, connection });
+                let settled = Settled {
+                    line,
+                    connection,
+                    work,
+                };
+                cache.settle(item.key, settled);
             }
             let connections = &mut self.loaded.desired.connections;
             connections.entry(name).or_insert(connection);
@@ -195,6 +192,8 @@ impl Pass<'_, '_> {
 
     /// Takes a connection as it was read before.
     fn settled(&mut self, item: &Item, settled: Settled, cache: &mut Cache) {
+        // As much as when it was read: what a load allows does not depend on those before it.
+        self.budget.spend(settled.work);
         let before = settled.line;
         let settled = settled.moved(item.line.unwrap_or(before));
         let connection = settled.connection.clone();
@@ -278,14 +277,17 @@ impl Pass<'_, '_> {
                     )
                 })
                 .collect();
-            if spans.is_empty() {
-                BTreeMap::new()
-            } else {
-                members(&candidates)
+            match spans.is_empty() {
+                true => Chosen::default(),
+                false => choose(&candidates, &mut |work| self.budget.spend(work)),
             }
         };
-        let circles = circles(&chosen);
-        for (name, found) in chosen {
+        let Chosen {
+            members,
+            circles,
+            excessive,
+        } = chosen;
+        for (name, found) in members {
             let Some((item, span)) = spans.get(&name) else {
                 continue;
             };
@@ -299,7 +301,12 @@ impl Pass<'_, '_> {
                 error = self.tell_all(item, &[problem], Some(&name));
             }
             let mut warnings = Vec::new();
-            if found.is_empty() {
+            if excessive.contains(&name) {
+                let message = "the aggregators of all files together show too many connections";
+                let problem = Problem::new(*span, message);
+                let problem = problem.hint("list fewer here or in the blocks before");
+                error = self.tell_all(item, &[problem], Some(&name));
+            } else if found.is_empty() {
                 let problem = Problem::new(
                     *span,
                     "no connection matches: the schema is empty until one does",
@@ -330,7 +337,7 @@ impl Pass<'_, '_> {
     }
 }
 
-pub(in crate::config) fn look_up(
+pub(super) fn look_up(
     given: &mut Given<'_>,
     file: &str,
     function: Function,

@@ -126,6 +126,8 @@ pub(super) struct Settled {
     /// The line on which its text begins; the connection's own lines are as of there.
     pub(super) line: u32,
     pub(super) connection: Arc<Connection>,
+    /// What its values cost.
+    pub(super) work: usize,
 }
 
 impl Settled {
@@ -134,11 +136,20 @@ impl Settled {
         if self.line == line {
             return self;
         }
-        let mut connection = self.connection;
+        let before = self.line;
+        let Self {
+            mut connection,
+            work,
+            ..
+        } = self;
         let moved = Arc::make_mut(&mut connection);
         for at in [&mut moved.start_line, &mut moved.end_line] {
-            *at = at.saturating_sub(self.line).saturating_add(line);
+            *at = at.saturating_sub(before).saturating_add(line);
         }
-        Self { line, connection }
+        Self {
+            line,
+            connection,
+            work,
+        }
     }
 }

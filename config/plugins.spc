@@ -2,6 +2,7 @@
 #
 #   extension, wrapper   what brings the foreign data wrapper, and its name
 #   package              what to install where the extension is not available
+#   requires             other extensions whose types its tables may have: created where available
 #   server, mapping      attributes that become options of the server, and of the user mapping
 #                        (always secret): a list of names, or { attribute = "option" }
 #   public               attributes whose values may be shown; all others are secret
@@ -234,6 +235,8 @@ plugin "*" {
   extension   = "steampipe_postgres_{name}"
   wrapper     = "steampipe_postgres_{name}"
   package     = "https://hub.steampipe.io/plugins/{org}/{name}"
+  # Steampipe creates it, too: tables of some plugins have columns of its type.
+  requires    = ["ltree"]
   schema_mode = "static"
   schema      = "{name}"
   body        = "config"

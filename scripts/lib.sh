@@ -204,6 +204,26 @@ need_wrappers() {
         mariadb-server-core mariadb-client-core gdal-bin
 }
 
+# The wrappers of tests/wrappers, built below target/wrappers for the server that is used.
+need_c_wrappers() {
+    local bindir config version dir=$PWD/target/wrappers include source object
+    bindir=$(server_bindir)
+    config=$bindir/pg_config
+    version=$("$bindir/postgres" --version | grep -oE '[0-9]+' | head -n 1)
+    if [ ! -x "$config" ] || [ ! -e "$("$config" --includedir-server)/postgres.h" ]; then
+        command -v apt-get >/dev/null || die "The headers of the Postgres server are not installed, which some of the tests need."
+        need_packages "postgresql-server-dev-$version"
+    fi
+    include=$("$config" --includedir-server)
+    mkdir -p "$dir"
+    for source in tests/wrappers/*.c; do
+        object=$dir/$(basename "$source" .c).so
+        [ "$object" -nt "$source" ] && [ "$object" -nt "$bindir/postgres" ] && continue
+        say "building $(basename "$object")"
+        cc -O1 -Wall -Wno-unused-parameter -fPIC -shared -I"$include" -o "$object" "$source"
+    done
+}
+
 # A browser for the tests of the page, with a font to draw it in.
 need_chromium() {
     local program

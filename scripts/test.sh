@@ -41,6 +41,7 @@ need_nginx
 need_promtool
 need_drivers
 need_wrappers
+need_c_wrappers
 need_chromium
 need_cargo_deny
 for part in rustfmt clippy; do

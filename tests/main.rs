@@ -24,6 +24,7 @@ mod failover;
 mod guarded;
 mod health;
 mod http;
+mod import;
 mod look;
 mod messages;
 mod migrate;

@@ -13,6 +13,7 @@ mod postgres;
 pub mod prometheus;
 pub mod proxy;
 mod run;
+pub mod script;
 mod spcd;
 pub mod sshd;
 mod standby;

@@ -3,7 +3,7 @@
 //! The block is the error domain: reading never fails as a whole. Every bad block is a
 //! [`Diagnostic`] and, where it names a connection, a [`Connection`] whose `target` is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 mod connection;
@@ -157,6 +157,8 @@ pub enum Kind {
 pub struct Target {
     /// The extension that brings the wrapper.
     pub extension: String,
+    /// Other extensions that its tables may need: created where they are available.
+    pub requires: BTreeSet<String>,
     /// What to install when the extension is not available: a package or a page.
     pub package: String,
     /// The foreign data wrapper.

@@ -5,6 +5,7 @@
 
 mod comments;
 mod connection;
+mod offer;
 mod settle;
 mod show;
 mod unite;
@@ -24,8 +25,9 @@ use crate::union;
 use connection::{doubt_of, droppable, merged, set, taken, unwanted_connection, wanted_connection};
 
 pub use comments::{Comment, comment_units};
+pub use offer::{Notice, Offer, quoted_names};
 pub use settle::{
-    Bookkeeping, Offer, Piece, Record, Unit, drop_unit, error_unit, event_unit, grant_unit,
+    Bookkeeping, Piece, Record, Unit, drop_unit, error_unit, event_unit, grant_unit,
     record_statement, settle, settle_new,
 };
 pub use show::{show, show_json, show_sql};

@@ -31,6 +31,8 @@ pub struct Definition {
     pub extension: String,
     /// The foreign data wrapper.
     pub wrapper: String,
+    /// Other extensions whose types its tables may have: created where they are available.
+    pub requires: BTreeSet<String>,
     /// What to install where the extension is not available.
     pub package: String,
     /// Attributes that become options of the server, with the options' names.

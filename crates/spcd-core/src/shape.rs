@@ -1,6 +1,7 @@
 //! Tables and their columns as data, their hash, and the smallest changes from one to another.
 
 mod guard;
+mod names;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,6 +10,8 @@ use crate::csv::Inferred;
 use crate::hash::Hasher;
 
 pub use guard::{Dependent, Dependents, Harm, Obstacles, after, guard, unfit};
+use names::too_long;
+pub use names::{LONGEST_NAME, mark_truncated};
 
 /// A foreign table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -160,36 +163,6 @@ pub fn normalize(tables: &mut [Table], traits: Traits<'_>) {
             column.options.remove(option);
         }
     }
-}
-
-/// The longest name that the server keeps, in bytes (its `NAMEDATALEN` less one).
-pub const LONGEST_NAME: usize = 63;
-/// What is cut off ends before a character: at most so many bytes earlier.
-const CUT_AT_LEAST: usize = LONGEST_NAME - 3;
-
-/// Why a table cannot be imported as its source names it. The server cuts names that are too long
-/// for it (those of a source in another encoding, for one), and only an option has them in full.
-fn too_long(table: &Table) -> Option<String> {
-    let cut = |name: &str, options: &BTreeMap<String, String>| {
-        let longer = |value: &&String| value.len() > LONGEST_NAME && value.starts_with(name);
-        match name.len() {
-            0..CUT_AT_LEAST => None,
-            CUT_AT_LEAST..=LONGEST_NAME => options.values().find(longer).cloned(),
-            _ => Some(name.to_owned()),
-        }
-    };
-    if let Some(full) = cut(&table.name, &table.options) {
-        return Some(format!(
-            "its name {full:?} is longer than {LONGEST_NAME} bytes here"
-        ));
-    }
-    let column = table.columns.iter();
-    let column = column.filter_map(|column| cut(&column.name, &column.options));
-    column
-        .map(|full| {
-            format!("the name of its column {full:?} is longer than {LONGEST_NAME} bytes here")
-        })
-        .next()
 }
 
 /// A hash of normalized tables. The order of columns counts only where the wrapper maps by it.

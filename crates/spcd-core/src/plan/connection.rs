@@ -128,8 +128,10 @@ pub(super) fn wanted_connection(
     if failed.is_some_and(|attempt| !attempt.due) {
         return;
     }
-    if observed.extensions.get(&target.extension) == Some(&Extension::Available) {
-        plan.extensions.insert(target.extension.clone());
+    for extension in std::iter::once(&target.extension).chain(&target.requires) {
+        if observed.extensions.get(extension) == Some(&Extension::Available) {
+            plan.extensions.insert(extension.clone());
+        }
     }
     plan.work.push(Work {
         name: wanted.name.clone(),

@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Deref;
 
 use serde::Serialize;
 use spcd_protocol::Status;
 
-use super::{Import, Imported, RowChange, Why, merged};
+use super::{Import, Imported, Offer, RowChange, Why, merged};
 use crate::csv::{KnownTypes, keep_types, known_types};
 use crate::observed::{Applied, Detail, Presence, Written};
 use crate::secret::Secret;
@@ -95,31 +94,6 @@ const LOCKS_OF_A_DROP: usize = 3;
 const LOCKS_BESIDE_TABLES: usize = 6;
 /// How many tables are made or dropped by one piece: what the smallest lock table has room for.
 const TABLES_IN_A_PIECE: usize = 30;
-/// What a source has.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Offer {
-    /// Its tables, normalized.
-    pub tables: Vec<Table>,
-    /// What of it is no table here, and why.
-    pub warnings: Vec<String>,
-}
-
-impl From<Vec<Table>> for Offer {
-    fn from(tables: Vec<Table>) -> Self {
-        Self {
-            tables,
-            warnings: Vec::new(),
-        }
-    }
-}
-
-impl Deref for Offer {
-    type Target = [Table];
-
-    fn deref(&self) -> &[Table] {
-        &self.tables
-    }
-}
 
 impl Import {
     /// The schema in which the tables are to be.
@@ -304,6 +278,7 @@ pub fn settle(
     obstacles: &Obstacles,
 ) -> Result<Option<Unit>, String> {
     let target = &import.target;
+    let wanted = wanted.with_skipped(&detail.tables);
     let mut warnings = wanted.warnings.clone();
     let mut wanted = Cow::Borrowed(&wanted.tables[..]);
     if !detail.others.is_empty() {

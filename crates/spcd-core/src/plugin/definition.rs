@@ -10,7 +10,7 @@ use spcd_lang::syntax::Problem;
 use spcd_lang::value::Value;
 
 /// What a definition says.
-const ATTRIBUTES: [&str; 31] = [
+const ATTRIBUTES: [&str; 32] = [
     "allow_visible_secrets",
     "ask",
     "body",
@@ -31,6 +31,7 @@ const ATTRIBUTES: [&str; 31] = [
     "probe",
     "public",
     "required",
+    "requires",
     "schema",
     "schema_attribute",
     "schema_mode",
@@ -128,7 +129,7 @@ impl Definition {
                         .hint("write `probe = \"import\"`, `\"files\"` or `\"none\"`"),
                 ),
             },
-            "public" | "paths" | "files" | "dynamic" => {
+            "public" | "paths" | "files" | "dynamic" | "requires" => {
                 let Some(names) = names(&setting.value) else {
                     return wrong("a list of names");
                 };
@@ -136,6 +137,7 @@ impl Definition {
                     "public" => self.public = names,
                     "paths" => self.paths = names,
                     "dynamic" => self.ask_each = names,
+                    "requires" => self.requires = names,
                     _ => self.files = names,
                 }
             }

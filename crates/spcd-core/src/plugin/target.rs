@@ -59,6 +59,7 @@ pub(crate) fn target(
     let before = builder.problems.len();
     builder.target = Target {
         extension: definition.extension.clone(),
+        requires: definition.requires.clone(),
         package: definition.package.clone(),
         wrapper: definition.wrapper.clone(),
         ask: definition.ask.clone(),

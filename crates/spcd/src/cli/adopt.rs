@@ -155,10 +155,10 @@ async fn tables(
 ) -> anyhow::Result<String> {
     let asking = endpoint.connect("asking").await?;
     apply::prepare_for_secrets(&asking.client).await?;
-    let wanted = ask::ask(&asking.client, &import.target).await;
+    let wanted = ask::ask(&asking, &import.target).await;
     let wanted = wanted.context("its tables stay as they are until it answers")?;
     let detail = observed.details.get(name).cloned().unwrap_or_default();
-    let changes = import.changes(&detail, &wanted);
+    let changes = import.changes(&detail, &wanted.with_skipped(&detail.tables));
     let risky = changes.iter().filter(|change| change.is_risky());
     let risky: Vec<&str> = risky.map(|change| change.table()).collect();
     let obstacles = Obstacles {

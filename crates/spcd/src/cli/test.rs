@@ -167,7 +167,7 @@ async fn report(
         }
     };
     let deadline = target.import.timeout.map_or(DEADLINE, Duration::from_secs);
-    let tables = match timeout(deadline, ask::ask(client, target)).await {
+    let tables = match timeout(deadline, ask::ask(session, target)).await {
         Ok(Ok(offer)) => Ok(offer),
         Ok(Err(HubError::Refused { text, .. })) => Err(text),
         Ok(Err(error)) => return Err(error.into()),

@@ -203,7 +203,7 @@ impl Sources {
             return Ok((all, Held::default()));
         }
         let mut tables = all.offer.clone();
-        tables.tables.retain(|table| wanted.takes(&table.name));
+        tables.retain_taken(wanted);
         let wanted = Wanted::of(tables, target);
         Ok((Arc::new(wanted), Held::default()))
     }
@@ -376,7 +376,7 @@ impl Sources {
         let session = self.open(risk, deadline(target)).await?;
         let asked = async {
             let (began, soon) = (Instant::now(), self.soon());
-            let asking = ask::ask(session.client(), target);
+            let asking = ask::ask(session.session(), target);
             tokio::pin!(asking);
             if held.pass.is_none() {
                 return Ok((asking.await?, held));
@@ -467,7 +467,9 @@ impl Sources {
 
     async fn connect(&self, within: Duration) -> Result<Session, HubError> {
         let opened = async {
-            let session = waiting::session(&self.endpoint, "asking", within).await?;
+            let mut session = waiting::session(&self.endpoint, "asking", within).await?;
+            // An import reads its own notices, and no one else reads any.
+            session.messages.close();
             let settings =
                 "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
             session.client.batch_execute(settings).await?;
@@ -486,7 +488,9 @@ impl Wanted {
         let fits = |table: &Table| table.unfit.is_none();
         Self {
             hash: shape::hash(&offer.tables, target.traits()),
-            is_plain: offer.warnings.is_empty() && offer.tables.iter().all(fits),
+            is_plain: offer.warnings.is_empty()
+                && offer.notices.is_empty()
+                && offer.tables.iter().all(fits),
             offer,
         }
     }
@@ -515,6 +519,11 @@ impl Drop for Candidate<'_> {
 }
 
 impl Borrowed<'_> {
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.waiter.session
+    }
+
     /// The session's client.
     pub fn client(&self) -> &Client {
         &self.waiter.session.client

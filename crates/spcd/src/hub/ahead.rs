@@ -34,7 +34,7 @@ pub async fn ask(
     }
     let seconds = import.target.import.timeout;
     let deadline = seconds.map_or(DEADLINE, Duration::from_secs);
-    let answer = match timeout(deadline, ask::ask(client, &import.target)).await {
+    let answer = match timeout(deadline, ask::ask(&session, &import.target)).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => {
             session.canceller().cancel().await?;
@@ -46,7 +46,7 @@ pub async fn ask(
         obstacles: Obstacles::default(),
     };
     if let (Ok(tables), true) = (&ahead.tables, import.applied.is_some()) {
-        let changes = import.changes(&detail, tables);
+        let changes = import.changes(&detail, &tables.with_skipped(&detail.tables));
         ahead.obstacles = in_the_way(client, name, &changes, &Arc::default())
             .await?
             .obstacles;

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use spcd_core::config::Target;
 use spcd_core::plan::Offer;
-use spcd_core::shape::{self, Table};
+use spcd_core::shape;
 use spcd_core::sql;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{HubError, apply, catalog, csv, partial};
+use super::connect::Session;
+use super::{HubError, apply, catalog, csv, partial, remote_names};
 
 /// Distinguishes schemas of imports that run at the same time.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -18,7 +19,8 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// Asks a source for its tables, normalized. Nothing of it stays in the database: server, mapping
 /// and schema bear a name of their own and go with the transaction, so that nobody waits for it
 /// and what is there is not touched before the answer is known.
-pub async fn ask(client: &Client, target: &Target) -> Result<Offer, HubError> {
+pub async fn ask(session: &Session, target: &Target) -> Result<Offer, HubError> {
+    let client = &session.client;
     let name = fresh_name("spcd_ask");
     if let Some(csv) = &target.csv {
         return csv::ask(client, &name, target, csv).await;
@@ -27,8 +29,12 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Offer, HubError> {
     // What an import does by its own options is not read from the catalog.
     let is_plain = target.import_options.is_empty();
     if is_plain && target.extension == catalog::WRAPPER && target.wrapper == catalog::WRAPPER {
-        answer = match rolled_back(client, look(client, &name, target)).await {
-            Ok(tables) => tables.map(Ok),
+        let mut look = rolled_back(client, look(session, &name, target, false)).await;
+        if look.as_ref().is_err_and(remote_names::is_of_encoding) {
+            look = rolled_back(client, self::look(session, &name, target, true)).await;
+        }
+        answer = match look {
+            Ok(offer) => offer.map(Ok),
             Err(error) if is_final(&error) => Some(Err(error)),
             // A source whose catalog is another one: an import knows it better.
             Err(_) => None,
@@ -36,14 +42,23 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Offer, HubError> {
     }
     let answer = match answer {
         Some(answer) => answer,
-        None => rolled_back(client, import(client, &name, target)).await,
+        None => rolled_back(client, import(session, &name, target)).await,
     };
     match answer {
-        Ok(mut tables) => {
-            for table in &mut tables {
-                table.unfit = (table.unfit.as_deref()).map(|text| in_public(text, &name, target));
-            }
-            Ok(tables.into())
+        Ok(mut offer) => {
+            let in_public = |text: &mut String| *text = in_public(text, &name, target);
+            let unfit = offer
+                .tables
+                .iter_mut()
+                .filter_map(|table| table.unfit.as_mut());
+            unfit.for_each(in_public);
+            offer.warnings.iter_mut().for_each(in_public);
+            offer
+                .notices
+                .iter_mut()
+                .map(|notice| &mut notice.text)
+                .for_each(in_public);
+            Ok(offer)
         }
         Err(error) => Err(clean(error, &name, target)),
     }
@@ -118,27 +133,41 @@ pub(super) async fn prepare(
 /// Reads the source's catalog, and imports only what that does not tell. `None`: nothing is there,
 /// and an import says why.
 async fn look(
-    client: &Client,
+    session: &Session,
     name: &str,
     target: &Target,
-) -> Result<Option<Vec<Table>>, HubError> {
+    in_parts: bool,
+) -> Result<Option<Offer>, HubError> {
+    let client = &session.client;
     let before = prepare(client, name, target).await?;
-    let answer = catalog::look(client, name, &before, target).await?;
-    let mut tables = answer.tables;
+    let answer = match in_parts {
+        false => catalog::look(client, name, &before, target).await?,
+        true => {
+            client.batch_execute(&before).await?;
+            catalog::look_in_parts(client, name, target).await?
+        }
+    };
+    let mut offer = Offer {
+        tables: answer.tables,
+        warnings: answer.warnings,
+        ..Offer::default()
+    };
     if !answer.odd.is_empty() {
         let into = format!("{name}_odd");
         client.batch_execute(&sql::create_schema(&into)).await?;
-        let odd = partial::import(client, target, name, &into, Some(&answer.odd)).await?;
-        tables.extend(odd);
+        let odd = partial::import(session, target, name, &into, Some(&answer.odd)).await?;
+        offer.tables.extend(odd.tables);
+        offer.warnings.extend(odd.warnings);
+        offer.notices.extend(odd.notices);
     }
-    shape::normalize(&mut tables, target.traits());
-    Ok((!tables.is_empty()).then_some(tables))
+    shape::normalize(&mut offer.tables, target.traits());
+    Ok((offer != Offer::default()).then_some(offer))
 }
 
-async fn import(client: &Client, name: &str, target: &Target) -> Result<Vec<Table>, HubError> {
-    let text = prepare(client, name, target).await?;
-    client.batch_execute(&text).await?;
-    partial::import(client, target, name, name, None).await
+async fn import(session: &Session, name: &str, target: &Target) -> Result<Offer, HubError> {
+    let text = prepare(&session.client, name, target).await?;
+    session.client.batch_execute(&text).await?;
+    partial::import(session, target, name, name, None).await
 }
 
 /// Many wrappers say whatever is wrong with the code of an internal error, by which the server

@@ -11,7 +11,7 @@ use spcd_core::shape::{Column, Table};
 use spcd_core::sql;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-use super::HubError;
+use super::{HubError, remote_names};
 
 /// What a look at a source's catalog gave.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Answer {
     /// Tables that only an import can tell: with columns of types that are not every server's own,
     /// of other collations, or generated.
     pub odd: Vec<String>,
+    /// Of tables that have no name here.
+    pub warnings: Vec<String>,
 }
 
 /// The wrapper that this is about.
@@ -97,7 +99,7 @@ const UNKNOWN_TYPE: &str = "???";
 /// type's own it has to be named, which an import does. (Of these types `name` and its array have "C",
 /// 950, and all others that have any the default, 100. To look each up in `pg_type` would take a third
 /// of the processor time that this takes here.)
-fn question(name: &str, target: &Target) -> String {
+fn question(name: &str, target: &Target, only: Option<&[u32]>) -> String {
     let table = |table: &str| sql::qualified(name, table);
     format!(
         "SELECT c.relname, k.attnum, k.attname,
@@ -108,11 +110,29 @@ fn question(name: &str, target: &Target) -> String {
          FROM {} n
          JOIN {} c ON c.relnamespace = n.oid
          LEFT JOIN {} k ON k.attrelid = c.oid AND k.attnum > 0 AND NOT k.attisdropped
-         WHERE n.nspname = {} AND c.relkind IN ('r', 'v', 'f', 'm', 'p') AND NOT c.relispartition;\n",
+         {}{};\n",
         table("pg_namespace"),
         table("pg_class"),
         table("pg_attribute"),
+        of_schema(target),
+        only.map(is_one_of).unwrap_or_default(),
+    )
+}
+
+/// Selects the tables of the remote schema.
+fn of_schema(target: &Target) -> String {
+    format!(
+        "WHERE n.nspname = {} AND c.relkind IN ('r', 'v', 'f', 'm', 'p') AND NOT c.relispartition",
         sql::literal(&target.import.schema)
+    )
+}
+
+/// Selects tables by their OIDs in the source.
+fn is_one_of(oids: &[u32]) -> String {
+    let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
+    format!(
+        " AND c.oid = ANY ('{{{}}}'::pg_catalog.oid[])",
+        oids.join(",")
     )
 }
 
@@ -125,52 +145,150 @@ pub async fn look(
     before: &str,
     target: &Target,
 ) -> Result<Answer, HubError> {
-    let text = [before, &tables(name), &question(name, target)].concat();
-    let mut columns: BTreeMap<String, BTreeMap<i16, Column>> = BTreeMap::new();
-    let mut odd = Vec::new();
-    for message in client.simple_query(&text).await? {
-        let SimpleQueryMessage::Row(row) = message else {
-            continue;
+    let text = [before, &tables(name), &question(name, target, None)].concat();
+    let mut rows = Rows::default();
+    rows.add(&client.simple_query(&text).await?, target)?;
+    Ok(rows.into_answer(target))
+}
+
+/// [`look`] for a source of which the hub's encoding cannot hold every name: the tables are asked for
+/// in ever smaller parts, until those are alone that fail. Schema and server are there; nothing of
+/// what asks stays.
+pub async fn look_in_parts(
+    client: &Client,
+    name: &str,
+    target: &Target,
+) -> Result<Answer, HubError> {
+    let create = format!("SAVEPOINT spcd_parts;\n{}", tables(name));
+    client.batch_execute(&create).await?;
+    let class = sql::qualified(name, "pg_class");
+    let all = format!(
+        "SELECT c.oid FROM {} n JOIN {class} c ON c.relnamespace = n.oid {}",
+        sql::qualified(name, "pg_namespace"),
+        of_schema(target)
+    );
+    let oids = client.query(&all, &[]).await?;
+    let oids = oids.iter().map(|row| row.try_get(0));
+    let mut parts: Vec<Vec<u32>> = vec![oids.collect::<Result<_, _>>()?];
+    let (mut rows, mut bad, mut warnings) = (Rows::default(), Vec::new(), Vec::new());
+    while let Some(mut part) = parts.pop() {
+        let text = match held(client, &question(name, target, Some(&part))).await? {
+            Ok(messages) => {
+                rows.add(&messages, target)?;
+                continue;
+            }
+            Err(text) => text,
         };
-        if row.len() != WIDTH {
+        if part.len() > 1 {
+            parts.push(part.split_off(part.len() / 2));
+            parts.push(part);
             continue;
         }
-        let table = row.try_get(0)?.unwrap_or_default();
-        if !target.import.takes(table) {
-            continue;
+        let relname = format!(
+            "SELECT c.relname FROM {class} c WHERE true{}",
+            is_one_of(&part)
+        );
+        match held(client, &relname).await? {
+            Ok(messages) => bad.extend(messages.iter().filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(Table {
+                    name: row.get(0)?.to_owned(),
+                    unfit: Some(text.clone()),
+                    ..Table::default()
+                }),
+                _ => None,
+            })),
+            Err(text) => warnings.extend(part.first().map(|oid| {
+                format!("the table with OID {oid} in the source is left out: its name: {text}")
+            })),
         }
-        let data_type = row.try_get(3)?.unwrap_or_default();
-        if is_true(&row, 5)? || data_type.starts_with(UNKNOWN_TYPE) {
-            odd.push(table.to_owned());
-        }
-        let columns = columns.entry(table.to_owned()).or_default();
-        let Some(number) = row.try_get(1)?.and_then(|number| number.parse().ok()) else {
-            continue;
-        };
-        let column = Column {
-            name: row.try_get(2)?.unwrap_or_default().to_owned(),
-            data_type: data_type.to_owned(),
-            not_null: is_true(&row, 4)?,
-            ..Column::default()
-        };
-        columns.insert(number, column);
     }
-    odd.sort();
-    odd.dedup();
-    columns.retain(|name, _| odd.binary_search(name).is_err());
-    let schema = &target.import.schema;
-    let table = |(name, columns): (String, BTreeMap<i16, Column>)| Table {
-        columns: columns.into_values().collect(),
-        options: [("schema_name", schema), ("table_name", &name)]
-            .map(|(option, value)| (option.to_owned(), value.clone()))
-            .into(),
-        name,
-        ..Table::default()
-    };
-    Ok(Answer {
-        tables: columns.into_iter().map(table).collect(),
-        odd,
-    })
+    client.batch_execute("ROLLBACK TO spcd_parts").await?;
+    let mut answer = rows.into_answer(target);
+    bad.retain(|table| target.import.takes(&table.name));
+    answer.tables.extend(bad);
+    answer.warnings = warnings;
+    Ok(answer)
+}
+
+/// What the source answers, or why the hub's encoding cannot hold it.
+async fn held(
+    client: &Client,
+    question: &str,
+) -> Result<Result<Vec<SimpleQueryMessage>, String>, HubError> {
+    client.batch_execute("SAVEPOINT spcd_part").await?;
+    match client.simple_query(question).await.map_err(HubError::from) {
+        Ok(messages) => {
+            client.batch_execute("RELEASE spcd_part").await?;
+            Ok(Ok(messages))
+        }
+        Err(error) if remote_names::is_of_encoding(&error) => {
+            client.batch_execute("ROLLBACK TO spcd_part").await?;
+            Ok(Err(error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The tables in the answers to [`question`].
+#[derive(Default)]
+struct Rows {
+    columns: BTreeMap<String, BTreeMap<i16, Column>>,
+    odd: Vec<String>,
+}
+
+impl Rows {
+    fn add(&mut self, messages: &[SimpleQueryMessage], target: &Target) -> Result<(), HubError> {
+        for message in messages {
+            let SimpleQueryMessage::Row(row) = message else {
+                continue;
+            };
+            if row.len() != WIDTH {
+                continue;
+            }
+            let table = row.try_get(0)?.unwrap_or_default();
+            if !target.import.takes(table) {
+                continue;
+            }
+            let data_type = row.try_get(3)?.unwrap_or_default();
+            if is_true(row, 5)? || data_type.starts_with(UNKNOWN_TYPE) {
+                self.odd.push(table.to_owned());
+            }
+            let columns = self.columns.entry(table.to_owned()).or_default();
+            let Some(number) = row.try_get(1)?.and_then(|number| number.parse().ok()) else {
+                continue;
+            };
+            let column = Column {
+                name: row.try_get(2)?.unwrap_or_default().to_owned(),
+                data_type: data_type.to_owned(),
+                not_null: is_true(row, 4)?,
+                ..Column::default()
+            };
+            columns.insert(number, column);
+        }
+        Ok(())
+    }
+
+    fn into_answer(mut self, target: &Target) -> Answer {
+        self.odd.sort();
+        self.odd.dedup();
+        let odd = &self.odd;
+        self.columns
+            .retain(|name, _| odd.binary_search(name).is_err());
+        let schema = &target.import.schema;
+        let table = |(name, columns): (String, BTreeMap<i16, Column>)| Table {
+            columns: columns.into_values().collect(),
+            options: [("schema_name", schema), ("table_name", &name)]
+                .map(|(option, value)| (option.to_owned(), value.clone()))
+                .into(),
+            name,
+            ..Table::default()
+        };
+        Answer {
+            tables: self.columns.into_iter().map(table).collect(),
+            odd: self.odd,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 fn is_true(row: &SimpleQueryRow, column: usize) -> Result<bool, HubError> {

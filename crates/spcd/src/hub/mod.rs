@@ -14,10 +14,12 @@ pub mod facts;
 pub mod inputs;
 pub mod lead;
 pub mod migrate;
+mod namesakes;
 pub mod observe;
 mod partial;
 pub mod pool;
 pub mod probe;
+mod remote_names;
 pub mod search_path;
 pub mod state;
 pub mod steampipe;
@@ -218,6 +220,13 @@ impl HubError {
     /// Whether it may be one table's fault alone.
     pub fn is_of_a_table(&self) -> bool {
         matches!(self, HubError::Refused { .. }) && !self.is_passing() && !self.is_stale()
+    }
+
+    /// Whether it may be the fault of one table of a source alone, whose definition may need what the
+    /// hub does not have.
+    pub fn is_of_an_imported_table(&self) -> bool {
+        matches!(self, HubError::Refused { code, .. } if *code != SqlState::QUERY_CANCELED)
+            && !self.is_passing()
     }
 
     /// Whether the statements were made for tables or views that changed meanwhile.

@@ -219,7 +219,8 @@ async fn extensions(
         .values()
         .filter_map(|c| c.target.as_ref().ok());
     let names: BTreeSet<&str> = targets
-        .map(|target| target.extension.as_str())
+        .flat_map(|target| std::iter::once(&target.extension).chain(&target.requires))
+        .map(String::as_str)
         .filter(|name| !name.is_empty())
         .collect();
     let mut found = BTreeMap::new();

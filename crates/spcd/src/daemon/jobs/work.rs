@@ -308,6 +308,7 @@ impl Shared {
         let found = observe::details(client, &names, import.readers).await?;
         let mut detail = found.into_values().next().unwrap_or_default();
         shape::normalize(&mut detail.tables, import.target.traits());
+        let wanted = &*wanted.with_skipped(&detail.tables);
         let changes = import.changes(&detail, wanted);
         let ahead::InTheWay {
             mut obstacles,

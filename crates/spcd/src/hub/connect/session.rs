@@ -1,11 +1,12 @@
 //! An open connection: its settings, the task that reads from it, and how it is interrupted.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use spcd_core::config::HubSettings;
 use tokio::sync::mpsc;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{
     AsyncMessage, CancelToken, Client, Config, Connection, NoTls, SimpleQueryMessage,
@@ -18,6 +19,9 @@ use crate::hub::HubError;
 /// How long an answer to the shortest question may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How many warnings and notices of one statement are kept.
+const MOST_NOTICES: usize = 1000;
+
 /// Connections whose task has not ended.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
@@ -28,11 +32,43 @@ pub struct Session {
     /// Notices and notifications, in order; ends when the connection does. Whoever does not want
     /// them may drop it.
     pub messages: mpsc::UnboundedReceiver<AsyncMessage>,
+    /// Warnings and notices of the statements that want them.
+    pub notices: Notices,
     /// As the server says it (`15.8 (Debian 15.8-0+deb12u1)`).
     pub server_version: String,
     /// Those that were set in it.
     pub settings: HubSettings,
     tls: Option<MakeRustlsConnect>,
+}
+
+/// What the server says while statements run, kept from [`Notices::start`] to [`Notices::take`]. It
+/// arrives before the statement's own answer, so that all of it is there then.
+#[derive(Clone, Default)]
+pub struct Notices(Arc<Mutex<Option<Vec<DbError>>>>);
+
+impl Notices {
+    /// Forgets what came before, and keeps what comes now.
+    pub fn start(&self) {
+        *self.kept() = Some(Vec::new());
+    }
+
+    /// What came since the start. What comes from now on is not kept.
+    pub fn take(&self) -> Vec<DbError> {
+        self.kept().take().unwrap_or_default()
+    }
+
+    fn keep(&self, message: &AsyncMessage) {
+        if let AsyncMessage::Notice(notice) = message
+            && let Some(kept) = &mut *self.kept()
+            && kept.len() < MOST_NOTICES
+        {
+            kept.push(notice.clone());
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Vec<DbError>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Stops what a session is doing, from anywhere, over a connection of its own.
@@ -226,7 +262,8 @@ where
         .to_owned();
     let (sender, messages) = mpsc::unbounded_channel();
     OPEN.fetch_add(1, Ordering::Relaxed);
-    let reader = read(connection, sender);
+    let notices = Notices::default();
+    let reader = read(connection, sender, notices.clone());
     tokio::spawn(async move {
         reader.await;
         OPEN.fetch_sub(1, Ordering::Relaxed);
@@ -234,6 +271,7 @@ where
     Ok(Session {
         client,
         messages,
+        notices,
         server_version,
         settings: HubSettings::none(),
         tls: None,
@@ -241,15 +279,21 @@ where
 }
 
 /// A LISTEN is heard only while the connection is read, whether or not a statement is under way.
-async fn read<S, T>(mut connection: Connection<S, T>, messages: mpsc::UnboundedSender<AsyncMessage>)
-where
+async fn read<S, T>(
+    mut connection: Connection<S, T>,
+    messages: mpsc::UnboundedSender<AsyncMessage>,
+    notices: Notices,
+) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     loop {
         match std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-            // Nobody may be there to hear it; the connection is needed all the same.
-            Some(Ok(message)) => drop(messages.send(message)),
+            Some(Ok(message)) => {
+                notices.keep(&message);
+                // Without a receiver the connection is needed all the same.
+                drop(messages.send(message));
+            }
             Some(Err(error)) => return tracing::debug!("a session ended: {error}"),
             None => return,
         }

@@ -1,0 +1,87 @@
+//! Which tables a source has, by name, for an import that cannot take them all at once.
+
+use spcd_core::shape::{Column, Table};
+use spcd_core::sql;
+use tokio_postgres::error::SqlState;
+
+use super::partial::{Failed, Importer};
+use super::{HubError, catalog};
+
+/// A wrapper that does not escape the names that it is given, and whose source may take two of them
+/// for one: to leave some out of an import would leave out others, too, or fail.
+pub const MYSQL: &str = "mysql_fdw";
+
+/// The names of the tables that the target takes, after an import of all failed; `None`: the source
+/// is not asked for them.
+pub(super) async fn of(
+    importer: &mut Importer<'_>,
+    failed: &Failed,
+) -> Result<Option<Vec<String>>, HubError> {
+    let target = importer.target;
+    if target.wrapper == catalog::WRAPPER && is_of_encoding(&failed.error) {
+        let found =
+            catalog::look_in_parts(&importer.session.client, importer.server, target).await?;
+        importer.warnings.extend(found.warnings);
+        let bad = found.tables.iter().filter(|table| table.unfit.is_some());
+        for (table, text) in bad.filter_map(|table| Some((table, table.unfit.clone()?))) {
+            let code = SqlState::UNTRANSLATABLE_CHARACTER;
+            (importer.unfit).insert(table.name.clone(), HubError::Refused { text, code });
+        }
+        let fit = found
+            .tables
+            .into_iter()
+            .filter(|table| table.unfit.is_none());
+        let names = fit.map(|table| table.name).chain(found.odd);
+        return Ok(Some(names.collect()));
+    }
+    if target.wrapper == MYSQL && failed.error.is_of_an_imported_table() {
+        let names = of_mysql(importer).await?;
+        return Ok((!names.is_empty()).then_some(names));
+    }
+    Ok(None)
+}
+
+/// Whether the hub's encoding cannot hold what the source has.
+pub(super) fn is_of_encoding(error: &HubError) -> bool {
+    let codes = [
+        SqlState::UNTRANSLATABLE_CHARACTER,
+        SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+    ];
+    matches!(error, HubError::Refused { code, .. } if codes.contains(code))
+}
+
+/// What the source's catalog lists. Nothing of what asks for it stays.
+async fn of_mysql(importer: &Importer<'_>) -> Result<Vec<String>, HubError> {
+    let (client, target) = (&importer.session.client, importer.target);
+    let column = |name: &str| Column {
+        name: name.into(),
+        data_type: "text".into(),
+        ..Column::default()
+    };
+    let options = [("dbname", "information_schema"), ("table_name", "TABLES")];
+    let option = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let table = Table {
+        name: "TABLES".into(),
+        columns: ["TABLE_SCHEMA", "TABLE_NAME"].map(column).into(),
+        options: options.into_iter().map(option).collect(),
+        ..Table::default()
+    };
+    let mut create = "SAVEPOINT spcd_names;\n".to_owned();
+    sql::create_table(importer.into, importer.server, &table, &mut create);
+    client.batch_execute(&create).await?;
+    let question = format!(
+        "SELECT \"TABLE_NAME\" FROM {} WHERE \"TABLE_SCHEMA\" = $1",
+        sql::qualified(importer.into, "TABLES")
+    );
+    let rows = client.query(&question, &[&target.import.schema]).await?;
+    client.batch_execute("ROLLBACK TO spcd_names").await?;
+    let mut names = Vec::new();
+    for row in rows {
+        let name: String = row.try_get(0)?;
+        if target.import.takes(&name) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,88 @@
+//! Names that the hub's encoding cannot hold.
+
+use super::{tables, warnings};
+use crate::support::hub::{columns, postgres, until};
+use crate::support::{Database, Spcd, query, shared};
+
+/// A hub in WIN1252.
+async fn hub() -> Database {
+    let like = shared().database().await;
+    let name = format!("win_{}", like.name);
+    let create = format!(
+        "CREATE DATABASE {name} ENCODING 'WIN1252' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    );
+    query(&shared().url("postgres"), &create).await;
+    Database {
+        url: shared().url(&name),
+        name,
+    }
+}
+
+const SOURCE: &str =
+    "CREATE TABLE good (id integer, \"größe\" text); CREATE TABLE \"€\" (id integer);
+                      CREATE TABLE \"名前\" (id integer); CREATE TABLE holder (\"名\" integer);
+                      CREATE TABLE later (id integer)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_encoding_cannot_hold_costs_its_table() {
+    let (hub, source) = (hub().await, shared().database().await);
+    query(&source.url, SOURCE).await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let warned = warnings(&hub.url).await;
+    assert_eq!(
+        tables(&hub.url, "a").await,
+        ["good", "later", "€"],
+        "{warned:?}"
+    );
+    assert_eq!(
+        columns(&hub.url, "a.good").await,
+        ["id integer", "größe text"]
+    );
+    assert_eq!(warned.len(), 2, "{warned:?}");
+    assert!(
+        warned[0].starts_with("table \"holder\" is left out: "),
+        "{warned:?}"
+    );
+    assert!(warned[1].starts_with("the table with OID "), "{warned:?}");
+    assert!(
+        warned.iter().all(|text| text.contains("WIN1252")),
+        "{warned:?}"
+    );
+
+    // One that is there already stays.
+    query(
+        &source.url,
+        "ALTER TABLE later ADD \"名\" integer; CREATE TABLE fresh (id integer)",
+    )
+    .await;
+    assert_eq!(spcd.spcd(&["refresh", "a", "--wait"]).code, 0);
+    assert_eq!(tables(&hub.url, "a").await, ["fresh", "good", "later", "€"]);
+    assert_eq!(columns(&hub.url, "a.later").await, ["id integer"]);
+    assert_eq!(warnings(&hub.url).await.len(), 3);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_of_all_does_so_too() {
+    let (hub, source) = (hub().await, shared().database().await);
+    query(&source.url, SOURCE).await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write(
+        "p.spc",
+        "plugin \"postgres\" {\n  import_options = { import_default = \"true\" }\n}\n",
+    );
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let warned = warnings(&hub.url).await;
+    assert_eq!(
+        tables(&hub.url, "a").await,
+        ["good", "later", "€"],
+        "{warned:?}"
+    );
+    assert_eq!(warned.len(), 2, "{warned:?}");
+    spcd.stop();
+}

@@ -50,14 +50,12 @@ CREATE INDEX connection_event_time ON spcd.connection_event (time);
 CREATE INDEX connection_event_connection ON spcd.connection_event (connection_name, id);
 COMMENT ON TABLE spcd.connection_event IS 'every change: "duration" is how long the previous status lasted';
 
--- Who has read all events up to one has read all there will ever be up to it: they are committed in
--- the order of their ids, since one transaction at a time writes some. (As with the lead: a lock on
--- what has no storage, so that vacuum is in nobody's way.)
-CREATE TABLE spcd.event_order (nothing boolean) PARTITION BY LIST (nothing);
-
-CREATE FUNCTION spcd.keep_event_order() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
+-- Events are committed in the order of their ids, since one transaction at a time writes some: a
+-- client that has read all events up to one has read all there will ever be up to it. A batch takes
+-- seconds at most, so a longer wait is for a session that is none of spcd's.
+CREATE FUNCTION spcd.keep_event_order() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
 BEGIN
-    LOCK TABLE spcd.event_order IN EXCLUSIVE MODE;
+    LOCK TABLE spcd_lock.event_order IN EXCLUSIVE MODE;
     RETURN NULL;
 END $$;
 CREATE TRIGGER keep_order BEFORE INSERT ON spcd.connection_event
@@ -134,10 +132,6 @@ CREATE TABLE spcd.daemon (
     identity  text
 );
 CREATE UNIQUE INDEX daemon_is_one_row ON spcd.daemon ((true));
-
--- The lead is an EXCLUSIVE lock on this. Unlike an advisory lock nobody but its owner can take it.
--- A partitioned table has no storage, so vacuum never waits for the lock.
-CREATE TABLE spcd.lead (nothing boolean) PARTITION BY LIST (nothing);
 
 CREATE SEQUENCE spcd.generation;
 
@@ -496,8 +490,8 @@ CREATE FUNCTION spcd.shortened(p_text text) RETURNS text LANGUAGE sql IMMUTABLE 
     SELECT CASE
         WHEN pg_catalog.octet_length(pg_catalog.to_json(p_text)::text) <= 1000 THEN p_text
         WHEN pg_catalog.octet_length(pg_catalog.to_json(pg_catalog.left(p_text, 800))::text) <= 996
-        THEN pg_catalog.left(p_text, 800) || '…'
-        ELSE pg_catalog.left(p_text, 160) || '…' END
+        THEN pg_catalog.left(p_text, 800) || '...'
+        ELSE pg_catalog.left(p_text, 160) || '...' END
 $$;
 
 -- Fails with what the server said of a mapping, unless that repeats one of the values that the
@@ -648,7 +642,7 @@ BEGIN
         SELECT n.name FROM pg_catalog.unnest(p_connections) AS n (name)
         WHERE pg_catalog.octet_length(n.name) OPERATOR(pg_catalog.>) 63 LIMIT 1
     LOOP
-        RAISE EXCEPTION 'no connection is named "%…": a name has 63 bytes at most',
+        RAISE EXCEPTION 'no connection is named "%...": a name has 63 bytes at most',
                 pg_catalog."left"(v_name, 63)
             USING ERRCODE = 'name_too_long', HINT = 'spcd.connection_state has the names.';
     END LOOP;
@@ -793,7 +787,7 @@ BEGIN
                     pg_catalog.array_to_string(v_waiting[1:10], ', ')
                         OPERATOR(pg_catalog.||)
                         CASE WHEN pg_catalog.cardinality(v_waiting) OPERATOR(pg_catalog.>) 10
-                             THEN ', …' ELSE '' END
+                             THEN ', ...' ELSE '' END
                     USING ERRCODE = 'SP002';
             END IF;
         END IF;

@@ -1,7 +1,8 @@
 -- What is done with the views of aggregators.
 
 -- Parts of views. Nobody but their owner needs to use it.
-CREATE SCHEMA spcd_union;
+-- It may be there still if only the schema spcd was dropped.
+CREATE SCHEMA IF NOT EXISTS spcd_union;
 COMMENT ON SCHEMA spcd_union IS 'parts of the views of spcd''s aggregators';
 
 -- Refuses a transaction that would change views which another changed since they were looked at.

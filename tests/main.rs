@@ -25,6 +25,7 @@ mod guarded;
 mod health;
 mod http;
 mod import;
+mod locks;
 mod look;
 mod messages;
 mod migrate;

@@ -221,7 +221,7 @@ async fn events_are_committed_in_their_order() {
     let second = crate::support::connect(&hub.url).await.unwrap();
     let waiting = tokio::spawn(async move { second.batch_execute(insert).await });
     // It waits, and so has no number yet that somebody could see before the other's.
-    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'spcd.event_order'::regclass";
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'spcd_lock.event_order'::regclass";
     eventually("the second waits", DEADLINE, || async {
         (value(&hub.url, waits).await == "1").then_some(())
     })

@@ -18,7 +18,7 @@ impl Filled {
     pub async fn with(count: usize) -> Self {
         let hub = kept().await;
         let lead = connect(&hub.url).await.unwrap();
-        lead.batch_execute("BEGIN; LOCK TABLE spcd.lead IN EXCLUSIVE MODE")
+        lead.batch_execute("BEGIN; LOCK TABLE spcd_lock.lead IN EXCLUSIVE MODE")
             .await
             .unwrap();
         let filled = Self { hub, _lead: lead };

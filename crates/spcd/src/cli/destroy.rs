@@ -92,7 +92,9 @@ async fn remove(
         "{}",
         plan::show(&plan::plan(&desired, &observed), &observed)
     );
-    println!("- schemas \"spcd\" and \"spcd_union\", with the state and its history");
+    println!(
+        "- schemas \"spcd\", \"spcd_union\" and \"spcd_lock\", with the state and its history"
+    );
     if steampipe::is_there(&session.client).await? {
         println!("- schema \"steampipe_internal\", and the roles that were made with it");
     }
@@ -134,7 +136,7 @@ async fn remove(
             rows.len()
         );
     }
-    let lock = reign.abdicate();
+    let lock = reign.abdicate().context("the lead is lost")?;
     let dropped = destroy::drop_own(&lock.client).await;
     dropped.context("every connection is removed, but the schema spcd is not")?;
     Ok(Removed::All)

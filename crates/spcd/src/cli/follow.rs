@@ -68,7 +68,9 @@ pub async fn follow(
 /// Whether a daemon is there to answer, for the message when time is up.
 pub async fn is_led(session: &Session) -> anyhow::Result<bool> {
     let sql = "SELECT count(*) FROM pg_catalog.pg_locks
-               WHERE locktype = 'relation' AND relation = 'spcd.lead'::pg_catalog.regclass
+               WHERE locktype = 'relation' AND relation = (SELECT c.oid FROM pg_catalog.pg_class c
+                                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                                 WHERE n.nspname = 'spcd_lock' AND c.relname = 'lead')
                  AND mode = 'ExclusiveLock' AND granted";
     Ok(session.client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0)
 }

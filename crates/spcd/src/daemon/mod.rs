@@ -107,8 +107,8 @@ impl<'a> Reign<'a> {
         wait: bool,
     ) -> anyhow::Result<Option<Self>> {
         let session = endpoint.connect("migrate").await?;
-        // To wait for another daemon that does the same may take as long as it takes.
-        let patient = "SET statement_timeout = 0; SET lock_timeout = 0";
+        // A file may take as long as it takes; the locks have limits of their own.
+        let patient = "SET statement_timeout = 0";
         session.client.batch_execute(patient).await?;
         for name in migrate::migrate(&session.client).await? {
             tracing::info!(migration = name, "applied");
@@ -204,7 +204,7 @@ impl<'a> Reign<'a> {
     }
 
     /// Gives up all but the session that holds the lead.
-    pub fn abdicate(self) -> Session {
+    pub fn abdicate(self) -> Option<Session> {
         self.lead.lock
     }
 
@@ -220,6 +220,17 @@ impl<'a> Reign<'a> {
 
     /// Looks and works until the lead or the database is lost.
     pub async fn serve(&mut self, watcher: &mut Watcher) -> Result<(), HubError> {
+        let Some(mut lock) = self.lead.lock.take() else {
+            return Err(HubError::LeadLost);
+        };
+        // Beside the work: a statement that gets no answer would else hold up its own discovery.
+        tokio::select! {
+            ended = self.work(watcher) => ended,
+            ended = lead::keep(&mut lock) => ended,
+        }
+    }
+
+    async fn work(&mut self, watcher: &mut Watcher) -> Result<(), HubError> {
         let mut beat = tokio::time::interval(lead::HEARTBEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(SWEEP);
@@ -286,11 +297,6 @@ impl<'a> Reign<'a> {
                         Some(_) => break,
                         None => return Err(HubError::NoSession),
                     },
-                    message = self.lead.lock.messages.recv() => {
-                        if message.is_none() {
-                            return Err(HubError::LeadLost);
-                        }
-                    }
                     _ = keepalive.tick() => self.keep_alive().await?,
                     _ = settings.changed() => {
                         keepalive = every(settings.borrow_and_update().keepalive);
@@ -317,7 +323,6 @@ impl<'a> Reign<'a> {
             session.limit(settings).await?;
             session.ping().await?;
         }
-        self.lead.lock.ping().await?;
         self.drift.keep_alive(settings).await
     }
 
@@ -444,8 +449,8 @@ async fn wait_for_password(endpoint: &Endpoint) {
 /// Whether trying again cannot help.
 fn is_final(error: &anyhow::Error) -> bool {
     use crate::hub::connect::ConnectError;
-    if let Some(HubError::Refused { .. }) = error.downcast_ref() {
-        return true;
+    if let Some(error @ HubError::Refused { .. }) = error.downcast_ref() {
+        return !error.is_passing();
     }
     matches!(error.downcast_ref(), Some(ConnectError::Configuration(_)))
         || error.downcast_ref::<lead::OtherInstance>().is_some()

@@ -33,7 +33,11 @@ const LEADS: &str = "
              AS b (pid integer, backend_start timestamptz)
         JOIN pg_catalog.pg_stat_activity a
              ON a.pid = b.pid AND a.backend_start = b.backend_start
-        WHERE d.epoch = $1 AND a.application_name = 'spcd lead')";
+        WHERE d.epoch = $1 AND a.application_name = 'spcd lead')
+    -- A leader that waits for a lock on a table of its own leads in name only.
+    AND NOT EXISTS (
+        SELECT FROM spcd.daemon
+        WHERE heartbeat < pg_catalog.clock_timestamp() - interval '15 s')";
 
 /// Whether the loop turns. If not, starting the daemon anew is all that helps.
 pub async fn live() -> Response {
@@ -63,7 +67,10 @@ pub async fn ready(State(app): State<Shared>, headers: HeaderMap) -> Response {
     let lead = match (state, &asked) {
         (HubState::Leading { .. }, Ok(row)) if has_lead(row) => check(None, "leads"),
         (HubState::Leading { .. }, Ok(_)) => check(
-            Some("the session that holds the lead is gone from the database".into()),
+            Some(
+                "the session that holds the lead is gone from the database, or was silent for 15 s"
+                    .into(),
+            ),
             "",
         ),
         (HubState::Leading { .. }, Err(_)) => {

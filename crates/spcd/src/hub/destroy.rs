@@ -43,6 +43,8 @@ BEGIN
     BEGIN
         DROP SCHEMA IF EXISTS spcd_union;
         DROP SCHEMA spcd;
+        DROP TABLE spcd_lock.migration, spcd_lock.lead, spcd_lock.event_order;
+        DROP SCHEMA spcd_lock;
     EXCEPTION WHEN dependent_objects_still_exist THEN
         GET STACKED DIAGNOSTICS v_reason = PG_EXCEPTION_DETAIL;
         RAISE EXCEPTION 'objects that spcd did not make are in the way of its own, drop them first: %', v_reason
@@ -66,7 +68,9 @@ pub async fn drop_own(lock: &Client) -> Result<(), HubError> {
 pub async fn has_heir(client: &Client) -> Result<bool, HubError> {
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
                    WHERE locktype = 'relation' AND NOT granted
-                     AND relation = pg_catalog.to_regclass('spcd.lead')
+                     AND relation = (SELECT c.oid FROM pg_catalog.pg_class c
+                                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                                 WHERE n.nspname = 'spcd_lock' AND c.relname = 'lead')
                      AND database = (SELECT oid FROM pg_catalog.pg_database
                                      WHERE datname = pg_catalog.current_database()))";
     Ok(client.query_one(sql, &[]).await?.try_get(0)?)

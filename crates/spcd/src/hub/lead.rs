@@ -21,18 +21,22 @@ const STALE: Duration = Duration::from_secs(20);
 const KEEP_EVENTS: &str = "30 days";
 /// How long answered requests are kept: longer than anybody waits for the answer.
 const KEEP_REQUESTS: &str = "1 day";
+/// How often the session that holds the lead is asked something, and how long the answer may take:
+/// together less than the 15 s in which a hub that fell silent is to be noticed.
+const PULSE: Duration = Duration::from_secs(4);
+const ANSWER: Duration = Duration::from_secs(8);
 /// How often one that waits looks whether the leader is still heard of.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The lead: nothing else conflicts with this lock, and only the schema's owner can take it.
-const LOCK: &str = "LOCK TABLE spcd.lead IN EXCLUSIVE MODE";
+/// The lead: nothing else conflicts with this lock, and no other role can reach the table.
+const LOCK: &str = "LOCK TABLE spcd_lock.lead IN EXCLUSIVE MODE";
 
 /// The lead, for as long as its lock is held.
 pub struct Lead {
     /// What each write carries.
     pub epoch: i64,
-    /// Holds the lock. When it closes, the lead is over.
-    pub lock: Session,
+    /// Holds the lock; taken by [`keep`]. When it closes, the lead is over.
+    pub lock: Option<Session>,
     /// For looking, publishing and the heartbeat.
     pub control: Session,
 }
@@ -103,7 +107,7 @@ pub async fn take(
     inputs::rename(&control.client, epoch, &renamed).await?;
     Ok(Some(Lead {
         epoch,
-        lock,
+        lock: Some(lock),
         control,
     }))
 }
@@ -154,6 +158,39 @@ async fn check_instance(client: &Client, instance: &str) -> anyhow::Result<()> {
         .into());
     }
     Ok(())
+}
+
+/// Returns the sessions of others that hold a lock on a table of spcd's own which its writes meet.
+pub async fn holders(client: &Client) -> Result<String, HubError> {
+    let sql = "SELECT coalesce(pg_catalog.string_agg(DISTINCT pg_catalog.format(
+                   'process %s%s%s holds a lock on %I.%I', l.pid, ' of ' || a.usename,
+                   ' (' || nullif(a.application_name, '') || ')', n.nspname, c.relname), '; '),
+                   'the holder is gone by now')
+               FROM pg_catalog.pg_namespace n
+               JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+               JOIN pg_catalog.pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid
+                    AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+                    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+                                   'AccessExclusiveLock')
+                    AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                                      WHERE datname = pg_catalog.current_database())
+               LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+               WHERE n.nspname IN ('spcd', 'spcd_lock') AND c.relname <> 'lead'";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
+
+/// Whether another session waits for a lock with which nothing of spcd's goes on: it drops or
+/// alters the schema.
+pub async fn is_in_the_way(client: &Client) -> Result<bool, HubError> {
+    let sql = "SELECT EXISTS (
+                   SELECT FROM pg_catalog.pg_locks l
+                   JOIN pg_catalog.pg_class c ON c.oid = l.relation
+                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                   WHERE l.locktype = 'relation' AND NOT l.granted AND l.mode = 'AccessExclusiveLock'
+                     AND n.nspname IN ('spcd', 'spcd_lock')
+                     AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                                       WHERE datname = pg_catalog.current_database()))";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }
 
 /// Ends the sessions of a leader that was not heard of for long; returns who leads.
@@ -215,6 +252,28 @@ async fn register_pid(by: &Client, epoch: i64, session: &Client) -> Result<(), H
     )
     .await?;
     Ok(())
+}
+
+/// Returns when the lead is over: its session ended, the server stopped answering, or another session
+/// waits to drop or alter the schema.
+pub async fn keep(lock: &mut Session) -> Result<(), HubError> {
+    let mut pulse = tokio::time::interval(PULSE);
+    pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            message = lock.messages.recv() => {
+                if message.is_none() {
+                    return Err(HubError::LeadLost);
+                }
+            }
+            _ = pulse.tick() => {
+                let asked = timeout(ANSWER, is_in_the_way(&lock.client)).await;
+                if asked.map_err(|_| HubError::Silent)?? {
+                    return Err(HubError::InTheWay);
+                }
+            }
+        }
+    }
 }
 
 /// Says that the leader is alive; fails when it leads no more, and when the server does not answer

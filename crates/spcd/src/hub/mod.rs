@@ -16,6 +16,7 @@ pub mod lead;
 pub mod migrate;
 mod namesakes;
 pub mod observe;
+mod ownership;
 mod partial;
 pub mod pool;
 pub mod probe;
@@ -41,6 +42,9 @@ pub enum HubError {
     /// It did not answer in time though the session is open.
     #[error("the database does not answer")]
     Silent,
+    /// Another session waits for a lock that the daemon's own keep from it.
+    #[error("another session drops or alters the schema spcd; this daemon gives way")]
+    InTheWay,
     /// The session that holds the lead has ended: the server went away, or somebody ended it.
     #[error("the session that holds the lead was closed")]
     LeadLost,

@@ -16,6 +16,7 @@ use super::HubError;
 /// Everything [`plan::plan`] decides by, except what the daemon itself remembers; also of a
 /// database on which spcd was never run.
 pub async fn observe(client: &Client, desired: &Desired) -> Result<Observed, HubError> {
+    super::ownership::check(client).await?;
     let kept = "SELECT pg_catalog.to_regclass('spcd.applied') IS NOT NULL";
     let mut observed = match client.query_one(kept, &[]).await?.try_get(0)? {
         true => {

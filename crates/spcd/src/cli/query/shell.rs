@@ -34,7 +34,7 @@ Statements end with a semicolon. A pattern is CONNECTION, TABLE or CONNECTION.TA
 
 /// Schemas that people did not configure.
 const INNER: &str =
-    "('pg_catalog', 'information_schema', 'spcd', 'spcd_union', 'steampipe_internal')";
+    "('pg_catalog', 'information_schema', 'spcd', 'spcd_union', 'spcd_lock', 'steampipe_internal')";
 
 /// Reads statements until the end.
 pub async fn run(

@@ -190,6 +190,7 @@ impl Shared {
                 HubError::Lost(_)
                 | HubError::Silent
                 | HubError::LeadLost
+                | HubError::InTheWay
                 | HubError::ReadOnly
                 | HubError::NotLeading
                 | HubError::NoSession,

@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How many warnings and notices of one statement are kept.
 const MOST_NOTICES: usize = 1000;
 
+/// How long a lock on one of spcd's own tables is waited for, in milliseconds: its own writes hold one
+/// for a few seconds at most.
+const LOCK_WAIT: u64 = 10_000;
+
 /// Connections whose task has not ended.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
@@ -91,15 +95,19 @@ pub enum Attributes {
 }
 
 impl Session {
-    /// Lets no statement take longer than the settings say, a wait for a lock included. (Whoever
-    /// competes with people for their tables waits for shorter.)
+    /// Lets no statement take longer than the settings say, and none wait longer than [`LOCK_WAIT`] for
+    /// a lock on a table of spcd's own. (Sessions that compete for users' tables wait for shorter.)
     ///
     /// # Errors
     /// As the server or the driver says.
     pub async fn limit(&mut self, settings: HubSettings) -> Result<(), tokio_postgres::Error> {
         if settings != self.settings {
             let limit = settings.statement_timeout;
-            let set = format!("SET statement_timeout = {limit}; SET lock_timeout = {limit}");
+            let wait = match limit {
+                0 => LOCK_WAIT,
+                limit => limit.min(LOCK_WAIT),
+            };
+            let set = format!("SET statement_timeout = {limit}; SET lock_timeout = {wait}");
             self.client.batch_execute(&set).await?;
             self.settings = settings;
         }

@@ -20,14 +20,17 @@
 #   column_name          the wrapper's option for a column's remote name
 #   positional           columns are mapped by position
 #   connection_string    an attribute that takes a libpq connection string
-#   values               what attributes must be: "port", "flag" (true or false), "seconds" and
-#                        "milliseconds" (10, "500ms", "5m"), or words between |
+#   values               what attributes must be: "host", "port", "flag" (true or false), "seconds"
+#                        and "milliseconds" (10, "500ms", "5m"), "path" (an absolute one, on the
+#                        host of the database), or words between |
 #   words                attributes in plain words: the options of the server that each means. {ms}
 #                        and {s} stand for a time
 #   join                 options to which words add: what stands before the first, and between two
 #   lacks                attributes that the wrapper has no option for, with what to do instead
 #   tunnel               which options a tunnel through ssh changes: { address, host, port }, and
 #                        the default_port of the source
+#   aliases              what else people call the plugin, to tell them its name
+#   synonyms             what other programs call an attribute: { their_name = "attribute" }
 #   needs                attributes (or "attribute=value") of no use without another, or one of
 #                        several between |
 #
@@ -43,6 +46,17 @@ plugin "postgres" {
 
   schema_attribute  = "schema"
   connection_string = "connection_string"
+
+  aliases  = ["postgresql", "pg", "pgsql", "psql", "postgres_fdw"]
+  synonyms = {
+    username = "user",   login = "user",          role = "user"
+    database = "dbname", db = "dbname",           database_name = "dbname"
+    pass = "password",   passwd = "password",     pwd = "password"
+    server = "host",     hostname = "host",       address = "host"
+    url = "connection_string", uri = "connection_string", dsn = "connection_string"
+    ssl = "sslmode",     ssl_mode = "sslmode",    sslca = "sslrootcert"
+    ssl_ca = "sslrootcert", timeout = "connect_timeout", searchpath = "schema"
+  }
 
   words = {
     # INSERT, UPDATE and DELETE are refused by the first, TRUNCATE by the second, and what a view or
@@ -61,9 +75,16 @@ plugin "postgres" {
 
   values = {
     connect_timeout   = "seconds"
+    host              = "host"
+    passfile          = "path"
     port              = "port"
     read_only         = "flag"
+    sslcert           = "path"
+    sslcrl            = "path"
+    sslcrldir         = "path"
+    sslkey            = "path"
     sslmode           = "disable|allow|prefer|require|verify-ca|verify-full"
+    sslrootcert       = "path"
     statement_timeout = "milliseconds"
   }
   needs = {
@@ -120,6 +141,13 @@ plugin "mysql" {
   ]
   mapping  = { user = "username", username = "username", password = "password" }
   required = ["database"]
+  aliases  = ["mariadb", "mysql_fdw", "maria"]
+  synonyms = {
+    dbname = "database", db = "database",     schema = "database"
+    pass = "password",   passwd = "password", pwd = "password"
+    server = "host",     hostname = "host",   address = "host"
+    charset = "character_set", ssl_mode = "sslmode"
+  }
   public = [
     "character_set", "database", "fetch_size", "host", "mysql_default_file", "port", "read_only",
     "reconnect", "secure_auth", "sql_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_cipher",
@@ -140,8 +168,13 @@ plugin "mysql" {
   tunnel = { address = "host", host = "host", port = "port", default_port = "3306" }
 
   values = {
+    host              = "host"
     port              = "port"
     read_only         = "flag"
+    ssl_ca            = "path"
+    ssl_capath        = "path"
+    ssl_cert          = "path"
+    ssl_key           = "path"
     statement_timeout = "milliseconds"
   }
   lacks = {
@@ -182,6 +215,13 @@ plugin "mssql" {
     use_remote_estimate = "use_remote_estimate"
   }
   mapping = { user = "username", username = "username", password = "password" }
+  aliases  = ["sqlserver", "sql_server", "sql-server", "tds", "tds_fdw", "sybase"]
+  synonyms = {
+    dbname = "database", db = "database",       server = "host"
+    hostname = "host",   address = "host",      charset = "character_set"
+    pass = "password",   passwd = "password",   pwd = "password"
+  }
+  values = { port = "port" }
   public = [
     "character_set", "database", "dbuse", "fdw_startup_cost", "fdw_tuple_cost", "host",
     "language", "msg_handler", "port", "row_estimate_method", "schema", "servername",
@@ -200,6 +240,8 @@ plugin "ogr" {
   schema_attribute = "layers"
 
   # A datasource is a path, a URL or a driver's own string, which may hold a password.
+  aliases  = ["gdal", "ogr_fdw", "shapefile", "geopackage"]
+  synonyms = { path = "datasource", file = "datasource", source = "datasource", encoding = "character_encoding", driver = "format" }
   server = ["character_encoding", "config_options", "datasource", "format", "open_options", "updateable"]
   required = ["datasource"]
   public   = ["character_encoding", "format", "layers", "updateable"]
@@ -214,6 +256,12 @@ plugin "csv" {
   positional  = true
 
   # One table a file; spcd reads their heads and infers the columns.
+  aliases  = ["file", "file_fdw", "tsv"]
+  synonyms = {
+    delimiter = "separator", delim = "separator", sep = "separator"
+    path = "paths",          file = "paths",      files = "paths",  filename = "paths"
+    charset = "encoding",    headers = "header",  null_string = "null"
+  }
   files    = ["paths", "header", "separator", "comment", "encoding", "null"]
   probe    = "files"
   required = ["paths"]

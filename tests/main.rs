@@ -23,6 +23,7 @@ mod examples;
 mod failover;
 mod guarded;
 mod health;
+mod hints;
 mod http;
 mod import;
 mod locks;

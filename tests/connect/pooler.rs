@@ -54,6 +54,27 @@ impl Drop for Pooler {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_attribute_is_named_that_a_pooler_before_the_source_refuses() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    let pooler = Pooler::start("session");
+    let spcd = Spcd::new(&hub.url);
+    spcd.write(
+        "a.spc",
+        &format!(
+            "connection \"a\" {{\n  plugin = \"postgres\"\n  host = \"127.0.0.1\"\n  port = {}\n  \
+             dbname = \"{}\"\n  user = \"postgres\"\n  statement_timeout = \"5s\"\n}}\n",
+            pooler.port, source.name
+        ),
+    );
+    spcd.spcd(&["apply"]);
+    let error = value(&hub.url, "SELECT error FROM spcd.connection_state").await;
+    assert!(
+        error.contains("`statement_timeout` is sent as the parameter `options`"),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn a_pooler_is_refused_if_it_mixes_up_sessions() {
     let database = shared().database().await;

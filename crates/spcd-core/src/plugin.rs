@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 
 use crate::config::Probe;
 use crate::health;
+use spcd_lang::nearest::{is_slip, nearest};
 use spcd_lang::settings::Settings;
 
 pub(crate) use definition::STEAMPIPE_ATTRIBUTES;
@@ -72,6 +73,10 @@ pub struct Definition {
     pub join: BTreeMap<String, (String, String)>,
     /// Attributes that people try and the wrapper has no option for, with the way out.
     pub lacks: BTreeMap<String, String>,
+    /// What else people call the plugin.
+    pub aliases: BTreeSet<String>,
+    /// What other programs call an attribute, with the attribute.
+    pub synonyms: BTreeMap<String, String>,
     /// Attributes (`name`, or `name=value`) that are of no use without another, or one of several
     /// between `|`.
     pub needs: BTreeMap<String, String>,
@@ -113,6 +118,14 @@ impl Definition {
             || self.schema_attribute.as_deref() == Some(name)
             || self.connection_string.as_deref() == Some(name)
             || (self.verbatim && VERBATIM.contains(&name))
+    }
+
+    /// The attribute that a name that is none most probably means.
+    fn meant(&self, name: &str, besides: &[&'static str]) -> Option<&str> {
+        let lower = name.to_lowercase();
+        let synonym = self.synonyms.get(&lower).map(String::as_str);
+        let attributes = self.attributes().chain(besides.iter().copied());
+        synonym.or_else(|| nearest(name, attributes))
     }
 
     /// Every attribute that a connection may give, where they can be told.
@@ -226,6 +239,26 @@ pub(crate) fn definition_of(name: &PluginName) -> Definition {
     }
     let rule = shipped().get("*").cloned().unwrap_or_default();
     rule.for_plugin(name)
+}
+
+/// The shipped plugin that a name most probably means, where the name is none of them: one of its
+/// other names, or a slip.
+pub(crate) fn shipped_near(name: &PluginName) -> Option<&'static str> {
+    let lower = name.name.to_lowercase();
+    if name.org != "turbot" {
+        return None;
+    }
+    let plugins = shipped().iter().filter(|(label, _)| *label != "*");
+    let means = |(label, definition): &(&'static String, &'static Definition)| {
+        **label == lower
+            || definition.aliases.contains(&lower)
+            // A shorter name may be that of another plugin: `oci` is near `ogr`.
+            || (label.len() >= 5 && is_slip(&lower, label))
+    };
+    plugins
+        .into_iter()
+        .find(means)
+        .map(|(label, _)| label.as_str())
 }
 
 /// Whether a name means a definition that ships.

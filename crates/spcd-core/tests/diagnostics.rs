@@ -18,6 +18,8 @@ fn lookup(function: Function, directory: &str, argument: &str) -> Result<String,
     match (function, directory, argument) {
         (Function::Env, _, "SET") => Ok("from the environment".to_owned()),
         (Function::Env, ..) => Err("it is not set".to_owned()),
+        (Function::File, _, "secret") => Ok("SECRET\n".to_owned()),
+        (Function::File, _, "key.pem") => Ok("-----\nSECRET\n-----\n".to_owned()),
         _ => Err("there is no such file".to_owned()),
     }
 }
@@ -122,6 +124,30 @@ fn sources(files: &[(&str, &str)]) -> Vec<Source> {
         text: Ok((*text).to_owned()),
     };
     files.iter().map(source).collect()
+}
+
+#[test]
+fn check_lists_a_connection_whose_name_is_refused() {
+    let text = "connection \"public\" {\n  plugin = \"postgres\"\n  hots = \"h\"\n}\n";
+    let given = &mut Given {
+        lookup: &mut lookup,
+    };
+    let inspection = inspect(&sources(&[("a.spc", text)]), given);
+    let [view] = inspection.connections.as_slice() else {
+        panic!("{:?}", inspection.connections);
+    };
+    let error = view.error.as_deref().unwrap_or_default();
+    assert_eq!(
+        (view.name.as_str(), view.connection.start_line),
+        ("public", 1)
+    );
+    assert!(
+        error.contains("a.spc:1:12: `public` is the name of a schema"),
+        "{error}"
+    );
+    // Its other mistakes are told, too, and nothing is made of it.
+    assert_eq!(inspection.loaded.diagnostics.len(), 2);
+    assert!(inspection.loaded.desired.connections.is_empty());
 }
 
 /// What these files say, read for the first time.

@@ -48,6 +48,15 @@ impl Function {
     }
 }
 
+/// `trimspace("text")`: the text without the white space around it.
+const TRIMSPACE: &str = "trimspace";
+
+/// Whether a name looks like that of a variable of the environment.
+fn is_of_environment(name: &str) -> bool {
+    let belongs = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    name.bytes().all(belongs) && name.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
 /// Why an expression has no value.
 #[derive(Debug)]
 pub enum Failure {
@@ -251,6 +260,9 @@ impl Evaluation<'_, '_> {
             "yes" | "on" | "true" => problem.hint("write `true`, or a text in quotes: `\"…\"`"),
             "no" | "off" | "false" => problem.hint("write `false`, or a text in quotes: `\"…\"`"),
             "nil" | "none" | "null" => problem.hint("write `null`, or leave the attribute out"),
+            _ if is_of_environment(name) => problem.hint(
+                "write `env(\"NAME\")` for a variable of the environment, or put a text in quotes",
+            ),
             _ => problem.hint("put a text in quotes: `\"…\"`"),
         })
     }
@@ -390,14 +402,17 @@ impl Evaluation<'_, '_> {
     }
 
     fn call(&mut self, call: &Call) -> Result<Value> {
-        let Some(function) = Function::named(&call.name) else {
+        let function = Function::named(&call.name);
+        if function.is_none() && *call.name != *TRIMSPACE {
             let problem = Problem::new(call.span, "there is no function of this name");
             let names = Function::ALL.iter().map(|(name, _)| *name);
-            return fail(match nearest(&call.name, names) {
+            return fail(match nearest(&call.name, names.chain([TRIMSPACE])) {
                 Some(name) => problem.hint(format!("did you mean `{name}`?")),
-                None => problem.hint("the functions are `env`, `file` and `credential`"),
+                None => {
+                    problem.hint("the functions are `env`, `file`, `credential` and `trimspace`")
+                }
             });
-        };
+        }
         let mut arguments = Vec::new();
         for argument in &call.arguments {
             arguments.push((self.value(argument)?, argument.span));
@@ -412,6 +427,9 @@ impl Evaluation<'_, '_> {
             return fail(
                 Problem::new(call.span, message).hint(format!("write `{}(\"…\")`", call.name)),
             );
+        };
+        let Some(function) = function else {
+            return Ok(Value::String(argument.trim().into()));
         };
         self.spend(CALL_WORK, call.span)?;
         let outcome = self.lookup.look_up(function, argument);

@@ -1,7 +1,7 @@
 //! Expressions.
 
 use super::lex::{Flaw, Token, TokenKind};
-use super::parse::{MAX_DEPTH, Parser, Result, mark_hint};
+use super::parse::{MAX_DEPTH, Parser, Result, invisible, mark_hint};
 use super::syntax::{Binary, Call, Expression, ExpressionKind, For, Problem, Span, Step, Unary};
 use super::value::Value;
 
@@ -162,6 +162,10 @@ impl Parser<'_> {
                             "curly quotes make no text"
                         }
                         _ => "expected a value",
+                    };
+                    let message = match invisible(token.text(self.text)) {
+                        Some(invisible) => format!("expected a value, found {invisible}"),
+                        None => message.to_owned(),
                     };
                     Err(self.problem(Problem::new(span, message).hint(hint)))
                 }

@@ -324,6 +324,15 @@ pub fn word_length(text: &str) -> usize {
     length
 }
 
+/// Whether a character takes no ink, or looks like a space and is none.
+pub fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{a0}' | '\u{ad}' | '\u{1680}' | '\u{180e}' | '\u{2000}'..='\u{200f}'
+            | '\u{2028}'..='\u{202f}' | '\u{205f}'..='\u{206f}' | '\u{3000}' | '\u{feff}'
+    )
+}
+
 /// The offset of the line's newline, or of the text's end.
 pub fn line_end(text: &str, from: usize) -> usize {
     text.as_bytes()

@@ -17,6 +17,11 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
+/// Whether a name is another one with one slip of the keyboard.
+pub fn is_slip(name: &str, of: &str) -> bool {
+    distance(name, of) <= 1
+}
+
 /// Edit distance between two names in lower case; a swap of two neighbours counts as one edit.
 fn distance(from: &str, to: &str) -> usize {
     // A name from a file may have any length; no name that spcd knows has so many characters.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::lex::{Flaw, Lexer, Token, TokenKind};
+use super::lex::{Flaw, Lexer, Token, TokenKind, is_invisible};
 use super::syntax::{Attribute, Block, Body, Expression, ExpressionKind, Label, Problem, Span};
 
 /// How deep blocks, expressions and templates may be nested in each other: far beyond what
@@ -218,6 +218,7 @@ impl<'a> Parser<'a> {
             TokenKind::Word => "a word".to_owned(),
             TokenKind::Number => "a number".to_owned(),
             TokenKind::Quoted | TokenKind::Heredoc => "a text".to_owned(),
+            TokenKind::Unknown if invisible(text).is_some() => invisible(text).unwrap_or_default(),
             TokenKind::Unknown if !is_mark(text) => {
                 "a character that has no meaning here".to_owned()
             }
@@ -232,6 +233,15 @@ impl<'a> Parser<'a> {
 
     pub(super) fn open_quote(&mut self, token: &Token) -> Noted {
         let span = self.span_of(token);
+        if let Some(at) = open_template(token.text(self.text)) {
+            let start = token.start + at;
+            let mark = &self.text[start..=start];
+            let span = self.span(start, start + 2);
+            let problem = Problem::new(span, format!("this `{mark}{{` is never closed"));
+            return self.problem(problem.hint(format!(
+                "type `}}` where it ends; write `{mark}{mark}{{` if no template is meant"
+            )));
+        }
         self.problem(
             Problem::new(
                 span,
@@ -310,10 +320,12 @@ impl<'a> Parser<'a> {
                 Ok(())
             }
             _ => {
-                let problem = Problem::new(
-                    self.span_of(&next),
-                    "expected `=` and a value after this name, or `{` for a block",
-                );
+                let expected = "expected `=` and a value after this name, or `{` for a block";
+                let message = match invisible(next.text(self.text)) {
+                    Some(invisible) => format!("{expected}, found {invisible}"),
+                    None => expected.to_owned(),
+                };
+                let problem = Problem::new(self.span_of(&next), message);
                 let hint =
                     mark_hint(next.text(self.text)).filter(|_| next.kind == TokenKind::Unknown);
                 Err(self.problem(problem.hint(hint.unwrap_or("write `name = value`"))))
@@ -537,6 +549,16 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// Where the `${` stands that keeps a quote open on whose line another one stands.
+fn open_template(text: &str) -> Option<usize> {
+    let at = ["${", "%{"]
+        .iter()
+        .filter_map(|mark| text.find(mark))
+        .min()?;
+    let escaped = at > 0 && text[..at].ends_with(&text[at..=at]);
+    (!escaped && text[at..].contains('"') && !text[at..].contains('}')).then_some(at)
+}
+
 /// Whether a character that begins no token may be shown: one that people type by habit.
 fn is_mark(text: &str) -> bool {
     mark_hint(text).is_some()
@@ -550,9 +572,19 @@ pub(super) fn mark_hint(text: &str) -> Option<&'static str> {
         }
         "'" | "`" => Some("use double quotes: `\"…\"`"),
         ";" => Some("remove it: a new line ends an attribute"),
-        "\u{a0}" | "\u{200b}" | "\u{feff}" => {
-            Some("an invisible character stands here: type a space instead")
-        }
+        _ if invisible(text).is_some() => Some("remove it, or type a space instead"),
         _ => None,
     }
+}
+
+/// A character that cannot be seen, in words.
+pub(super) fn invisible(text: &str) -> Option<String> {
+    let mut characters = text.chars();
+    let character = characters.next().filter(|first| is_invisible(*first))?;
+    let what = match character {
+        '\u{a0}' => "a no-break space",
+        '\u{200b}' => "a zero-width space",
+        _ => "an invisible character",
+    };
+    Some(format!("{what} (U+{:04X})", u32::from(character)))
 }

@@ -84,6 +84,36 @@ pub(super) fn refused(name: &str, span: Span) -> Option<Problem> {
     })
 }
 
+/// Values that are a file's text and end in the new line that editors put there. A text of several
+/// lines (a key) is meant to.
+fn ends_in_newline<'a>(
+    block: &'a Block,
+    settings: &'a Settings,
+) -> impl Iterator<Item = Problem> + 'a {
+    let reads_file = |name: &str| {
+        let mut attributes = block.body.attributes.iter();
+        let attribute = attributes.find(|attribute| *attribute.name == *name);
+        attribute.is_some_and(|attribute| match &attribute.value.kind {
+            ExpressionKind::Call(call) => matches!(&*call.name, "file" | "env"),
+            _ => false,
+        })
+    };
+    let ends_in_newline = |value: &Value| match value {
+        Value::String(text) => (text.strip_suffix('\n'))
+            .is_some_and(|line| !line.is_empty() && !line.trim_end().contains('\n')),
+        _ => false,
+    };
+    let found = settings
+        .list
+        .iter()
+        .filter(move |setting| ends_in_newline(&setting.value) && reads_file(&setting.name));
+    found.map(|setting| {
+        let message = format!("the value of `{}` ends in a new line", setting.name);
+        Problem::new(setting.value_span, message)
+            .hint("write `trimspace(…)` around it if that is no part of the value")
+    })
+}
+
 /// Reads a block whose name is good; one that is not `whole` lacks what could not be parsed.
 pub(super) fn read(
     block: &Block,
@@ -107,6 +137,7 @@ pub(super) fn read(
         &[]
     };
     let settings = Settings::of(&block.body, without, lookup, &mut problems);
+    warnings.extend(ends_in_newline(block, &settings));
 
     let plugin_span = plugin.map_or(block.span, |attribute| attribute.value.span);
     let written = match &reference {

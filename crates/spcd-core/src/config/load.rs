@@ -173,9 +173,9 @@ impl<'a, 'g> Pass<'a, 'g> {
         }
 
         let mut connections = Vec::new();
-        let mut database = None;
+        let mut options = BTreeMap::new();
         for item in items {
-            pass.sort(item, &mut connections, &mut database);
+            pass.sort(item, &mut connections, &mut options);
         }
         pass.twins();
         cache.rest_on(pass.instances.key());
@@ -280,7 +280,7 @@ impl<'a, 'g> Pass<'a, 'g> {
         &mut self,
         item: Item,
         connections: &mut Vec<Item>,
-        database: &mut Option<(usize, u32)>,
+        options: &mut BTreeMap<String, (usize, u32)>,
     ) {
         if item.settled.is_some() {
             return connections.push(item);
@@ -335,7 +335,7 @@ impl<'a, 'g> Pass<'a, 'g> {
         match &*block.kind {
             "connection" => connections.push(item),
             "plugin" => self.plugin(item, &block, &label, problems),
-            "options" => self.options(&item, &block, &label, problems, database),
+            "options" => self.options(&item, &block, &label, problems, options),
             _ => {
                 self.tell_all(&item, &problems, None);
             }

@@ -6,17 +6,11 @@ use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Problem, Span};
 use spcd_lang::value::Value;
 
-/// The blocks that there are; all but `database` are read and have no effect.
-pub(super) const NAMES: [&str; 8] = [
-    "database",
-    "general",
-    "plugin",
-    "connection",
-    "terminal",
-    "dashboard",
-    "check",
-    "query",
-];
+/// The blocks that are accepted; all but `database` are read and have no effect.
+const NAMES: [&str; 3] = ["database", "general", "plugin"];
+
+/// Blocks of Steampipe's that say how its own commands behave.
+const OF_COMMANDS: [&str; 4] = ["terminal", "dashboard", "check", "query"];
 
 /// What Steampipe's `options "database"` says and spcd has no use for.
 const STEAMPIPE: [&str; 6] = [
@@ -123,10 +117,19 @@ pub(super) fn search_path<'a>(
     path
 }
 
-/// Where an unknown block's label is wrong.
-pub(super) fn unknown(label: &str, span: Span) -> Option<Problem> {
+/// What there is to say of a block of this label.
+pub(super) fn without_effect(label: &str, span: Span) -> Option<Problem> {
     if NAMES.contains(&label) {
         return None;
+    }
+    if label == "connection" {
+        let message = "`options \"connection\"` is deprecated and has no effect";
+        return Some(Problem::new(span, message).hint("remove the block"));
+    }
+    if OF_COMMANDS.contains(&label) {
+        let message =
+            format!("`options \"{label}\"` has no effect: it is for Steampipe's own commands");
+        return Some(Problem::new(span, message).hint("remove the block"));
     }
     let problem = Problem::new(
         span,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::connection;
 use super::load::{Key, key};
-use crate::plugin::{Definition, PluginName, STEAMPIPE_ATTRIBUTES, definition_of, is_shipped};
+use crate::plugin::{
+    Definition, PluginName, STEAMPIPE_ATTRIBUTES, definition_of, is_shipped, shipped_near,
+};
 use spcd_lang::evaluate::Lookup;
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Block, Problem};
@@ -203,6 +205,10 @@ impl Instances {
                 return Err((message, hint));
             }
             None => {}
+        }
+        if let (false, Some(near)) = (is_shipped(&name), shipped_near(&name)) {
+            let message = format!("there is no plugin `{}`", name.short());
+            return Err((message, Some(format!("did you mean `{near}`?"))));
         }
         let warning = (is_shipped(&name) && name.version != "latest").then(|| {
             format!(

@@ -10,7 +10,8 @@ use spcd_lang::syntax::Problem;
 use spcd_lang::value::Value;
 
 /// What a definition says.
-const ATTRIBUTES: [&str; 32] = [
+const ATTRIBUTES: [&str; 34] = [
+    "aliases",
     "allow_visible_secrets",
     "ask",
     "body",
@@ -38,6 +39,7 @@ const ATTRIBUTES: [&str; 32] = [
     "server",
     "since",
     "source",
+    "synonyms",
     "tunnel",
     "values",
     "verbatim",
@@ -129,7 +131,7 @@ impl Definition {
                         .hint("write `probe = \"import\"`, `\"files\"` or `\"none\"`"),
                 ),
             },
-            "public" | "paths" | "files" | "dynamic" | "requires" => {
+            "public" | "paths" | "files" | "dynamic" | "requires" | "aliases" => {
                 let Some(names) = names(&setting.value) else {
                     return wrong("a list of names");
                 };
@@ -138,6 +140,7 @@ impl Definition {
                     "paths" => self.paths = names,
                     "dynamic" => self.ask_each = names,
                     "requires" => self.requires = names,
+                    "aliases" => self.aliases = names,
                     _ => self.files = names,
                 }
             }
@@ -164,7 +167,7 @@ impl Definition {
                 }
             }
             "defaults" | "ask" | "import_options" | "since" | "values" | "lacks" | "needs"
-            | "tunnel" => {
+            | "tunnel" | "synonyms" => {
                 let Some(values) = texts(&setting.value) else {
                     return wrong("an object of texts");
                 };
@@ -176,6 +179,7 @@ impl Definition {
                     "values" => self.values = values,
                     "lacks" => self.lacks = values,
                     "needs" => self.needs = values,
+                    "synonyms" => self.synonyms = values,
                     _ => self.import_options = values,
                 }
             }

@@ -13,6 +13,59 @@ pub(super) enum BadString {
     OpenBracket,
 }
 
+/// Parameters of libpq and of other drivers: a name that is none of these may be a part of a value.
+const WORDS: [&str; 44] = [
+    "application_name",
+    "applicationname",
+    "charset",
+    "client_encoding",
+    "connect_timeout",
+    "connection_limit",
+    "currentschema",
+    "db",
+    "database",
+    "dbname",
+    "encoding",
+    "fallback_application_name",
+    "gssdelegation",
+    "host",
+    "hostaddr",
+    "krbsrvname",
+    "loadbalancehosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "options",
+    "passfile",
+    "passwd",
+    "password",
+    "pgbouncer",
+    "pool_max_conns",
+    "pool_min_conns",
+    "pool_timeout",
+    "port",
+    "read_only",
+    "replication",
+    "require_auth",
+    "schema",
+    "search_path",
+    "server",
+    "socket_timeout",
+    "ssl",
+    "sslaccept",
+    "sslcertmode",
+    "sslnegotiation",
+    "statement_timeout",
+    "timezone",
+    "uselibpqcompat",
+    "user",
+    "username",
+];
+
+/// Whether a parameter's name may be shown.
+pub(super) fn is_word(name: &str) -> bool {
+    WORDS.contains(&name.to_lowercase().as_str())
+}
+
 /// The parameters of a connection string.
 pub(super) fn parameters(text: &str) -> Result<Vec<(String, String)>, BadString> {
     for scheme in ["postgresql://", "postgres://"] {

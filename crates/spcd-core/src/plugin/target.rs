@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::path::{absolute, below, is_plain};
 use super::words::{self, Words};
-use super::{Definition, files, libpq};
+use super::{Definition, files, libpq, shipped};
 use crate::config::{Csv, Import, OptionValue, Ssh, Target, Tunnel};
 use crate::csv::Encoding;
 use crate::secret::Secret;
@@ -170,12 +170,7 @@ impl Builder<'_, '_> {
                 return self.problem(setting.span, format!("`{name}` is a block"), Some(hint));
             }
             let message = format!("`{}` has no attribute `{name}`", self.context.plugin);
-            let near = nearest(
-                name,
-                definition
-                    .attributes()
-                    .chain(["plugin", "import_schema", "import"]),
-            );
+            let near = definition.meant(name, &["plugin", "import_schema", "import"]);
             let hint = near.map(|near| format!("did you mean `{near}`?"));
             return self.problem(setting.span, message, hint);
         }
@@ -246,7 +241,7 @@ impl Builder<'_, '_> {
             (None, Some(option)) => (option, true),
             (None, None) => {
                 let message = format!("`{}` has no parameter `{name}`", self.context.plugin);
-                let hint = nearest(name, self.definition.attributes())
+                let hint = (self.definition.meant(name, &[]))
                     .map(|near| format!("did you mean `{near}`?"));
                 return self.problem(span, message, hint);
             }
@@ -308,15 +303,24 @@ impl Builder<'_, '_> {
         if self.definition.server.contains_key(name) || self.definition.mapping.contains_key(name) {
             return self.option(name, value, span);
         }
-        let message = "the connection string has a parameter that the wrapper does not know";
+        let message = match libpq::is_word(name) {
+            true => format!("the wrapper does not know the connection string's parameter `{name}`"),
+            false => {
+                "the connection string has a parameter that the wrapper does not know".to_owned()
+            }
+        };
         let known = self
             .definition
             .server
             .keys()
             .chain(self.definition.mapping.keys());
-        let hint =
-            nearest(name, known.map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
-        self.problem(span, message, hint);
+        let synonym = self.definition.synonyms.get(name).map(String::as_str);
+        let near = synonym.or_else(|| nearest(name, known.map(String::as_str)));
+        let hint = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "leave it out".to_owned(),
+        };
+        self.problem(span, message, Some(hint));
     }
 
     fn file_setting(&mut self, setting: &Setting) {
@@ -483,9 +487,15 @@ impl Builder<'_, '_> {
                  `{}` takes its configuration as an option of the server",
                 self.definition.extension
             );
-            let hint = "write `allow_visible_secrets = true` if that is acceptable, or leave the secret \
-                        to the plugin's own files or environment";
-            self.problem(span, message, Some(hint.to_owned()));
+            // Shorter names are too near to those of other plugins: `oci` to `ogr`.
+            let long = shipped().keys().filter(|label| label.len() >= 5);
+            let hint = match nearest(self.context.plugin, long.map(String::as_str)) {
+                Some(near) => format!("did you mean `plugin = \"{near}\"`?"),
+                None => "write `allow_visible_secrets = true` if that is acceptable, or leave the \
+                         secret to the plugin's own files or environment"
+                    .to_owned(),
+            };
+            self.problem(span, message, Some(hint));
         }
         let mut text = String::new();
         settings.write_hcl(&mut text, 0, &own);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::Definition;
 use crate::config::OptionValue;
 use crate::duration;
+use spcd_lang::lex::is_invisible;
 use spcd_lang::nearest::nearest;
 use spcd_lang::syntax::Span;
 
@@ -144,6 +145,19 @@ pub(super) fn value(kind: &str, name: &str, text: &str) -> Result<String, Wrong>
                 ),
             }
         }
+        "host" => match host(text) {
+            None => Ok(text.to_owned()),
+            Some((message, hint)) => wrong(message, hint),
+        },
+        // What the server opens; `system` and the like are words.
+        "path" => match text.contains('/') && !text.starts_with('/') || is_file_name(text) {
+            false => Ok(text.to_owned()),
+            true => wrong(
+                "expected an absolute path",
+                "the database's server opens the file, and starts at a directory of its own: write \
+                 the path on its host from `/` on",
+            ),
+        },
         "flag" => match text {
             "true" | "on" | "yes" | "1" => Ok("true".to_owned()),
             "false" | "off" | "no" | "0" => Ok("false".to_owned()),
@@ -170,6 +184,44 @@ pub(super) fn value(kind: &str, name: &str, text: &str) -> Result<String, Wrong>
     }
 }
 
+/// What is wrong with a host, or a list of them.
+fn host(text: &str) -> Option<(&'static str, &'static str)> {
+    if text.contains("://") {
+        let hint = "write the name or address alone, or the URL as `connection_string`";
+        return Some(("a URL is no host", hint));
+    }
+    if text.chars().any(is_invisible) {
+        return Some((
+            "an invisible character is in the value",
+            "type the value anew instead of pasting it",
+        ));
+    }
+    let has_port = |host: &str| {
+        let port = match host.strip_prefix('[') {
+            Some(rest) => rest.split_once("]:").map(|(_, port)| port),
+            // An address with several colons is one of IPv6, and a path is that of a socket.
+            None => host.split_once(':').map(|(_, port)| port),
+        };
+        let is_number = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        !host.starts_with('/') && port.is_some_and(is_number)
+    };
+    let is_name = |host: &str| !host.contains(char::is_whitespace);
+    let mut hosts = text.split(',').map(str::trim);
+    if hosts.clone().any(has_port) {
+        return Some(("a port is in the value", "write it as `port = …`"));
+    }
+    (!hosts.all(|host| host.starts_with('/') || is_name(host))).then_some((
+        "a space is in the value",
+        "write a name or an address alone",
+    ))
+}
+
+/// Whether it looks like the name of a file beside others.
+fn is_file_name(text: &str) -> bool {
+    let extensions = [".pem", ".crt", ".cer", ".key", ".crl", ".pgpass"];
+    !text.contains('/') && extensions.iter().any(|extension| text.ends_with(extension))
+}
+
 /// The most that Postgres takes.
 const MOST: u64 = i32::MAX as u64;
 
@@ -189,6 +241,22 @@ mod tests {
             ("port", "0", None),
             ("port", "65536", None),
             ("port", "http", None),
+            ("host", "db.example", Some("db.example")),
+            (
+                "host",
+                "::1, /run/postgresql, 10.0.0.1",
+                Some("::1, /run/postgresql, 10.0.0.1"),
+            ),
+            ("host", "db.example:5432", None),
+            ("host", "a,b:5432", None),
+            ("host", "[::1]:5432", None),
+            ("host", "postgres://db.example/x", None),
+            ("host", "db.example\u{200b}", None),
+            ("host", "db example", None),
+            ("path", "/etc/ssl/root.pem", Some("/etc/ssl/root.pem")),
+            ("path", "system", Some("system")),
+            ("path", "root.pem", None),
+            ("path", "certs/root", None),
             ("flag", "true", Some("true")),
             ("flag", "off", Some("false")),
             ("flag", "perhaps", None),

@@ -74,7 +74,7 @@ pub(super) fn fresh_name(prefix: &str) -> String {
 pub(super) fn clean(error: HubError, name: &str, target: &Target) -> HubError {
     match error {
         HubError::Refused { text, code } => HubError::Refused {
-            text: in_public(&text, name, target) + &since(&code, target),
+            text: in_public(&text, name, target) + &advice(&code, &text, target),
             code: of_wrapper(code),
         },
         error => error,
@@ -178,6 +178,43 @@ fn of_wrapper(code: SqlState) -> SqlState {
         false => code,
     }
 }
+
+/// What to do about an error of a source, where that is known. It decides nothing else.
+fn advice(code: &SqlState, text: &str, target: &Target) -> String {
+    if target.wrapper != "postgres_fdw" {
+        return since(code, target);
+    }
+    // A pooler's error has no code of its own once the wrapper has wrapped it.
+    if let (true, Some(options)) = (
+        text.contains("unsupported startup parameter"),
+        target.server.get("options"),
+    ) {
+        let words = [
+            ("default_transaction_read_only", "`read_only`"),
+            ("statement_timeout", "`statement_timeout`"),
+        ];
+        let meant = words
+            .iter()
+            .filter(|(word, _)| options.value.contains(word));
+        let mut meant: Vec<&str> = meant.map(|(_, attribute)| *attribute).collect();
+        if meant.is_empty() {
+            meant.push("`options`");
+        }
+        return format!(
+            " ({} is sent as the parameter `options`, which this pooler refuses: remove it, or set \
+             it for the role at the source)",
+            meant.join(" and ")
+        );
+    }
+    if code.code() == PASSWORD_REQUIRED {
+        return " (write `password`, or, if spcd's role is a superuser, `password_required = false`)"
+            .to_owned();
+    }
+    since(code, target)
+}
+
+/// postgres_fdw refuses to connect without a password on behalf of a role that is no superuser.
+const PASSWORD_REQUIRED: &str = "2F003";
 
 /// Where the wrapper refuses an option: from which version on it takes those that are given.
 fn since(code: &SqlState, target: &Target) -> String {

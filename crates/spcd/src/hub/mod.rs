@@ -258,8 +258,22 @@ fn describe(error: &DbError) -> String {
         return format!("objects that spcd did not make are in the way, drop them first: {what}");
     }
     let parts = [Some(error.message()), error.detail(), error.hint()];
-    let parts: Vec<_> = parts.into_iter().flatten().map(one_line).collect();
+    let mut parts: Vec<_> = parts.into_iter().flatten().map(one_line).collect();
+    if let Some(function) = error.where_().and_then(foreign_function) {
+        parts.push(format!("raised by {function}, which is not spcd's"));
+    }
     parts.join("; ")
+}
+
+/// The function of users that was running (an event trigger's), from an error's context. Its lines
+/// are translated, but a function's signature with its types is not; of statements, which may hold
+/// values, nothing is taken.
+fn foreign_function(context: &str) -> Option<&str> {
+    let first = context.lines().next()?;
+    let of_function = first.strip_prefix("PL/pgSQL function ")?;
+    let (function, _) = of_function.split_once(" line ")?;
+    let is_own = function.starts_with("spcd.") || function == "inline_code_block";
+    (!is_own).then_some(function)
 }
 
 fn one_line(text: &str) -> String {
@@ -268,7 +282,26 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{FEW, Limits, OWN};
+    use super::{FEW, Limits, OWN, foreign_function};
+
+    #[test]
+    fn a_function_of_users_is_named_and_no_statement() {
+        for (context, function) in [
+            (
+                "PL/pgSQL function public.no_ddl() line 3 at RAISE",
+                Some("public.no_ddl()"),
+            ),
+            (
+                "PL/pgSQL function spcd.record(jsonb) line 3 at SQL statement",
+                None,
+            ),
+            ("SQL statement \"SELECT 'secret'\"", None),
+            ("PL/pgSQL function inline_code_block line 2 at RAISE", None),
+            ("", None),
+        ] {
+            assert_eq!(foreign_function(context), function, "{context}");
+        }
+    }
 
     #[test]
     fn nothing_is_shared_out_that_is_not_there() {

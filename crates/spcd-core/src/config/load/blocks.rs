@@ -7,7 +7,7 @@ use super::cache::{Cache, Settled};
 use super::{Asking, Given, Item, Pass};
 use crate::aggregate::{Candidate, Chosen, choose};
 use crate::config::connection::{self, Read, View, refused};
-use crate::config::{Connection, DatabaseOptions, Kind, options, plugins};
+use crate::config::{Connection, Kind, options, plugins};
 use spcd_lang::evaluate::Function;
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Block, Problem, Span};
@@ -70,34 +70,31 @@ impl Pass<'_, '_> {
         block: &Block,
         label: &str,
         mut problems: Vec<Problem>,
-        database: &mut Option<(usize, u32)>,
+        written: &mut BTreeMap<String, (usize, u32)>,
     ) {
         let path = self.texts.get(item.file).map_or("", |text| text.path);
         let mut lookup = Asking::of(self.given, path, &mut self.budget);
         let settings = Settings::of(&block.body, &[], &mut lookup, &mut problems);
         let mut warnings = Vec::new();
         let span = block.labels.first().map_or(block.span, |label| label.span);
-        warnings.extend(options::unknown(label, span));
-        if label == "database" {
-            let read: DatabaseOptions = options::database(&settings, &mut problems, &mut warnings);
-            match database {
-                None => {
-                    self.loaded.desired.database = read;
-                    *database = Some((item.file, self.lines(item, block).0));
-                }
-                Some((file, line)) => {
-                    let first = self.texts.get(*file).map_or("", |text| text.path);
-                    let message =
-                        format!("`options \"database\"` is written twice; {first}:{line} counts");
-                    problems.push(Problem::new(span, message).hint("join the two blocks"));
+        warnings.extend(options::without_effect(label, span));
+        let database = (label == "database")
+            .then(|| options::database(&settings, &mut problems, &mut warnings));
+        match written.get(label) {
+            None => {
+                let place = (item.file, self.lines(item, block).0);
+                written.insert(label.to_owned(), place);
+                if let Some(database) = database {
+                    self.loaded.desired.database = database;
                 }
             }
-        } else if label == "connection" {
-            let problem = Problem::new(
-                span,
-                "`options \"connection\"` is deprecated and has no effect",
-            );
-            warnings.push(problem.hint("remove the block"));
+            Some((file, line)) => {
+                let first = self.texts.get(*file).map_or("", |text| text.path);
+                let label: String = label.chars().filter(|c| !c.is_control()).collect();
+                let message =
+                    format!("`options \"{label}\"` is written twice; {first}:{line} counts");
+                problems.push(Problem::new(span, message).hint("join the two blocks"));
+            }
         }
         if let Some(inspection) = &mut self.inspection {
             inspection
@@ -135,9 +132,10 @@ impl Pass<'_, '_> {
                 .map(|parsed| parsed.problems.clone())
                 .unwrap_or_default();
             problems.extend(item.extra.iter().cloned());
+            let whole = problems.is_empty();
             if let Some(problem) = refused(&name, span) {
                 problems.insert(0, problem);
-                self.tell_all(&item, &problems, None);
+                self.refused(&item, &name, problems, whole);
                 continue;
             }
             if let Some(twins) = twins.get(&name) {
@@ -148,7 +146,7 @@ impl Pass<'_, '_> {
             let path = self.texts.get(item.file).map_or("", |text| text.path);
             let before = self.budget.spent();
             let mut lookup = Asking::of(self.given, path, &mut self.budget);
-            let whole = problems.is_empty();
+            let whole = whole && problems.is_empty();
             let mut read =
                 connection::read(block, &name, path, &self.instances, &mut lookup, whole);
             let calls = lookup.calls;
@@ -188,6 +186,19 @@ impl Pass<'_, '_> {
             connections.entry(name).or_insert(connection);
         }
         self.aggregators(&spans);
+    }
+
+    /// Tells what is wrong with a connection that cannot have its name; `check` lists it.
+    fn refused(&mut self, item: &Item, name: &str, mut problems: Vec<Problem>, whole: bool) {
+        let Some(block) = item.block() else { return };
+        let path = self.texts.get(item.file).map_or("", |text| text.path);
+        let mut lookup = Asking::of(self.given, path, &mut self.budget);
+        let mut read = connection::read(block, name, path, &self.instances, &mut lookup, whole);
+        problems.append(&mut read.problems);
+        (read.connection.start_line, read.connection.end_line) = self.lines(item, block);
+        let error = self.tell_all(item, &problems, None);
+        self.warn(item, &read.warnings, None);
+        self.view(read, error);
     }
 
     /// Takes a connection as it was read before.

@@ -74,7 +74,7 @@
 //! | | [`health`] | whether a source answers: the schedule, the breaker, the kinds of failure |
 //! | `spcd` | `cli/` | one file a command |
 //! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), files of csv connections that changed (`files.rs`), requests |
-//! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`, `comments.rs`), apply, what people hung on it (`dependents.rs`), how many sessions may wait for sources and how many of them hang (`waiting.rs`), what Steampipe's clients look for |
+//! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs` with `remote_names.rs` and `namesakes.rs`, `comments.rs`), apply, what people hung on it (`dependents.rs`), how many sessions may wait for sources and how many of them hang (`waiting.rs`), what Steampipe's clients look for |
 //! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
 //! | | `source/` | the sources, watched beside the loop: what is known of each (`book.rs`), the sessions that ask (`session.rs`) |
 //! | | `tunnel/` | ways to sources by ssh, kept open beside the loop |

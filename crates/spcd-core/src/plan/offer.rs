@@ -62,31 +62,13 @@ impl Notice {
             true => self.is_warning && names.any(|name| has_word(&self.text, name)),
         }
     }
-
-    /// The only name in it, unless that is of something that was imported.
-    fn subject(&self, tables: &[Table]) -> Option<&str> {
-        let [name] = self.names.as_slice() else {
-            return None;
-        };
-        let is_column = |table: &Table| table.columns.iter().any(|column| column.name == *name);
-        let is_imported = |table: &Table| self.is_about(table) || is_column(table);
-        (!tables.iter().any(is_imported)).then_some(name)
-    }
 }
 
 impl Offer {
-    /// Leaves out what an `import` block does not take, and what was said of nothing else.
-    pub fn retain_taken(&mut self, import: &config::Import) {
-        self.tables.retain(|table| import.takes(&table.name));
-        let is_taken = |notice: &Notice| {
-            notice.names.is_empty() || notice.names.iter().any(|name| import.takes(name))
-        };
-        self.notices.retain(is_taken);
-    }
-
     /// The offer in which each table that the wrapper skipped is one that cannot be imported, for
-    /// the reason that the wrapper gives. `there` are the tables that were imported before.
-    pub fn with_skipped(&self, there: &[Table]) -> Cow<'_, Self> {
+    /// the reason that the wrapper gives. `there` are the tables that were imported before; what the
+    /// block `import` does not take is left out of both.
+    pub fn with_skipped(&self, there: &[Table], import: &config::Import) -> Cow<'_, Self> {
         if self.notices.is_empty() {
             return Cow::Borrowed(self);
         }
@@ -95,20 +77,18 @@ impl Offer {
             .map(|table| table.name.clone())
             .collect();
         for notice in std::mem::take(&mut offer.notices) {
-            let missing = |table: &&Table| !known.contains(&table.name) && notice.is_about(table);
-            let mut skipped: Vec<String> = (there.iter().filter(missing))
+            let missing = |table: &&Table| {
+                !known.contains(&table.name) && notice.is_about(table) && import.takes(&table.name)
+            };
+            let skipped: Vec<String> = (there.iter().filter(missing))
                 .map(|table| table.name.clone())
                 .collect();
             if skipped.is_empty() && notice.is_warning {
-                match notice.subject(&offer.tables) {
-                    Some(name) => skipped.push(name.to_owned()),
-                    None => {
-                        let is_known = notice.names.iter().any(|name| is_unfit(&offer, name));
-                        let warning = format!("the wrapper warns: {}", notice.text);
-                        if !is_known && !offer.warnings.contains(&warning) {
-                            offer.warnings.push(warning);
-                        }
-                    }
+                let warning = format!("the wrapper warns: {}", notice.text);
+                let is_of_others = |name: &String| is_unfit(&offer, name) || !import.takes(name);
+                let is_told = !notice.names.is_empty() && notice.names.iter().all(is_of_others);
+                if !is_told && !offer.warnings.contains(&warning) {
+                    offer.warnings.push(warning);
                 }
             }
             for name in skipped {
@@ -207,7 +187,7 @@ mod tests {
 
     /// The tables that cannot be imported, and the warnings.
     fn told(offer: &Offer, there: &[Table]) -> (Vec<String>, Vec<String>) {
-        let told = offer.with_skipped(there);
+        let told = offer.with_skipped(there, &config::Import::default());
         let unfit = told.tables.iter().filter(|table| table.unfit.is_some());
         (
             unfit.map(|table| table.name.clone()).collect(),
@@ -221,9 +201,26 @@ mod tests {
         let there = [table("gone"), table("good"), table("t")];
         let (unfit, warnings) = told(&offer(&["good"], std::slice::from_ref(&skipped)), &there);
         assert_eq!((unfit, warnings), (vec!["t".to_owned()], vec![]));
-        // Also where it was never there.
-        let (unfit, _) = told(&offer(&["good"], &[skipped]), &[]);
-        assert_eq!(unfit, ["t"]);
+        // Where it was never there, only the wrapper knows that it is a table.
+        let (unfit, warnings) = told(&offer(&["good"], &[skipped]), &[]);
+        assert_eq!(unfit, Vec::<String>::new());
+        assert_eq!(
+            warnings,
+            ["the wrapper warns: skipping import for relation \"t\""]
+        );
+    }
+
+    #[test]
+    fn a_table_that_is_not_wanted_goes_though_it_is_skipped() {
+        let skipped = warning("skipping import for relation \"t\"");
+        let import = config::Import {
+            exclude: vec!["t".into()],
+            ..config::Import::default()
+        };
+        let offer = offer(&["good"], &[skipped]);
+        let told = offer.with_skipped(&[table("good"), table("t")], &import);
+        assert_eq!(told.tables.len(), 1);
+        assert_eq!(told.warnings, Vec::<String>::new());
     }
 
     #[test]

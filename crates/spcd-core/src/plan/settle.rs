@@ -278,7 +278,7 @@ pub fn settle(
     obstacles: &Obstacles,
 ) -> Result<Option<Unit>, String> {
     let target = &import.target;
-    let wanted = wanted.with_skipped(&detail.tables);
+    let wanted = wanted.with_skipped(&detail.tables, &target.import);
     let mut warnings = wanted.warnings.clone();
     let mut wanted = Cow::Borrowed(&wanted.tables[..]);
     if !detail.others.is_empty() {

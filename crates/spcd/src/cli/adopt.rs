@@ -158,7 +158,8 @@ async fn tables(
     let wanted = ask::ask(&asking, &import.target).await;
     let wanted = wanted.context("its tables stay as they are until it answers")?;
     let detail = observed.details.get(name).cloned().unwrap_or_default();
-    let changes = import.changes(&detail, &wanted.with_skipped(&detail.tables));
+    let wanted = wanted.with_skipped(&detail.tables, &import.target.import);
+    let changes = import.changes(&detail, &wanted);
     let risky = changes.iter().filter(|change| change.is_risky());
     let risky: Vec<&str> = risky.map(|change| change.table()).collect();
     let obstacles = Obstacles {

@@ -203,7 +203,7 @@ impl Sources {
             return Ok((all, Held::default()));
         }
         let mut tables = all.offer.clone();
-        tables.retain_taken(wanted);
+        tables.tables.retain(|table| wanted.takes(&table.name));
         let wanted = Wanted::of(tables, target);
         Ok((Arc::new(wanted), Held::default()))
     }

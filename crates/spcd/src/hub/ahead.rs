@@ -46,7 +46,8 @@ pub async fn ask(
         obstacles: Obstacles::default(),
     };
     if let (Ok(tables), true) = (&ahead.tables, import.applied.is_some()) {
-        let changes = import.changes(&detail, &tables.with_skipped(&detail.tables));
+        let tables = tables.with_skipped(&detail.tables, &import.target.import);
+        let changes = import.changes(&detail, &tables);
         ahead.obstacles = in_the_way(client, name, &changes, &Arc::default())
             .await?
             .obstacles;

@@ -74,7 +74,7 @@ pub async fn import(
         warnings: importer.warnings,
         notices: importer.notices,
     };
-    offer.retain_taken(&target.import);
+    (offer.tables).retain(|table| target.import.takes(&table.name));
     Ok(offer)
 }
 

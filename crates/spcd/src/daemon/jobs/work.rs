@@ -309,7 +309,7 @@ impl Shared {
         let found = observe::details(client, &names, import.readers).await?;
         let mut detail = found.into_values().next().unwrap_or_default();
         shape::normalize(&mut detail.tables, import.target.traits());
-        let wanted = &*wanted.with_skipped(&detail.tables);
+        let wanted = &*wanted.with_skipped(&detail.tables, &import.target.import);
         let changes = import.changes(&detail, wanted);
         let ahead::InTheWay {
             mut obstacles,

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod aggregate;
+mod alone;
 mod ask;
 mod bad_input;
 mod by_hand;

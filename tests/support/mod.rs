@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every helper is used by every set of tests")]
 
+pub mod alone;
 pub mod authority;
 pub mod http;
 pub mod hub;

@@ -192,7 +192,17 @@ pub struct Target {
     pub csv: Option<Csv>,
 }
 
+/// The wrappers that come with Postgres: any number of them live in one session.
+const SHIPPED_WITH_POSTGRES: [&str; 2] = ["postgres_fdw", "file_fdw"];
+
 impl Target {
+    /// The wrapper, unless it comes with Postgres. A session of spcd's own loads the library of one
+    /// such wrapper at most: two that bring a language runtime along end the server process.
+    pub fn library(&self) -> Option<&str> {
+        let wrapper = self.wrapper.as_str();
+        (!SHIPPED_WITH_POSTGRES.contains(&wrapper) && self.csv.is_none()).then_some(wrapper)
+    }
+
     /// The port on this machine through which the source is reached.
     pub fn tunnel_port(&self) -> Option<u16> {
         let tunnel = self.tunnel.as_ref()?;

@@ -36,6 +36,8 @@ pub struct Unit {
     pub row: RowChange,
     /// What to record of it.
     pub record: Bookkeeping,
+    /// The wrapper whose library the statements load, unless it comes with Postgres.
+    pub library: Option<String>,
 }
 
 /// Some of many tables.
@@ -175,6 +177,7 @@ pub fn settle_new(
     Unit {
         name: name.into(),
         sql,
+        library: target.library().map(str::to_owned),
         mapping: Some(target.mapping.clone()),
         mapping_is_new: true,
         tables: wanted.len(),
@@ -405,6 +408,7 @@ pub fn settle(
     Ok(Some(Unit {
         name: name.into(),
         sql,
+        library: target.library().map(str::to_owned),
         mapping: (!mapping_is_there).then(|| target.mapping.clone()),
         mapping_is_new: false,
         tables: changes.len(),
@@ -527,6 +531,8 @@ pub fn drop_unit(
         ..RowChange::default()
     };
     Unit {
+        // To drop a server or a table calls no function of its wrapper.
+        library: None,
         name: name.into(),
         sql,
         mapping: None,

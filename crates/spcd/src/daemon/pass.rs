@@ -519,14 +519,15 @@ impl Reign<'_> {
                 "SET search_path = public, spcd; CREATE EXTENSION IF NOT EXISTS {}; SET search_path = pg_catalog",
                 sql::ident(name)
             );
-            match self
-                .lead
-                .control
-                .client
-                .batch_execute(&create)
-                .await
-                .map_err(HubError::from)
-            {
+            // In a session of its own: the script loads the wrapper's library, and two of them may
+            // end the server process.
+            let session = self.endpoint.connect("extension").await;
+            let session = session.map_err(|error| {
+                tracing::warn!("cannot open a session: {error:#}");
+                HubError::NoSession
+            })?;
+            let created = session.client.batch_execute(&create).await;
+            match created.map_err(HubError::from) {
                 Ok(()) => tracing::info!(extension = name, "created"),
                 Err(HubError::Refused { text, .. }) => {
                     tracing::warn!(extension = name, "cannot be created: {text}");

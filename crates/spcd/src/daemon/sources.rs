@@ -72,6 +72,8 @@ pub struct Sources {
 /// A session to ask in.
 struct Waiter {
     session: Session,
+    /// The wrapper whose library it has loaded, unless it comes with Postgres.
+    library: Option<String>,
     _place: Seat,
 }
 
@@ -222,7 +224,7 @@ impl Sources {
         let risk = self.risk(target, source, false).await?;
         // It holds up all others that are not waited for.
         let deadline = deadline(target).min(UNHURRIED_DEADLINE);
-        let session = self.open(risk, deadline).await?;
+        let session = self.open(target, risk, deadline).await?;
         let asked = timeout(deadline, comments::ask(session.client(), target)).await;
         let answer = asked.unwrap_or_else(|_| Err(too_late(deadline)));
         session.give_back_after(&answer);
@@ -373,7 +375,7 @@ impl Sources {
         risk: Option<Risk>,
         held: Held,
     ) -> Result<(Offer, Held), HubError> {
-        let session = self.open(risk, deadline(target)).await?;
+        let session = self.open(target, risk, deadline(target)).await?;
         let asked = async {
             let (began, soon) = (Instant::now(), self.soon());
             let asking = ask::ask(session.session(), target);
@@ -419,11 +421,17 @@ impl Sources {
     }
 
     /// A session to wait in for a source, for so long.
-    async fn open(&self, risk: Option<Risk>, deadline: Duration) -> Result<Borrowed<'_>, HubError> {
+    async fn open(
+        &self,
+        target: &Target,
+        risk: Option<Risk>,
+        deadline: Duration,
+    ) -> Result<Borrowed<'_>, HubError> {
+        let library = target.library();
         let settings = self.endpoint.shared().settings();
         let until = Instant::now() + deadline;
         let waiter = loop {
-            if let Some(waiter) = self.idle_session(settings) {
+            if let Some(waiter) = self.idle_session(settings, library) {
                 break waiter;
             }
             let place = tokio::select! {
@@ -434,6 +442,7 @@ impl Sources {
             };
             break Arc::new(Waiter {
                 session: self.connect(deadline).await?,
+                library: library.map(str::to_owned),
                 _place: place,
             });
         };
@@ -451,18 +460,31 @@ impl Sources {
         })
     }
 
-    fn idle_session(&self, settings: HubSettings) -> Option<Arc<Waiter>> {
+    /// An idle session that has loaded the library and no other. One that does not fit is closed, so
+    /// that its place is free.
+    fn idle_session(&self, settings: HubSettings, library: Option<&str>) -> Option<Arc<Waiter>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(waiter) = idle.pop() {
-            let session = &waiter.session;
-            if !session.client.is_closed() && session.settings == settings {
-                if !idle.is_empty() {
-                    self.freed.notify_one();
-                }
-                return Some(waiter);
+        let is_usable = |waiter: &Arc<Waiter>| {
+            !waiter.session.client.is_closed() && waiter.session.settings == settings
+        };
+        idle.retain(is_usable);
+        let fits = |waiter: &Arc<Waiter>| waiter.library.as_deref() == library;
+        let found = match idle.iter().rposition(fits) {
+            Some(place) => Some(idle.swap_remove(place)),
+            None => {
+                drop(idle.pop());
+                None
             }
+        };
+        if !idle.is_empty() {
+            self.freed.notify_one();
         }
-        None
+        found
+    }
+
+    /// A session for statements that load a wrapper's library.
+    pub async fn bound(&self, target: &Target) -> Result<Borrowed<'_>, HubError> {
+        self.open(target, None, deadline(target)).await
     }
 
     async fn connect(&self, within: Duration) -> Result<Session, HubError> {

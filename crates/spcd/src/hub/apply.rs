@@ -71,6 +71,24 @@ impl Writer {
     }
 }
 
+/// A writing session, and the wrapper whose library it has loaded.
+struct Writing {
+    session: Session,
+    library: Option<String>,
+}
+
+impl Writing {
+    /// Whether units that load this library can be written in it.
+    fn takes(&self, library: Option<&str>) -> bool {
+        takes(self.library.as_deref(), library)
+    }
+}
+
+/// Whether a session that has loaded one library, or none, may load another, or none.
+pub fn takes(loaded: Option<&str>, library: Option<&str>) -> bool {
+    loaded.is_none() || library.is_none() || loaded == library
+}
+
 /// What is to be written, and how much of it at once.
 struct Queue {
     receiver: mpsc::UnboundedReceiver<Submitted>,
@@ -81,7 +99,7 @@ struct Queue {
 }
 
 async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>, early: bool) {
-    let mut session: Option<Session> = None;
+    let mut session: Option<Writing> = None;
     if early {
         session = open(&endpoint, epoch).await;
     }
@@ -100,7 +118,7 @@ async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>, earl
         let Ok((batch, locks)) = next else {
             // An idle session is kept alive, or found to be dead before it is needed.
             if let Some(open) = &session
-                && open.ping().await.is_err()
+                && open.session.ping().await.is_err()
             {
                 session = None;
             }
@@ -111,24 +129,28 @@ async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>, earl
         }
         // They may have changed while this waited for the batch.
         let settings = *settings.borrow();
-        if (session.as_ref()).is_some_and(|session| session.settings != settings) {
+        let library = batch.iter().find_map(|one| one.unit.library.clone());
+        let is_usable = |open: &Writing| {
+            open.session.settings == settings
+                && !open.session.client.is_closed()
+                && open.takes(library.as_deref())
+        };
+        if !session.as_ref().is_some_and(is_usable) {
             session = None;
         }
-        if session
-            .as_ref()
-            .is_none_or(|session| session.client.is_closed())
-        {
+        if session.is_none() {
             session = open(&endpoint, epoch).await;
         }
         // Without a session the batch is dropped, and its jobs are told that the lead is over:
         // the daemon starts anew when the database is back.
-        if let Some(session) = &session {
-            write_batch(&session.client, epoch, batch, locks).await;
+        if let Some(open) = &mut session {
+            open.library = library.or(open.library.take());
+            write_batch(&open.session.client, epoch, batch, locks).await;
         }
     }
 }
 
-async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
+async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Writing> {
     let opened = async {
         let session = waiting::session(endpoint, "writer", ROOM).await?;
         let settings = format!(
@@ -140,7 +162,10 @@ async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
         anyhow::Ok(session)
     };
     match opened.await {
-        Ok(session) => Some(session),
+        Ok(session) => Some(Writing {
+            session,
+            library: None,
+        }),
         Err(error) => {
             tracing::warn!("cannot open a session to write: {error:#}");
             None
@@ -149,7 +174,8 @@ async fn open(endpoint: &Endpoint, epoch: i64) -> Option<Session> {
 }
 
 impl Queue {
-    /// Waits for one unit, then takes what else is there, up to the size of a batch.
+    /// Waits for one unit, then takes what else is there, up to the size of a batch, and as far as all
+    /// of it may load one library.
     async fn next_batch(&mut self) -> Vec<Submitted> {
         let mut batch: Vec<Submitted> = Vec::new();
         let first = match self.next.take() {
@@ -158,6 +184,7 @@ impl Queue {
         };
         let Some(first) = first else { return batch };
         let (mut tables, mut locks) = (first.unit.tables, first.unit.locks);
+        let mut library = first.unit.library.clone();
         batch.push(first);
         while batch.len() < UNITS_PER_BATCH && tables < TABLES_PER_BATCH {
             let Ok(next) = self.receiver.try_recv() else {
@@ -165,10 +192,11 @@ impl Queue {
             };
             tables += next.unit.tables;
             locks += next.unit.locks;
-            if locks > self.locks {
+            if locks > self.locks || !takes(library.as_deref(), next.unit.library.as_deref()) {
                 self.next = Some(next);
                 break;
             }
+            library = library.or_else(|| next.unit.library.clone());
             batch.push(next);
         }
         batch

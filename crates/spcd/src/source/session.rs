@@ -47,6 +47,8 @@ pub struct Sessions {
 /// A session to ask in.
 struct Prober {
     session: Session,
+    /// The wrapper whose library it has loaded, unless it comes with Postgres.
+    library: Option<String>,
     _place: Place,
 }
 
@@ -61,11 +63,25 @@ impl Sessions {
         }
     }
 
-    async fn get(&self) -> anyhow::Result<Prober> {
-        while let Some(prober) = self.idle().pop() {
-            if !prober.session.client.is_closed() {
-                return Ok(prober);
+    /// A session that has loaded the library and no other. An idle one that does not fit is closed, so
+    /// that its place is free.
+    async fn get(&self, library: Option<&str>) -> anyhow::Result<Prober> {
+        let idle = {
+            let mut idle = self.idle();
+            idle.retain(|prober| !prober.session.client.is_closed());
+            match idle
+                .iter()
+                .rposition(|prober| prober.library.as_deref() == library)
+            {
+                Some(place) => Some(idle.swap_remove(place)),
+                None => {
+                    drop(idle.pop());
+                    None
+                }
             }
+        };
+        if let Some(prober) = idle {
+            return Ok(prober);
         }
         let place = timeout(NO_PLACE, self.waiting.place()).await?;
         let session = self.endpoint.connect("probing").await?;
@@ -74,6 +90,7 @@ impl Sessions {
         apply::prepare_for_secrets(&session.client).await?;
         Ok(Prober {
             session,
+            library: library.map(str::to_owned),
             _place: place,
         })
     }
@@ -109,7 +126,7 @@ pub async fn ask(
     // Nobody listens any more where the lead is over.
     let tell = |found| drop(sender.send(found));
     if let Ok(target) = &connection.target
-        && let Ok(prober) = sessions.get().await
+        && let Ok(prober) = sessions.get(target.library()).await
     {
         let session = &prober.session;
         let within = Duration::from_millis(watched.schedule.timeout);

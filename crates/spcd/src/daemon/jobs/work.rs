@@ -270,11 +270,23 @@ impl Shared {
             answer.unit = settled(unit)?;
             return Ok(answer);
         }
-        let session = self.sources.session(job.place).await?;
-        let settled = self
-            .settle(session.client(), job, import, &wanted.offer, careful)
-            .await;
-        session.give_back_after(&settled);
+        let offer = &wanted.offer;
+        let settled = if careful && import.target.library().is_some() {
+            // A trial runs the wrapper's validator.
+            let session = self.sources.bound(&import.target).await?;
+            let settled = self
+                .settle(session.client(), job, import, offer, careful)
+                .await;
+            session.give_back_after(&settled);
+            settled
+        } else {
+            let session = self.sources.session(job.place).await?;
+            let settled = self
+                .settle(session.client(), job, import, offer, careful)
+                .await;
+            session.give_back_after(&settled);
+            settled
+        };
         (answer.unit, answer._following) = settled?;
         Ok(answer)
     }

@@ -61,6 +61,7 @@ $$;
 
 -- Records what probes found, and tells whose source was lost or is back. p_rows: an array of
 --   name, reachable, attempts, breaker
+--   forget     true: what was found before is of another target
 --   checked    when it was asked, as seconds before now; absent: it was not
 --   latency    how long the answer took, in milliseconds
 --   failure    why there was none
@@ -74,6 +75,10 @@ DECLARE
     v_told boolean;
 BEGIN
     PERFORM spcd.assert_lead(p_epoch);
+    UPDATE spcd.connection_health h
+    SET last_checked = NULL, latency_ms = NULL, last_failure = NULL, failed_at = NULL
+    FROM pg_catalog.jsonb_array_elements(p_rows) r
+    WHERE (r->>'forget')::boolean AND h.connection_name = r->>'name' AND NOT h.held;
     INSERT INTO spcd.connection_health AS h
         (connection_name, reachable, last_checked, latency_ms, attempts, last_failure, failed_at,
          next_attempt, breaker)
@@ -84,7 +89,7 @@ BEGIN
            v_now + pg_catalog.make_interval(secs => r.next), r.breaker
     FROM pg_catalog.jsonb_to_recordset(p_rows) AS r (
         name text, reachable boolean, checked float8, latency real, attempts integer,
-        failure text, next float8, breaker text)
+        failure text, next float8, breaker text, forget boolean)
     -- Locked, so that it is there when this row refers to it; one that is being removed is left out.
     JOIN (SELECT connection_name FROM spcd.connection_state
           WHERE connection_name IN (SELECT n->>'name' FROM pg_catalog.jsonb_array_elements(p_rows) n)

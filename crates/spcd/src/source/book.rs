@@ -75,6 +75,8 @@ struct Row {
 struct Entry {
     watched: Watched,
     health: Health,
+    /// What is known is of an earlier target.
+    is_unknown: bool,
     /// The probe that is under way for it; its answer counts.
     probe: Option<u64>,
     /// Probes before it whose sessions hang: some wrappers cannot be stopped while they connect.
@@ -87,6 +89,8 @@ struct Entry {
 /// What was found since it was written last.
 #[derive(Default)]
 struct Facts {
+    /// What was told before is of an earlier target.
+    forget: bool,
     checked: Option<u64>,
     latency: Option<f64>,
     failure: Option<String>,
@@ -134,6 +138,12 @@ impl Book {
                     entry.watched = watched;
                     if changed {
                         entry.again(now);
+                        entry.is_unknown = true;
+                        entry.facts = Facts {
+                            forget: true,
+                            asked: entry.facts.asked,
+                            ..Facts::default()
+                        };
                         if busy.contains(&name) {
                             entry.health.next = Some(now.saturating_add(schedule.interval));
                         }
@@ -152,6 +162,7 @@ impl Book {
                     Entry {
                         watched,
                         health: Health::new(known, first),
+                        is_unknown: false,
                         probe: None,
                         hung: BTreeSet::new(),
                         not_before: 0,
@@ -180,14 +191,14 @@ impl Book {
         })
     }
 
-    /// An import says otherwise: the source is asked now.
+    /// An import says otherwise, or is the first to ask another target: the source is asked now.
     pub fn heard(&mut self, name: &str, answered: bool, now: u64) {
         let wanted = |entry: &Entry| {
             let news = match answered {
                 true => entry.health.reachable == Some(false),
                 false => entry.health.reachable != Some(false),
             };
-            news && entry.probe.is_none()
+            (news || entry.is_unknown) && entry.probe.is_none()
         };
         if self.entries.get(name).is_some_and(wanted) {
             self.change(name, |entry| entry.health.next = Some(now));
@@ -315,6 +326,7 @@ impl Book {
     fn answered(&mut self, name: &str, answer: Answer, now: u64) -> Option<Turn> {
         let mut turn = None;
         self.change(name, |entry| {
+            entry.is_unknown = false;
             let facts = &mut entry.facts;
             facts.checked = Some(now);
             let outcome = match answer {
@@ -374,7 +386,10 @@ impl Book {
         for name in take(&mut self.changed) {
             if let Some(entry) = self.entries.get_mut(&name) {
                 let facts = entry.facts.taken();
-                let health = entry.health;
+                let mut health = entry.health;
+                if entry.is_unknown {
+                    health.reachable = None;
+                }
                 rows.push(Row {
                     name,
                     health,
@@ -455,6 +470,12 @@ impl Facts {
     }
 
     fn put_back(&mut self, mut older: Self) {
+        // What was found before the target changed is not told any more.
+        if self.forget {
+            self.asked = self.asked.or(older.asked);
+            return;
+        }
+        self.forget = older.forget;
         self.checked = self.checked.or(older.checked);
         self.latency = self.latency.or(older.latency);
         self.failure = take(&mut self.failure).or(older.failure);
@@ -481,6 +502,7 @@ impl Page {
             } = row;
             let mut json = json!({
                 "name": name,
+                "forget": facts.forget,
                 "reachable": health.reachable,
                 "attempts": health.attempts,
                 "breaker": health.breaker,

@@ -304,3 +304,36 @@ fn what_an_earlier_leader_knew_is_gone_on_from() {
         .collect();
     assert_eq!(names, ["a", "b", "c"], "nobody watches c any more");
 }
+
+#[test]
+fn what_was_found_of_another_target_is_not_told_of_this_one() {
+    let mut book = book(&["a"]);
+    ask(&mut book, gone(Kind::Refused));
+    book.page(1_000);
+    ask(&mut book, gone(Kind::Refused));
+    let other = watched("connection \"a\" {\n  plugin = \"postgres\"\n  host = \"b\"\n}\n");
+    // Its import is under way: that asks first.
+    book.watch(other, &BTreeSet::from(["a".into()]), 3_000, |_| 9_000);
+    let page = book.page(3_000);
+    let row = &page.json()[0];
+    for (fact, wanted) in [
+        ("forget", true.into()),
+        ("reachable", serde_json::Value::Null),
+        ("failure", serde_json::Value::Null),
+        ("checked", serde_json::Value::Null),
+    ] {
+        assert_eq!(row[fact], wanted, "{fact}: {row}");
+    }
+    // It could not be written, and is not lost by that.
+    book.not_written(page);
+    book.heard("a", true, 4_000);
+    assert_eq!(
+        ask(&mut book, there()),
+        ("a".into(), 4_000, Some(Turn::Restored))
+    );
+    let row = &book.page(5_000).json()[0];
+    assert_eq!(
+        (&row["forget"], &row["reachable"], &row["failure"]),
+        (&true.into(), &true.into(), &serde_json::Value::Null)
+    );
+}

@@ -35,16 +35,30 @@ CREATE TABLE spcd.connection_state (
 );
 COMMENT ON TABLE spcd.connection_state IS 'one row a connection: where it stands';
 
--- Every change of a status or an error, in order of id.
+-- What a row said before the service started or was taken over: publish gives it back where the row
+-- comes to say the same again. Empty once each connection has been looked at.
+CREATE TABLE spcd.before_start (
+    connection_name text COLLATE "C" PRIMARY KEY,
+    status          text NOT NULL,
+    error           text,
+    time_changed    timestamptz NOT NULL,
+    last_ready      timestamptz,
+    generation      bigint NOT NULL
+);
+
+-- Every change of a status or an error, in order of id. A row whose status is 'resync' names no
+-- connection: the service started or was taken over, and all rows but the disabled ones became
+-- pending.
 CREATE TABLE spcd.connection_event (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     time            timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    connection_name text COLLATE "C" NOT NULL,
+    connection_name text COLLATE "C",
     previous        text,
     status          text NOT NULL,
     error           text,
     generation      bigint NOT NULL,
-    duration        interval
+    duration        interval,
+    CHECK ((connection_name IS NULL) = (status = 'resync'))
 );
 CREATE INDEX connection_event_time ON spcd.connection_event (time);
 CREATE INDEX connection_event_connection ON spcd.connection_event (connection_name, id);
@@ -341,6 +355,22 @@ BEGIN
     HAVING count(*) > 0;
 END $$;
 
+-- Whether a row says already what it is to say.
+CREATE FUNCTION spcd.is_said(p_status text, p_error text, p_said text, p_said_error text)
+RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT p_status = p_said AND (p_status <> 'error' OR p_error IS NOT DISTINCT FROM p_said_error)
+$$;
+
+-- Whether a change brings a row that a start made pending to what it said before the start.
+CREATE FUNCTION spcd.is_as_before(
+    p_change jsonb, p_status text, p_schema_hash text, p_before text, p_before_error text)
+RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT p_status = 'pending' AND (p_change->>'remove')::boolean IS NOT TRUE
+       AND p_change->'route' = pg_catalog.jsonb_build_array(p_before)
+       AND spcd.is_said(p_before, p_change->>'error', p_before, p_before_error)
+       AND coalesce(p_change->>'schema_hash', p_schema_hash) IS NOT DISTINCT FROM p_schema_hash
+$$;
+
 -- Puts changes into the table, the events and onto the channel, all in the caller's transaction.
 -- p_changes: an array of objects
 --   name    the connection
@@ -349,6 +379,8 @@ END $$;
 --   and any of error, warnings, plugin, plugin_instance, type, connections, import_schema,
 --   schema_mode, schema_hash, table_count, file_name, start_line, end_line, labels: absent keeps
 --   what is there
+-- A row that a start made pending and that comes to say what it said before is no change: it gets
+-- back when that was, and leaves no event. One resync message tells of all of them.
 -- p_quiet: write the events but announce nothing (the caller announces a resync).
 -- It goes from index to index: a planner that does not know how few changes there are would read all
 -- connections for each. What has no index then seems so expensive that it would be compiled.
@@ -356,9 +388,15 @@ CREATE FUNCTION spcd.publish(p_generation bigint, p_changes jsonb, p_quiet boole
 RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
-    v_message text;
+    v_given_back boolean;
 BEGIN
     -- The caller's sessions run one at a time for one connection, so reading before writing is safe.
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.jsonb_array_elements(p_changes) AS c (change)
+        JOIN spcd.before_start b ON b.connection_name = c.change->>'name'
+        JOIN spcd.connection_state s ON s.connection_name = b.connection_name
+        WHERE spcd.is_as_before(c.change, s.status, s.schema_hash, b.status, b.error)
+    ) INTO v_given_back;
     PERFORM spcd.no_events();
     INSERT INTO pg_temp.spcd_event
     SELECT c.n, r.step, c.change->>'name',
@@ -369,10 +407,16 @@ BEGIN
                 THEN pg_catalog.clock_timestamp() - s.time_changed ELSE interval '0' END
     FROM pg_catalog.jsonb_array_elements(p_changes) WITH ORDINALITY AS c (change, n)
     LEFT JOIN spcd.connection_state s ON s.connection_name = c.change->>'name'
+    LEFT JOIN spcd.before_start b ON b.connection_name = s.connection_name
+         AND spcd.is_as_before(c.change, s.status, s.schema_hash, b.status, b.error)
     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(
         CASE WHEN (c.change->>'remove')::boolean AND s.connection_name IS NOT NULL
              THEN c.change->'route' || '["deleted"]' ELSE c.change->'route' END
-    ) WITH ORDINALITY AS r (status, step);
+    ) WITH ORDINALITY AS r (status, step)
+    WHERE b.connection_name IS NULL
+      -- What a row says already is no change.
+      AND NOT (r.step = 1 AND s.status IS NOT NULL
+               AND spcd.is_said(r.status, c.change->>'error', s.status, s.error));
 
     DELETE FROM spcd.connection_state s
     USING pg_catalog.jsonb_array_elements(p_changes) AS c (change)
@@ -398,20 +442,29 @@ BEGIN
            coalesce(c.schema_mode, o.schema_mode),
            coalesce(c.schema_hash, o.schema_hash),
            coalesce(c.table_count, o.table_count),
-           CASE WHEN c.route->>-1 = 'ready' THEN pg_catalog.clock_timestamp() ELSE o.last_ready END,
+           CASE WHEN b.connection_name IS NOT NULL THEN b.last_ready
+                WHEN c.route->>-1 = 'ready' THEN pg_catalog.clock_timestamp()
+                ELSE o.last_ready END,
            coalesce(c.file_name, o.file_name),
            coalesce(c.start_line, o.start_line),
            coalesce(c.end_line, o.end_line),
            coalesce(c.labels, o.labels, '{}'),
-           CASE WHEN c.route->0 IS NULL AND o.time_changed IS NOT NULL
+           CASE WHEN b.connection_name IS NOT NULL THEN b.time_changed
+                WHEN o.time_changed IS NOT NULL AND (c.route->0 IS NULL
+                     OR (c.route->1 IS NULL
+                         AND spcd.is_said(c.route->>0, c.error, o.status, o.error)))
                 THEN o.time_changed ELSE pg_catalog.clock_timestamp() END,
-           p_generation
+           coalesce(b.generation, p_generation)
     FROM pg_catalog.jsonb_to_recordset(p_changes) AS c (
         name text, route jsonb, remove boolean, error text, warnings text[], plugin text,
         plugin_instance text, type text, connections text[], import_schema text, schema_mode text,
         schema_hash text, table_count integer, file_name text, start_line integer, end_line integer,
         labels jsonb)
     LEFT JOIN spcd.connection_state o ON o.connection_name = c.name
+    LEFT JOIN spcd.before_start b ON b.connection_name = c.name AND spcd.is_as_before(
+         pg_catalog.jsonb_build_object('route', c.route, 'error', c.error,
+                                       'schema_hash', c.schema_hash),
+         o.status, o.schema_hash, b.status, b.error)
     WHERE c.remove IS NOT TRUE AND (o.connection_name IS NOT NULL OR c.route->>-1 IS NOT NULL)
     ON CONFLICT (connection_name) DO UPDATE SET
         status = excluded.status,
@@ -434,6 +487,13 @@ BEGIN
         labels = excluded.labels,
         generation = excluded.generation;
 
+    DELETE FROM spcd.before_start b
+    USING pg_catalog.jsonb_array_elements(p_changes) AS c (change)
+    WHERE b.connection_name = c.change->>'name'
+      AND (c.change->'route' <> '[]' OR (c.change->>'remove')::boolean);
+    IF v_given_back AND NOT p_quiet THEN
+        PERFORM pg_catalog.pg_notify('connection_state', '{"version":1,"resync":true}');
+    END IF;
     PERFORM spcd.announce(p_generation, p_quiet);
 END $$;
 
@@ -570,7 +630,8 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 
 -- Makes a daemon the leader, in the transaction in which every connection becomes pending: waits for
--- the writes of the leader before. Returns the epoch that its own writes carry.
+-- the writes of the leader before. What the rows said is kept for publish to give back. Returns the
+-- epoch that the new leader's own writes carry.
 CREATE FUNCTION spcd.take_lead(p_instance text, p_leader text, p_version text) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -608,19 +669,21 @@ BEGIN
     END IF;
 
     WITH before AS (
-        SELECT connection_name, status, time_changed FROM spcd.connection_state
+        SELECT connection_name, status, error, time_changed, last_ready, generation
+        FROM spcd.connection_state
         WHERE status NOT IN ('disabled', 'pending') FOR UPDATE
-    ), changed AS (
-        UPDATE spcd.connection_state s SET
-            status = 'pending', error = NULL, generation = v_generation,
-            time_changed = pg_catalog.clock_timestamp()
-        FROM before b WHERE b.connection_name = s.connection_name
-        RETURNING s.connection_name, b.status, b.time_changed
+    ), kept AS (
+        INSERT INTO spcd.before_start AS k SELECT * FROM before
+        ON CONFLICT (connection_name) DO UPDATE SET
+            status = excluded.status, error = excluded.error,
+            time_changed = excluded.time_changed, last_ready = excluded.last_ready,
+            generation = excluded.generation
     )
-    INSERT INTO spcd.connection_event (connection_name, previous, status, generation, duration)
-    SELECT connection_name, status, 'pending', v_generation,
-           pg_catalog.clock_timestamp() - time_changed
-    FROM changed ORDER BY connection_name;
+    UPDATE spcd.connection_state s SET
+        status = 'pending', error = NULL, generation = v_generation,
+        time_changed = pg_catalog.clock_timestamp()
+    FROM before b WHERE b.connection_name = s.connection_name;
+    INSERT INTO spcd.connection_event (status, generation) VALUES ('resync', v_generation);
     PERFORM pg_catalog.pg_notify('connection_state', '{"version":1,"resync":true}');
     RETURN v_epoch;
 END $$;

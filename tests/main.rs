@@ -37,6 +37,7 @@ mod pass;
 mod plain_words;
 mod query;
 mod requests;
+mod restart;
 mod search_path;
 mod secrets;
 mod service;

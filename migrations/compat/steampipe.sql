@@ -462,9 +462,7 @@ END $$;
 SELECT spcd.steampipe_copy(
     (SELECT pg_catalog.array_agg(connection_name) FROM spcd.connection_state),
     ARRAY(SELECT s.connection_name FROM spcd.connection_state s
-          JOIN LATERAL (SELECT e.previous FROM spcd.connection_event e
-                        WHERE e.connection_name = s.connection_name ORDER BY e.id DESC LIMIT 1) e
-               ON e.previous <> 'ready'
+          JOIN spcd.before_start b ON b.connection_name = s.connection_name AND b.status <> 'ready'
           WHERE s.status = 'pending'));
 
 REVOKE ALL ON FUNCTION

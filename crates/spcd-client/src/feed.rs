@@ -236,7 +236,11 @@ impl Feed {
         let mut changes = Vec::new();
         for (name, row) in &table.rows {
             let previous = self.known.get(name);
-            if previous.is_none_or(|known| known.event != row.event) {
+            // What a start does to all rows at once has no event of each.
+            let is_news = |known: &Seen| {
+                (known.event, known.status) != (row.event, row.status) || known.error != row.error
+            };
+            if previous.is_none_or(is_news) {
                 changes.push(change(name, row, previous.map(|known| known.status)));
             }
         }

@@ -89,6 +89,8 @@ pub struct Known {
     pub shape_hash: Option<String>,
     /// What spcd made; `None`: nothing yet.
     pub applied: Option<Applied>,
+    /// What its work waits for, as far as this daemon met it: who holds a lock.
+    pub waits_for: Option<String>,
 }
 
 /// The columns of the row that repeat the configuration.

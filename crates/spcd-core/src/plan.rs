@@ -27,8 +27,8 @@ use connection::{doubt_of, droppable, merged, set, taken, unwanted_connection, w
 pub use comments::{Comment, comment_units};
 pub use offer::{Notice, Offer, quoted_names};
 pub use settle::{
-    Bookkeeping, Piece, Record, Unit, drop_unit, error_unit, event_unit, grant_unit,
-    record_statement, settle, settle_new,
+    Bookkeeping, Piece, Record, Unit, drop_unit, error_unit, grant_unit, record_statement, settle,
+    settle_new,
 };
 pub use show::{show, show_json, show_sql};
 pub use unite::{Unite, settle_union};

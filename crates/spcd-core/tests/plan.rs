@@ -126,6 +126,7 @@ impl World {
                 written: Written::of(connection),
                 shape_hash: None,
                 applied: None,
+                waits_for: None,
             };
             match &connection.target {
                 _ if !connection.enabled => known.status = Status::Disabled,

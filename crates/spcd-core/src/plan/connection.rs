@@ -296,8 +296,17 @@ pub(super) fn unwanted_connection(
         Some(attempt) => (Status::Error, Some(attempt.error.clone())),
         None => (Status::Deleting, None),
     };
-    plan.rows
-        .extend(row_change(name, known, status, error.clone(), None, None));
+    let of_import = applied.warnings.iter();
+    let warnings = merged(of_import.chain(&known.waits_for));
+    let warnings = (known.warnings != warnings).then_some(warnings);
+    plan.rows.extend(row_change(
+        name,
+        known,
+        status,
+        error.clone(),
+        None,
+        warnings,
+    ));
     if failed.is_none_or(|attempt| attempt.due) {
         plan.work.push(Work {
             name: name.into(),
@@ -379,7 +388,8 @@ pub(super) fn set(
     };
     let written = (!written.says_the_same(&known.written)).then_some(written);
     let of_import = known.applied.iter().flat_map(|applied| &applied.warnings);
-    let warnings = merged(wanted.warnings.iter().chain(of_import));
+    let warnings = wanted.warnings.iter().chain(of_import);
+    let warnings = merged(warnings.chain(&known.waits_for));
     let warnings = (known.warnings != warnings).then_some(warnings);
     plan.rows.extend(row_change(
         &wanted.name,

@@ -566,25 +566,6 @@ pub(super) fn drop_tables(name: &str, tables: &[String], sql: &mut String) {
     }
 }
 
-/// Nothing but an event: what a connection waits for, its row staying as it is.
-pub fn event_unit(name: &str, status: Status, generation: i64, reason: &str) -> Unit {
-    let columns = "connection_name, previous, status, error, generation";
-    let (name_text, status) = (sql::literal(name), sql::literal(status.as_str()));
-    let reason = sql::literal(reason);
-    Unit {
-        name: name.into(),
-        sql: format!(
-            "INSERT INTO spcd.connection_event ({columns})\n\
-             VALUES ({name_text}, {status}, {status}, {reason}, {generation});\n"
-        ),
-        row: RowChange {
-            name: name.into(),
-            ..RowChange::default()
-        },
-        ..Unit::default()
-    }
-}
-
 /// A change of nothing but a connection's row: what it could not become, and why.
 pub fn error_unit(name: &str, status: Status, error: String) -> Unit {
     let mut route = Status::route(Some(status), Status::Error);

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use spcd_core::config::Connection;
 use spcd_core::health::{Kind, Schedule};
-use spcd_core::plan::{Task, Why, Work};
+use spcd_core::observed::Observed;
+use spcd_core::plan::{Plan, Task, Why, Work};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,6 +28,11 @@ use work::{Job, Shared};
 pub const MANY: usize = 16;
 /// How long aggregators wait for a member that changes.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// Where a connection is written, as a log tells it.
+pub fn place(connection: &Connection) -> String {
+    format!("{}:{}", connection.file, connection.start_line)
+}
+
 /// How long a lock that was not got is left to others: the first time, and at most.
 const LATER: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(15);
@@ -64,6 +70,30 @@ struct Running {
     look_again: bool,
 }
 
+/// What becomes of a row when a job succeeds, or fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It becomes ready, or goes into error.
+    Ready,
+    /// The same, but a failure leaves it as it is: nothing was known to differ.
+    Stays,
+    /// It is disabled or removed, or goes into error.
+    Gone,
+}
+
+impl Then {
+    fn of(task: &Task) -> Self {
+        match task {
+            Task::Import(import) if import.hidden => Self::Gone,
+            Task::Import(import) if import.why == Why::Refresh && import.target.csv.is_none() => {
+                Self::Stays
+            }
+            Task::Drop { .. } => Self::Gone,
+            Task::Import(_) | Task::Unite(_) | Task::Grant { .. } => Self::Ready,
+        }
+    }
+}
+
 /// Two pieces of work with one key do the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Key {
@@ -79,6 +109,10 @@ pub struct Finished {
     pub name: String,
     /// What came of it.
     pub outcome: Outcome,
+    /// Where the connection is written; empty: nowhere any more.
+    pub place: String,
+    /// What becomes of its row.
+    pub then: Then,
 }
 
 /// What came of a job.
@@ -244,6 +278,27 @@ impl Jobs {
         self.running.len()
     }
 
+    /// Adds what work waits for to what was observed.
+    pub fn recall_blocked(&self, observed: &mut Observed) {
+        let mut blocked = self.shared.blocked();
+        blocked.retain(|name, _| observed.connections.contains_key(name));
+        for (name, reason) in blocked.iter() {
+            if let Some(known) = observed.connections.get_mut(name) {
+                known.waits_for = Some(reason.clone());
+            }
+        }
+    }
+
+    /// Forgets what work waits for that is not wanted any more; true if there was some.
+    pub fn forget_blocked(&self, plan: &Plan) -> bool {
+        let mut blocked = self.shared.blocked();
+        let before = blocked.len();
+        blocked.retain(|name, _| {
+            self.is_running(name) || plan.work.iter().any(|work| work.name == *name)
+        });
+        blocked.len() < before
+    }
+
     /// How many are under way, as it changes.
     pub fn count(&self) -> watch::Receiver<usize> {
         self.shared.busy.subscribe()
@@ -347,6 +402,8 @@ impl Jobs {
             },
             began: began.clone(),
         };
+        let place = connection.as_ref().map_or_else(String::new, |c| place(c));
+        let then = Then::of(&work.task);
         let running = Running {
             key: Key::of(&work),
             number: self.started,
@@ -386,6 +443,8 @@ impl Jobs {
             let _ = sender.send(Finished {
                 name: job.name,
                 outcome,
+                place,
+                then,
             });
         });
     }

@@ -7,6 +7,7 @@ mod drift;
 mod files;
 mod gate;
 mod jobs;
+mod log;
 mod look;
 mod memory;
 mod pass;
@@ -77,6 +78,11 @@ pub struct Reign<'a> {
     /// For some of what was wanted something else has to end first.
     is_deferred: bool,
     passes: u64,
+    is_first_pass_logged: bool,
+    /// How often in a row the server had no room to write.
+    failed_writes: u32,
+    /// When the next look is due where it had none.
+    retry_at: Option<Instant>,
     limits: Limits,
     /// Watches the sources, where this goes on.
     watch: Option<Watch>,
@@ -175,6 +181,9 @@ impl<'a> Reign<'a> {
             held: false,
             is_deferred: false,
             passes: 0,
+            is_first_pass_logged: false,
+            failed_writes: 0,
+            retry_at: None,
             limits,
             watch: None,
             answered,
@@ -258,7 +267,9 @@ impl<'a> Reign<'a> {
                 when = watcher.noticed() => Some(when),
                 () = std::future::ready(()) => None,
             };
-            self.pass(Some(watcher), altered.take(), wait).await?;
+            self.retry_at = None;
+            let passed = self.pass(Some(watcher), altered.take(), wait).await;
+            self.bear(passed)?;
             let mut places = self.csv.watched();
             places.add(self.config.places());
             watcher.follow(&places.list());
@@ -270,21 +281,24 @@ impl<'a> Reign<'a> {
                 service::alive();
                 tokio::select! {
                     _ = watcher.noticed() => break,
-                    () = sleep_until(until) => break,
+                    () = sleep_until(self.retry_at.unwrap_or(until)) => break,
                     () = self.csv.late() => break,
                     () = self.tunnels.moved() => break,
                     answer = self.drift.answer() => {
                         let answer = answer?;
-                        if self.follow(&answer).await? {
+                        let follows = self.follow(&answer).await;
+                        if self.bear(follows)?.unwrap_or_default() {
                             altered = Some(answer);
                             break;
                         }
                     }
                     (finished, again) = self.jobs.next() => {
-                        let mut look = self.finish(finished).await? || again;
+                        let finished = self.finish(finished).await;
+                        let mut look = self.bear(finished)?.unwrap_or_default() || again;
                         // One look for all that ended meanwhile.
                         while let Some((finished, again)) = self.jobs.try_next() {
-                            look |= self.finish(finished).await? || again;
+                            let finished = self.finish(finished).await;
+                            look |= self.bear(finished)?.unwrap_or_default() || again;
                         }
                         if look {
                             break;
@@ -306,12 +320,36 @@ impl<'a> Reign<'a> {
                         News::Restored(name) => if self.memory.is_back(&name) {
                             break;
                         },
-                        News::Asked(_) => self.answer_requests().await?,
+                        News::Asked(_) => {
+                            let answered = self.answer_requests().await;
+                            self.bear(answered)?;
+                        }
                     },
-                    _ = sweep.tick() => lead::sweep(&self.lead.control.client, self.lead.epoch).await?,
-                    _ = beat.tick() => lead::beat(&self.lead.control.client, self.lead.epoch).await?,
+                    _ = sweep.tick() => {
+                        let swept = lead::sweep(&self.lead.control.client, self.lead.epoch).await;
+                        self.bear(swept)?;
+                    }
+                    _ = beat.tick() => {
+                        let beaten = lead::beat(&self.lead.control.client, self.lead.epoch).await;
+                        self.bear(beaten)?;
+                    }
                 }
             }
+        }
+    }
+
+    /// Keeps the lead although the server has no room to write something down: to begin anew would
+    /// write more. The next look tries again, later each time.
+    fn bear<T>(&mut self, result: Result<T, HubError>) -> Result<Option<T>, HubError> {
+        match result {
+            Err(error) if error.is_out_of_room() => {
+                let pause = jobs::later(self.failed_writes);
+                tracing::warn!(%error, ?pause, "the server cannot write now");
+                self.failed_writes = self.failed_writes.saturating_add(1);
+                self.retry_at = Some(Instant::now() + pause);
+                Ok(None)
+            }
+            result => result.map(Some),
         }
     }
 

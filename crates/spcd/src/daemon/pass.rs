@@ -87,6 +87,7 @@ impl Reign<'_> {
         let defaults = *self.health.borrow();
         self.memory.reschedule(&desired, defaults);
         self.memory.recall(&desired, &mut observed, asked);
+        self.jobs.recall_blocked(&mut observed);
         let is_known = |name: &str| {
             observed.connections.contains_key(name) || desired.connections.contains_key(name)
         };
@@ -106,6 +107,7 @@ impl Reign<'_> {
             .carry_out(&desired, &mut observed, &diagnostics, altered.as_ref())
             .await?;
         self.memory.urgent.clear();
+        self.failed_writes = 0;
         if self.passes == 1 {
             self.comment(&desired, &observed);
         }
@@ -121,6 +123,7 @@ impl Reign<'_> {
             look: looked,
             took: began.elapsed(),
         });
+        self.log_first_pass().await?;
         let idle = carried.rows == 0 && carried.work == 0 && self.jobs.len() == 0;
         self.held = !carried.complete || !carried.deferred.is_empty();
         self.is_deferred = !carried.deferred.is_empty();
@@ -251,6 +254,9 @@ impl Reign<'_> {
             plan = plan::plan(desired, observed);
         }
         self.memory.forget(observed, &plan, &self.jobs);
+        if self.jobs.forget_blocked(&plan) {
+            self.memory.wake_later();
+        }
         let mut carried = Carried {
             complete: true,
             ..Carried::default()
@@ -338,6 +344,7 @@ impl Reign<'_> {
                 .collect();
             apply::publish(client, epoch, generation, &rows, &touched, news).await?;
             self.memory.diagnostics = Some(diagnostics.clone());
+            self.log_rows(desired, &rows);
         }
         (carried.rows, carried.work) = (rows.len(), work.len());
         for work in work {
@@ -376,7 +383,8 @@ impl Reign<'_> {
 
     /// Takes note of a job's end; true if another look is needed.
     pub(super) async fn finish(&mut self, finished: Finished) -> Result<bool, HubError> {
-        let Finished { name, outcome } = finished;
+        Self::log_job(&finished);
+        let Finished { name, outcome, .. } = finished;
         self.drift.ended(&name);
         let over = name.clone();
         let mut again = self.memory.ask.contains(&name);
@@ -409,7 +417,6 @@ impl Reign<'_> {
                 error,
                 kind,
             } => {
-                tracing::warn!(connection = name, "{error}");
                 self.requests.failed(&name, &error);
                 let before = self.memory.failures.get(&name);
                 let import = kind.map(|kind| (kind, self.memory.schedule(&name)));
@@ -426,8 +433,7 @@ impl Reign<'_> {
                 let failure = Failure::after(before, target_hash, error, import, others);
                 self.memory.failures.insert(name, failure);
             }
-            Outcome::Later(reason) => {
-                tracing::info!(connection = name, "{reason}; trying again soon");
+            Outcome::Later(_) => {
                 let blocked = self.memory.blocked.entry(name.clone()).or_default();
                 let pause = jobs::later(blocked.times);
                 blocked.times = blocked.times.saturating_add(1);
@@ -449,6 +455,7 @@ impl Reign<'_> {
         if let Some(watch) = &mut self.watch {
             watch.over(&over);
         }
+        self.log_first_pass().await?;
         self.answer_requests().await?;
         Ok(again)
     }

@@ -190,15 +190,13 @@ impl Requests {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            let error = self
-                .open
-                .remove(&id)
-                .map(|open| open.errors.join("; "))
-                .filter(|errors| !errors.is_empty());
+            let errors = self.open.get(&id).map(|open| open.errors.join("; "));
+            let error = errors.filter(|errors| !errors.is_empty());
             let sql = "UPDATE spcd.refresh_request
                        SET done_at = pg_catalog.clock_timestamp(), error = $2
                        WHERE id = $1 AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = $3)";
             client.execute(sql, &[&id, &error, &epoch]).await?;
+            self.open.remove(&id);
         }
         Ok(())
     }

@@ -150,7 +150,7 @@ impl Feed {
                 let mut recent = self.recent();
                 for row in &rows {
                     let id: i64 = row.try_get(0)?;
-                    recent.events.push_back((id, event(id, row.try_get(1)?)));
+                    recent.events.push_back((id, told(id, row.try_get(1)?)));
                 }
                 while recent.events.len() > KEPT {
                     if let Some((id, _)) = recent.events.pop_front() {
@@ -196,12 +196,17 @@ struct Heard {
 fn page() -> String {
     let event = api::EVENT;
     format!(
-        "SELECT e.id, {event}::text FROM spcd.connection_event e WHERE e.id > $1 ORDER BY e.id LIMIT $2"
+        "SELECT e.id, CASE WHEN e.connection_name IS NOT NULL THEN {event}::text END
+         FROM spcd.connection_event e WHERE e.id > $1 ORDER BY e.id LIMIT $2"
     )
 }
 
-fn event(id: i64, json: &str) -> Bytes {
-    Bytes::from(format!("id: {id}\nevent: change\ndata: {json}\n\n"))
+/// An event as a stream tells it. One without a connection is about all of them.
+fn told(id: i64, json: Option<&str>) -> Bytes {
+    match json {
+        Some(json) => Bytes::from(format!("id: {id}\nevent: change\ndata: {json}\n\n")),
+        None => message("resync", id),
+    }
 }
 
 /// Where somebody wants to go on.
@@ -329,10 +334,10 @@ impl Reader {
             Ok(rows) if !rows.is_empty() => {
                 let mut bytes = Vec::new();
                 for row in &rows {
-                    let (Ok(id), Ok(json)) = (row.try_get(0), row.try_get::<_, &str>(1)) else {
+                    let (Ok(id), Ok(json)) = (row.try_get(0), row.try_get(1)) else {
                         return Some(self.resync(head));
                     };
-                    bytes.extend_from_slice(&event(id, json));
+                    bytes.extend_from_slice(&told(id, json));
                     self.at = Some(id);
                 }
                 Some(Bytes::from(bytes))

@@ -203,6 +203,11 @@ impl HubError {
         matches!(self, HubError::Refused { code, .. } if passing.contains(code))
     }
 
+    /// Whether the server has no room: a full disk, no memory (class 53 of SQLSTATE).
+    pub fn is_out_of_room(&self) -> bool {
+        matches!(self, HubError::Refused { code, .. } if code.code().starts_with("53"))
+    }
+
     /// Whether it may succeed when sent again at once: whoever holds a lock may do so for long.
     pub fn may_pass_now(&self) -> bool {
         self.is_passing() && !self.is_blocked()

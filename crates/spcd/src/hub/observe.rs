@@ -180,6 +180,7 @@ fn known(row: &Row) -> Result<(String, Known), HubError> {
         },
         shape_hash: row.try_get(12)?,
         applied,
+        waits_for: None,
     };
     Ok((row.try_get(0)?, known))
 }

@@ -179,11 +179,12 @@ impl Shared {
             Err(error) => Err(error),
         };
         match result {
-            Ok(Outcome::Done) => {
-                self.blocked().remove(name);
-                Outcome::Done
+            Ok(outcome) => {
+                if !matches!(outcome, Outcome::Later(_)) {
+                    self.blocked().remove(name);
+                }
+                outcome
             }
-            Ok(outcome) => outcome,
             Err(error) if error.is_stale() => Outcome::Later(error.to_string()),
             // The database's own matter: the loop meets it too.
             Err(
@@ -196,6 +197,7 @@ impl Shared {
                 | HubError::NoSession,
             ) => Outcome::Cancelled,
             Err(error) => {
+                self.blocked().remove(name);
                 let kind = is_import.then(|| error.kind());
                 let text = error.to_string();
                 match quiet {
@@ -297,8 +299,8 @@ impl Shared {
             return Ok(Outcome::Same);
         };
         match self.writer.write(unit, job.generation).await {
-            Err(error) if error.is_passing() => {
-                self.tell_who_blocks(job, &error).await;
+            Err(error) if error.is_passing() || error.is_out_of_room() => {
+                self.note_who_blocks(job, &error);
                 Ok(Outcome::Later(error.to_string()))
             }
             Err(error) => Err(error),
@@ -424,21 +426,16 @@ impl Shared {
         readers
     }
 
-    /// Leaves an event that says who holds a lock that a connection needs, once for each who does.
-    async fn tell_who_blocks(&self, job: &Job, error: &HubError) {
-        if !error.is_blocked() {
-            return;
-        }
-        let reason = error.to_string();
-        let before = self.blocked().insert(job.name.clone(), reason.clone());
-        if before.as_ref() != Some(&reason) {
-            let unit = plan::event_unit(&job.name, job.status, job.generation, &reason);
-            // It is in the log too.
-            let _ = self.writer.write(unit, job.generation).await;
+    /// Remembers who holds a lock that a connection needs: its row's warnings say so until it has
+    /// got it.
+    fn note_who_blocks(&self, job: &Job, error: &HubError) {
+        if error.is_blocked() {
+            self.blocked().insert(job.name.clone(), error.to_string());
         }
     }
 
-    fn blocked(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+    /// Who holds locks that connections need, by connection.
+    pub fn blocked(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
         self.blocked
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)

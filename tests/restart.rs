@@ -1,0 +1,245 @@
+//! What a start leaves as it was, and what it writes of that.
+
+use spcd_protocol::Status;
+
+use crate::support::hub::{made_by, postgres, serving, until, until_error};
+use crate::support::{DEADLINE, Spcd, connect, eventually, query, shared, value};
+
+const STATES: &str =
+    "SELECT connection_name, status, error, time_changed, last_ready, warnings, generation
+                      FROM spcd.connection_state ORDER BY 1";
+
+/// Waits until a daemon has led so many times.
+async fn until_led(hub: &str, times: usize) {
+    let sql = "SELECT count(*) FROM spcd.connection_event WHERE status = 'resync'";
+    eventually("a daemon leads", DEADLINE, || async {
+        (value(hub, sql).await == times.to_string()).then_some(())
+    })
+    .await;
+}
+
+/// Every event is a transition that the contract names, or that of a source's health.
+async fn events_follow_the_table(hub: &str) {
+    let sql = "SELECT connection_name, previous, status, error FROM spcd.connection_event
+               WHERE health IS NULL AND status <> 'resync' ORDER BY id";
+    for row in query(hub, sql).await {
+        let previous: Option<Status> = row[1].parse().ok();
+        let is_permitted = match (previous, row[2].as_str()) {
+            (Some(Status::Deleting), "deleted") => true,
+            (_, "deleted") => false,
+            (None, status) => Status::FIRST.contains(&status.parse().unwrap()),
+            (Some(previous), status) => previous.may_become(status.parse().unwrap()),
+        };
+        assert!(is_permitted, "{row:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_what_nothing_changed() {
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let group = "connection \"g\" {\n  plugin = \"postgres\"\n  type = \"aggregator\"\n  connections = [\"a\", \"b\"]\n}\n";
+    spcd.write(
+        "all.spc",
+        &(postgres("a", &source) + &postgres("b", &source) + group),
+    );
+    spcd.write(
+        "off.spc",
+        "connection \"off\" {\n  plugin = \"postgres\"\n  import_schema = \"disabled\"\n}\n",
+    );
+    spcd.write(
+        "broken.spc",
+        "connection \"broken\" {\n  plugin = \"postgres\"\n  frob = 1\n}\n",
+    );
+    spcd.write("away.spc", "connection \"away\" {\n  plugin = \"postgres\"\n  host = \"127.0.0.1\"\n  port = 1\n  user = \"x\"\n  dbname = \"x\"\n}\n");
+    let all = [
+        "a ready",
+        "away error",
+        "b ready",
+        "broken error",
+        "g ready",
+        "off disabled",
+    ];
+    spcd.start();
+    until(&hub.url, &all).await;
+    spcd.stop();
+    let before = query(&hub.url, STATES).await;
+    let last = value(&hub.url, "SELECT max(id) FROM spcd.connection_event").await;
+
+    let listener = connect(&hub.url).await.unwrap();
+    listener
+        .batch_execute("LISTEN connection_state")
+        .await
+        .unwrap();
+    for starts in 2..=3 {
+        spcd.start();
+        until_led(&hub.url, starts).await;
+        until(&hub.url, &all).await;
+        spcd.stop();
+    }
+    assert_eq!(query(&hub.url, STATES).await, before);
+    let events = format!(
+        "SELECT connection_name IS NULL, status FROM spcd.connection_event WHERE id > {last} ORDER BY id"
+    );
+    assert_eq!(
+        query(&hub.url, &events).await,
+        [["t", "resync"], ["t", "resync"]]
+    );
+    let kept = "SELECT count(*) FROM spcd.before_start";
+    assert_eq!(value(&hub.url, kept).await, "0");
+
+    // What did change meanwhile is told, from pending on.
+    query(&source.url, "ALTER TABLE t ADD more text").await;
+    spcd.write(
+        "broken.spc",
+        "connection \"broken\" {\n  plugin = \"postgres\"\n  frob = 2\n  grob = 3\n}\n",
+    );
+    spcd.remove("all.spc");
+    spcd.write(
+        "a.spc",
+        &postgres("a", &source).replace("}\n", "  fetch_size = 7\n}\n"),
+    );
+    spcd.start();
+    until_led(&hub.url, 4).await;
+    until(
+        &hub.url,
+        &["a ready", "away error", "broken error", "off disabled"],
+    )
+    .await;
+    let sql = format!(
+        "SELECT connection_name, previous, status FROM spcd.connection_event
+         WHERE id > {last} AND connection_name IN ('a', 'b') ORDER BY connection_name, id"
+    );
+    assert_eq!(
+        query(&hub.url, &sql).await,
+        [
+            ["a", "pending", "updating"],
+            ["a", "updating", "ready"],
+            ["b", "pending", "deleting"],
+            ["b", "deleting", "deleted"]
+        ]
+    );
+    let times = "SELECT a.time_changed > o.time_changed FROM spcd.connection_state a, spcd.connection_state o
+                 WHERE a.connection_name = 'a' AND o.connection_name = 'off'";
+    assert_eq!(value(&hub.url, times).await, "t");
+    spcd.stop();
+    events_follow_the_table(&hub.url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_holds_a_lock_is_named_in_the_warnings_and_in_no_event() {
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    let hub = shared().database().await;
+    let mut spcd = serving(&hub, &source, &["a", "b"]).await;
+    let reader = connect(&hub.url).await.unwrap();
+    let lock = "SET application_name = 'the reader'; BEGIN; EXPLAIN SELECT FROM a.t";
+    reader.batch_execute(lock).await.unwrap();
+    query(&source.url, "ALTER TABLE t ADD more text").await;
+    query(&hub.url, "SELECT spcd.refresh()").await;
+    let warnings = "SELECT warnings::text FROM spcd.connection_state WHERE connection_name = 'a'";
+    let told = eventually("a warning says who is in the way", DEADLINE, || async {
+        let told = value(&hub.url, warnings).await;
+        (told != "{}").then_some(told)
+    })
+    .await;
+    assert!(told.contains("(the reader) holds a lock on a.t"), "{told}");
+    reader.batch_execute("COMMIT").await.unwrap();
+    eventually("the warning is gone", DEADLINE, || async {
+        (value(&hub.url, warnings).await == "{}").then_some(())
+    })
+    .await;
+    until(&hub.url, &["a ready", "b ready"]).await;
+    assert_eq!(value(&hub.url, "SELECT count(more) FROM a.t").await, "0");
+    // A connection that goes, and one that breaks and is mended.
+    spcd.remove("b.spc");
+    spcd.write(
+        "a.spc",
+        "connection \"a\" {\n  plugin = \"postgres\"\n  frob = 1\n}\n",
+    );
+    until_error(&hub.url, "a", "frob").await;
+    spcd.write("a.spc", &postgres("a", &source));
+    until(&hub.url, &["a ready"]).await;
+    spcd.stop();
+    events_follow_the_table(&hub.url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_write_keeps_its_leader_and_its_states() {
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    let hub = shared().database().await;
+    let mut spcd = serving(&hub, &source, &["a", "b"]).await;
+    let before = query(&hub.url, STATES).await;
+    // As on a full disk: what fits into the pages there are is written, and no more.
+    query(
+        &hub.url,
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF TG_OP = 'INSERT' OR NEW.status <> 'pending' THEN
+                 RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full';
+             END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON spcd.connection_state
+         FOR EACH ROW EXECUTE FUNCTION full_disk()",
+    )
+    .await;
+    spcd.write("c.spc", &postgres("c", &source));
+    let refused = || spcd.log().matches("the server cannot write now").count();
+    eventually("it was tried again", DEADLINE, || async {
+        (refused() >= 2).then_some(())
+    })
+    .await;
+    assert_eq!(query(&hub.url, STATES).await, before);
+    query(&hub.url, "DROP TRIGGER full_disk ON spcd.connection_state").await;
+    until(&hub.url, &["a ready", "b ready", "c ready"]).await;
+    let led = "SELECT count(*) FROM spcd.connection_event WHERE status = 'resync'";
+    assert_eq!(value(&hub.url, led).await, "1");
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_what_became_ready_or_broke_and_where_it_is_written() {
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.env("SPCD_LOG_FORMAT", "json");
+    spcd.write("a.spc", &format!("# first\n{}", postgres("a", &source)));
+    spcd.write(
+        "b.spc",
+        "connection \"b\" {\n  plugin = \"postgres\"\n  frob = 1\n}\n",
+    );
+    spcd.start();
+    until(&hub.url, &["a ready", "b error"]).await;
+    let place =
+        |name: &str, line: usize| format!("{}/{name}.spc:{line}", spcd.config_dir().display());
+    let line = |parts: &[&str]| {
+        let log = spcd.log();
+        let found = log
+            .lines()
+            .find(|line| parts.iter().all(|part| line.contains(part)));
+        found
+            .map(str::to_owned)
+            .unwrap_or_else(|| panic!("{parts:?} is not in {log}"))
+    };
+    let error = line(&[
+        "\"in error\"",
+        "\"connection\":\"b\"",
+        &place("b", 1),
+        "frob",
+    ]);
+    assert!(error.contains("WARN"), "{error}");
+    let ready = line(&["\"ready\"", "\"connection\":\"a\"", &place("a", 2)]);
+    assert!(ready.contains("INFO"), "{ready}");
+    let summary = "\"ready\",\"connections\":1,\"in_error\":1,\"under_way\":0";
+    spcd.logged(summary);
+
+    // A start finds both as they were.
+    spcd.stop();
+    spcd.start();
+    eventually("it is counted once each start", DEADLINE, || async {
+        (spcd.log().matches(summary).count() == 2).then_some(())
+    })
+    .await;
+    spcd.stop();
+}

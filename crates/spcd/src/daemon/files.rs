@@ -155,6 +155,11 @@ impl CsvFiles {
         }
     }
 
+    /// The connections whose files are looked at.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.known.keys()
+    }
+
     /// Whether a connection's files have not shown up yet.
     pub fn is_late(&self, name: &str) -> bool {
         self.known.get(name).is_some_and(|known| known.is_late)

@@ -142,15 +142,19 @@ impl Reign<'_> {
     }
 
     /// Looks at the files of csv connections. A client that asked for a look waits until those that
-    /// changed are read, too.
+    /// changed are read, too, also where that has begun already.
     async fn look_at_files(&mut self, desired: &Desired) {
         let awaited = self.requests.await_a_look();
         let changed = self.csv.look(desired, awaited).await;
-        if awaited && !(changed.names.is_empty() && changed.late.is_empty()) {
+        if awaited {
             let names = changed.names.iter().map(|(name, _)| name);
+            let read = self.csv.names().filter(|name| self.jobs.is_running(name));
+            let found: Vec<&String> = names.chain(&changed.late).chain(read).collect();
             let until = Instant::now() + jobs::PATIENCE;
-            self.requests.await_found(names.chain(&changed.late), until);
-            self.memory.wake_after(jobs::PATIENCE);
+            self.requests.await_found(found.iter().copied(), until);
+            if !found.is_empty() {
+                self.memory.wake_after(jobs::PATIENCE);
+            }
         }
         self.memory.notice(changed);
     }

@@ -1,8 +1,8 @@
 //! Names that the hub's encoding cannot hold.
 
 use super::{tables, warnings};
-use crate::support::hub::{columns, postgres, until};
-use crate::support::{Database, Spcd, query, shared};
+use crate::support::hub::{columns, postgres, until, until_commented};
+use crate::support::{Database, Spcd, query, shared, value};
 
 /// A hub in WIN1252.
 async fn hub() -> Database {
@@ -84,5 +84,27 @@ async fn an_import_of_all_does_so_too() {
         "{warned:?}"
     );
     assert_eq!(warned.len(), 2, "{warned:?}");
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comments_that_the_encoding_can_hold_are_there() {
+    let (hub, source) = (hub().await, shared().database().await);
+    query(
+        &source.url,
+        &format!(
+            "{SOURCE}; COMMENT ON TABLE good IS 'Größen'; COMMENT ON COLUMN \"€\".id IS 'ids';
+             COMMENT ON TABLE later IS '名前'; COMMENT ON TABLE \"名前\" IS 'names'"
+        ),
+    )
+    .await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    until_commented(&hub.url, "a").await;
+    let comments = "SELECT string_agg(description, ' ' ORDER BY description) FROM pg_description
+                    WHERE objoid IN (SELECT oid FROM pg_class WHERE relnamespace = 'a'::regnamespace)";
+    assert_eq!(value(&hub.url, comments).await, "Größen ids");
     spcd.stop();
 }

@@ -128,7 +128,7 @@ fn of_schema(target: &Target) -> String {
 }
 
 /// Selects tables by their OIDs in the source.
-fn is_one_of(oids: &[u32]) -> String {
+pub(super) fn is_one_of(oids: &[u32]) -> String {
     let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
     format!(
         " AND c.oid = ANY ('{{{}}}'::pg_catalog.oid[])",
@@ -151,9 +151,8 @@ pub async fn look(
     Ok(rows.into_answer(target))
 }
 
-/// [`look`] for a source of which the hub's encoding cannot hold every name: the tables are asked for
-/// in ever smaller parts, until those are alone that fail. Schema and server are there; nothing of
-/// what asks stays.
+/// [`look`] for a source of which the hub's encoding cannot hold every name. Schema and server are
+/// there; nothing of what asks stays.
 pub async fn look_in_parts(
     client: &Client,
     name: &str,
@@ -161,33 +160,14 @@ pub async fn look_in_parts(
 ) -> Result<Answer, HubError> {
     let create = format!("SAVEPOINT spcd_parts;\n{}", tables(name));
     client.batch_execute(&create).await?;
-    let class = sql::qualified(name, "pg_class");
-    let all = format!(
-        "SELECT c.oid FROM {} n JOIN {class} c ON c.relnamespace = n.oid {}",
-        sql::qualified(name, "pg_namespace"),
-        of_schema(target)
-    );
-    let oids = client.query(&all, &[]).await?;
-    let oids = oids.iter().map(|row| row.try_get(0));
-    let mut parts: Vec<Vec<u32>> = vec![oids.collect::<Result<_, _>>()?];
-    let (mut rows, mut bad, mut warnings) = (Rows::default(), Vec::new(), Vec::new());
-    while let Some(mut part) = parts.pop() {
-        let text = match held(client, &question(name, target, Some(&part))).await? {
-            Ok(messages) => {
-                rows.add(&messages, target)?;
-                continue;
-            }
-            Err(text) => text,
-        };
-        if part.len() > 1 {
-            parts.push(part.split_off(part.len() / 2));
-            parts.push(part);
-            continue;
-        }
-        let relname = format!(
-            "SELECT c.relname FROM {class} c WHERE true{}",
-            is_one_of(&part)
-        );
+    let part = |oids: &[u32]| question(name, target, Some(oids));
+    let (messages, unheld) = in_parts(client, name, target, part).await?;
+    let mut rows = Rows::default();
+    rows.add(&messages, target)?;
+    let (mut bad, mut warnings) = (Vec::new(), Vec::new());
+    for (oid, text) in unheld {
+        let class = sql::qualified(name, "pg_class");
+        let relname = format!("SELECT c.relname FROM {class} c WHERE c.oid = {oid}");
         match held(client, &relname).await? {
             Ok(messages) => bad.extend(messages.iter().filter_map(|message| match message {
                 SimpleQueryMessage::Row(row) => Some(Table {
@@ -197,9 +177,9 @@ pub async fn look_in_parts(
                 }),
                 _ => None,
             })),
-            Err(text) => warnings.extend(part.first().map(|oid| {
-                format!("the table with OID {oid} in the source is left out: its name: {text}")
-            })),
+            Err(text) => warnings.push(format!(
+                "the table with OID {oid} in the source is left out: its name: {text}"
+            )),
         }
     }
     client.batch_execute("ROLLBACK TO spcd_parts").await?;
@@ -208,6 +188,37 @@ pub async fn look_in_parts(
     answer.tables.extend(bad);
     answer.warnings = warnings;
     Ok(answer)
+}
+
+/// Asks for the remote schema's tables, given by their OIDs, in ever smaller parts, until those are
+/// alone of which the hub's encoding cannot hold something. They come with the reason.
+pub(super) async fn in_parts(
+    client: &Client,
+    name: &str,
+    target: &Target,
+    question: impl Fn(&[u32]) -> String,
+) -> Result<(Vec<SimpleQueryMessage>, Vec<(u32, String)>), HubError> {
+    let all = format!(
+        "SELECT c.oid FROM {} n JOIN {} c ON c.relnamespace = n.oid {}",
+        sql::qualified(name, "pg_namespace"),
+        sql::qualified(name, "pg_class"),
+        of_schema(target)
+    );
+    let oids = client.query(&all, &[]).await?;
+    let oids = oids.iter().map(|row| row.try_get(0));
+    let mut parts: Vec<Vec<u32>> = vec![oids.collect::<Result<_, _>>()?];
+    let (mut answers, mut unheld) = (Vec::new(), Vec::new());
+    while let Some(mut part) = parts.pop() {
+        match held(client, &question(&part)).await? {
+            Ok(messages) => answers.extend(messages),
+            Err(text) if part.len() < 2 => unheld.extend(part.first().map(|oid| (*oid, text))),
+            Err(_) => {
+                parts.push(part.split_off(part.len() / 2));
+                parts.push(part);
+            }
+        }
+    }
+    Ok((answers, unheld))
 }
 
 /// What the source answers, or why the hub's encoding cannot hold it.

@@ -6,10 +6,9 @@ use spcd_core::shape::{Column, Table};
 use spcd_core::sql;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::remote_names::{self, MYSQL};
 use super::{HubError, ask, catalog};
 
-/// The wrapper of the other kind of source whose catalog says them.
-const MYSQL: &str = "mysql_fdw";
 /// Of a comment no more is taken than so many characters.
 const LONGEST: usize = 10_000;
 /// How many columns the query returns.
@@ -35,37 +34,59 @@ pub fn are_offered(target: &Target) -> bool {
 /// Asks a source for the comments on the tables of which something is imported.
 pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Comment>, HubError> {
     let name = ask::fresh_name("spcd_comments");
-    let (tables, question) = match target.wrapper == MYSQL {
-        true => of_mysql(&name, target),
-        false => of_postgres(&name, target),
-    };
-    let answer = ask::rolled_back(client, async {
-        let before = ask::prepare(client, &name, target).await?;
-        let mut comments = Vec::new();
-        for message in client.simple_query(&(before + &tables + &question)).await? {
-            let SimpleQueryMessage::Row(row) = message else {
-                continue;
-            };
-            // The mapping is made by a function, which answers too.
-            if row.len() != WIDTH {
-                continue;
-            }
-            let (Some(table), Some(column)) = (row.try_get(0)?, row.try_get(1)?) else {
-                continue;
-            };
-            if target.import.takes(table) {
-                comments.push(Comment {
-                    table: table.to_owned(),
-                    column: column.to_owned(),
-                    text: row.try_get(2)?.map(str::to_owned),
-                });
-            }
+    let answer = ask::rolled_back(client, all(client, &name, target)).await;
+    let answer = match answer {
+        Err(error) if target.wrapper != MYSQL && remote_names::is_of_encoding(&error) => {
+            ask::rolled_back(client, held(client, &name, target)).await
         }
-        Ok(comments)
-    });
-    answer
-        .await
-        .map_err(|error| ask::clean(error, &name, target))
+        answer => answer,
+    };
+    match answer {
+        Ok(mut comments) => {
+            comments.retain(|comment| target.import.takes(&comment.table));
+            Ok(comments)
+        }
+        Err(error) => Err(ask::clean(error, &name, target)),
+    }
+}
+
+async fn all(client: &Client, name: &str, target: &Target) -> Result<Vec<Comment>, HubError> {
+    let before = ask::prepare(client, name, target).await?;
+    let (tables, question) = match target.wrapper == MYSQL {
+        true => of_mysql(name, target),
+        false => (of_postgres(name), of_postgres_tables(name, target, "")),
+    };
+    comments(&client.simple_query(&(before + &tables + &question)).await?)
+}
+
+/// Those on tables of which the hub's encoding can hold all names and comments.
+async fn held(client: &Client, name: &str, target: &Target) -> Result<Vec<Comment>, HubError> {
+    let before = ask::prepare(client, name, target).await?;
+    client.batch_execute(&(before + &of_postgres(name))).await?;
+    let question = |oids: &[u32]| of_postgres_tables(name, target, &catalog::is_one_of(oids));
+    let (messages, _) = catalog::in_parts(client, name, target, question).await?;
+    comments(&messages)
+}
+
+fn comments(messages: &[SimpleQueryMessage]) -> Result<Vec<Comment>, HubError> {
+    let mut comments = Vec::new();
+    for message in messages {
+        let SimpleQueryMessage::Row(row) = message else {
+            continue;
+        };
+        // The mapping is made by a function, which answers too.
+        if row.len() != WIDTH {
+            continue;
+        }
+        if let (Some(table), Some(column)) = (row.try_get(0)?, row.try_get(1)?) {
+            comments.push(Comment {
+                table: table.to_owned(),
+                column: column.to_owned(),
+                text: row.try_get(2)?.map(str::to_owned),
+            });
+        }
+    }
+    Ok(comments)
 }
 
 /// Compares what a source says with what is there; `None`: there is nothing to comment on now.
@@ -98,23 +119,28 @@ pub async fn compare(
     }))
 }
 
-fn of_postgres(name: &str, target: &Target) -> (String, String) {
+/// The foreign tables for the question.
+fn of_postgres(name: &str) -> String {
     let description = [
         ("objoid", "oid"),
         ("classoid", "oid"),
         ("objsubid", "integer"),
         ("description", "text"),
     ];
-    let tables = catalog::tables(name) + &catalog::table(name, "pg_description", &description);
+    catalog::tables(name) + &catalog::table(name, "pg_description", &description)
+}
+
+/// The question, for those tables that `only` selects, too.
+fn of_postgres_tables(name: &str, target: &Target, only: &str) -> String {
     let table = |table: &str| sql::qualified(name, table);
-    let question = format!(
+    format!(
         "SELECT c.relname, coalesce(k.attname, ''), pg_catalog.left(d.description, {LONGEST})
          FROM {} n
          JOIN {} c ON c.relnamespace = n.oid
          JOIN {} d ON d.objoid = c.oid AND d.classoid = {}
          LEFT JOIN {} k ON k.attrelid = c.oid AND k.attnum = d.objsubid AND d.objsubid > 0
          WHERE n.nspname = {} AND c.relkind IN ('r', 'v', 'f', 'm', 'p') AND NOT c.relispartition
-           AND (d.objsubid = 0 OR k.attnum IS NOT NULL);\n",
+           AND (d.objsubid = 0 OR k.attnum IS NOT NULL){only};\n",
         table("pg_namespace"),
         table("pg_class"),
         table("pg_description"),
@@ -122,8 +148,7 @@ fn of_postgres(name: &str, target: &Target) -> (String, String) {
         1259,
         table("pg_attribute"),
         sql::literal(&target.import.schema)
-    );
-    (tables, question)
+    )
 }
 
 fn of_mysql(name: &str, target: &Target) -> (String, String) {

@@ -93,6 +93,8 @@ CREATE TABLE spcd.config_file (
     path          text COLLATE "C" PRIMARY KEY,
     -- the config directory, as configured
     root          text NOT NULL,
+    -- it holds `options "database"`
+    sets_path     boolean NOT NULL,
     -- the directory it vanished with; NULL while it is there
     vanished_with text
 );
@@ -171,16 +173,18 @@ END $$;
 
 -- Records files that are gone, new or otherwise than before.
 CREATE FUNCTION spcd.record_config(p_epoch bigint, p_gone text[], p_paths text[], p_roots text[],
-                                   p_vanished_with text[])
+                                   p_set_path boolean[], p_vanished_with text[])
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM spcd.assert_lead(p_epoch);
     DELETE FROM spcd.config_file WHERE path = ANY (p_gone);
-    INSERT INTO spcd.config_file AS f (path, root, vanished_with)
+    INSERT INTO spcd.config_file AS f (path, root, sets_path, vanished_with)
     SELECT * FROM ROWS FROM (pg_catalog.unnest(p_paths), pg_catalog.unnest(p_roots),
-                             pg_catalog.unnest(p_vanished_with)) AS n (path, root, vanished_with)
+                             pg_catalog.unnest(p_set_path), pg_catalog.unnest(p_vanished_with))
+                  AS n (path, root, sets_path, vanished_with)
     ON CONFLICT (path) DO UPDATE
-        SET root = excluded.root, vanished_with = excluded.vanished_with;
+        SET root = excluded.root, sets_path = excluded.sets_path,
+            vanished_with = excluded.vanished_with;
 END $$;
 
 -- A config directory goes by another name: what is recorded follows.

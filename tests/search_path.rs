@@ -170,3 +170,32 @@ async fn roles_that_are_altered_at_the_same_moment_get_it_all_the_same() {
     );
     spcd.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_stay_while_the_file_that_sets_them_is_away() {
+    let (cluster, hub) = hub().await;
+    let spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", "");
+    spcd.write(
+        "shared/options.spc",
+        "options \"database\" {\n  search_path = \"theirs\"\n}\n",
+    );
+    assert_eq!(spcd.spcd(&["apply"]).code, 0);
+    assert_eq!(path_of(&cluster, &hub, "reader").await, "theirs, spcd");
+
+    // As when a file system is not mounted.
+    let shared = spcd.config_dir().join("shared");
+    std::fs::remove_file(shared.join("options.spc")).unwrap();
+    let applied = spcd.spcd(&["apply"]);
+    assert_eq!(applied.code, 1, "{}", applied.stderr);
+    assert!(
+        applied.stderr.contains("holds no file any more"),
+        "{}",
+        applied.stderr
+    );
+    assert_eq!(path_of(&cluster, &hub, "reader").await, "theirs, spcd");
+
+    std::fs::remove_dir(&shared).unwrap();
+    assert_eq!(spcd.spcd(&["apply"]).code, 0);
+    assert_eq!(path_of(&cluster, &hub, "reader").await, "public, spcd");
+}

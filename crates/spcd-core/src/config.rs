@@ -87,6 +87,10 @@ pub struct DatabaseOptions {
     pub search_path_prefix: Vec<String>,
     /// `manage_search_path`; `true` if unset.
     pub manage_search_path: Option<bool>,
+    /// The file that holds the block.
+    pub file: Option<String>,
+    /// The block cannot be read now: paths stay as they are.
+    pub is_unknown: bool,
 }
 
 /// One `connection` block.

@@ -98,7 +98,7 @@ pub fn change(
     kept: &BTreeMap<&str, &Written>,
     roles: &[Role],
 ) -> Option<PathChange> {
-    if roles.is_empty() {
+    if roles.is_empty() || desired.database.is_unknown {
         return None;
     }
     let manage = desired.database.manage_search_path.unwrap_or(true);

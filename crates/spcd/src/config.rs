@@ -118,21 +118,25 @@ impl Config {
         let connections = desired.connections.values().map(|c| c.file.as_str());
         // Of a file that cannot be read in full only the record tells.
         let unread = desired.doubts.iter().map(|doubt| doubt.path.as_str());
-        let unread = unread.filter(|path| known.0.contains_key(*path));
+        let sets_path = desired.database.file.as_deref();
         let seen = Seen {
             roots: &self.roots,
             files: (self.look.sources.iter())
                 .map(|source| source.path.as_str())
                 .collect(),
-            holding: connections.chain(unread).collect(),
+            holding: connections.chain(sets_path).collect(),
+            unread: unread.collect(),
+            sets_path,
             listed: &self.look.listed,
             elsewhere: &self.look.elsewhere,
             doubts: &self.look.doubts,
             exists: &exists,
         };
         let (now, doubts) = known.after(&seen, self.allow_empty);
+        let is_unknown = now.path_is_unknown(&seen);
         self.vanished = doubts.iter().filter_map(|d| d.error.clone()).collect();
         desired.doubts.extend(doubts);
+        desired.database.is_unknown = is_unknown;
         now
     }
 

@@ -19,6 +19,8 @@ pub struct Inputs(pub BTreeMap<String, Input>);
 pub struct Input {
     /// The config directory in which it was found, or the file itself where that was configured.
     pub root: String,
+    /// It holds `options "database"`.
+    pub sets_path: bool,
     /// The directory that was missing, unreadable, no directory or empty when the file was missed;
     /// `None` while the file is there.
     pub vanished_with: Option<String>,
@@ -30,8 +32,12 @@ pub struct Seen<'a> {
     pub roots: &'a [String],
     /// Every file.
     pub files: BTreeSet<&'a str>,
-    /// Those of them that hold connections, or of which that is not known.
+    /// Those of them that hold connections or `options "database"`.
     pub holding: BTreeSet<&'a str>,
+    /// Those that cannot be read in full: only the record tells what they hold.
+    pub unread: BTreeSet<&'a str>,
+    /// The one that holds `options "database"`.
+    pub sets_path: Option<&'a str>,
     /// Directories whose entries were read.
     pub listed: &'a BTreeSet<String>,
     /// Directories that were read under another name.
@@ -80,28 +86,36 @@ impl Inputs {
                 continue;
             }
             let vanished_with = match seen.fate(path, input) {
+                Fate::There if seen.unread.contains(path.as_str()) => None,
                 Fate::Unknown => input.vanished_with.clone(),
                 Fate::Vanished(with) if !allow_empty => Some(with.to_owned()),
                 Fate::There | Fate::Removed | Fate::Vanished(_) => continue,
             };
-            let root = input.root.clone();
-            now.insert(
-                path.clone(),
-                Input {
-                    root,
-                    vanished_with,
-                },
-            );
+            let input = Input {
+                vanished_with,
+                ..input.clone()
+            };
+            now.insert(path.clone(), input);
         }
         let doubts = doubts(&now, seen);
-        now.extend(seen.holding.iter().map(|path| {
-            let input = Input {
+        for path in &seen.holding {
+            let known = now.entry((*path).to_owned()).or_insert_with(|| Input {
                 root: seen.root_of(path),
+                sets_path: false,
                 vanished_with: None,
-            };
-            ((*path).to_owned(), input)
-        }));
+            });
+            known.sets_path |= seen.sets_path == Some(*path);
+        }
         (Self(now), doubts)
+    }
+
+    /// Whether what sets the search path cannot be read now.
+    pub fn path_is_unknown(&self, seen: &Seen<'_>) -> bool {
+        let is_lost = |(path, input): (&String, &Input)| {
+            let unread = seen.unread.contains(path.as_str());
+            input.sets_path && (unread || input.vanished_with.is_some())
+        };
+        seen.sets_path.is_none() && self.0.iter().any(is_lost)
     }
 }
 
@@ -278,9 +292,18 @@ mod tests {
 
         fn follows(&self, known: &Inputs, allow_empty: bool) -> (Inputs, Vec<(String, String)>) {
             let exists = |path: &str| self.listed.contains(path) || self.others.contains(&path);
-            let seen = Seen {
+            let (now, doubts) = self.sees(&exists, |seen| known.after(seen, allow_empty));
+            let told = |doubt: Doubt| (doubt.path, doubt.error.unwrap_or_default());
+            (now, doubts.into_iter().map(told).collect())
+        }
+
+        fn sees<T>(&self, exists: &dyn Fn(&str) -> bool, ask: impl FnOnce(&Seen<'_>) -> T) -> T {
+            let is_options = |path: &&&str| path.ends_with("options.spc");
+            ask(&Seen {
                 roots: &["/c".to_owned()],
                 files: self.files.iter().copied().collect(),
+                unread: BTreeSet::new(),
+                sets_path: self.files.iter().find(is_options).copied(),
                 holding: self
                     .files
                     .iter()
@@ -290,11 +313,8 @@ mod tests {
                 listed: &self.listed,
                 elsewhere: &BTreeSet::new(),
                 doubts: &self.doubts,
-                exists: &exists,
-            };
-            let (now, doubts) = known.after(&seen, allow_empty);
-            let told = |doubt: Doubt| (doubt.path, doubt.error.unwrap_or_default());
-            (now, doubts.into_iter().map(told).collect())
+                exists,
+            })
         }
     }
 
@@ -368,6 +388,24 @@ mod tests {
         let (mut empty, _) = look(&[]).follows(&before, false);
         empty.give_up(&BTreeSet::from(["/c/a.spc".to_owned()]));
         assert_eq!(empty.0.keys().collect::<Vec<_>>(), ["/c/a.spc"]);
+    }
+
+    #[test]
+    fn a_search_path_is_unknown_while_its_file_is_away() {
+        let before = known(&["/c/a.spc", "/c/s/options.spc"]);
+        assert!(before.0["/c/s/options.spc"].sets_path);
+        let asked = |look: &Look| {
+            let (now, _) = look.follows(&before, false);
+            look.sees(&|_| true, |seen| now.path_is_unknown(seen))
+        };
+        assert!(!asked(&look(&["/c/a.spc", "/c/s/options.spc"])));
+        // Deleted by its user, and lost with its directory.
+        assert!(!asked(&look(&["/c/a.spc"])));
+        assert!(asked(&look(&["/c/a.spc"]).with_dir("/c/s")));
+        assert!(asked(&look(&[])));
+        assert!(!asked(
+            &look(&["/c/a.spc", "/c/options.spc"]).with_dir("/c/s")
+        ));
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(super) fn database(
         search_path: path(settings, "search_path", problems),
         search_path_prefix: path(settings, "search_path_prefix", problems),
         manage_search_path: settings.boolean("manage_search_path", problems),
+        ..DatabaseOptions::default()
     }
 }
 

@@ -46,12 +46,13 @@ pub async fn read(client: &Client) -> Result<Inputs, HubError> {
     if !client.query_one(there, &[]).await?.try_get::<_, bool>(0)? {
         return Ok(Inputs::default());
     }
-    let sql = "SELECT path, root, vanished_with FROM spcd.config_file";
+    let sql = "SELECT path, root, sets_path, vanished_with FROM spcd.config_file";
     let mut inputs = Inputs::default();
     for row in client.query(sql, &[]).await? {
         let input = Input {
             root: row.try_get(1)?,
-            vanished_with: row.try_get(2)?,
+            sets_path: row.try_get(2)?,
+            vanished_with: row.try_get(3)?,
         };
         inputs.0.insert(row.try_get(0)?, input);
     }
@@ -88,9 +89,10 @@ pub async fn write(
     let vanished: Vec<Option<&String>> = (new.iter())
         .map(|(_, input)| input.vanished_with.as_ref())
         .collect();
-    let sql = "SELECT spcd.record_config($1, $2, $3, $4, $5)";
+    let set_path: Vec<bool> = new.iter().map(|(_, input)| input.sets_path).collect();
+    let sql = "SELECT spcd.record_config($1, $2, $3, $4, $5, $6)";
     client
-        .execute(sql, &[&epoch, &gone, &paths, &roots, &vanished])
+        .execute(sql, &[&epoch, &gone, &paths, &roots, &set_path, &vanished])
         .await?;
     Ok(())
 }
@@ -130,6 +132,7 @@ pub fn renamed(inputs: Inputs, renamed: &[(String, String)]) -> Inputs {
     let rename_input = |(path, input): (String, Input)| {
         let input = Input {
             root: rename(input.root),
+            sets_path: input.sets_path,
             vanished_with: input.vanished_with.map(rename),
         };
         (rename(path), input)

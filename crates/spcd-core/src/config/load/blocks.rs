@@ -84,7 +84,8 @@ impl Pass<'_, '_> {
             None => {
                 let place = (item.file, self.lines(item, block).0);
                 written.insert(label.to_owned(), place);
-                if let Some(database) = database {
+                if let Some(mut database) = database {
+                    database.file = Some(path.to_owned());
                     self.loaded.desired.database = database;
                 }
             }

@@ -300,6 +300,11 @@ impl Importer<'_> {
 }
 
 impl Failed {
+    /// Whether the server got as far as making a table.
+    pub(super) fn is_of_a_table(&self) -> bool {
+        self.table.is_some() && self.error.is_of_an_imported_table()
+    }
+
     /// Drops what the source or the server refused; all else stays an error.
     pub(super) fn ignore_refusal(self) -> Result<(), HubError> {
         match self.error {

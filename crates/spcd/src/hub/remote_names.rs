@@ -34,7 +34,8 @@ pub(super) async fn of(
         let names = fit.map(|table| table.name).chain(found.odd);
         return Ok(Some(names.collect()));
     }
-    if target.wrapper == MYSQL && failed.error.is_of_an_imported_table() {
+    // A source that refused the connection is not asked again.
+    if target.wrapper == MYSQL && failed.is_of_a_table() {
         let names = of_mysql(importer).await?;
         return Ok((!names.is_empty()).then_some(names));
     }

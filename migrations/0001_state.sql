@@ -151,6 +151,44 @@ CREATE UNIQUE INDEX daemon_is_one_row ON spcd.daemon ((true));
 
 CREATE SEQUENCE spcd.generation;
 
+-- Questions that ended a server process: the connection is not asked again before a time, also by a
+-- daemon that starts meanwhile.
+CREATE TABLE spcd.wrapper_crash (
+    connection_name text COLLATE "C" PRIMARY KEY,
+    target_hash     text NOT NULL,
+    -- how often in a row
+    times           integer NOT NULL,
+    reason          text NOT NULL,
+    crashed_at      timestamptz NOT NULL,
+    next_attempt    timestamptz NOT NULL
+);
+
+-- Records that questions ended a server process: an array of {name, target_hash, reason}. One is
+-- asked again after 1, 5 and 30 minutes, then hourly. Of several that were under way one did it: they
+-- are asked again one by one, 5 s apart.
+CREATE FUNCTION spcd.record_crashes(p_crashes jsonb) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO spcd.wrapper_crash AS w
+        (connection_name, target_hash, times, reason, crashed_at, next_attempt)
+    SELECT c.name, c.target_hash, c.times, c.reason, pg_catalog.clock_timestamp(),
+           pg_catalog.clock_timestamp()
+           + CASE WHEN c.suspects > 1 THEN interval '5 s' * c.n ELSE
+             CASE c.times WHEN 1 THEN interval '1 min' WHEN 2 THEN interval '5 min'
+                          WHEN 3 THEN interval '30 min' ELSE interval '1 h' END END
+    FROM (
+        SELECT r.name, r.target_hash, r.reason, pg_catalog.row_number() OVER () AS n,
+               pg_catalog.count(*) OVER () AS suspects,
+               coalesce(o.times, 0)
+               + CASE WHEN pg_catalog.count(*) OVER () > 1 THEN 0 ELSE 1 END AS times
+        FROM pg_catalog.jsonb_to_recordset(p_crashes)
+             AS r (name text, target_hash text, reason text)
+        LEFT JOIN spcd.wrapper_crash o
+             ON o.connection_name = r.name AND o.target_hash = r.target_hash
+    ) c
+    ON CONFLICT (connection_name) DO UPDATE SET
+        target_hash = excluded.target_hash, times = excluded.times, reason = excluded.reason,
+        crashed_at = excluded.crashed_at, next_attempt = excluded.next_attempt
+$$;
+
 CREATE TABLE spcd.refresh_request (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     -- NULL: all; empty: look at the files and the database, ask no source

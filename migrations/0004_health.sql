@@ -28,9 +28,10 @@ ALTER TABLE spcd.connection_state ADD COLUMN labels jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE spcd.connection_event ADD COLUMN health text CHECK (health IN ('lost', 'restored'));
 
 -- What is asked for: 'refresh' has the sources asked for their tables, 'disconnect' leaves them
--- alone from now on, 'reconnect' ends that, and asks at once, whatever failed before.
+-- alone from now on, 'reconnect' ends that, and asks at once, whatever failed before. 'retry' asks at
+-- once what ended its server process.
 ALTER TABLE spcd.refresh_request ADD COLUMN action text NOT NULL DEFAULT 'refresh'
-    CHECK (action IN ('refresh', 'reconnect', 'disconnect'));
+    CHECK (action IN ('refresh', 'reconnect', 'disconnect', 'retry'));
 
 -- A durable request of some action; its id.
 CREATE FUNCTION spcd.request(p_connections text[], p_action text) RETURNS bigint LANGUAGE sql AS $$
@@ -46,6 +47,10 @@ AS $$ SELECT spcd.request(connections, 'reconnect') $$;
 -- A durable request to leave sources alone until spcd.reconnect; its id. Their tables stay.
 CREATE FUNCTION spcd.disconnect(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
 AS $$ SELECT spcd.request(connections, 'disconnect') $$;
+
+-- A durable request to ask at once connections whose wrapper ended its server process; its id.
+CREATE FUNCTION spcd.retry(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
+AS $$ SELECT spcd.request(connections, 'retry') $$;
 
 -- Records that sources are left alone, or no longer. Nothing is known of them from then on.
 CREATE FUNCTION spcd.hold(p_names text[], p_held boolean) RETURNS void LANGUAGE sql AS $$
@@ -122,11 +127,10 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION
-    spcd.request(text[], text), spcd.reconnect(text[]), spcd.disconnect(text[]), spcd.hold(text[], boolean),
+    spcd.request(text[], text), spcd.reconnect(text[]), spcd.disconnect(text[]), spcd.retry(text[]), spcd.hold(text[], boolean),
     spcd.publish_health(bigint, jsonb) FROM PUBLIC;
 -- Like a refresh: it asks a source, and changes nothing that was not to be changed anyway. To leave
 -- a source alone is for who keeps the database to say.
-GRANT EXECUTE ON FUNCTION spcd.reconnect(text[]) TO PUBLIC;
 
 -- Who could read the state so far can read this.
 DO $$ BEGIN

@@ -88,7 +88,7 @@ async fn each_reason_has_a_name_and_a_hint() {
     let spcd = Spcd::new(&hub.url);
     for (block, kind, hint) in [
         (
-            good.replace("127.0.0.1", "no such host"),
+            good.replace("127.0.0.1", "no-such-host.invalid"),
             "name not found: ",
             "spelling of `host`",
         ),

@@ -75,6 +75,8 @@ enum Command {
     Reconnect(ReconnectArgs),
     /// Leave sources alone until `reconnect`; their tables stay
     Disconnect(ReconnectArgs),
+    /// Ask connections at once whose wrapper ended its server process
+    Retry(ReconnectArgs),
     /// Run SQL, waiting for connections that are not loaded yet
     Query(QueryArgs),
     /// Probe one source: latency, server version, table count
@@ -188,7 +190,7 @@ pub struct RefreshArgs {
     pub timeout: Duration,
 }
 
-/// `spcd reconnect` and `spcd disconnect`
+/// `spcd reconnect`, `spcd disconnect` and `spcd retry`
 #[derive(Debug, Args)]
 pub struct ReconnectArgs {
     /// Connections
@@ -336,6 +338,7 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
         Command::Query(args) => query::run(settings, args).await,
         Command::Reconnect(args) => reconnect::reconnect(settings, args).await,
         Command::Disconnect(args) => reconnect::disconnect(settings, args).await,
+        Command::Retry(args) => reconnect::retry(settings, args).await,
         Command::Test(args) => test::run(settings, args).await,
         Command::Plugins => plugins::run(settings),
         Command::Migrate => migrate::run(settings).await.map_err(missing_rights),
@@ -367,6 +370,7 @@ impl Command {
             | Self::Wait(_)
             | Self::Refresh(_)
             | Self::Reconnect(_)
+            | Self::Retry(_)
             | Self::Disconnect(_)
             | Self::Query(_)
             | Self::Test(_)

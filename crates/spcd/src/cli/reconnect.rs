@@ -1,4 +1,4 @@
-//! `spcd reconnect` and `spcd disconnect`
+//! `spcd reconnect`, `spcd disconnect` and `spcd retry`
 
 use std::process::ExitCode;
 
@@ -18,8 +18,21 @@ const TIME_OUT: u8 = 3;
 /// Has sources tried now, whatever failed before, also those that are left alone; says what came
 /// of it.
 pub async fn reconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
+    ask_now(settings, "spcd.reconnect", args).await
+}
+
+/// Has connections asked at once whose wrapper ended its server process; says what came of it.
+pub async fn retry(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
+    ask_now(settings, "spcd.retry", args).await
+}
+
+async fn ask_now(
+    settings: &Settings,
+    function: &str,
+    args: ReconnectArgs,
+) -> anyhow::Result<ExitCode> {
     let mut session = super::endpoint(settings)?.connect("client").await?;
-    let ended = ask(&mut session, "spcd.reconnect", &args).await?;
+    let ended = ask(&mut session, function, &args).await?;
     let Some(error) = ended else {
         return Ok(ExitCode::from(TIME_OUT));
     };

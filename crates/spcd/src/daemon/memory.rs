@@ -12,6 +12,8 @@ use spcd_core::plan::Plan;
 use spcd_core::union;
 use tokio::time::Instant;
 
+use crate::hub::crash::Recorded;
+
 use super::files;
 use super::jobs::{self, Failure, Jobs, Next};
 
@@ -49,6 +51,8 @@ pub struct Memory {
     pub held: BTreeSet<String>,
     /// When sources are tried again.
     pub health: Schedules,
+    /// Connections whose last question ended its server process.
+    pub crashed: BTreeSet<String>,
 }
 
 /// A connection whose job another session stood in the way of.
@@ -112,6 +116,25 @@ impl Memory {
             .collect()
     }
 
+    /// Takes over which connections are not to be asked yet, since that ended a server process.
+    pub fn recall_crashes(&mut self, recorded: BTreeMap<String, Recorded>) {
+        for (name, recorded) in recorded {
+            let failure = Failure {
+                target_hash: recorded.target_hash,
+                error: recorded.reason,
+                times: recorded.times,
+                next: Next::At(Instant::now() + recorded.pause),
+            };
+            self.crashed.insert(name.clone());
+            self.failures.insert(name, failure);
+        }
+    }
+
+    /// Has a connection asked at once although its last question ended a server process.
+    pub fn retry(&mut self, name: &str) {
+        self.failures.remove(name);
+    }
+
     /// Adds what is remembered to what was observed.
     pub fn recall(
         &mut self,
@@ -129,11 +152,15 @@ impl Memory {
                 if by_name {
                     self.urgent.insert(name.clone());
                 }
-                // Who asks wants an attempt now.
-                self.failures.remove(&name);
+                // A request is an attempt now, except of what may end the server once more.
+                if !self.crashed.contains(&name) {
+                    self.failures.remove(&name);
+                }
                 // An aggregator has no source but its members'.
                 for member in self.aggregators.members.get(&name).into_iter().flatten() {
-                    self.failures.remove(member);
+                    if !self.crashed.contains(member) {
+                        self.failures.remove(member);
+                    }
                     self.ask.insert(member.clone());
                 }
                 if desired.connections.contains_key(&name) {
@@ -233,6 +260,7 @@ impl Memory {
         for (name, failure) in &mut self.failures {
             let schedule = health.schedule(name);
             if let Next::At(next) = failure.next
+                && !self.crashed.contains(name)
                 && schedule != self.health.schedule(name)
             {
                 let pause = Duration::from_millis(schedule.pause_after(failure.times));
@@ -245,6 +273,7 @@ impl Memory {
     /// A connection's source is back: what failed is tried again now. `true`: something is.
     pub fn is_back(&mut self, name: &str) -> bool {
         let failure = self.failures.get_mut(name);
+        let failure = failure.filter(|_| !self.crashed.contains(name));
         let waiting = failure.filter(|failure| failure.next != Next::Due);
         waiting.is_some_and(|failure| {
             failure.next = Next::At(Instant::now());

@@ -35,7 +35,7 @@ use crate::hub::lead::{self, Lead};
 use crate::hub::pool::Pool;
 use crate::hub::state::{HubState, Shared};
 use crate::hub::steampipe::Steampipe;
-use crate::hub::{HubError, Limits, inputs, migrate};
+use crate::hub::{HubError, Limits, crash, inputs, migrate};
 use crate::service;
 use crate::settings::Settings;
 use crate::source::{self, News, Watch};
@@ -156,10 +156,13 @@ impl<'a> Reign<'a> {
             pool.get().await?.give_back_after(&Ok::<_, HubError>(()));
         }
         let (answered, held) = source::known(&lead.control.client).await?;
-        let memory = Memory {
+        let crashes = endpoint.shared().take_crashes();
+        crash::record(&lead.control.client, lead.epoch, &crashes).await?;
+        let mut memory = Memory {
             held,
             ..Memory::default()
         };
+        memory.recall_crashes(crash::recorded(&lead.control.client).await?);
         let tunnels = Tunnels::new(&settings.state_dir, endpoint);
         let sources = Sources::new(endpoint.clone(), pool.clone(), tunnels.clone(), limits);
         let writer = Writer::start(endpoint.clone(), lead.epoch, limits);

@@ -18,7 +18,7 @@ use super::look::{self, Look};
 use super::memory::{Aggregators, Memory};
 use super::requests::{Action, Asked};
 use super::{Passed, Reign};
-use crate::hub::{HubError, apply, inputs, observe, probe, search_path, steampipe};
+use crate::hub::{HubError, apply, crash, inputs, observe, probe, search_path, steampipe};
 use crate::telemetry::{self, Observation};
 use crate::watch::Watcher;
 
@@ -167,7 +167,12 @@ impl Reign<'_> {
     ) -> Result<(Vec<Option<Vec<String>>>, BTreeSet<String>), HubError> {
         let (mut rest, mut reconnected) = (Vec::new(), BTreeSet::new());
         for Asked { action, names } in asked {
-            if action == Action::Refresh {
+            if action == Action::Retry {
+                for name in names.iter().flatten() {
+                    self.memory.retry(name);
+                }
+            }
+            if matches!(action, Action::Refresh | Action::Retry) {
                 rest.push(names);
                 continue;
             }
@@ -204,10 +209,15 @@ impl Reign<'_> {
     fn watch_sources(&mut self, desired: &Desired, again: &BTreeSet<String>) {
         let Some(watch) = &mut self.watch else { return };
         let Memory {
-            held, aggregators, ..
+            held,
+            crashed,
+            aggregators,
+            ..
         } = &self.memory;
         let is_left_alone = |name: &str, connection: &Connection| {
-            held.contains(name) || !(connection.enabled || aggregators.show(name))
+            held.contains(name)
+                || crashed.contains(name)
+                || !(connection.enabled || aggregators.show(name))
         };
         let is_running = |name: &str| self.jobs.is_running(name);
         let defaults = self.memory.health.defaults;
@@ -409,6 +419,13 @@ impl Reign<'_> {
                 }
             }
             Outcome::Same | Outcome::Failed { .. } => drop(self.following.remove(&name)),
+        }
+        let answered = matches!(
+            outcome,
+            Outcome::Done | Outcome::Same | Outcome::Failed { kind: Some(_), .. }
+        );
+        if answered && self.memory.crashed.remove(&name) {
+            crash::forget(&self.lead.control.client, self.lead.epoch, &name).await?;
         }
         match outcome {
             Outcome::Done | Outcome::Same => {

@@ -34,6 +34,8 @@ pub enum Action {
     Reconnect,
     /// Leave them alone.
     Disconnect,
+    /// Ask them although that ended a server process.
+    Retry,
 }
 
 struct Open {
@@ -63,8 +65,18 @@ impl Requests {
                        WHERE name IS NOT NULL) END, action
                    FROM spcd.refresh_request
                    WHERE done_at IS NULL ORDER BY id";
+        let rows = client.query(sql, &[]).await?;
+        // A retry may end the server once more: only a refresh is left of it for the next leader.
+        if rows.iter().any(|row| {
+            row.try_get::<_, &str>(2)
+                .is_ok_and(|action| action == "retry")
+        }) {
+            let taken = "UPDATE spcd.refresh_request SET action = 'refresh'
+                         WHERE done_at IS NULL AND action = 'retry'";
+            client.execute(taken, &[]).await?;
+        }
         let mut new = Vec::new();
-        for row in client.query(sql, &[]).await? {
+        for row in rows {
             let (id, mut names): (i64, Option<Vec<String>>) = (row.try_get(0)?, row.try_get(1)?);
             if let Some(names) = &mut names {
                 // The database sorts in another order.
@@ -73,6 +85,7 @@ impl Requests {
             let action = match row.try_get(2)? {
                 "reconnect" => Action::Reconnect,
                 "disconnect" => Action::Disconnect,
+                "retry" => Action::Retry,
                 _ => Action::Refresh,
             };
             self.open.entry(id).or_insert_with(|| {

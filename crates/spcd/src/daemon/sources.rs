@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 
 use super::gate::{Gate, Pass, Place};
 use crate::hub::connect::{Endpoint, Session};
+use crate::hub::crash::Crash;
 use crate::hub::pool::{Pool, Pooled};
 use crate::hub::waiting::{self, Place as Seat, Risk, Waiting, is_stoppable};
 use crate::hub::{HubError, Limits, apply, ask, comments};
@@ -402,6 +403,12 @@ impl Sources {
         };
         let answer = timeout(deadline(target), asked).await;
         let answer = answer.unwrap_or_else(|_| Err(too_late(deadline(target))));
+        let answer = match answer {
+            Err(HubError::Lost(_)) if target.library().is_some() && session.session().died() => {
+                Err(HubError::Crashed)
+            }
+            answer => answer,
+        };
         session.give_back_after(&answer);
         answer
     }
@@ -480,6 +487,13 @@ impl Sources {
             self.freed.notify_one();
         }
         found
+    }
+
+    /// Remembers that asking a connection's source ended the server process, until a leader can write
+    /// that down: the server restarts now.
+    pub fn crashed(&self, name: &str, target_hash: &str, target: &Target) {
+        let crash = Crash::new(name, target_hash, &target.wrapper);
+        self.endpoint.shared().crashed(crash);
     }
 
     /// A session for statements that load a wrapper's library.

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::connect::{Endpoint, Session};
+use super::crash::Crash;
 use super::{HubError, Limits, lead, waiting};
 use crate::telemetry::{Observation, observe};
 
@@ -145,7 +146,14 @@ async fn run(endpoint: Arc<Endpoint>, epoch: i64, queue: Arc<Mutex<Queue>>, earl
         // the daemon starts anew when the database is back.
         if let Some(open) = &mut session {
             open.library = library.or(open.library.take());
+            let suspects: Vec<Crash> = (batch.iter())
+                .filter_map(|one| Crash::of_unit(&one.unit))
+                .collect();
             write_batch(&open.session.client, epoch, batch, locks).await;
+            if open.session.died() {
+                let shared = endpoint.shared();
+                suspects.into_iter().for_each(|crash| shared.crashed(crash));
+            }
         }
     }
 }

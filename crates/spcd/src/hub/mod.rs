@@ -7,6 +7,7 @@ pub mod ask;
 mod catalog;
 pub mod comments;
 pub mod connect;
+pub mod crash;
 mod csv;
 pub mod dependents;
 pub mod destroy;
@@ -39,6 +40,9 @@ pub enum HubError {
     /// The session is gone, or the server is going: connect again.
     #[error("the connection to the database is lost")]
     Lost(#[source] tokio_postgres::Error),
+    /// The server process that ran a wrapper's code died.
+    #[error("the wrapper ended its server process")]
+    Crashed,
     /// It did not answer in time though the session is open.
     #[error("the database does not answer")]
     Silent,

@@ -9,6 +9,8 @@ use spcd_core::config::HubSettings;
 use spcd_core::secret::Secret;
 use tokio::sync::{Notify, watch};
 
+use super::crash::Crash;
+
 /// How things stand between the daemon and its database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HubState {
@@ -42,6 +44,8 @@ pub struct Shared {
     state: watch::Sender<HubState>,
     refusal: Mutex<Option<Refusal>>,
     retry: Notify,
+    /// Questions that ended a server process, until they are recorded.
+    crashes: Mutex<Vec<Crash>>,
     /// For what there was no session the last time, because the server had no room.
     crowded: Mutex<BTreeSet<String>>,
 }
@@ -65,6 +69,7 @@ impl Shared {
             state: watch::Sender::new(HubState::Connecting),
             refusal: Mutex::default(),
             retry: Notify::new(),
+            crashes: Mutex::default(),
             crowded: Mutex::default(),
         })
     }
@@ -145,6 +150,20 @@ impl Shared {
             passwords,
             told,
         });
+    }
+
+    /// Remembers a question that ended a server process.
+    pub fn crashed(&self, crash: Crash) {
+        self.crashes().push(crash);
+    }
+
+    /// The questions that ended a server process and are not recorded yet.
+    pub fn take_crashes(&self) -> Vec<Crash> {
+        std::mem::take(&mut *self.crashes())
+    }
+
+    fn crashes(&self) -> std::sync::MutexGuard<'_, Vec<Crash>> {
+        self.crashes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of whether there was room for a session; whether that is news.

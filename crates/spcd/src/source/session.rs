@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Watched;
 use crate::hub::connect::{Endpoint, Session};
+use crate::hub::crash::Crash;
 use crate::hub::probe::{Answer, Failure, probe};
 use crate::hub::waiting::{Place, Waiting};
 use crate::hub::{HubError, apply};
@@ -161,7 +162,13 @@ pub async fn ask(
                 drop(probing);
                 sessions.put(prober);
             }
-            Some(Err(error)) => tracing::debug!(connection = name, "a probe was cut off: {error}"),
+            Some(Err(error)) => {
+                tracing::debug!(connection = name, "a probe was cut off: {error}");
+                if prober.library.is_some() && session.died() {
+                    let crash = Crash::new(&name, connection.target_hash(), &target.wrapper);
+                    sessions.endpoint.shared().crashed(crash);
+                }
+            }
             None => {
                 tell(answer(Answer::Failed(Failure::timeout(within))));
                 let _ = timeout(CANCEL, session.canceller().cancel()).await;

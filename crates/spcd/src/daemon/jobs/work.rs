@@ -160,6 +160,10 @@ impl Shared {
             }
         };
         let is_import = imported.is_some();
+        if let (Err(HubError::Crashed), Some(import)) = (&answer, &imported) {
+            self.sources
+                .crashed(name, &import.target_hash, &import.target);
+        }
         let result = match answer {
             Ok(answer) => match (self.write(job, answer).await, imported) {
                 // The server may refuse one table of many: which, a trial tells. Or a user altered
@@ -189,6 +193,7 @@ impl Shared {
             // The database's own matter: the loop meets it too.
             Err(
                 HubError::Lost(_)
+                | HubError::Crashed
                 | HubError::Silent
                 | HubError::LeadLost
                 | HubError::InTheWay

@@ -1,6 +1,6 @@
 //! An open connection: its settings, the task that reads from it, and how it is interrupted.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub struct Session {
     /// Notices and notifications, in order; ends when the connection does. Whoever does not want
     /// them may drop it.
     pub messages: mpsc::UnboundedReceiver<AsyncMessage>,
+    /// Whether the session ended without a word of the server's.
+    ended: Arc<AtomicBool>,
     /// Warnings and notices of the statements that want them.
     pub notices: Notices,
     /// As the server says it (`15.8 (Debian 15.8-0+deb12u1)`).
@@ -120,6 +122,12 @@ impl Session {
     /// [`HubError::Silent`], [`HubError::ReadOnly`], and as the server says.
     pub async fn ping(&self) -> Result<(), HubError> {
         ping(&self.client).await
+    }
+
+    /// Whether the server ended the session without telling why: as it is where the process that
+    /// served it died. (A cut connection looks the same.)
+    pub fn died(&self) -> bool {
+        self.client.is_closed() && self.ended.load(Ordering::Acquire)
     }
 
     /// For deadlines: stops the statement under way while its future is being awaited.
@@ -271,7 +279,8 @@ where
     let (sender, messages) = mpsc::unbounded_channel();
     OPEN.fetch_add(1, Ordering::Relaxed);
     let notices = Notices::default();
-    let reader = read(connection, sender, notices.clone());
+    let ended = Arc::new(AtomicBool::new(false));
+    let reader = read(connection, sender, notices.clone(), ended.clone());
     tokio::spawn(async move {
         reader.await;
         OPEN.fetch_sub(1, Ordering::Relaxed);
@@ -279,6 +288,7 @@ where
     Ok(Session {
         client,
         messages,
+        ended,
         notices,
         server_version,
         settings: HubSettings::none(),
@@ -291,19 +301,33 @@ async fn read<S, T>(
     mut connection: Connection<S, T>,
     messages: mpsc::UnboundedSender<AsyncMessage>,
     notices: Notices,
+    ended: Arc<AtomicBool>,
 ) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
+    // The server tells its other sessions why it ends them; of the process that died it says nothing.
+    let mut told = false;
     loop {
         match std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             Some(Ok(message)) => {
+                if let AsyncMessage::Notice(notice) = &message {
+                    let why = [SqlState::CRASH_SHUTDOWN, SqlState::ADMIN_SHUTDOWN];
+                    told |= why.contains(notice.code());
+                }
                 notices.keep(&message);
                 // Without a receiver the connection is needed all the same.
                 drop(messages.send(message));
             }
-            Some(Err(error)) => return tracing::debug!("a session ended: {error}"),
-            None => return,
+            Some(Err(error)) => {
+                told |= error.as_db_error().is_some();
+                ended.store(!told, Ordering::Release);
+                return tracing::debug!("a session ended: {error}");
+            }
+            None => {
+                ended.store(!told, Ordering::Release);
+                return;
+            }
         }
     }
 }

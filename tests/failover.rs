@@ -335,6 +335,36 @@ async fn readiness_does_not_outlive_the_lead_where_nobody_hears_of_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_acknowledges_and_says_nothing_is_left_for_new_sessions() {
+    let (server, source) = (Cluster::start(&[]), source().await);
+    let hub = server.database().await;
+    let way = Proxy::to(server.port()).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/{}", way.port(), hub.name);
+    let mut spcd = Spcd::new(&url);
+    spcd.write("a.spc", &postgres("a", &source));
+    let asked = Ready::start(&mut spcd);
+    asked.until_ready();
+    until(&hub.url, &["a ready"]).await;
+    let before = epoch(&hub.url).await;
+    // The links stay up and carry nothing; new ones are as good as ever.
+    way.freeze();
+    spcd.write("b.spc", &postgres("b", &source));
+    asked.until("not ready", |sample| sample.status == 503);
+    until(&hub.url, &["a ready", "b ready"]).await;
+    assert!(epoch(&hub.url).await > before);
+    asked.until_ready();
+    // Nor do new ones.
+    way.swallow(true);
+    way.freeze();
+    asked.until("not ready", |sample| sample.status == 503);
+    way.swallow(false);
+    way.hang_up();
+    asked.until_ready();
+    asked.end();
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_read_only_is_not_taken_for_ready() {
     let server = Cluster::start(&[]);
     let hub = server.database().await;

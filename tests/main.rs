@@ -31,6 +31,7 @@ mod locks;
 mod look;
 mod messages;
 mod migrate;
+mod ordinary_role;
 mod page;
 mod partial;
 mod pass;

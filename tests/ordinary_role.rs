@@ -1,0 +1,89 @@
+//! The daemon as the role of the documented set-up: an owner of the database without superuser rights.
+
+use crate::health::watching;
+use crate::support::hub::{guarded, reader, until, until_error};
+use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, value};
+
+/// A hub whose daemon connects as `keeper`, and the URL of a superuser there.
+async fn hub(server: &Cluster) -> (Spcd, String) {
+    let admin = server.url("hub");
+    query(
+        &server.url("postgres"),
+        "CREATE ROLE keeper LOGIN CREATEROLE; CREATE ROLE spcd_users; CREATE ROLE reader LOGIN IN ROLE spcd_users",
+    )
+    .await;
+    query(&server.url("postgres"), "CREATE DATABASE hub OWNER keeper").await;
+    query(
+        &admin,
+        "CREATE EXTENSION postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO keeper;
+         GRANT spcd_users TO keeper WITH ADMIN OPTION",
+    )
+    .await;
+    (watching(&server.url_as("keeper", "hub")), admin)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_without_superuser_rights_does_its_whole_work() {
+    let server = Cluster::start(&[]);
+    let remote = guarded("hunter2").await;
+    let url = remote.url("postgres");
+    let (mut spcd, admin) = hub(&server).await;
+    let reads = server.url_as("reader", "hub");
+    for name in ["a", "b"] {
+        spcd.write(
+            &format!("{name}.spc"),
+            &reader(name, remote.port(), "hunter2"),
+        );
+    }
+    spcd.write(
+        "all.spc",
+        "connection \"all\" {\n  plugin = \"postgres\"\n  type = \"aggregator\"\n  connections = [\"a\", \"b\"]\n}\n",
+    );
+    spcd.start();
+    until(&admin, &["a ready", "all ready", "b ready"]).await;
+    assert_eq!(value(&reads, "SELECT id FROM a.t").await, "7");
+    assert_eq!(value(&reads, "SELECT count(*) FROM \"all\".t").await, "2");
+
+    // Probes.
+    let reachable = "SELECT bool_and(reachable) FROM spcd.connection_health
+                     WHERE connection_name IN ('a', 'b') HAVING count(reachable) = 2";
+    eventually("the probes answer", DEADLINE, || async {
+        query(&admin, reachable).await.into_iter().flatten().next()
+    })
+    .await;
+    let reconnected = spcd.spcd(&["reconnect", "a"]);
+    assert_eq!(reconnected.code, 0, "{reconnected:?}");
+    assert!(
+        reconnected.stdout.contains("its source answers"),
+        "{reconnected:?}"
+    );
+    assert_eq!(spcd.spcd(&["disconnect", "a"]).code, 0);
+    assert_eq!(spcd.spcd(&["reconnect", "a"]).code, 0);
+
+    // Changes at the source, by hand and in the files.
+    query(&url, "CREATE VIEW v AS SELECT 1 AS one; GRANT SELECT ON v TO reader; ALTER TABLE t ADD more text").await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    assert_eq!(value(&reads, "SELECT one FROM a.v").await, "1");
+    query(&admin, "SET ROLE keeper; DROP FOREIGN TABLE b.t CASCADE").await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    assert_eq!(
+        value(&reads, "SELECT count(more) FROM \"all\".t").await,
+        "0"
+    );
+    spcd.write("a.spc", &reader("a", remote.port(), "wrong"));
+    until_error(&admin, "a", "password").await;
+    spcd.remove("a.spc");
+    until(&admin, &["all ready", "b ready"]).await;
+
+    // A take-over, and the end.
+    let mut second = Spcd::beside(&spcd);
+    second.start();
+    second.logged("another daemon leads");
+    spcd.kill9();
+    until(&admin, &["all ready", "b ready"]).await;
+    second.stop();
+    let destroyed = second.spcd(&["destroy", "--yes"]);
+    assert_eq!(destroyed.code, 0, "{destroyed:?}");
+    let left = "SELECT count(*) FROM pg_namespace WHERE nspname ~ '^(spcd|a$|b$|all$)'";
+    assert_eq!(value(&admin, left).await, "0");
+}

@@ -196,9 +196,11 @@ CREATE TABLE spcd.refresh_request (
     requested_by text NOT NULL DEFAULT SESSION_USER,
     requested_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     done_at      timestamptz,
-    error        text
+    error        text,
+    name_count   integer GENERATED ALWAYS AS (coalesce(pg_catalog.cardinality(connections), 0)) STORED
 );
 CREATE INDEX refresh_request_open ON spcd.refresh_request (id) WHERE done_at IS NULL;
+CREATE INDEX refresh_request_role ON spcd.refresh_request (requested_by, requested_at);
 
 -- Refuses the transaction of a daemon that lost the lead.
 CREATE FUNCTION spcd.assert_lead(p_epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
@@ -608,6 +610,45 @@ BEGIN
     RAISE EXCEPTION 'user mapping: %', p_reason USING ERRCODE = p_state;
 END $$;
 
+-- Keeps the statement that a function executes from the server's log, where a CONTEXT line carries it:
+-- a wait for a lock ends before log_lock_waits tells of it, and a role that may do so switches messages
+-- off. Returns what spcd.unhush takes back; after an error the rollback does.
+CREATE FUNCTION spcd.hush() RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+    v_before text[] := ARRAY[pg_catalog.current_setting('lock_timeout'),
+                             pg_catalog.current_setting('log_min_messages'),
+                             pg_catalog.current_setting('log_error_verbosity')];
+    v_limit integer;
+BEGIN
+    -- lock_timeout = 0: none
+    SELECT greatest(1, least(d.setting::integer / 2, nullif(l.setting::integer, 0))) INTO v_limit
+    FROM pg_catalog.pg_settings d, pg_catalog.pg_settings l
+    WHERE d.name = 'deadlock_timeout' AND l.name = 'lock_timeout';
+    PERFORM pg_catalog.set_config('lock_timeout', v_limit::text, true);
+    BEGIN
+        PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    EXCEPTION WHEN insufficient_privilege THEN
+        NULL;
+    END;
+    BEGIN
+        PERFORM pg_catalog.set_config('log_error_verbosity', 'terse', true);
+    EXCEPTION WHEN insufficient_privilege THEN
+        NULL;
+    END;
+    RETURN v_before;
+END $$;
+
+CREATE FUNCTION spcd.unhush(p_before text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_names text[] := '{lock_timeout,log_min_messages,log_error_verbosity}';
+BEGIN
+    FOR i IN 1..3 LOOP
+        IF pg_catalog.current_setting(v_names[i]) <> p_before[i] THEN
+            PERFORM pg_catalog.set_config(v_names[i], p_before[i], true);
+        END IF;
+    END LOOP;
+END $$;
+
 -- Creates or alters the mapping for PUBLIC of a server, from the rows that the session put into
 -- pg_temp.spcd_secret by COPY: so that no secret is in the text of any statement.
 CREATE FUNCTION spcd.set_user_mapping(p_server text) RETURNS void LANGUAGE plpgsql AS $$
@@ -616,7 +657,9 @@ DECLARE
     v_options text;
     v_state text;
     v_reason text;
+    v_before text[];
 BEGIN
+    v_before := spcd.hush();
     SELECT coalesce(umoptions, '{}') INTO v_old
     FROM pg_catalog.pg_user_mappings WHERE srvname = p_server AND umuser = 0;
 
@@ -641,7 +684,9 @@ BEGIN
                  || ' OPTIONS (' || v_options || ')';
         END IF;
     END IF;
-EXCEPTION WHEN OTHERS THEN
+    PERFORM spcd.unhush(v_before);
+-- A cancelled statement is none of OTHERS, and would be logged with its context.
+EXCEPTION WHEN query_canceled OR OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
     PERFORM spcd.refuse_user_mapping(v_state, v_reason);
 END $$;
@@ -653,7 +698,9 @@ DECLARE
     v_options text;
     v_state text;
     v_reason text;
+    v_before text[];
 BEGIN
+    v_before := spcd.hush();
     FOR v_server, v_options IN
         -- A server without options has a mapping too, and a NULL is no name.
         SELECT n.server, pg_catalog.string_agg(
@@ -666,7 +713,9 @@ BEGIN
         EXECUTE pg_catalog.format('CREATE USER MAPPING FOR PUBLIC SERVER %I', v_server)
              || CASE WHEN v_options <> '' THEN ' OPTIONS (' || v_options || ')' ELSE '' END;
     END LOOP;
-EXCEPTION WHEN OTHERS THEN
+    PERFORM spcd.unhush(v_before);
+-- A cancelled statement is none of OTHERS, and would be logged with its context.
+EXCEPTION WHEN query_canceled OR OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
     PERFORM spcd.refuse_user_mapping(v_state, v_reason);
 END $$;
@@ -756,6 +805,49 @@ BEGIN
               WHERE n.name IS NOT NULL) END;
 END $$;
 
+-- Refuses a request of a role that made too many: p_most in the last minute, or more that are open
+-- than the daemon is to hold for one role. The owner of the schema, its members and superusers are
+-- not limited. Every name and operator is qualified, since it runs with the owner's rights under the
+-- caller's search path.
+CREATE FUNCTION spcd.limit_requests(p_names text[], p_most integer) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_open bigint;
+    v_names bigint;
+    v_recent bigint;
+BEGIN
+    IF pg_catalog.pg_has_role(SESSION_USER,
+           (SELECT n.nspowner FROM pg_catalog.pg_namespace n
+            WHERE n.nspname OPERATOR(pg_catalog.=) 'spcd'), 'MEMBER') THEN
+        RETURN;
+    END IF;
+    SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(r.name_count), 0) INTO v_open, v_names
+    FROM spcd.refresh_request r
+    WHERE r.done_at IS NULL
+      AND r.requested_by OPERATOR(pg_catalog.=) SESSION_USER::pg_catalog.text;
+    SELECT pg_catalog.count(*) INTO v_recent
+    FROM spcd.refresh_request r
+    WHERE r.requested_by OPERATOR(pg_catalog.=) SESSION_USER::pg_catalog.text
+      AND r.requested_at OPERATOR(pg_catalog.>)
+          (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval);
+    IF v_open OPERATOR(pg_catalog.>=) 30 THEN
+        RAISE EXCEPTION 'role "%" has % requests that are not answered yet, and 30 is the limit',
+                SESSION_USER, v_open
+            USING ERRCODE = 'configuration_limit_exceeded',
+                  HINT = 'Wait for their answers in spcd.refresh_request.';
+    ELSIF (v_names OPERATOR(pg_catalog.+) coalesce(pg_catalog.cardinality(p_names), 0)::bigint)
+          OPERATOR(pg_catalog.>) 100000 THEN
+        RAISE EXCEPTION 'the open requests of role "%" would name more than 100000 connections',
+                SESSION_USER
+            USING ERRCODE = 'configuration_limit_exceeded',
+                  HINT = 'Wait for their answers, or ask for all: spcd.refresh().';
+    ELSIF v_recent OPERATOR(pg_catalog.>=) p_most::bigint THEN
+        RAISE EXCEPTION 'role "%" made % requests in the last minute, and the limit is %',
+                SESSION_USER, v_recent, p_most
+            USING ERRCODE = 'configuration_limit_exceeded', HINT = 'Try again in a minute.';
+    END IF;
+END $$;
+
 -- A durable request to look again and ask the sources; returns its id.
 -- NULL asks all; an empty array only looks at the files and the database.
 CREATE FUNCTION spcd.refresh(connections text[] DEFAULT NULL) RETURNS bigint
@@ -763,9 +855,10 @@ LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_variable
 DECLARE
     v_id bigint;
+    v_names pg_catalog.text[] := spcd.asked_names(connections);
 BEGIN
-    INSERT INTO spcd.refresh_request (connections)
-    VALUES (spcd.asked_names(connections)) RETURNING id INTO v_id;
+    PERFORM spcd.limit_requests(v_names, 60);
+    INSERT INTO spcd.refresh_request (connections) VALUES (v_names) RETURNING id INTO v_id;
     PERFORM pg_catalog.pg_notify('spcd_wake', '');
     RETURN v_id;
 END $$;

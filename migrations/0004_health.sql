@@ -35,6 +35,7 @@ ALTER TABLE spcd.refresh_request ADD COLUMN action text NOT NULL DEFAULT 'refres
 
 -- A durable request of some action; its id.
 CREATE FUNCTION spcd.request(p_connections text[], p_action text) RETURNS bigint LANGUAGE sql AS $$
+    SELECT spcd.limit_requests(spcd.asked_names(p_connections), 10);
     SELECT pg_catalog.pg_notify('spcd_wake', '');
     INSERT INTO spcd.refresh_request (connections, action)
     VALUES (coalesce(spcd.asked_names(p_connections), '{}'), p_action) RETURNING id
@@ -51,6 +52,12 @@ AS $$ SELECT spcd.request(connections, 'disconnect') $$;
 -- A durable request to ask at once connections whose wrapper ended its server process; its id.
 CREATE FUNCTION spcd.retry(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
 AS $$ SELECT spcd.request(connections, 'retry') $$;
+
+-- Whether the request may have refused credentials sent again: each attempt counts at the source, which
+-- may lock the account.
+ALTER TABLE spcd.refresh_request ADD COLUMN retries_refused boolean NOT NULL
+    DEFAULT pg_catalog.has_function_privilege(
+        SESSION_USER, 'spcd.reconnect(pg_catalog.text[])', 'EXECUTE');
 
 -- Records that sources are left alone, or no longer. Nothing is known of them from then on.
 CREATE FUNCTION spcd.hold(p_names text[], p_held boolean) RETURNS void LANGUAGE sql AS $$
@@ -129,8 +136,8 @@ END $$;
 REVOKE ALL ON FUNCTION
     spcd.request(text[], text), spcd.reconnect(text[]), spcd.disconnect(text[]), spcd.retry(text[]), spcd.hold(text[], boolean),
     spcd.publish_health(bigint, jsonb) FROM PUBLIC;
--- Like a refresh: it asks a source, and changes nothing that was not to be changed anyway. To leave
--- a source alone is for who keeps the database to say.
+-- Readers may refresh. To send refused credentials again, and to leave a source alone or no longer, is
+-- for the owner of the schema and the roles that it grants EXECUTE.
 
 -- Who could read the state so far can read this.
 DO $$ BEGIN

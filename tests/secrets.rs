@@ -1,7 +1,9 @@
 //! What carries a password to the server leaves no trace of it, whatever the server writes down.
 
 use crate::support::hub::{guarded, until, until_error};
-use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, shared, try_query, value};
+use crate::support::{
+    Cluster, DEADLINE, Spcd, connect, eventually, query, shared, try_query, value,
+};
 
 /// A server that writes down all that it can.
 fn talkative() -> Cluster {
@@ -141,4 +143,48 @@ async fn a_role_that_may_not_switch_statistics_off_is_told_so_by_the_doctor() {
         seen.contains("spcd.create_user_mappings") && !seen.contains("hunter2"),
         "{seen}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_the_context_of_a_lock_or_a_cancelled_statement() {
+    let cluster = Cluster::start(&[
+        "log_lock_waits = on",
+        "deadlock_timeout = '200ms'",
+        "log_min_messages = 'debug5'",
+        "log_error_verbosity = 'verbose'",
+    ]);
+    let hub = cluster.database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let port = shared().port();
+    spcd.write("a.spc", &connection("a", port, "postgres", "hunter2-first"));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let holder = connect(&hub.url).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE pg_catalog.pg_user_mapping IN SHARE MODE";
+    holder.batch_execute(lock).await.unwrap();
+    spcd.write(
+        "a.spc",
+        &connection("a", port, "postgres", "hunter2-second"),
+    );
+    spcd.logged("canceling statement due to lock timeout");
+    let cancel = "DO $$ DECLARE p integer; BEGIN
+        LOOP
+            SELECT pid INTO p FROM pg_locks
+            WHERE relation = 'pg_catalog.pg_user_mapping'::regclass AND NOT granted;
+            EXIT WHEN p IS NOT NULL;
+            PERFORM pg_sleep(0.01);
+        END LOOP;
+        PERFORM pg_cancel_backend(p);
+    END $$";
+    query(&hub.url, cancel).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let changed = "SELECT umoptions::text FROM pg_user_mappings WHERE srvname = 'a'";
+    eventually("the mapping is altered", DEADLINE, || async {
+        (value(&hub.url, changed).await.contains("hunter2-second")).then_some(())
+    })
+    .await;
+    spcd.stop();
+    for line in cluster.log().lines() {
+        assert!(!line.contains("hunter2"), "{line}");
+    }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use spcd_client::{ConnectionState, Status, states};
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
 use super::ReconnectArgs;
 use super::follow::{self, Ended};
@@ -103,8 +104,15 @@ async fn ask(
 ) -> anyhow::Result<Option<Option<String>>> {
     let until = Instant::now() + args.timeout;
     let sql = format!("SELECT {function}($1)");
-    let row = (session.client.query_one(&sql, &[&args.names]).await)
-        .context("cannot ask the daemon (is spcd run on this database?)")?;
+    let row = match session.client.query_one(&sql, &[&args.names]).await {
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            return Err(error).context(format!(
+                "only the owner of the schema spcd and roles that it grants this may do so: \
+                 GRANT EXECUTE ON FUNCTION {function}(text[]) TO your role"
+            ));
+        }
+        row => row.context("cannot ask the daemon (is spcd run on this database?)")?,
+    };
     let id: i64 = row.try_get(0)?;
     let names = args.names.clone();
     let timeout = until.saturating_duration_since(Instant::now());

@@ -16,6 +16,7 @@ use crate::hub::crash::Recorded;
 
 use super::files;
 use super::jobs::{self, Failure, Jobs, Next};
+use super::requests::{Action, Asked};
 
 /// How often a dynamic source is asked again where nothing says otherwise.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -136,19 +137,22 @@ impl Memory {
     }
 
     /// Adds what is remembered to what was observed.
-    pub fn recall(
-        &mut self,
-        desired: &Desired,
-        observed: &mut Observed,
-        asked: Vec<Option<Vec<String>>>,
-    ) {
+    pub fn recall(&mut self, desired: &Desired, observed: &mut Observed, asked: Vec<Asked>) {
         let now = Instant::now();
         observed.held.clone_from(&self.held);
-        let all = std::mem::take(&mut self.ask_all).then_some(None);
-        for names in asked.into_iter().chain(all) {
-            let by_name = names.is_some();
-            let names = names.unwrap_or_else(|| desired.connections.keys().cloned().collect());
+        let all = std::mem::take(&mut self.ask_all).then_some(Asked {
+            action: Action::Refresh,
+            names: None,
+            retries_refused: true,
+        });
+        for asked in asked.into_iter().chain(all) {
+            let by_name = asked.names.is_some();
+            let names =
+                (asked.names).unwrap_or_else(|| desired.connections.keys().cloned().collect());
             for name in names {
+                if !asked.retries_refused && self.is_refused(&name) {
+                    continue;
+                }
                 if by_name {
                     self.urgent.insert(name.clone());
                 }
@@ -157,11 +161,16 @@ impl Memory {
                     self.failures.remove(&name);
                 }
                 // An aggregator has no source but its members'.
-                for member in self.aggregators.members.get(&name).into_iter().flatten() {
-                    if !self.crashed.contains(member) {
-                        self.failures.remove(member);
+                let members = self.aggregators.members.get(&name).into_iter().flatten();
+                let members: Vec<String> = members.cloned().collect();
+                for member in members {
+                    if !asked.retries_refused && self.is_refused(&member) {
+                        continue;
                     }
-                    self.ask.insert(member.clone());
+                    if !self.crashed.contains(&member) {
+                        self.failures.remove(&member);
+                    }
+                    self.ask.insert(member);
                 }
                 if desired.connections.contains_key(&name) {
                     self.ask.insert(name);
@@ -296,6 +305,11 @@ impl Memory {
     pub fn is_paused(&self, name: &str, now: Instant) -> bool {
         let until = self.blocked.get(name).and_then(|blocked| blocked.until);
         until.is_some_and(|until| until > now) && !self.urgent.contains(name)
+    }
+
+    /// Whether the source refused the credentials, which are not sent again by themselves.
+    fn is_refused(&self, name: &str) -> bool {
+        (self.failures.get(name)).is_some_and(|failure| failure.next == Next::Asked)
     }
 
     pub fn wake_later(&mut self) {

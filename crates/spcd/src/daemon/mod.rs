@@ -325,7 +325,9 @@ impl<'a> Reign<'a> {
                         },
                         News::Asked(_) => {
                             let answered = self.answer_requests().await;
-                            self.bear(answered)?;
+                            if self.bear(answered)? == Some(true) {
+                                break;
+                            }
                         }
                     },
                     _ = sweep.tick() => {

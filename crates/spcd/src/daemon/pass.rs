@@ -1,6 +1,7 @@
 //! A pass: a look, a plan, and the work that follows from it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use spcd_core::config::{Connection, Desired, Diagnostic, Severity};
@@ -129,7 +130,9 @@ impl Reign<'_> {
         self.is_deferred = !carried.deferred.is_empty();
         match altered {
             Some(altered) => {
-                self.passed(&altered).await?;
+                if self.passed(&altered).await? {
+                    self.memory.wake_after(Duration::ZERO);
+                }
                 // Who asked since then wants an answer of their own.
                 if self.requests.came_after(altered.pass) {
                     self.drift.ask(self.passes, began, false);
@@ -164,23 +167,21 @@ impl Reign<'_> {
     async fn hold(
         &mut self,
         asked: Vec<Asked>,
-    ) -> Result<(Vec<Option<Vec<String>>>, BTreeSet<String>), HubError> {
+    ) -> Result<(Vec<Asked>, BTreeSet<String>), HubError> {
         let (mut rest, mut reconnected) = (Vec::new(), BTreeSet::new());
-        for Asked { action, names } in asked {
-            if action == Action::Retry {
-                for name in names.iter().flatten() {
+        for mut asked in asked {
+            if asked.action == Action::Retry {
+                for name in asked.names.iter().flatten() {
                     self.memory.retry(name);
                 }
             }
-            if matches!(action, Action::Refresh | Action::Retry) {
-                rest.push(names);
+            if matches!(asked.action, Action::Refresh | Action::Retry) {
+                rest.push(asked);
                 continue;
             }
-            let names = self
-                .memory
-                .aggregators
-                .with_members(names.unwrap_or_default());
-            let held = action == Action::Disconnect;
+            let names = asked.names.take().unwrap_or_default();
+            let names = self.memory.aggregators.with_members(names);
+            let held = asked.action == Action::Disconnect;
             let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
             probe::hold(client, epoch, &names, held).await?;
             for name in &names {
@@ -199,7 +200,8 @@ impl Reign<'_> {
                 }
             }
             if !held {
-                rest.push(Some(names));
+                asked.names = Some(names);
+                rest.push(asked);
             }
         }
         Ok((rest, reconnected))
@@ -231,7 +233,9 @@ impl Reign<'_> {
         if self.held || altered.names.keys().any(|name| !self.jobs.is_running(name)) {
             return Ok(true);
         }
-        self.passed(altered).await?;
+        if self.passed(altered).await? {
+            return Ok(true);
+        }
         tracing::debug!(
             pass = altered.pass,
             micros = altered.since().as_micros() as u64,
@@ -240,7 +244,8 @@ impl Reign<'_> {
         Ok(false)
     }
 
-    async fn passed(&mut self, altered: &Altered) -> Result<(), HubError> {
+    /// Returns whether the answers made room for requests that are queued.
+    async fn passed(&mut self, altered: &Altered) -> Result<bool, HubError> {
         if !self.is_deferred {
             self.requests.passed(altered.pass);
         }
@@ -477,8 +482,7 @@ impl Reign<'_> {
             watch.over(&over);
         }
         self.log_first_pass().await?;
-        self.answer_requests().await?;
-        Ok(again)
+        Ok(self.answer_requests().await? || again)
     }
 
     /// Who watches the sources is told what an import met.
@@ -488,7 +492,8 @@ impl Reign<'_> {
         }
     }
 
-    pub(super) async fn answer_requests(&mut self) -> Result<(), HubError> {
+    /// Returns whether the answers made room for requests that are queued.
+    pub(super) async fn answer_requests(&mut self) -> Result<bool, HubError> {
         let (jobs, ask) = (&self.jobs, &self.memory.ask);
         let aggregators = &self.memory.aggregators;
         let is_asking = |name: &str| (self.watch.as_ref()).is_some_and(|w| w.is_asking(name));
@@ -507,9 +512,8 @@ impl Reign<'_> {
         let found = |name: &str| {
             one(name) || csv.is_late(name) || (aggregators.due && aggregators.show(name))
         };
-        self.requests
-            .answer(&self.lead.control.client, self.lead.epoch, open, found)
-            .await
+        let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+        self.requests.answer(client, epoch, open, found).await
     }
 
     /// Sets search paths, unless just that was refused before.

@@ -3,12 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
-use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 
 use crate::hub::HubError;
 
 /// So many names that no connection has are told; of the others, how many there are.
 const TOLD: usize = 3;
+/// Most requests that are held in memory at once, and the names in them; the others stay queued in the
+/// table until these are answered. The oldest is always held.
+const MOST_OPEN: i64 = 100;
+const MOST_NAMES: i64 = 200_000;
+/// Most errors that an answer names.
+const MOST_ERRORS: usize = 100;
+/// Most names that are kept of an answered request.
+const MOST_KEPT: i32 = 100;
 /// No name is longer, in bytes; nor is it told with more characters.
 const LONGEST: usize = 63;
 
@@ -16,6 +25,8 @@ const LONGEST: usize = 63;
 #[derive(Default)]
 pub struct Requests {
     open: BTreeMap<i64, Open>,
+    /// Whether more are queued than are held.
+    is_crowded: bool,
 }
 
 /// What somebody asks for.
@@ -24,6 +35,8 @@ pub struct Asked {
     pub action: Action,
     /// `None`: all. In byte order, each once.
     pub names: Option<Vec<String>>,
+    /// Whether credentials that were refused are sent again.
+    pub retries_refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,34 +67,59 @@ struct Open {
     /// When they are waited for no longer: one source that hangs holds up no look at the others.
     found_until: Option<Instant>,
     errors: Vec<String>,
+    /// How many more there were.
+    more_errors: usize,
+}
+
+impl Open {
+    fn tell(&mut self, error: impl FnOnce() -> String) {
+        match self.errors.len() < MOST_ERRORS {
+            true => self.errors.push(error()),
+            false => self.more_errors += 1,
+        }
+    }
+
+    /// The answer: `None` where all went well.
+    fn error(&self) -> Option<String> {
+        let errors = self.errors.join("; ");
+        match self.more_errors {
+            0 => Some(errors).filter(|errors| !errors.is_empty()),
+            more => Some(format!("{errors}; and {more} more")),
+        }
+    }
 }
 
 impl Requests {
     /// Reads the requests that are new to a pass; returns what each asks for.
     pub async fn read(&mut self, client: &Client, pass: u64) -> Result<Vec<Asked>, HubError> {
         // Whatever there is in the array: members that are NULL, or arrays of arrays.
-        let sql = "SELECT id, CASE WHEN connections IS NOT NULL THEN ARRAY(
-                       SELECT DISTINCT name FROM pg_catalog.unnest(connections) AS n (name)
-                       WHERE name IS NOT NULL) END, action
-                   FROM spcd.refresh_request
-                   WHERE done_at IS NULL ORDER BY id";
-        let rows = client.query(sql, &[]).await?;
-        // A retry may end the server once more: only a refresh is left of it for the next leader.
-        if rows.iter().any(|row| {
-            row.try_get::<_, &str>(2)
-                .is_ok_and(|action| action == "retry")
-        }) {
-            let taken = "UPDATE spcd.refresh_request SET action = 'refresh'
-                         WHERE done_at IS NULL AND action = 'retry'";
-            client.execute(taken, &[]).await?;
-        }
+        let sql = r#"SELECT q.id, CASE WHEN f.fits AND q.connections IS NOT NULL THEN ARRAY(
+                       SELECT DISTINCT name COLLATE "C" FROM pg_catalog.unnest(q.connections) AS n (name)
+                       WHERE name IS NOT NULL) END, q.action, f.fits, q.retries_refused
+                   FROM (SELECT id, connections, action, retries_refused, row_number() OVER w AS n,
+                                sum(name_count) OVER w AS names
+                         FROM spcd.refresh_request
+                         WHERE done_at IS NULL WINDOW w AS (ORDER BY id)) q
+                   CROSS JOIN LATERAL (
+                       SELECT q.n = 1 OR (q.n <= $2 AND q.names <= $3) AS fits) f
+                   WHERE q.n <= $2 + 1 AND q.id <> ALL ($1)
+                   ORDER BY q.id"#;
+        let held: Vec<i64> = self.open.keys().copied().collect();
         let mut new = Vec::new();
+        self.is_crowded = false;
+        let rows = client.query(sql, &[&held, &MOST_OPEN, &MOST_NAMES]).await?;
+        take_retries(client, &rows).await?;
         for row in rows {
+            if !row.try_get::<_, bool>(3)? {
+                self.is_crowded = true;
+                break;
+            }
             let (id, mut names): (i64, Option<Vec<String>>) = (row.try_get(0)?, row.try_get(1)?);
             if let Some(names) = &mut names {
                 // The database sorts in another order.
                 names.sort_unstable();
             }
+            let retries_refused = row.try_get(4)?;
             let action = match row.try_get(2)? {
                 "reconnect" => Action::Reconnect,
                 "disconnect" => Action::Disconnect,
@@ -93,6 +131,7 @@ impl Requests {
                 new.push(Asked {
                     action,
                     names: asked,
+                    retries_refused,
                 });
                 Open {
                     action,
@@ -103,6 +142,7 @@ impl Requests {
                     found: BTreeSet::new(),
                     found_until: None,
                     errors: Vec::new(),
+                    more_errors: 0,
                 }
             });
         }
@@ -123,13 +163,18 @@ impl Requests {
             if open.action != Action::Refresh {
                 continue;
             }
-            for name in names.iter().filter(|name| held.contains(*name)) {
-                if open.held.insert(name.clone()) {
-                    open.errors.push(format!(
-                        "{name}: its source is left alone since somebody said `spcd disconnect`: \
+            let left_alone: Vec<String> = (names.iter())
+                .filter(|name| held.contains(*name) && !open.held.contains(*name))
+                .cloned()
+                .collect();
+            for name in left_alone {
+                open.tell(|| {
+                    format!(
+                        "{name}: its source is left alone since `spcd disconnect`: \
                          `spcd reconnect {name}` ends that"
-                    ));
-                }
+                    )
+                });
+                open.held.insert(name);
             }
         }
     }
@@ -172,19 +217,20 @@ impl Requests {
             None => true,
         };
         for open in self.open.values_mut().filter(concerns) {
-            open.errors.push(format!("{name}: {error}"));
+            open.tell(|| format!("{name}: {error}"));
         }
     }
 
     /// Answers the requests of which nothing is under way any more, as `is_open` says of one
-    /// connection, or of all; `is_found` says it of what a look found.
+    /// connection, or of all; `is_found` says it of what a look found. Returns whether that made room
+    /// for some that are queued.
     pub async fn answer(
         &mut self,
         client: &Client,
         epoch: i64,
         is_open: impl Fn(Option<&str>) -> bool,
         is_found: impl Fn(&str) -> bool,
-    ) -> Result<(), HubError> {
+    ) -> Result<bool, HubError> {
         let now = Instant::now();
         let waits = |open: &Open| {
             open.found_until.is_some_and(|until| until > now)
@@ -202,17 +248,36 @@ impl Requests {
             .filter(|(_, open)| over(open))
             .map(|(id, _)| *id)
             .collect();
+        let made_room = self.is_crowded && !ids.is_empty();
         for id in ids {
-            let errors = self.open.get(&id).map(|open| open.errors.join("; "));
-            let error = errors.filter(|errors| !errors.is_empty());
+            let error = self.open.get(&id).and_then(Open::error);
             let sql = "UPDATE spcd.refresh_request
-                       SET done_at = pg_catalog.clock_timestamp(), error = $2
+                       SET done_at = pg_catalog.clock_timestamp(), error = $2,
+                           connections = CASE WHEN name_count > $4 THEN connections[1:$4]
+                                              ELSE connections END
                        WHERE id = $1 AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = $3)";
-            client.execute(sql, &[&id, &error, &epoch]).await?;
+            let params: [&(dyn ToSql + Sync); 4] = [&id, &error, &epoch, &MOST_KEPT];
+            client.execute(sql, &params).await?;
             self.open.remove(&id);
         }
-        Ok(())
+        Ok(made_room)
     }
+}
+
+/// Leaves only a refresh of retries that were read for the next leader: a retry may end the server once
+/// more.
+async fn take_retries(client: &Client, rows: &[Row]) -> Result<(), HubError> {
+    let mut ids: Vec<i64> = Vec::new();
+    for row in rows {
+        if row.try_get::<_, &str>(2)? == "retry" && row.try_get(3)? {
+            ids.push(row.try_get(0)?);
+        }
+    }
+    if !ids.is_empty() {
+        let taken = "UPDATE spcd.refresh_request SET action = 'refresh' WHERE id = ANY ($1)";
+        client.execute(taken, &[&ids]).await?;
+    }
+    Ok(())
 }
 
 /// That there are no connections of these names.
@@ -246,9 +311,11 @@ mod tests {
             found: BTreeSet::new(),
             found_until: None,
             errors: Vec::new(),
+            more_errors: 0,
         };
         Requests {
             open: BTreeMap::from([(1, open)]),
+            is_crowded: false,
         }
     }
 

@@ -25,5 +25,5 @@
 # Where the page, the API and the metrics are: an address, "unix:/path" or "off". Whoever changes
 # something there shows the token.
 #
-# http            = "127.0.0.1:9187"
+# http            = "127.0.0.1:7733"
 # http_token_file = "/etc/spcd/credentials/http_token"

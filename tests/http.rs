@@ -314,13 +314,13 @@ async fn names_that_are_not_ours_are_not_answered() {
     for (host, status) in [
         ("localhost", 200),
         ("LOCALHOST:80", 200),
-        ("127.0.0.1:9187", 200),
-        ("[::1]:9187", 200),
+        ("127.0.0.1:7733", 200),
+        ("[::1]:7733", 200),
         ("10.1.2.3", 200),
         ("spcd.example.com", 200),
         ("spcd.example.com:443", 200),
         ("evil.example", 421),
-        ("evil.example:9187", 421),
+        ("evil.example:7733", 421),
         ("localhost.evil.example", 421),
         ("x.spcd.example.com", 421),
     ] {
@@ -538,7 +538,7 @@ async fn the_address_follows_the_settings_and_may_be_taken() {
     eventually_now("it is had", || {
         (!one.is_gone() && one.get("/livez").status == 200).then_some(())
     });
-    for wrong in ["9187", "example.com:80", "unix:"] {
+    for wrong in ["7733", "example.com:80", "unix:"] {
         fs::write(&file, format!("http = \"{wrong}\"\n")).unwrap();
         let told = spcd.spcd(&["url"]);
         assert_eq!(told.code, 1, "{wrong}");

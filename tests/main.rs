@@ -27,6 +27,7 @@ mod health;
 mod hints;
 mod http;
 mod import;
+mod inert;
 mod locks;
 mod look;
 mod messages;

@@ -65,7 +65,7 @@ async fn the_documentation_shows_what_is() {
     for block in text.split("```sh\n").skip(1) {
         let (command, rest) = block.split_once("```\n").unwrap();
         let (url, is_post) = (
-            command.split("http://127.0.0.1:9187").nth(1),
+            command.split("http://127.0.0.1:7733").nth(1),
             command.contains("-X POST"),
         );
         let path = url

@@ -45,7 +45,7 @@ async fn nginx_gives_it_to_a_network_over_tls() {
         ("listen 443 ssl;", format!("listen 127.0.0.1:{port} ssl;")),
         ("/etc/ssl/certs/spcd.example.com.pem", certificate),
         ("/etc/ssl/private/spcd.example.com.key", key),
-        ("127.0.0.1:9187", address),
+        ("127.0.0.1:7733", address),
         ("10.0.0.0/8", format!("{HERE}/32")),
     ];
     let mut site = include_str!("../../config/nginx/spcd.conf").to_owned();

@@ -98,4 +98,5 @@ pub mod search_path;
 pub mod secret;
 pub mod shape;
 pub mod sql;
+pub mod terminal;
 pub mod union;

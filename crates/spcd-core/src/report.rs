@@ -7,6 +7,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::config::{Diagnostic, Loaded, Severity, Source, public_settings, without_mark};
+use crate::terminal;
 use spcd_lang::block_splitter::TOP_LEVEL;
 use spcd_lang::lex::{Lexer, Token, TokenKind};
 
@@ -128,7 +129,10 @@ fn one(
 /// Text without characters that would move the cursor.
 fn plain(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| match c.is_control() || terminal::acts(c) {
+            true => '\u{fffd}',
+            false => c,
+        })
         .collect()
 }
 
@@ -196,7 +200,19 @@ fn excerpt(
         marked.start = shown.len();
     }
     marked.end = marked.end.max(marked.start);
-    Some(window(&shown.replace('\r', " "), marked))
+    Some(window(&inert(&shown), marked))
+}
+
+/// A line whose characters do not act on a terminal, of the same length in bytes.
+fn inert(line: &str) -> String {
+    let shown = |c: char| match c {
+        // The renderer shows these as symbols.
+        c if !terminal::acts(c) || (c.is_ascii_control() && c != '\r') => c,
+        c if c.len_utf8() == 1 => ' ',
+        c if c.len_utf8() == 2 => '\u{bf}',
+        _ => '\u{fffd}',
+    };
+    line.chars().map(shown).collect()
 }
 
 /// A part of a long line around the marker.
@@ -412,6 +428,7 @@ fn hidden_json(text: &str) -> Vec<Hidden> {
 mod tests {
     use super::{Style, render};
     use crate::config::{Cache, Given, Source, load};
+    use crate::terminal;
 
     /// What is shown of one file, in which `SECRET` stands wherever a value may be secret.
     fn shown(path: &str, text: &str) -> String {

@@ -102,7 +102,7 @@ pub struct Flags {
     hub: hub::HubFlags,
     #[command(flatten)]
     health: health::HealthFlags,
-    /// Where `run` serves its page, API and metrics: an address, unix:/path, or off [default: 127.0.0.1:9187]
+    /// Where `run` serves its page, API and metrics: an address, unix:/path, or off [default: 127.0.0.1:7733]
     #[arg(long, env = "SPCD_HTTP", value_name = "ADDRESS", global = true)]
     http: Option<String>,
     /// The file with the token that is asked of those who change something over HTTP

@@ -15,12 +15,12 @@ pub enum Listen {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self::Tcp(SocketAddr::from(([127, 0, 0, 1], 9187)))
+        Self::Tcp(SocketAddr::from(([127, 0, 0, 1], 7733)))
     }
 }
 
 impl Listen {
-    /// Reads `127.0.0.1:9187`, `[::1]:9187`, `localhost:9187`, `unix:/path` or `off`.
+    /// Reads `127.0.0.1:7733`, `[::1]:7733`, `localhost:7733`, `unix:/path` or `off`.
     ///
     /// # Errors
     /// What can be written there.
@@ -40,7 +40,7 @@ impl Listen {
             None => text.to_owned(),
         };
         numeric.parse().map(Self::Tcp).map_err(|_| {
-            "http must be an address and a port (127.0.0.1:9187), unix:/path or off".to_owned()
+            "http must be an address and a port (127.0.0.1:7733), unix:/path or off".to_owned()
         })
     }
 
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn an_address_a_socket_or_nothing() {
         assert_eq!(Listen::parse("off"), Ok(Listen::Off));
-        assert_eq!(Listen::parse("localhost:9187"), Ok(Listen::default()));
+        assert_eq!(Listen::parse("localhost:7733"), Ok(Listen::default()));
         assert_eq!(
             Listen::parse("unix:/run/s"),
             Ok(Listen::Unix("/run/s".into()))
@@ -78,8 +78,8 @@ mod tests {
         }
         for text in [
             "",
-            ":9187",
-            "9187",
+            ":7733",
+            "7733",
             "example.com:80",
             "unix:",
             "127.0.0.1",

@@ -9,6 +9,7 @@ use spcd_client::{ConnectionState, Status, states};
 
 use super::ApplyArgs;
 use super::follow::{self, Ended};
+use super::terminal;
 use crate::config::Config;
 use crate::daemon::Reign;
 use crate::hub::connect::Endpoint;
@@ -134,14 +135,15 @@ struct Progress {
 impl Progress {
     fn left(&mut self, left: usize) {
         if self.shown != Some(left) && std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K{left} connections under way");
+            terminal::control_stderr(terminal::CLEAR_LINE);
+            eprint!("{left} connections under way");
             self.shown = Some(left);
         }
     }
 
     fn end(&self) {
         if self.shown.is_some() {
-            eprint!("\r\x1b[K");
+            terminal::control_stderr(terminal::CLEAR_LINE);
         }
     }
 }

@@ -11,6 +11,7 @@ use spcd_core::report::{self, MASK, Style};
 use spcd_lang::value::Value;
 
 use super::CheckArgs;
+use super::terminal;
 use crate::config::Config;
 use crate::settings::Settings;
 
@@ -40,7 +41,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     );
     if args.json {
         let object = Report::of(&inspection, &look.sources, &unseen, args.show_values);
-        let mut out = std::io::stdout().lock();
+        let mut out = terminal::machine();
         serde_json::to_writer_pretty(&mut out, &object).context("the report cannot be written")?;
         writeln!(out)?;
         return Ok(ExitCode::from(u8::from(errors > 0)));
@@ -58,19 +59,16 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
             colours: std::io::stdout().is_terminal(),
             ..style
         };
-        print!(
-            "{}",
-            report::render(&inspection.loaded, &look.sources, style)
-        );
+        let report = report::render(&inspection.loaded, &look.sources, style);
+        terminal::control_stdout(&report);
     } else {
         let style = Style {
             colours: std::io::stderr().is_terminal(),
             ..style
         };
-        eprint!(
-            "{}",
-            report::render(&inspection.loaded, &look.sources, style)
-        );
+        // The report escapes what it quotes; its colours are to act.
+        let report = report::render(&inspection.loaded, &look.sources, style);
+        terminal::control_stderr(&report);
     }
     println!(
         "{}, {}: {}, {}",

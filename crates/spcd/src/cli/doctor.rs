@@ -37,7 +37,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     if let Some(running) = running {
         running.stop().await;
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = super::terminal::human();
     let mut missing = false;
     for Finding { what, advice } in findings {
         match advice {

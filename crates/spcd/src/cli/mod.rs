@@ -1,5 +1,9 @@
 //! The command line: one file a command, each with `run(&Settings, Args) -> Result<ExitCode>`.
 
+// First: its macros replace those of the standard library in all that follow.
+#[macro_use]
+mod terminal;
+
 mod adopt;
 mod apply;
 mod check;
@@ -290,7 +294,10 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             match error.downcast_ref::<SettingsError>() {
-                Some(error) => eprint!("{}", error.report(std::io::stderr().is_terminal())),
+                // The report escapes what it quotes; its colours are to act.
+                Some(error) => {
+                    terminal::control_stderr(&error.report(std::io::stderr().is_terminal()));
+                }
                 None => eprintln!("spcd: {error:#}"),
             }
             ExitCode::FAILURE
@@ -409,9 +416,9 @@ async fn hub(settings: &Settings) -> anyhow::Result<(Endpoint, Option<cluster::R
 /// Asks on the terminal, after what was shown.
 fn confirm(question: &str) -> anyhow::Result<bool> {
     use std::io::Write as _;
-    let (mut out, input) = (std::io::stdout(), std::io::stdin());
+    let (mut out, input) = (terminal::human_unlocked(), std::io::stdin());
     anyhow::ensure!(
-        out.is_terminal() && input.is_terminal(),
+        std::io::stdout().is_terminal() && input.is_terminal(),
         "nobody is there to ask: give --yes if that is what you want"
     );
     write!(out, "{question} Type yes: ")?;

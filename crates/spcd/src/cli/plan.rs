@@ -56,7 +56,7 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         cluster.stop().await;
     }
     let (plan, observed) = looked?;
-    let mut out = std::io::stdout().lock();
+    let mut out = super::terminal::human();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &plan::show_json(&plan, &observed))?;
         writeln!(out)?;

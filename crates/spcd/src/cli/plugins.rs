@@ -8,7 +8,7 @@ use crate::settings::Settings;
 
 /// Prints the definitions that ship, in the language they are written in, and names the user's own.
 pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
+    let mut out = super::terminal::human();
     out.write_all(spcd_core::plugin::SHIPPED.as_bytes())?;
     let loaded = Config::new(&settings.config_dirs, false).load();
     if !loaded.plugins.is_empty() {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::error::{DbError, ErrorPosition};
 use tokio_postgres::{AsyncMessage, SimpleQueryMessage};
 
+use super::terminal;
 use super::{Output, QueryArgs};
 use crate::config::Config;
 use crate::daemon::Reign;
@@ -75,7 +76,7 @@ pub async fn run(settings: &Settings, args: QueryArgs) -> anyhow::Result<ExitCod
     look(&mut client, &text, args.timeout).await;
     let cut = statements(&text);
     let rest = Some(cut.rest).filter(|rest| !rest.is_empty());
-    let mut out = io::stdout().lock();
+    let mut out = output(args.output);
     for sql in cut.complete.into_iter().chain(rest) {
         match execute(&mut client, &cancel, sql, args.output, &mut out).await {
             Ok(()) => {}
@@ -393,17 +394,26 @@ impl Progress {
         client.on_wait(move |progress| {
             shown.store(true, std::sync::atomic::Ordering::Relaxed);
             if progress.waiting.is_empty() {
-                eprint!("\r\x1b[K");
+                terminal::control_stderr(terminal::CLEAR_LINE);
             } else {
-                eprint!("\r\x1b[K{progress}");
+                terminal::control_stderr(terminal::CLEAR_LINE);
+                eprint!("{progress}");
             }
         });
     }
 
     fn clear(&self) {
         if self.shown.swap(false, std::sync::atomic::Ordering::Relaxed) {
-            eprint!("\r\x1b[K");
+            terminal::control_stderr(terminal::CLEAR_LINE);
         }
+    }
+}
+
+/// Standard output for results: formats that programs read keep the data as it is.
+fn output(format: Output) -> terminal::Plain<io::StdoutLock<'static>> {
+    match format {
+        Output::Json | Output::Csv => terminal::machine(),
+        Output::Table | Output::Line => terminal::human(),
     }
 }
 

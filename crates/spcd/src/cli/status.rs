@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use spcd_client::{Changes, Client, ConnectionState, Error, Reported, Status, states};
+use spcd_core::terminal::plain;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
@@ -17,6 +18,7 @@ use super::StatusArgs;
 use super::follow;
 use super::health::{self, Row};
 use super::query::Cancel;
+use super::terminal;
 use crate::hub::connect::{Endpoint, Session};
 use crate::settings::Settings;
 
@@ -30,7 +32,10 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
     let mut rows = states(&session.client, names).await?;
     rows.retain(|row| is_labelled(row, &args.labels));
     let health = health::rows(&session.client).await?;
-    let mut out = std::io::stdout().lock();
+    let mut out = match args.json {
+        true => terminal::machine(),
+        false => terminal::human(),
+    };
     if args.json {
         serde_json::to_writer_pretty(&mut out, &with_health(&rows, &health))?;
         writeln!(out)?;
@@ -62,7 +67,7 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
     changes.begin().await?;
     let live = std::io::stdout().is_terminal() && !args.json;
     if live {
-        print!("\x1b[2J");
+        terminal::control_stdout(terminal::CLEAR_SCREEN);
     }
     let mut looker = Looker {
         endpoint,
@@ -110,7 +115,10 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
             rows.retain(|known| known.connection_name != row.connection_name);
             rows.push(row);
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = match args.json {
+            true => terminal::machine(),
+            false => terminal::human(),
+        };
         if args.json {
             serde_json::to_writer(&mut out, &change)?;
             writeln!(out)?;
@@ -198,9 +206,14 @@ fn show(
     };
     if live {
         // From the top, over what is there: a screen that is cleared first would flicker.
-        text = format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"));
+        text = plain(&text).replace('\n', "\x1b[K\n");
+        terminal::control_stdout(&format!("\x1b[H{text}\x1b[J"));
+        return std::io::stdout().flush();
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = match json {
+        true => terminal::machine(),
+        false => terminal::human(),
+    };
     out.write_all(text.as_bytes())?;
     out.flush()
 }

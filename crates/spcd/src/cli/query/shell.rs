@@ -131,7 +131,7 @@ impl Shell {
     /// Runs a statement and shows its result or its error; false after an error.
     async fn run(&mut self, client: &mut Client, sql: &str) -> io::Result<bool> {
         let begun = Instant::now();
-        let mut out = io::stdout().lock();
+        let mut out = super::output(self.output);
         let mut outcome = execute(client, &self.cancel, sql, self.output, &mut out).await;
         // What was saved a moment ago may not be known yet: a look at the files tells.
         if let Err(Failure::Statement(error)) = &outcome

@@ -1,0 +1,129 @@
+//! The one way of text to a terminal. Text from sources, files and names must not act on it, so the
+//! macros `print!` and the like of the standard library are replaced here for all commands by ones
+//! that write what acts on a terminal as escapes.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Stdout, StdoutLock, Write};
+
+use spcd_core::terminal::plain;
+
+macro_rules! print {
+    ($($arg:tt)*) => { $crate::cli::terminal::to_stdout(format_args!($($arg)*)) };
+}
+macro_rules! println {
+    () => { $crate::cli::terminal::to_stdout(format_args!("\n")) };
+    ($($arg:tt)*) => {
+        $crate::cli::terminal::to_stdout(format_args!("{}\n", format_args!($($arg)*)))
+    };
+}
+macro_rules! eprint {
+    ($($arg:tt)*) => { $crate::cli::terminal::to_stderr(format_args!($($arg)*)) };
+}
+macro_rules! eprintln {
+    ($($arg:tt)*) => {
+        $crate::cli::terminal::to_stderr(format_args!("{}\n", format_args!($($arg)*)))
+    };
+}
+
+/// Clears the line that progress is shown on.
+pub const CLEAR_LINE: &str = "\r\x1b[K";
+/// Clears the screen.
+pub const CLEAR_SCREEN: &str = "\x1b[2J";
+
+/// Writes text for a person to standard output. A reader that is gone is no error.
+pub fn to_stdout(text: fmt::Arguments<'_>) {
+    let _ = io::stdout().write_all(plain(&text.to_string()).as_bytes());
+}
+
+/// Writes text for a person to standard error.
+pub fn to_stderr(text: fmt::Arguments<'_>) {
+    let _ = io::stderr().write_all(plain(&text.to_string()).as_bytes());
+}
+
+/// Writes the program's own control sequences, or text that was made plain before, to standard error.
+pub fn control_stderr(sequences: &str) {
+    let _ = io::stderr().write_all(sequences.as_bytes());
+}
+
+/// The same to standard output.
+pub fn control_stdout(sequences: &str) {
+    let _ = io::stdout().write_all(sequences.as_bytes());
+}
+
+/// Standard output for formats that programs read: as it is, unless a person watches.
+pub fn machine() -> Plain<StdoutLock<'static>> {
+    Plain {
+        out: io::stdout().lock(),
+        filters: io::stdout().is_terminal(),
+        rest: Vec::new(),
+    }
+}
+
+/// Standard output for formats that people read.
+pub fn human() -> Plain<StdoutLock<'static>> {
+    Plain {
+        out: io::stdout().lock(),
+        filters: true,
+        rest: Vec::new(),
+    }
+}
+
+/// The same, not locked.
+pub fn human_unlocked() -> Plain<Stdout> {
+    Plain {
+        out: io::stdout(),
+        filters: true,
+        rest: Vec::new(),
+    }
+}
+
+/// A writer that writes what acts on a terminal as escapes.
+pub struct Plain<W> {
+    out: W,
+    filters: bool,
+    /// The beginning of a character whose end was not written yet.
+    rest: Vec<u8>,
+}
+
+impl<W: Write> Write for Plain<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.filters {
+            return self.out.write(bytes);
+        }
+        self.rest.extend_from_slice(bytes);
+        let whole = match std::str::from_utf8(&self.rest) {
+            Ok(text) => text.len(),
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            // Not text: each byte that is none is shown as such.
+            Err(_) => self.rest.len(),
+        };
+        let text = String::from_utf8_lossy(&self.rest[..whole]);
+        self.out.write_all(plain(&text).as_bytes())?;
+        self.rest.drain(..whole);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_cut_by_writes_stay_whole_and_control_sequences_are_escaped() {
+        let text = "ä\u{1b}[0m\u{9b}漢\n";
+        let mut written = Plain {
+            out: Vec::new(),
+            filters: true,
+            rest: Vec::new(),
+        };
+        for byte in text.as_bytes() {
+            written.write_all(&[*byte]).unwrap();
+        }
+        let written = String::from_utf8(written.out).unwrap();
+        assert_eq!(written, "ä\\u{1b}[0m\\u{9b}漢\n");
+    }
+}

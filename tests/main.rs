@@ -20,6 +20,7 @@ mod csv;
 mod damage;
 mod destroy;
 mod doctor;
+mod events;
 mod examples;
 mod failover;
 mod guarded;

@@ -428,7 +428,6 @@ fn hidden_json(text: &str) -> Vec<Hidden> {
 mod tests {
     use super::{Style, render};
     use crate::config::{Cache, Given, Source, load};
-    use crate::terminal;
 
     /// What is shown of one file, in which `SECRET` stands wherever a value may be secret.
     fn shown(path: &str, text: &str) -> String {

@@ -10,6 +10,7 @@ mod check;
 mod completions;
 mod destroy;
 mod doctor;
+mod events;
 mod follow;
 mod health;
 mod man;
@@ -71,6 +72,8 @@ enum Command {
     Apply(ApplyArgs),
     /// Show the state of every connection
     Status(StatusArgs),
+    /// Show what happened to connections, the latest last
+    Events(EventsArgs),
     /// Wait until connections are settled
     Wait(WaitArgs),
     /// Ask the sources again
@@ -166,6 +169,19 @@ pub struct StatusArgs {
     /// Stay and show changes as they happen
     #[arg(long, env = "SPCD_WATCH", value_parser = FalseyValueParser::new())]
     pub watch: bool,
+    /// Print an array of the table's rows
+    #[arg(long, env = "SPCD_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+}
+
+/// `spcd events`
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Connections [default: all]
+    pub names: Vec<String>,
+    /// Events of so long [default: the latest 100] (30m, 12h)
+    #[arg(long, value_parser = parse_duration)]
+    pub since: Option<Duration>,
     /// Print an array of the table's rows
     #[arg(long, env = "SPCD_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
@@ -340,6 +356,7 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
         Command::Plan(args) => plan::run(settings, args).await,
         Command::Apply(args) => apply::run(settings, args).await.map_err(missing_rights),
         Command::Status(args) => status::run(settings, args).await,
+        Command::Events(args) => events::run(settings, args).await,
         Command::Wait(args) => wait::wait(settings, args).await,
         Command::Refresh(args) => wait::refresh(settings, args).await,
         Command::Query(args) => query::run(settings, args).await,
@@ -373,6 +390,7 @@ impl Command {
         match self {
             Self::Plan(_)
             | Self::Apply(_)
+            | Self::Events(_)
             | Self::Status(_)
             | Self::Wait(_)
             | Self::Refresh(_)

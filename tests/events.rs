@@ -29,8 +29,9 @@ async fn events_are_shown_in_order_with_their_errors() {
         [
             "pending",
             "pending -> ready",
-            "ready -> error",
-            "error -> ready"
+            "ready -> updating",
+            "updating -> error",
+            "error -> ready",
         ],
         "{}",
         of_a.stdout

@@ -95,7 +95,7 @@ async fn another_config_directory_is_refused_until_it_is_adopted() {
     let moved = others(&["apply", "--adopt-config"]);
     assert_eq!(moved.code, 0, "{}", moved.stderr);
     until(&hub.url, &["a ready"]).await;
-    // Whoever has the directory from before is refused now.
+    // A daemon with the directory from before is refused now.
     spcd.start();
     assert_eq!(spcd.ended().code(), Some(1));
     assert!(spcd.log().contains("--adopt-config"), "{}", spcd.log());

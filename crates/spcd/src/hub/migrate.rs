@@ -36,7 +36,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     ),
 ];
 
-/// Locks lie where no other role can reach them: whoever may name a table can hold a lock on it, with
+/// Locks lie where no other role can reach them: a role that may name a table can hold a lock on it, with
 /// a statement that is only prepared. A partitioned table has no storage, so vacuum never waits.
 const LOCKS: &str = "
     CREATE SCHEMA spcd_lock;

@@ -39,6 +39,7 @@ mod partial;
 mod pass;
 mod plain_words;
 mod query;
+mod readable;
 mod requests;
 mod restart;
 mod search_path;

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::connect::Session;
-use super::{HubError, apply, catalog, csv, partial, remote_names};
+use super::{HubError, apply, catalog, csv, partial, privileges, remote_names};
 
 /// Distinguishes schemas of imports that run at the same time.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -161,6 +161,11 @@ async fn look(
         offer.notices.extend(odd.notices);
     }
     shape::normalize(&mut offer.tables, target.traits());
+    // Of tables that connections share each may have another role.
+    if target.dynamic && !offer.tables.is_empty() {
+        let unreadable = privileges::warnings(client, name, target, &offer.tables).await?;
+        offer.warnings.extend(unreadable);
+    }
     Ok((offer != Offer::default()).then_some(offer))
 }
 

@@ -33,6 +33,16 @@ const WIDTH: usize = 6;
 /// A foreign table over one of a source's catalog, in a schema that exists, on a server that does;
 /// both of that name.
 pub(super) fn table(name: &str, table: &str, columns: &[(&str, &str)]) -> String {
+    foreign(name, table, ("pg_catalog", table), columns)
+}
+
+/// The same over any table of the source, under another name.
+fn foreign(
+    name: &str,
+    local: &str,
+    (schema, table): (&str, &str),
+    columns: &[(&str, &str)],
+) -> String {
     let columns = columns.iter().map(|(name, data_type)| Column {
         name: (*name).into(),
         data_type: (*data_type).into(),
@@ -40,14 +50,14 @@ pub(super) fn table(name: &str, table: &str, columns: &[(&str, &str)]) -> String
     });
     // Whatever the server's options say: no EXPLAIN over there, and few round trips.
     let options = [
-        ("schema_name", "pg_catalog"),
+        ("schema_name", schema),
         ("table_name", table),
         ("use_remote_estimate", "false"),
         ("fetch_size", "10000"),
     ];
     let option = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     let table = Table {
-        name: table.into(),
+        name: local.into(),
         columns: columns.collect(),
         options: options.into_iter().map(option).collect(),
         ..Table::default()
@@ -92,6 +102,60 @@ pub(super) fn tables(name: &str) -> String {
     .concat()
 }
 
+/// The foreign tables for the question who may read what.
+pub(super) fn privilege_tables(name: &str) -> String {
+    let of = |local: &str, schema: &str, table: &str, columns: &[(&str, &str)]| {
+        foreign(name, local, (schema, table), columns)
+    };
+    [
+        of(
+            "enabled_roles",
+            "information_schema",
+            "enabled_roles",
+            &[("role_name", "text")],
+        ),
+        of(
+            "pg_roles",
+            "pg_catalog",
+            "pg_roles",
+            &[("oid", "oid"), ("rolname", "text")],
+        ),
+        of(
+            "acl_namespace",
+            "pg_catalog",
+            "pg_namespace",
+            &[("oid", "oid"), ("nspname", "text")],
+        ),
+        of(
+            "acl_class",
+            "pg_catalog",
+            "pg_class",
+            &[
+                ("oid", "oid"),
+                ("relname", "text"),
+                ("relnamespace", "oid"),
+                ("relkind", "\"char\""),
+                ("relispartition", "boolean"),
+                ("relowner", "oid"),
+                ("relacl", "text[]"),
+            ],
+        ),
+        of(
+            "acl_attribute",
+            "pg_catalog",
+            "pg_attribute",
+            &[
+                ("attrelid", "oid"),
+                ("attnum", "smallint"),
+                ("attname", "text"),
+                ("attisdropped", "boolean"),
+                ("attacl", "text[]"),
+            ],
+        ),
+    ]
+    .concat()
+}
+
 /// What `format_type` says of a type that is not there.
 const UNKNOWN_TYPE: &str = "???";
 
@@ -120,7 +184,7 @@ fn question(name: &str, target: &Target, only: Option<&[u32]>) -> String {
 }
 
 /// Selects the tables of the remote schema.
-fn of_schema(target: &Target) -> String {
+pub(super) fn of_schema(target: &Target) -> String {
     format!(
         "WHERE n.nspname = {} AND c.relkind IN ('r', 'v', 'f', 'm', 'p') AND NOT c.relispartition",
         sql::literal(&target.import.schema)

@@ -20,6 +20,7 @@ pub mod observe;
 mod ownership;
 mod partial;
 pub mod pool;
+mod privileges;
 pub mod probe;
 mod remote_names;
 pub mod search_path;

@@ -54,4 +54,5 @@ mod tunnel;
 mod unchanged;
 mod vanished;
 mod wait;
+mod watch;
 mod wrappers;

@@ -71,6 +71,20 @@ async fn the_command_line_client_finds_what_it_asks_for() {
         (rows[0][0].as_deref() == Some(path)).then_some(())
     })
     .await;
+    // A role that may read the connections in any other way may use these clients, too.
+    query(&hub.url, "CREATE ROLE analyst LOGIN IN ROLE spcd_users").await;
+    let analyst = cluster.url_as("analyst", &hub.name);
+    for table in [
+        "steampipe_connection",
+        "steampipe_server_settings",
+        "steampipe_plugin",
+    ] {
+        query(
+            &analyst,
+            &format!("SELECT * FROM steampipe_internal.{table}"),
+        )
+        .await;
+    }
     let (client, mut heard) = listener(&url, "steampipe_notification").await;
     let settings = "SELECT * FROM steampipe_internal.steampipe_server_settings";
     assert_eq!(

@@ -359,16 +359,16 @@ BEGIN
     IF NOT pg_catalog.pg_has_role('steampipe', 'steampipe_users', 'member') THEN
         GRANT steampipe_users TO steampipe;
     END IF;
-    GRANT USAGE ON SCHEMA steampipe_internal TO steampipe_users;
-    GRANT SELECT ON ALL TABLES IN SCHEMA steampipe_internal TO steampipe_users;
+    -- Every role that may read the connections may use these clients.
+    GRANT USAGE ON SCHEMA steampipe_internal TO spcd_users, steampipe_users;
+    GRANT SELECT ON ALL TABLES IN SCHEMA steampipe_internal TO spcd_users, steampipe_users;
 END $$;
 
 -- Whether steampipe_admit has nothing to do.
 CREATE FUNCTION spcd.steampipe_is_admitted() RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT count(*) = 3
            AND bool_and(pg_catalog.pg_has_role(r.oid, pg_catalog.to_regrole('spcd_users')::oid, 'member'))
-           AND bool_and(r.rolname = 'spcd_users'
-                        OR pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE'))
+           AND bool_and(pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE'))
     FROM pg_catalog.pg_roles r
     JOIN pg_catalog.pg_namespace n ON n.nspname = 'steampipe_internal'
     WHERE r.rolname IN ('spcd_users', 'steampipe_users', 'steampipe')

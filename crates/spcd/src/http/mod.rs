@@ -41,8 +41,13 @@ use events::Feed;
 use hub::Hub;
 use listener::{Listener, Patient};
 
-/// Connections at a time; who comes later waits for one to end.
+/// Connections at a time.
 const CONNECTIONS: usize = 256;
+/// Connections beyond that, for probes alone: a service manager that waits for a place would take the
+/// daemon for dead.
+const PROBES: usize = 16;
+/// How long a client among those may take for the head of its request.
+const PROBE_HEADERS: Duration = Duration::from_secs(1);
 /// Event streams at a time, which leaves room for requests.
 const STREAMS: usize = 128;
 /// How long a client may take for the head of a request, and for the next one on its connection.
@@ -183,13 +188,18 @@ async fn moved(settings: &mut watch::Receiver<settings::Http>, from: &settings::
 }
 
 async fn accept(listener: &Listener, app: &Shared) -> Infallible {
-    let router = router(app.clone());
+    let (router, probes_only) = (router(app.clone()), probes(app.clone()));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let kept = Arc::new(Semaphore::new(PROBES));
     // They end with this: nobody waits for a stream when the daemon stops.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let permit = room.clone().acquire_owned().await;
+        let (mut permit, mut is_full) = tokio::select! {
+            biased;
+            permit = room.clone().acquire_owned() => (permit, false),
+            permit = kept.clone().acquire_owned() => (permit, true),
+        };
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) => {
@@ -199,19 +209,32 @@ async fn accept(listener: &Listener, app: &Shared) -> Infallible {
                 continue;
             }
         };
-        let router = router.clone();
+        // Another may have ended since.
+        if is_full && let Ok(free) = room.clone().try_acquire_owned() {
+            (permit, is_full) = (Ok(free), false);
+        }
+        let (router, headers) = match is_full {
+            false => (router.clone(), HEADERS),
+            true => (probes_only.clone(), PROBE_HEADERS),
+        };
         connections.spawn(async move {
             let _permit = permit;
-            answer(stream, router).await;
+            answer(stream, router, headers, !is_full).await;
         });
     }
 }
 
 /// Answers one client until it goes, or is cut off.
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send, router: Router) {
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    router: Router,
+    headers: Duration,
+    keep_alive: bool,
+) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
+        .keep_alive(keep_alive)
+        .header_read_timeout(headers)
         .max_buf_size(64 << 10)
         .serve_connection(
             TokioIo::new(Patient::new(stream)),
@@ -239,6 +262,19 @@ fn router(app: Shared) -> Router {
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing here"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here")
+        })
+        .layer(from_fn_with_state(app.clone(), guard::guard))
+        .with_state(app)
+}
+
+/// What is answered where all connections are taken.
+fn probes(app: Shared) -> Router {
+    Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .fallback(async || {
+            let taken = format!("all {CONNECTIONS} connections are taken; try again");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, taken)
         })
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)

@@ -36,7 +36,7 @@ struct Client {
 impl Client {
     fn of(app: &Shared) -> Self {
         let (stream, far) = duplex(BETWEEN);
-        let served = tokio::spawn(answer(far, router(app.clone())));
+        let served = tokio::spawn(answer(far, router(app.clone()), HEADERS, true));
         Self { stream, served }
     }
 
@@ -261,10 +261,21 @@ async fn who_comes_when_there_is_no_room_waits_until_one_goes() {
         assert!(got(&client).await.starts_with(b"HTTP/1.1 "));
         clients.push(client);
     }
+    // A place is kept for probes, and for nothing else.
     let late = asks().await;
-    assert_eq!(got(&late).await, b"");
-    drop(clients.pop());
     assert!(got(&late).await.starts_with(b"HTTP/1.1 "));
+    let other = UnixStream::connect(&path).await.unwrap();
+    other.try_write(request("/metrics").as_bytes()).unwrap();
+    assert!(got(&other).await.starts_with(b"HTTP/1.1 503 "));
+    // Those end after one answer, so that they are free for the next.
+    for _ in 0..2 * super::PROBES {
+        let probe = asks().await;
+        assert!(got(&probe).await.starts_with(b"HTTP/1.1 "));
+    }
+    drop(clients.pop());
+    let other = UnixStream::connect(&path).await.unwrap();
+    other.try_write(request("/metrics").as_bytes()).unwrap();
+    assert!(got(&other).await.starts_with(b"HTTP/1.1 200 "));
 }
 
 #[tokio::test]

@@ -50,6 +50,7 @@ mod settings;
 mod steampipe;
 mod stop;
 mod support;
+mod told;
 mod tunnel;
 mod unchanged;
 mod vanished;

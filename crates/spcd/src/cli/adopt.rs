@@ -70,7 +70,7 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
     );
     adopt::record(&session.client, connection, &found).await?;
     session.client.batch_execute("COMMIT").await?;
-    if !follow::is_led(&session).await? {
+    if !follow::is_led(&session.client).await? {
         println!("adopted; `spcd run` or `spcd apply` brings it to what the files want");
         return Ok(ExitCode::SUCCESS);
     }

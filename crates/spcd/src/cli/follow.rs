@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use spcd_client::{ConnectionState, Status, states};
 use tokio::time::{Instant, timeout_at};
+use tokio_postgres::Client;
 
 use crate::hub::connect::Session;
 
@@ -66,13 +67,13 @@ pub async fn follow(
 }
 
 /// Whether a daemon is there to answer, for the message when time is up.
-pub async fn is_led(session: &Session) -> anyhow::Result<bool> {
+pub async fn is_led(client: &Client) -> anyhow::Result<bool> {
     let sql = "SELECT count(*) FROM pg_catalog.pg_locks
                WHERE locktype = 'relation' AND relation = (SELECT c.oid FROM pg_catalog.pg_class c
                                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                                  WHERE n.nspname = 'spcd_lock' AND c.relname = 'lead')
                  AND mode = 'ExclusiveLock' AND granted";
-    Ok(session.client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0)
+    Ok(client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0)
 }
 
 /// The connections among `names` that have no row.

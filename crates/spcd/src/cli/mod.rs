@@ -154,7 +154,7 @@ pub struct ApplyArgs {
     #[arg(long)]
     pub adopt_config: bool,
     /// Also drop people's views on connections that are to be removed
-    #[arg(long, env = "SPCD_DROP_DEPENDENTS", value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub drop_dependents: bool,
 }
 
@@ -266,7 +266,7 @@ pub struct AdoptArgs {
     /// The connection
     pub name: String,
     /// Do not ask
-    #[arg(long, env = "SPCD_YES", value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub yes: bool,
 }
 
@@ -274,7 +274,7 @@ pub struct AdoptArgs {
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
     /// Do not ask
-    #[arg(long, env = "SPCD_YES", value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub yes: bool,
 }
 

@@ -64,6 +64,9 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         out.write_all(plan::show_sql(&plan, &observed).as_bytes())?;
     } else if plan.is_empty() {
         writeln!(out, "nothing to do")?;
+        if desired.connections.is_empty() && observed.connections.is_empty() {
+            eprintln!("{}", super::status::nothing_configured(settings));
+        }
     } else {
         out.write_all(plan::show(&plan, &observed).as_bytes())?;
     }

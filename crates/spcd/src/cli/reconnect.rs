@@ -119,7 +119,7 @@ async fn ask(
     match follow::follow(session, id, Some(&names), timeout, |_| ()).await? {
         Ended::Settled(_, error) => Ok(Some(error)),
         Ended::TimeOut(_) => {
-            match follow::is_led(session).await? {
+            match follow::is_led(&session.client).await? {
                 true => eprintln!("spcd: the daemon did not answer in time"),
                 false => eprintln!(
                     "spcd: no daemon answers on this database; it will find the request when it starts"

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use spcd_client::{Change, Changes, Client, ConnectionState, Error, Reported, Status, states};
+use spcd_client::{Change, Changes, ConnectionState, Error, Reported, Status, states};
 use spcd_core::terminal::plain;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
+use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::StatusArgs;
@@ -52,7 +53,41 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
         eprintln!("spcd: no connection is named {name:?}");
         wrong = true;
     }
+    if let Some(age) = age_without_leader(&session.client).await? {
+        eprintln!("spcd: no daemon runs on this database: {age}");
+    }
+    if rows.is_empty() && args.names.is_empty() && args.labels.is_empty() {
+        eprintln!("{}", nothing_configured(settings));
+    }
     Ok(ExitCode::from(u8::from(wrong)))
+}
+
+/// What to do where there is no connection.
+pub fn nothing_configured(settings: &Settings) -> String {
+    let dirs: Vec<String> = (settings.config_dirs.iter())
+        .map(|dir| dir.display().to_string())
+        .collect();
+    format!(
+        "spcd: no connection is configured: write a .spc file in {}, look at it with `spcd check`, \
+         and start `spcd run`",
+        dirs.join(" or ")
+    )
+}
+
+/// How long ago a daemon was last there, where none leads.
+async fn age_without_leader(client: &Client) -> anyhow::Result<Option<String>> {
+    if follow::is_led(client).await? {
+        return Ok(None);
+    }
+    let sql = "SELECT pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - greatest(
+                   (SELECT max(heartbeat) FROM spcd.daemon),
+                   (SELECT time FROM spcd.connection_event ORDER BY id DESC LIMIT 1),
+                   (SELECT max(since) FROM spcd.daemon)))::text";
+    let age: Option<String> = client.query_one(sql, &[]).await?.try_get(0)?;
+    Ok(Some(match age {
+        Some(age) => format!("what is shown is from {age} ago"),
+        None => "none ever did".into(),
+    }))
 }
 
 /// Prints the states again whenever one changes, until Ctrl-C. On a terminal the table stays in
@@ -64,7 +99,7 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
     let names = (!args.names.is_empty()).then_some(args.names.as_slice());
     let connector = super::query::connector(&endpoint, &Cancel::default());
     let mut changes = Changes::of(connector.clone(), names);
-    let mut client = Client::new(connector);
+    let mut client = spcd_client::Client::new(connector);
     changes.begin().await?;
     let live = std::io::stdout().is_terminal() && !args.json;
     if live {

@@ -46,8 +46,13 @@ async fn request_and_wait(
 ) -> anyhow::Result<ExitCode> {
     let Some(timeout) = timeout else {
         let session = connect(settings).await?;
+        let rows = spcd_client::states(&session.client, Some(names)).await?;
+        let unknown = follow::unknown(names, &rows);
+        for name in &unknown {
+            eprintln!("spcd: no connection is named {name:?}");
+        }
         follow::request(&session, ask).await?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ExitCode::from(u8::from(!unknown.is_empty())));
     };
     let until = Instant::now() + timeout;
     let mut is_known = false;
@@ -140,7 +145,7 @@ async fn wait_until(
             let names: Vec<_> = (left.iter())
                 .map(|row| format!("{} ({})", row.connection_name, row.status))
                 .collect();
-            if !follow::is_led(session).await? {
+            if !follow::is_led(&session.client).await? {
                 eprintln!("spcd: no daemon answers on this database: start `spcd run`");
             } else if names.is_empty() {
                 eprintln!("spcd: the daemon did not answer in time");

@@ -37,6 +37,7 @@ mod ordinary_role;
 mod page;
 mod partial;
 mod pass;
+mod patterns;
 mod plain_words;
 mod query;
 mod readable;

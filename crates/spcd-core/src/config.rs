@@ -288,6 +288,41 @@ impl Import {
         };
         (self.tables.is_empty() || any(&self.tables)) && !any(&self.exclude)
     }
+
+    /// Returns a warning for each pattern that matches none of the source's tables: `taken` are those
+    /// that are wanted, `others` the rest, where the source tells them all.
+    pub fn unmatched(&self, taken: &[&str], others: Option<&[&str]>) -> Vec<String> {
+        let all = || taken.iter().chain(others.into_iter().flatten()).copied();
+        let matches = |text: &str| {
+            Pattern::new(text).is_ok_and(|pattern| all().any(|name| pattern.matches(name)))
+        };
+        let exclude: &[String] = others.map_or(&[], |_| self.exclude.as_slice());
+        let lists = [("tables", self.tables.as_slice()), ("exclude", exclude)];
+        let patterns = (lists.into_iter())
+            .flat_map(|(list, patterns)| patterns.iter().map(move |pattern| (list, pattern)));
+        patterns
+            .filter(|(_, text)| !matches(text))
+            .map(|(list, text)| {
+                let lower = |text: &str| text.to_lowercase();
+                let folded = Pattern::new(&lower(text)).ok();
+                let is_case = |name: &str| folded.as_ref().is_some_and(|p| p.matches(&lower(name)));
+                let hint = if let Some(name) = all().find(|name| is_case(name)) {
+                    format!("; upper and lower case count: there is {name:?}")
+                } else if text.contains('%') {
+                    "; `%` is no wildcard here, write `*`".to_owned()
+                } else if let Some((_, table)) = text.split_once('.')
+                    && (others.is_none() || matches(table))
+                {
+                    format!("; patterns are of names without their schema, write {table:?}")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "the pattern {text:?} in import.{list} matches no table of the source{hint}"
+                )
+            })
+            .collect()
+    }
 }
 
 /// How bad it is.

@@ -176,6 +176,12 @@ impl Sources {
             return Ok((all, Held::default()));
         }
         let mut tables = all.offer.clone();
+        let (taken, others): (Vec<&str>, Vec<&str>) = (all.offer.tables.iter())
+            .map(|table| table.name.as_str())
+            .partition(|name| wanted.takes(name));
+        tables
+            .warnings
+            .extend(wanted.unmatched(&taken, Some(&others)));
         tables.tables.retain(|table| wanted.takes(&table.name));
         let wanted = Wanted::of(tables, target);
         Ok((Arc::new(wanted), Held::default()))

@@ -42,7 +42,16 @@ pub async fn ask(session: &Session, target: &Target) -> Result<Offer, HubError> 
     }
     let answer = match answer {
         Some(answer) => answer,
-        None => rolled_back(client, import(session, &name, target)).await,
+        None => rolled_back(client, import(session, &name, target))
+            .await
+            .map(|mut offer| {
+                let taken: Vec<&str> = (offer.tables.iter())
+                    .map(|table| table.name.as_str())
+                    .collect();
+                let unmatched = target.import.unmatched(&taken, None);
+                offer.warnings.extend(unmatched);
+                offer
+            }),
     };
     match answer {
         Ok(mut offer) => {
@@ -147,11 +156,20 @@ async fn look(
             catalog::look_in_parts(client, name, target).await?
         }
     };
+    let taken: Vec<&str> = (answer.tables.iter().map(|table| table.name.as_str()))
+        .chain(answer.odd.iter().map(String::as_str))
+        .collect();
+    let others: Vec<&str> = answer.others.iter().map(String::as_str).collect();
+    let unmatched = target.import.unmatched(&taken, Some(&others));
+    let is_empty = taken.is_empty() && others.is_empty();
     let mut offer = Offer {
         tables: answer.tables,
         warnings: answer.warnings,
         ..Offer::default()
     };
+    if !is_empty {
+        offer.warnings.extend(unmatched);
+    }
     if !answer.odd.is_empty() {
         let into = format!("{name}_odd");
         client.batch_execute(&sql::create_schema(&into)).await?;

@@ -4,7 +4,7 @@
 //! the remote column of each. Here three foreign tables over the source's catalog are joined over
 //! there, in one statement, and nothing but types is looked up here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use spcd_core::config::Target;
 use spcd_core::shape::{Column, Table};
@@ -21,6 +21,8 @@ pub struct Answer {
     /// Tables that only an import can tell: with columns of types that are not every server's own,
     /// of other collations, or generated.
     pub odd: Vec<String>,
+    /// Tables of the source that are not wanted.
+    pub others: BTreeSet<String>,
     /// Of tables that have no name here.
     pub warnings: Vec<String>,
 }
@@ -307,6 +309,7 @@ async fn held(
 /// The tables in the answers to [`question`].
 #[derive(Default)]
 struct Rows {
+    others: BTreeSet<String>,
     columns: BTreeMap<String, BTreeMap<i16, Column>>,
     odd: Vec<String>,
 }
@@ -322,6 +325,7 @@ impl Rows {
             }
             let table = row.try_get(0)?.unwrap_or_default();
             if !target.import.takes(table) {
+                self.others.insert(table.to_owned());
                 continue;
             }
             let data_type = row.try_get(3)?.unwrap_or_default();
@@ -361,6 +365,7 @@ impl Rows {
         Answer {
             tables: self.columns.into_iter().map(table).collect(),
             odd: self.odd,
+            others: self.others,
             warnings: Vec::new(),
         }
     }

@@ -1,0 +1,64 @@
+//! Patterns of an import that match no table of the source are named, with what explains it.
+
+use crate::support::hub::{STATIC, made_by, postgres_with, until};
+use crate::support::{Spcd, query, shared};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_that_matches_nothing_is_a_warning() {
+    let hub = shared().database().await;
+    let source = made_by("CREATE TABLE users (id integer); CREATE TABLE orders (id integer)").await;
+    let mut spcd = Spcd::new(&hub.url);
+    let import = |tables: &str, exclude: &str| {
+        format!("  import {{\n    tables = {tables}\n    exclude = {exclude}\n  }}\n")
+    };
+    let dynamic = import(
+        r#"["users", "USERS", "public.users", "u%", "gone"]"#,
+        r#"["orders", "ORDERS", "nothing*"]"#,
+    );
+    let fixed = import(r#"["users", "Orders"]"#, "[]");
+    spcd.write("a.spc", &postgres_with("a", &source, &dynamic));
+    let block = postgres_with("b", &source, &fixed);
+    let block = block.replace("\"postgres\"\n  host", "plugin.app\n  host");
+    spcd.write("b.spc", &[STATIC, &block].concat());
+    // None at all.
+    let none = import(r#"["Users"]"#, "[]");
+    spcd.write("c.spc", &postgres_with("c", &source, &none));
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready", "c ready"]).await;
+    let warnings = async |name: &str| {
+        let sql = format!(
+            "SELECT unnest(warnings) FROM spcd.connection_state WHERE connection_name = '{name}'
+             ORDER BY 1"
+        );
+        query(&hub.url, &sql).await.concat()
+    };
+    let said = |list: &str, pattern: &str, hint: &str| {
+        format!("the pattern {pattern:?} in import.{list} matches no table of the source{hint}")
+    };
+    let case = |name: &str| format!("; upper and lower case count: there is {name:?}");
+    let mut wanted = vec![
+        said("exclude", "ORDERS", &case("orders")),
+        said("exclude", "nothing*", ""),
+        said("tables", "USERS", &case("users")),
+        said("tables", "gone", ""),
+        said(
+            "tables",
+            "public.users",
+            "; patterns are of names without their schema, write \"users\"",
+        ),
+        said("tables", "u%", "; `%` is no wildcard here, write `*`"),
+    ];
+    wanted.sort();
+    let mut found = warnings("a").await;
+    found.sort();
+    assert_eq!(found, wanted);
+    assert_eq!(
+        warnings("b").await,
+        [said("tables", "Orders", &case("orders"))]
+    );
+    assert_eq!(
+        warnings("c").await,
+        [said("tables", "Users", &case("users"))]
+    );
+    spcd.stop();
+}

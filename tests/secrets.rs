@@ -188,3 +188,38 @@ async fn no_secret_is_in_the_context_of_a_lock_or_a_cancelled_statement() {
         assert!(!line.contains("hunter2"), "{line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_a_secret_that_a_driver_quotes_are_masked() {
+    let hub = crate::support::shared().database().await;
+    let mut spcd = crate::support::Spcd::new(&hub.url);
+    for (name, source) in [
+        ("odbc", "ODBC:DRIVER=nothing;UID=u;PWD=hunter2-odbc"),
+        ("dsn", "ODBC:u/hunter2-dsn@nowhere"),
+        ("pg", "PG:host=127.0.0.1 port=1 user=u password=hunter2-pg"),
+        (
+            "my",
+            "MYSQL:shop,host=127.0.0.1,port=1,user=u,password=hunter2-my",
+        ),
+    ] {
+        spcd.write(
+            &format!("{name}.spc"),
+            &format!(
+                "connection \"{name}\" {{\n  plugin = \"ogr\"\n  datasource = \"{source}\"\n}}\n"
+            ),
+        );
+    }
+    spcd.start();
+    crate::support::hub::until(
+        &hub.url,
+        &["dsn error", "my error", "odbc error", "pg error"],
+    )
+    .await;
+    let told = "SELECT string_agg(e, ' ') FROM (SELECT error FROM spcd.connection_state
+                UNION ALL SELECT error FROM spcd.connection_event) x (e)";
+    let told = crate::support::value(&hub.url, told).await;
+    let plan = spcd.spcd(&["plan"]);
+    let all = [told.as_str(), &plan.stdout, &plan.stderr, &spcd.log()].concat();
+    assert!(!all.contains("hunter2"), "{all}");
+    spcd.stop();
+}

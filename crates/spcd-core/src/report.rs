@@ -7,7 +7,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::config::{Diagnostic, Loaded, Severity, Source, public_settings, without_mark};
-use crate::terminal;
+use crate::{secret, terminal};
 use spcd_lang::block_splitter::TOP_LEVEL;
 use spcd_lang::lex::{Lexer, Token, TokenKind};
 
@@ -168,6 +168,19 @@ fn excerpt(
         .map(|hidden| hidden.range.start.max(line_start)..hidden.range.end.min(line_end))
         .filter(|range| !range.is_empty())
         .collect();
+    // Also in what is public a part may be a secret.
+    let line = text.get(line_start..line_end).unwrap_or("");
+    let is_hidden = |part: &Range<usize>| {
+        let overlaps = |range: &Range<usize>| range.start < part.end && part.start < range.end;
+        ranges.iter().any(overlaps)
+    };
+    let parts: Vec<Range<usize>> = secret::ranges(line)
+        .into_iter()
+        .map(|part| line_start + part.start..line_start + part.end)
+        .filter(|part| !is_hidden(part))
+        .collect();
+    ranges.extend(parts);
+    ranges.sort_by_key(|range| range.start);
     ranges.push(line_end..line_end);
     let (mut begun, mut ended) = (false, false);
     for range in ranges {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use spcd_core::config::Target;
 use spcd_core::plan::Offer;
+use spcd_core::secret;
 use spcd_core::shape;
 use spcd_core::sql;
 use tokio_postgres::Client;
@@ -258,6 +259,12 @@ pub(super) fn without(text: &str, target: &Target) -> String {
     let mut values: Vec<&str> = (target.mapping.values().map(|value| value.expose()))
         .chain(of_server.map(|option| option.value.as_str()))
         .collect();
+    // A wrapper may quote a part of what it was given.
+    let parts: Vec<&str> = values
+        .iter()
+        .flat_map(|value| secret::parts(value))
+        .collect();
+    values.extend(parts);
     values.sort_by_key(|value| std::cmp::Reverse(value.len()));
     for value in values {
         text = mask(&text, value);

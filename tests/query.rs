@@ -434,16 +434,6 @@ async fn a_watched_status_tells_each_change() {
     publish(&hub.url, "", json!([remove])).await;
     assert!(line().ends_with("sales  deleting"));
     assert!(line().ends_with("sales  deleted"));
-    // What it tells comes from the message: the table cannot be read now.
-    let session = crate::support::connect(&hub.url).await.unwrap();
-    let lock = "BEGIN; LOCK TABLE spcd.connection_state, spcd.connection_event";
-    session.batch_execute(lock).await.unwrap();
-    let message = json!({"version": 1, "generation": 1, "changes": [{"connection": "stock", "status": "pending",
-                         "previous": null, "time": "now", "event": 1_000_000}]});
-    let notify = format!("SELECT pg_notify('connection_state', '{message}')");
-    query(&hub.url, &notify).await;
-    assert!(line().ends_with("stock  pending"));
-    session.batch_execute("ROLLBACK").await.unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -25,7 +25,7 @@ pub(crate) struct Chosen {
 }
 
 /// What it costs to compare a name with a pattern, and to keep a member, in steps of a
-/// [`Budget`](crate::config::Budget).
+/// `Budget`.
 const MATCH_WORK: usize = 4;
 const MEMBER_WORK: usize = 16;
 

@@ -434,6 +434,26 @@ async fn a_watched_status_tells_each_change() {
     publish(&hub.url, "", json!([remove])).await;
     assert!(line().ends_with("sales  deleting"));
     assert!(line().ends_with("sales  deleted"));
+    // Any role can send on the channel. A message about an event that does not exist, or that differs
+    // from what is recorded, is not shown: the next line is the next change.
+    let forged = |connection: &str, event: &str| {
+        format!(
+            "SELECT pg_notify('connection_state', json_build_object('version', 1, 'generation', 1,
+                 'changes', json_build_array(json_build_object('connection', '{connection}',
+                     'status', 'error', 'previous', 'ready', 'time', 'now', 'error', 'forged',
+                     'event', {event})))::text)"
+        )
+    };
+    let last = "(SELECT max(id) FROM spcd.connection_event)";
+    for event in ["9000000000000000000", "-1", "1", last] {
+        query(&hub.url, &forged("stock", event)).await;
+    }
+    // A message may announce the second of two events before the first is read.
+    let second = format!("{last} + 2");
+    query(&hub.url, &forged("stock", &second)).await;
+    publish(&hub.url, "", json!([to("stock", &["pending", "updating"])])).await;
+    assert!(line().ends_with("stock  pending"));
+    assert!(line().ends_with("stock  updating"));
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));

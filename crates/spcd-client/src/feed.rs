@@ -1,8 +1,8 @@
 //! Following the states: LISTEN, read the table, wait; and the same again after any reconnect.
 //!
 //! Where LISTEN cannot work (on a standby) or is lost (behind a transaction pooler), the table is
-//! polled. A message only says what the table says already, so nothing depends on hearing it; it is
-//! only sooner.
+//! polled. Any role can send on the channel, so a message is a hint: it says which events to read, and
+//! what they say comes from the table. Nothing depends on hearing it; it is only sooner.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -42,6 +42,10 @@ pub(crate) struct Feed {
     on: Option<u64>,
     way: Way,
     next_read: Instant,
+    /// The last event that was read. Events are committed in the order of their ids.
+    head: i64,
+    /// An event after `head` was announced and is not read yet.
+    is_announced: bool,
 }
 
 /// How changes are noticed.
@@ -64,6 +68,8 @@ impl Feed {
             on: None,
             way: Way::Poll { pause: POLL_FIRST },
             next_read: Instant::now(),
+            head: 0,
+            is_announced: false,
         }
     }
 
@@ -112,6 +118,7 @@ impl Feed {
     fn abandon(&mut self, slot: &mut Slot) -> Vec<Change> {
         slot.drop_session();
         self.on = None;
+        self.is_announced = false;
         Vec::new()
     }
 
@@ -158,7 +165,9 @@ impl Feed {
                 return Ok(Some(Vec::new()));
             }
         }
-        while let Way::Listen { proven, .. } = &mut self.way {
+        while !self.is_announced
+            && let Way::Listen { proven, .. } = &mut self.way
+        {
             let Ok(message) = timeout_at(next, live.session.heard.recv()).await else {
                 if next == until {
                     return Ok(Some(Vec::new()));
@@ -175,14 +184,21 @@ impl Feed {
             }
             match serde_json::from_str::<Notification>(message.payload()) {
                 Ok(message) if !message.resync => {
-                    let changes = self.take(message.changes);
-                    if !changes.is_empty() {
-                        return Ok(Some(changes));
-                    }
+                    self.is_announced = self.is_news(&message.changes)
                 }
-                // A message of a later version, or somebody else's: the table tells.
-                _ => break,
+                // A message of a later version, or of another client: the table tells. The caller
+                // may drop this future and call again, which must then read as well.
+                _ => {
+                    self.next_read = Instant::now();
+                    break;
+                }
             }
+        }
+        if self.is_announced {
+            return match timeout_at(until, self.read_events(live)).await {
+                Ok(changes) => changes.map(Some),
+                Err(_) => Ok(None),
+            };
         }
         match timeout_at(until, self.read(live)).await {
             Ok(changes) => changes.map(Some),
@@ -190,14 +206,33 @@ impl Feed {
         }
     }
 
-    /// Takes in what was announced, and returns what is new of it.
+    /// Returns whether a message, if it is true, announces events that were not read yet.
+    fn is_news(&self, changes: &[Change]) -> bool {
+        (changes.iter())
+            .any(|change| change.event > self.head && self.is_followed(&change.connection))
+    }
+
+    fn is_followed(&self, connection: &String) -> bool {
+        (self.names.as_ref()).is_none_or(|names| names.contains(connection))
+    }
+
+    /// Reads all events since the last read, and returns what is new of them. A forged message thus
+    /// hides no event. The flag is kept until then: a caller may drop this future and call again.
+    async fn read_events(&mut self, live: &Live) -> Result<Vec<Change>, Error> {
+        let (client, names) = (&live.session.client, self.names.as_deref());
+        let events = states::events(client, self.head, names).await?;
+        self.is_announced = false;
+        Ok(self.take(events))
+    }
+
+    /// Takes in events, and returns what is new of them.
     fn take(&mut self, changes: Vec<Change>) -> Vec<Change> {
-        let ours = |change: &Change| match &self.names {
-            Some(names) => names.contains(&change.connection),
-            None => true,
-        };
         let mut new = Vec::new();
-        for change in changes.into_iter().filter(ours) {
+        for change in changes {
+            if change.event <= self.head || !self.is_followed(&change.connection) {
+                continue;
+            }
+            self.head = change.event;
             let known = self.known.get_mut(&change.connection);
             match (&change.status, known) {
                 // Older than what the table said.
@@ -265,6 +300,8 @@ impl Feed {
         }
         changes.sort_by_key(|change| change.event);
         self.known = table.rows;
+        self.head = table.head;
+        self.is_announced = false;
         self.plan_next_read(table.backend);
         Ok(changes)
     }
@@ -336,6 +373,7 @@ mod tests {
             told("a", updating, 5),
             told("a", deleted, 3),
             told("b", deleted, 6),
+            told("b", updating, 6),
             told("stranger", updating, 7),
         ];
         assert_eq!(feed.take(old.to_vec()), []);

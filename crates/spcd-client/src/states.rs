@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use spcd_protocol::{ConnectionState, Health, Status};
+use spcd_protocol::{Change, ConnectionState, Health, Status};
 use tokio_postgres::Client;
 
 use crate::error::Error;
@@ -69,6 +69,8 @@ pub(crate) struct Table {
     pub(crate) backend: i32,
     /// When.
     pub(crate) time: String,
+    /// The last event of all connections.
+    pub(crate) head: i64,
 }
 
 /// Reads the named rows, or all.
@@ -79,7 +81,8 @@ pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Ta
                       s.connection_name, s.status, s.error,
                       pg_catalog.to_jsonb(s.time_changed) #>> '{}',
                       s.schema_mode, s.plugin_instance,
-                      e.id, e.health
+                      e.id, e.health,
+                      (SELECT pg_catalog.max(id) FROM spcd.connection_event)
                FROM (VALUES (1)) one
                LEFT JOIN spcd.connection_state s
                    ON $1::pg_catalog.text[] IS NULL
@@ -93,8 +96,10 @@ pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Ta
         rows: BTreeMap::new(),
         backend: 0,
         time: String::new(),
+        head: 0,
     };
     for row in &rows {
+        table.head = row.try_get::<_, Option<i64>>(10)?.unwrap_or_default();
         table.backend = row.try_get(0)?;
         table.time = row.try_get::<_, Option<String>>(1)?.unwrap_or_default();
         let Some(name) = row.try_get::<_, Option<String>>(2)? else {
@@ -128,5 +133,25 @@ pub(crate) async fn last_events(
     let rows = client.query(sql, &[&names]).await.map_err(Error::reading)?;
     rows.iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
+}
+
+/// Returns the events after `head` in their order: those of the named connections, or all.
+pub(crate) async fn events(
+    client: &Client,
+    head: i64,
+    names: Option<&[String]>,
+) -> Result<Vec<Change>, Error> {
+    let sql = "SELECT pg_catalog.jsonb_build_object(
+                   'connection', e.connection_name, 'status', e.status, 'previous', e.previous,
+                   'time', e.time, 'event', e.id, 'error', e.error, 'health', e.health)
+               FROM spcd.connection_event e
+               WHERE e.id OPERATOR(pg_catalog.>) $1 AND e.connection_name IS NOT NULL
+                 AND ($2::pg_catalog.text[] IS NULL
+                     OR e.connection_name OPERATOR(pg_catalog.=) ANY ($2))
+               ORDER BY e.id";
+    let rows = (client.query(sql, &[&head, &names]).await).map_err(Error::reading)?;
+    rows.iter()
+        .map(|row| serde_json::from_value(row.try_get(0)?).map_err(Error::Row))
         .collect()
 }

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use spcd_client::{Change, Changes, ConnectionState, Error, Reported, Status, states};
+use spcd_client::{Changes, ConnectionState, Error, Reported, Status, states};
 use spcd_core::terminal::plain;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
-use tokio_postgres::types::ToSql;
 
 use super::StatusArgs;
 use super::follow;
@@ -151,11 +150,6 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
             rows.retain(|known| known.connection_name != row.connection_name);
             rows.push(row);
         }
-        // Any role can send on the channel: what is printed is what the tables say.
-        let Some(change) = looker.recorded(change).await else {
-            changes.begin().await?;
-            continue;
-        };
         let mut out = match args.json {
             true => terminal::machine(),
             false => terminal::human(),
@@ -202,30 +196,6 @@ impl Looker {
             self.session = self.endpoint.connect("client").await.ok();
         }
         self.session.as_ref()
-    }
-
-    /// A change with the time and the error that are recorded; `None`: none such is recorded.
-    async fn recorded(&mut self, mut change: Change) -> Option<Change> {
-        let sql = "SELECT pg_catalog.to_json(time)#>>'{}', error FROM (
-                       SELECT 1 AS place, time, error FROM spcd.connection_event
-                       WHERE id = $1 AND connection_name = $2 AND status = $3
-                         AND health IS NOT DISTINCT FROM $4
-                       UNION ALL
-                       SELECT 2, time_changed, error FROM spcd.connection_state
-                       WHERE connection_name = $2 AND status = $3 AND $4 IS NULL
-                   ) r ORDER BY place LIMIT 1";
-        let status = match change.status {
-            Reported::Status(status) => status.as_str(),
-            Reported::Deleted(_) => "deleted",
-        };
-        let health = change.health.map(|health| health.as_str());
-        let session = self.session().await?;
-        let params: [&(dyn ToSql + Sync); 4] =
-            [&change.event, &change.connection, &status, &health];
-        let row = session.client.query_opt(sql, &params).await.ok()??;
-        change.time = row.try_get(0).ok()?;
-        change.error = row.try_get(1).ok()?;
-        Some(change)
     }
 
     /// What is known; nothing where the database is away.

@@ -162,6 +162,20 @@ async fn a_daemon_without_a_database_makes_one_that_is_safe() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&psql.stdout), "spcd\n", "{psql:?}");
 
+    // Drivers that read no password file get one with the password, if that is asked for.
+    let with_password = spcd.spcd(&["url", "--with-password"]).stdout;
+    let ask = "const client = new (require('pg').Client)(process.argv[1]);
+        client.connect().then(() => client.query('SELECT current_user AS name'))
+            .then(answer => console.log(answer.rows[0].name))
+            .catch(error => console.log(error.message)).finally(() => client.end());";
+    let node = |url: &str| {
+        let mut node = crate::examples::node();
+        node.args(["-e", ask, url.trim()]).env_remove("PGPASSWORD");
+        String::from_utf8(node.output().unwrap().stdout).unwrap()
+    };
+    assert_ne!(node(&printed), "spcd\n");
+    assert_eq!(node(&with_password), "spcd\n");
+
     spcd.stop();
     assert_eq!(files.server(), None, "it must stop with the daemon");
     assert!(!spcd.log().contains(&files.password()));

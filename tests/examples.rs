@@ -11,6 +11,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// Node with its driver node-postgres.
+pub fn node() -> Command {
+    let mut node = Command::new("node");
+    if std::env::var_os("NODE_PATH").is_none() {
+        node.env("NODE_PATH", root().join("target/drivers/node/node_modules"));
+    }
+    node
+}
+
 /// The interpreter of an example, with its driver: where scripts/lib.sh puts it, unless the
 /// environment says otherwise.
 fn interpreter(script: &str) -> Command {
@@ -19,11 +28,7 @@ fn interpreter(script: &str) -> Command {
         let python = std::env::var_os("SPCD_PYTHON").map(PathBuf::from);
         Command::new(python.unwrap_or_else(|| drivers.join("python/bin/python")))
     } else {
-        let mut node = Command::new("node");
-        if std::env::var_os("NODE_PATH").is_none() {
-            node.env("NODE_PATH", drivers.join("node/node_modules"));
-        }
-        node
+        node()
     };
     command.arg(root().join("examples").join(script));
     command

@@ -20,6 +20,15 @@ fn served(hub: &str) -> (Spcd, String) {
     (spcd, address)
 }
 
+/// The same with the token `s3cret`, so that the page offers actions.
+fn served_with_token(hub: &str) -> (Spcd, String) {
+    let (mut spcd, address) = served(hub);
+    let token = spcd.dir().join("token");
+    std::fs::write(&token, "s3cret").unwrap();
+    spcd.env("SPCD_HTTP_TOKEN_FILE", token.to_str().unwrap());
+    (spcd, address)
+}
+
 /// The page, with its first rows drawn.
 fn opened(address: &str) -> Page {
     let page = Chromium::start().page();
@@ -97,12 +106,14 @@ async fn what_changes_in_the_files_changes_before_ones_eyes() {
     spcd.remove("two.spc");
     page.until(&format!("{} === undefined", row("two")));
 
-    // What nobody may do without the token is said, and not done.
+    // Without a token nothing can be changed: the page says so and offers nothing.
     page.press("ArrowDown");
     page.press("Enter");
-    page.until("document.querySelector('[data-verb=refresh]') !== null");
-    page.click("[data-verb=refresh]");
-    page.until("document.querySelector('.told').textContent.includes('http_token_file')");
+    page.until("document.querySelector('.told')?.textContent.includes('http_token_file')");
+    assert_eq!(
+        page.value("document.querySelectorAll('[data-verb]').length"),
+        0
+    );
     assert_eq!(page.value("window.kept"), "the same page");
 
     // The daemon goes and comes back: the page says so, and goes on.
@@ -334,6 +345,30 @@ async fn every_text_stands_out_in_light_and_in_dark() {
     page.click("#theme");
     reopen(&page, &address);
     page.until(&format!("{ground} === {}", grounds[1]));
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enter_in_the_dialog_gives_the_token() {
+    let source = shared().database().await;
+    let hub = shared().database().await;
+    let (mut spcd, address) = served_with_token(&hub.url);
+    spcd.write("one.spc", &postgres("one", &source));
+    spcd.start();
+    hub::until(&hub.url, &["one ready"]).await;
+    let page = opened(&address);
+    page.click(".row");
+    page.until("document.querySelector('[data-verb=refresh]') !== null");
+    page.click("[data-verb=refresh]");
+    page.until("document.querySelector('#ask').open");
+    page.click("#ask-cancel");
+    page.until("!document.querySelector('#ask').open");
+    page.until("document.querySelector('.told').textContent.includes('token')");
+    page.click("[data-verb=refresh]");
+    page.until("document.querySelector('#ask').open");
+    page.type_in("s3cret");
+    page.press("Enter");
+    page.until("document.querySelector('.told').textContent.includes('will be asked again')");
     spcd.stop();
 }
 

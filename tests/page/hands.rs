@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::chromium::Page;
 use super::fill::Filled;
-use super::{opened, row, served};
+use super::{opened, row, served, served_with_token};
 
 /// What has the focus: the id of the nearest element that has one, and its text if it is a button.
 const FOCUSED: &str = "(() => {
@@ -63,7 +63,7 @@ async fn ends(filled: &Filled, by: &str) -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_is_in_reach_of_the_keyboard_and_one_sees_where_one_is() {
     let filled = Filled::with(10_000).await;
-    let (mut spcd, address) = served(&filled.hub.url);
+    let (mut spcd, address) = served_with_token(&filled.hub.url);
     spcd.start();
     let page = opened(&address);
     let statuses = ["error", "updating", "ready", "disabled"];
@@ -177,7 +177,7 @@ async fn every_column_sorts_both_ways_from_the_top() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_reads_or_is_about_to_press_stays_while_it_changes() {
     let filled = Filled::with(10_000).await;
-    let (mut spcd, address) = served(&filled.hub.url);
+    let (mut spcd, address) = served_with_token(&filled.hub.url);
     spcd.start();
     let page = opened(&address);
     page.click("#counts [data-status=error]");

@@ -244,6 +244,22 @@ pub fn url(settings: &Settings) -> Result<String, ClusterError> {
     ))
 }
 
+/// Like [`url`], with the password in it. A driver that does not use libpq, such as node-postgres,
+/// knows no `passfile`.
+///
+/// # Errors
+/// When there is no cluster yet, or its password cannot be read.
+pub fn url_with_password(settings: &Settings) -> Result<String, ClusterError> {
+    let layout = Layout::of(settings).left();
+    let port = port(&layout)?;
+    let password = layout.password()?;
+    Ok(format!(
+        "postgresql://{USER}:{}@127.0.0.1:{port}/{}",
+        percent_encode(password.expose()),
+        layout.database()
+    ))
+}
+
 /// How often in a row a server that is gone may fail to start before the daemon gives up.
 const MOST_FAILURES: u32 = 5;
 

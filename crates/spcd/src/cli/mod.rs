@@ -89,7 +89,7 @@ enum Command {
     /// Probe one source: latency, server version, table count
     Test(TestArgs),
     /// Print the hub's URL, for psql and others
-    Url,
+    Url(UrlArgs),
     /// Show the plugin definitions
     Plugins,
     /// Bring spcd's own schema in the database up to date
@@ -172,6 +172,14 @@ pub struct StatusArgs {
     /// Print an array of the table's rows
     #[arg(long, env = "SPCD_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
+}
+
+/// `spcd url`
+#[derive(Debug, Args)]
+pub struct UrlArgs {
+    /// Put the private cluster's password into the URL, for drivers that read no password file
+    #[arg(long)]
+    pub with_password: bool,
 }
 
 /// `spcd events`
@@ -350,7 +358,7 @@ async fn dispatch(settings: &Settings, command: Command) -> anyhow::Result<ExitC
 
 async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Url => url::run(settings),
+        Command::Url(args) => url::run(settings, &args),
         Command::Run(_) => run::run(settings).await.map_err(missing_rights),
         Command::Check(args) => check::run(settings, &args),
         Command::Plan(args) => plan::run(settings, args).await,
@@ -406,7 +414,7 @@ impl Command {
             | Self::Destroy(_)
             | Self::Run(_)
             | Self::Check(_)
-            | Self::Url
+            | Self::Url(_)
             | Self::Plugins
             | Self::Completions(_)
             | Self::Man(_) => false,

@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use super::UrlArgs;
 use crate::cluster;
 use crate::settings::Settings;
 
 /// Prints the hub's URL: as it was given, or the private cluster's, whose password stays in its
-/// file.
-pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+/// file unless it is asked for.
+pub fn run(settings: &Settings, args: &UrlArgs) -> anyhow::Result<ExitCode> {
     let url = match &settings.database {
         Some(database) => database.expose().to_owned(),
+        None if args.with_password => cluster::url_with_password(settings)?,
         None => cluster::url(settings)?,
     };
     writeln!(std::io::stdout(), "{url}")?;

@@ -13,6 +13,8 @@ use spcd_core::secret::Secret;
 use super::{Problem, Shared};
 use crate::settings;
 
+/// Whether anything can be changed over HTTP, for clients that offer it: `token` or `off`.
+const ACTIONS: HeaderName = HeaderName::from_static("spcd-actions");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// On every answer. The page loads nothing from elsewhere, is framed by nobody, and has no script
@@ -42,6 +44,11 @@ pub async fn guard(State(app): State<Shared>, request: Request, next: Next) -> R
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    let actions = match settings.token_file {
+        Some(_) => "token",
+        None => "off",
+    };
+    headers.insert(ACTIONS, HeaderValue::from_static(actions));
     headers
         .entry("cache-control")
         .or_insert(HeaderValue::from_static("no-store"));

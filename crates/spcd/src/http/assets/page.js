@@ -14,6 +14,7 @@ const collator = new Intl.Collator(undefined, { numeric: true });
 const number = new Intl.NumberFormat();
 
 const state = {
+  canAct: true,
   rows: new Map(),
   view: [],
   event: 0,
@@ -328,14 +329,14 @@ function drawDetail(row, events) {
   for (const warning of row.warnings) parts.push(el("pre", "text doubt", warning));
 
   const buttons = el("div", "buttons");
-  for (const [verb, title] of [["refresh", "Refresh"], ["reconnect", "Reconnect"]]) {
+  for (const [verb, title] of state.canAct ? [["refresh", "Refresh"], ["reconnect", "Reconnect"]] : []) {
     const button = el("button", "quiet", title);
     button.type = "button";
     button.dataset.verb = verb;
     button.addEventListener("click", () => act(row.connection_name, verb));
     buttons.append(button);
   }
-  const message = el("p", "told", told ?? "");
+  const message = el("p", "told", !state.canAct ? NO_TOKEN : told === NO_TOKEN ? "" : (told ?? ""));
   message.setAttribute("role", "status");
   parts.push(buttons, message);
 
@@ -441,6 +442,7 @@ async function act(name, verb) {
 // ---- talking to the daemon
 
 const TOKEN = "spcd-token";
+const NO_TOKEN = "To refresh or reconnect from this page, set http_token_file.";
 
 async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
@@ -467,6 +469,8 @@ function askToken() {
       asking = null;
       done(given);
     }, { once: true });
+    // Not a button that submits: Enter presses the first of those.
+    $("ask-cancel").onclick = () => dialog.close("no");
     dialog.showModal();
     $("token").focus();
   });
@@ -476,6 +480,7 @@ function askToken() {
 async function load() {
   const headers = state.etag ? { "If-None-Match": state.etag } : {};
   const answer = await ask("/api/v1/connections", { headers, cache: "no-store" });
+  state.canAct = answer.headers.get("Spcd-Actions") !== "off";
   if (answer.status === 304) return;
   if (answer.status === 401) {
     if (await askToken()) return load();

@@ -194,9 +194,16 @@ async fn parts_of_a_secret_that_a_driver_quotes_are_masked() {
     let hub = crate::support::shared().database().await;
     let mut spcd = crate::support::Spcd::new(&hub.url);
     for (name, source) in [
-        ("odbc", "ODBC:DRIVER=nothing;UID=u;PWD=hunter2-odbc"),
+        ("odbc", "ODBC:DRIVER=nothing;UID=u;PWD=hunter2-odbc,hunter2"),
+        (
+            "brace",
+            "ODBC:DRIVER=nothing;UID=u;PWD={hunter2;hunter2};X=y",
+        ),
         ("dsn", "ODBC:u/hunter2-dsn@nowhere"),
-        ("pg", "PG:host=127.0.0.1 port=1 user=u password=hunter2-pg"),
+        (
+            "pg",
+            "PG:host=127.0.0.1 port=1 user=u password='hunter2 hunter2'",
+        ),
         (
             "my",
             "MYSQL:shop,host=127.0.0.1,port=1,user=u,password=hunter2-my",
@@ -212,14 +219,40 @@ async fn parts_of_a_secret_that_a_driver_quotes_are_masked() {
     spcd.start();
     crate::support::hub::until(
         &hub.url,
-        &["dsn error", "my error", "odbc error", "pg error"],
+        &[
+            "brace error",
+            "dsn error",
+            "my error",
+            "odbc error",
+            "pg error",
+        ],
     )
     .await;
+    // A value that is public may hold a secret as well.
+    spcd.write(
+        "open.spc",
+        "connection \"open\" {\n  plugin = \"postgres\"\n  host = \"nowhere?password=hunter2\"\n}\n",
+    );
+    let check = spcd.spcd(&["check", "--json"]);
+    assert!(
+        check.stdout.contains("nowhere?password=***"),
+        "{}",
+        check.stdout
+    );
     let told = "SELECT string_agg(e, ' ') FROM (SELECT error FROM spcd.connection_state
                 UNION ALL SELECT error FROM spcd.connection_event) x (e)";
     let told = crate::support::value(&hub.url, told).await;
     let plan = spcd.spcd(&["plan"]);
-    let all = [told.as_str(), &plan.stdout, &plan.stderr, &spcd.log()].concat();
+    let sql = spcd.spcd(&["plan", "--sql"]);
+    let all = [
+        told,
+        spcd.log(),
+        check.stdout,
+        plan.stdout,
+        plan.stderr,
+        sql.stdout,
+    ]
+    .concat();
     assert!(!all.contains("hunter2"), "{all}");
     spcd.stop();
 }

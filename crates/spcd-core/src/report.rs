@@ -11,9 +11,6 @@ use crate::{secret, terminal};
 use spcd_lang::block_splitter::TOP_LEVEL;
 use spcd_lang::lex::{Lexer, Token, TokenKind};
 
-/// What stands for a value that may not be shown.
-pub const MASK: &str = "***";
-
 /// Attributes whose values anyone may see.
 const ALWAYS_PUBLIC: [&str; 4] = ["plugin", "type", "connections", "import_schema"];
 
@@ -201,7 +198,7 @@ fn excerpt(
                 begun = true;
                 marked.start = shown.len();
             }
-            shown.push_str(MASK);
+            shown.push_str(secret::MASK);
             if !ended && end <= range.end {
                 ended = true;
                 marked.end = shown.len();

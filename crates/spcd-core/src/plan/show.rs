@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Import, Plan, RowChange, Task, Why, Work, drop_unit, grant_unit, settle};
 use crate::config::Target;
 use crate::observed::{Ahead, Detail, Observed, Presence};
+use crate::secret::masked;
 use crate::shape::{self, Obstacles};
 use crate::sql;
 
@@ -162,24 +163,25 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
     out
 }
 
-/// Replaces server options that are not public, alike where they are alike.
+/// Masks server options: those that are not public, and secrets within those that are. Values that
+/// are equal stay so, and those that differ stay different.
 fn hide(target: &mut Target, detail: &mut Detail) {
-    for (name, option) in target
-        .server
-        .iter_mut()
-        .filter(|(_, option)| !option.public)
-    {
-        let there = detail
-            .server
-            .as_mut()
-            .and_then(|(_, options)| options.get_mut(name));
-        if let Some(there) = there {
+    for (name, option) in &mut target.server {
+        let shown = match option.public {
+            true => masked(&option.value),
+            false => "***".into(),
+        };
+        if shown == option.value {
+            continue;
+        }
+        let options = detail.server.as_mut().map(|(_, options)| options);
+        if let Some(there) = options.and_then(|options| options.get_mut(name)) {
             *there = match *there == option.value {
-                true => "***".into(),
-                false => "*** (old)".into(),
+                true => shown.clone(),
+                false => format!("{shown} (old)"),
             };
         }
-        option.value = "***".into();
+        option.value = shown;
     }
 }
 
@@ -293,10 +295,9 @@ fn show_import(out: &mut String, name: &str, import: &Import, detail: &Detail, m
         _ => {
             let _ = writeln!(out, "    + server {name:?} ({})", target.wrapper);
             for (option, value) in &target.server {
-                let value = if value.public {
-                    value.value.as_str()
-                } else {
-                    "***"
+                let value = match value.public {
+                    true => masked(&value.value),
+                    false => "***".into(),
                 };
                 let _ = writeln!(out, "        {option} = {value}");
             }
@@ -358,8 +359,8 @@ fn show_options(out: &mut String, old: &BTreeMap<String, String>, target: &Targe
     for (name, option) in &target.server {
         let (was, is) = (old.get(name), &option.value);
         let shown = |value: &str| match option.public {
-            true => value.to_owned(),
-            false => "***".to_owned(),
+            true => masked(value),
+            false => "***".into(),
         };
         let _ = match was {
             Some(was) if was == is => Ok(()),

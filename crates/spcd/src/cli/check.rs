@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde::Serialize;
 use spcd_core::config::{Inspection, Kind, Loaded, PluginBlock, Severity, Source, View};
-use spcd_core::report::{self, MASK, Style};
+use spcd_core::report::{self, Style};
+use spcd_core::secret::{self, MASK};
 use spcd_lang::value::Value;
 
 use super::CheckArgs;
@@ -145,7 +146,7 @@ impl<'a> Report<'a> {
             let value = if show_values {
                 value.clone()
             } else {
-                masked(value)
+                masked(value, false)
             };
             (label.as_str(), value)
         });
@@ -189,12 +190,10 @@ impl<'a> Report<'a> {
 
 fn connection<'a>(view: &'a View, loaded: &Loaded, show_values: bool) -> Connection<'a> {
     let public = loaded.public.get(&view.connection.plugin_instance);
-    let shown = |name: &str, value: &Value| match show_values
-        || ["import", "labels", "health"].contains(&name)
-        || public.is_some_and(|public| public.contains(name))
-    {
-        true => value.clone(),
-        false => masked(value),
+    let shown = |name: &str, value: &Value| match name {
+        _ if show_values => value.clone(),
+        "import" | "labels" | "health" => value.clone(),
+        name => masked(value, public.is_some_and(|public| public.contains(name))),
     };
     let (kind, connections, members): (_, &[String], &[String]) = match &view.connection.kind {
         Kind::Plugin => ("plugin", &[], &[]),
@@ -224,17 +223,25 @@ fn connection<'a>(view: &'a View, loaded: &Loaded, show_values: bool) -> Connect
     }
 }
 
-/// The same shape without what it says.
-fn masked(value: &Value) -> Value {
+/// Returns a value of the same shape whose texts are masked: whole, or, where the value is public, the
+/// secrets in them.
+fn masked(value: &Value, is_public: bool) -> Value {
     match value {
         Value::Null => Value::Null,
-        Value::List(values) => Value::List(values.iter().map(masked).collect()),
+        Value::List(values) => Value::List(
+            values
+                .iter()
+                .map(|value| masked(value, is_public))
+                .collect(),
+        ),
         Value::Object(values) => Value::Object(
             values
                 .iter()
-                .map(|(key, value)| (key.clone(), masked(value)))
+                .map(|(key, value)| (key.clone(), masked(value, is_public)))
                 .collect(),
         ),
+        Value::String(text) if is_public => Value::String(secret::masked(text).into()),
+        value if is_public => value.clone(),
         _ => Value::String(MASK.into()),
     }
 }

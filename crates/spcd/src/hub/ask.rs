@@ -256,6 +256,7 @@ fn since(code: &SqlState, target: &Target) -> String {
 pub(super) fn without(text: &str, target: &Target) -> String {
     let mut text = text.to_owned();
     let of_server = target.server.values().filter(|option| !option.public);
+    let public = target.server.values().filter(|option| option.public);
     let mut values: Vec<&str> = (target.mapping.values().map(|value| value.expose()))
         .chain(of_server.map(|option| option.value.as_str()))
         .collect();
@@ -265,6 +266,7 @@ pub(super) fn without(text: &str, target: &Target) -> String {
         .flat_map(|value| secret::parts(value))
         .collect();
     values.extend(parts);
+    values.extend(public.flat_map(|option| secret::parts_of_public(&option.value)));
     values.sort_by_key(|value| std::cmp::Reverse(value.len()));
     for value in values {
         text = mask(&text, value);

@@ -173,7 +173,7 @@ fn whole(sources: &[Source], facts: &[Value]) -> bool {
     let inspection = inspect(
         sources,
         &mut Given {
-            lookup: &mut lookup,
+            lookup: Some(&mut lookup),
         },
     );
     let written: usize = facts

@@ -3,6 +3,84 @@
 use crate::support::hub::{made_by, serving};
 use crate::support::{Spcd, shared};
 
+#[test]
+fn commands_that_only_look_make_no_private_cluster() {
+    let spcd = Spcd::with_private_cluster();
+    for command in [
+        &["status"][..],
+        &["status", "--json"],
+        &["events"],
+        &["wait", "--timeout", "1ms"],
+        &["refresh", "a"],
+        &["reconnect", "a"],
+        &["disconnect", "a"],
+        &["retry", "a"],
+        &["url"],
+        &["doctor"],
+        &["destroy", "--yes"],
+    ] {
+        let told = spcd.spcd(command);
+        let said = told.stdout + &told.stderr;
+        assert!(said.contains("private cluster"), "{command:?}: {said}");
+        assert!(!spcd.state_dir().exists(), "{command:?}");
+    }
+}
+
+#[test]
+fn values_that_cannot_be_right_get_messages_of_their_own() {
+    let mut spcd = Spcd::with_private_cluster();
+    spcd.write(
+        "a.spc",
+        "connection \"a\" {\n  plugin = \"postgres\"\n  host = env(\"NO_SUCH\")\n  \
+         password = trimspace(file(\"nowhere\"))\n  import {\n    tables = [credential(\"c\")]\n  }\n}\n\
+         connection \"all\" {\n  type = \"aggregator\"\n  plugin = \"postgres\"\n  connections = [env(\"NO_SUCH\")]\n}\n",
+    );
+    assert_eq!(spcd.spcd(&["check"]).code, 1);
+    let offline = spcd.spcd(&["check", "--offline"]);
+    let counts = "1 file, 2 connections: 0 errors, 0 warnings\n";
+    assert_eq!(
+        (offline.stdout.as_str(), offline.code),
+        (counts, 0),
+        "{}",
+        offline.stderr
+    );
+    // What does not depend on them is checked.
+    spcd.write(
+        "b.spc",
+        "connection \"b\" {\n  plugin = \"postgres\"\n  hots = env(\"NO_SUCH\")\n}\n",
+    );
+    let wrong = spcd.spcd(&["check", "--offline"]);
+    assert!(
+        wrong.stderr.contains("no attribute `hots`"),
+        "{}",
+        wrong.stderr
+    );
+
+    let nowhere = spcd.spcd(&["check", "/nope.spc"]);
+    assert_eq!(nowhere.code, 1);
+    assert!(
+        nowhere
+            .stderr
+            .contains("/nope.spc: there is no such file or directory")
+    );
+    let level = spcd.spcd(&["--log", "blah", "plugins"]);
+    assert!(
+        level.stderr.contains("`blah` is neither a level"),
+        "{}",
+        level.stderr
+    );
+    spcd.env("SPCD_DATABASE", "mysql://u:hunter2@h/d");
+    let other = spcd.spcd(&["status"]);
+    assert!(
+        other
+            .stderr
+            .contains("`mysql://` is not the URL of a Postgres"),
+        "{}",
+        other.stderr
+    );
+    assert!(!other.stderr.contains("hunter2"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_say_what_is_missing_and_what_to_do() {
     let hub = shared().database().await;

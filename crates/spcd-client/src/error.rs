@@ -110,7 +110,8 @@ impl Error {
     }
 
     /// Of statements that read spcd's own tables.
-    pub(crate) fn reading(error: tokio_postgres::Error) -> Self {
+    /// The error of a statement that read spcd's tables.
+    pub fn reading(error: tokio_postgres::Error) -> Self {
         let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
         match error.code() {
             Some(code) if missing.contains(code) => Error::NotKept,

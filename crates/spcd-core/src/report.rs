@@ -448,7 +448,7 @@ mod tests {
         let sources = [source];
         let mut lookup = |_, _: &str, _: &str| Err("it is not set".to_owned());
         let mut given = Given {
-            lookup: &mut lookup,
+            lookup: Some(&mut lookup),
         };
         let loaded = load(&sources, &mut given, &mut Cache::default());
         assert!(!loaded.diagnostics.is_empty(), "{text}");

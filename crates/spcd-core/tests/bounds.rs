@@ -25,7 +25,7 @@ fn sources(path: &str, text: &str) -> Vec<Source> {
 fn read(sources: &[Source], cache: &mut Cache) -> Loaded {
     let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
     let mut given = Given {
-        lookup: &mut lookup,
+        lookup: Some(&mut lookup),
     };
     load(sources, &mut given, cache)
 }

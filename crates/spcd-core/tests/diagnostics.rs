@@ -100,7 +100,7 @@ fn files_are_read_as_the_golden_files_say() {
             &inspect(
                 &sources,
                 &mut Given {
-                    lookup: &mut lookup,
+                    lookup: Some(&mut lookup),
                 },
             ),
             &sources,
@@ -130,7 +130,7 @@ fn sources(files: &[(&str, &str)]) -> Vec<Source> {
 fn check_lists_a_connection_whose_name_is_refused() {
     let text = "connection \"public\" {\n  plugin = \"postgres\"\n  hots = \"h\"\n}\n";
     let given = &mut Given {
-        lookup: &mut lookup,
+        lookup: Some(&mut lookup),
     };
     let inspection = inspect(&sources(&[("a.spc", text)]), given);
     let [view] = inspection.connections.as_slice() else {
@@ -153,7 +153,7 @@ fn check_lists_a_connection_whose_name_is_refused() {
 /// What these files say, read for the first time.
 fn read(files: &[(&str, &str)]) -> Loaded {
     let given = &mut Given {
-        lookup: &mut lookup,
+        lookup: Some(&mut lookup),
     };
     load(&sources(files), given, &mut Cache::default())
 }
@@ -179,7 +179,7 @@ fn only_blocks_whose_text_changed_are_parsed_again() {
         let loaded = load(
             &sources(&[("a.spc", &text)]),
             &mut Given {
-                lookup: &mut lookup,
+                lookup: Some(&mut lookup),
             },
             &mut cache,
         );
@@ -203,7 +203,7 @@ fn a_connection_that_is_kept_follows_its_plugin_and_its_twins() {
     let mut lookup = |_: Function, _: &str, _: &str| Err(String::new());
     let mut read = |files: &[(&str, &str)]| {
         let given = &mut Given {
-            lookup: &mut lookup,
+            lookup: Some(&mut lookup),
         };
         load(&sources(files), given, &mut cache).desired.connections["a"].clone()
     };
@@ -237,7 +237,7 @@ fn values_from_outside_are_looked_up_each_time() {
         let loaded = load(
             &files,
             &mut Given {
-                lookup: &mut lookup,
+                lookup: Some(&mut lookup),
             },
             &mut cache,
         );
@@ -278,7 +278,7 @@ fn a_file_that_cannot_be_read_is_a_doubt_and_costs_no_other() {
     let loaded = load(
         &files,
         &mut Given {
-            lookup: &mut lookup,
+            lookup: Some(&mut lookup),
         },
         &mut Cache::default(),
     );

@@ -46,7 +46,7 @@ fn every_example_is_right() {
             let loaded = load(
                 &sources,
                 &mut Given {
-                    lookup: &mut lookup,
+                    lookup: Some(&mut lookup),
                 },
                 &mut Cache::default(),
             );
@@ -102,7 +102,7 @@ fn read_value(value: &str) -> (Vec<String>, String) {
     }];
     let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
     let mut given = Given {
-        lookup: &mut lookup,
+        lookup: Some(&mut lookup),
     };
     let loaded = load(&sources, &mut given, &mut Cache::default());
     let target = loaded.desired.connections["x"].target.as_ref();
@@ -148,7 +148,7 @@ fn the_shown_mistake_is_real() {
     }];
     let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
     let mut given = Given {
-        lookup: &mut lookup,
+        lookup: Some(&mut lookup),
     };
     let loaded = load(&sources, &mut given, &mut Cache::default());
     let is = spcd_core::report::render(&loaded, &sources, spcd_core::report::Style::default());
@@ -163,7 +163,7 @@ fn planned(text: &str) -> String {
     }];
     let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
     let mut given = Given {
-        lookup: &mut lookup,
+        lookup: Some(&mut lookup),
     };
     let loaded = load(&sources, &mut given, &mut Cache::default());
     let targets = loaded.desired.connections.values();

@@ -130,7 +130,7 @@ fn broken_texts_break_nothing() {
         let loaded = load(
             &sources,
             &mut Given {
-                lookup: &mut lookup,
+                lookup: Some(&mut lookup),
             },
             &mut Cache::default(),
         );
@@ -169,7 +169,7 @@ fn broken_texts_break_nothing() {
         let again = load(
             &sources,
             &mut Given {
-                lookup: &mut lookup,
+                lookup: Some(&mut lookup),
             },
             &mut Cache::default(),
         );

@@ -62,7 +62,7 @@ fn is_of_environment(name: &str) -> bool {
 pub enum Failure {
     /// A problem that is to be shown.
     Problem(Box<Problem>),
-    /// Its parts could not be read, which has been said already.
+    /// Its parts could not be read, which has been said already, or functions are not evaluated.
     Silent,
 }
 
@@ -76,6 +76,12 @@ pub trait Environment {
         function: Function,
         argument: &str,
     ) -> std::result::Result<String, String>;
+
+    /// Returns whether functions are evaluated. If not, an expression that calls one has no value, and
+    /// that is no mistake.
+    fn evaluates(&self) -> bool {
+        true
+    }
 
     /// Takes note of work; false once all values together have cost too much.
     fn spend(&mut self, _work: usize) -> bool {
@@ -431,6 +437,9 @@ impl Evaluation<'_, '_> {
         let Some(function) = function else {
             return Ok(Value::String(argument.trim().into()));
         };
+        if !self.lookup.evaluates() {
+            return Err(Failure::Silent);
+        }
         self.spend(CALL_WORK, call.span)?;
         let outcome = self.lookup.look_up(function, argument);
         match outcome {

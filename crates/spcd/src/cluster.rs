@@ -182,6 +182,15 @@ pub fn is_made(settings: &Settings) -> bool {
     Layout::of(settings).data.exists()
 }
 
+/// Waits until there is a private cluster, which a daemon that has just been started makes, or until
+/// the time is up.
+pub async fn until_made(settings: &Settings, time: Duration) {
+    let until = tokio::time::Instant::now() + time;
+    while !is_made(settings) && tokio::time::Instant::now() < until {
+        tokio::time::sleep(TICK * 5).await;
+    }
+}
+
 /// Removes the cluster's files, unless somebody uses them.
 ///
 /// # Errors

@@ -97,7 +97,7 @@ impl Config {
             look_up(function, directory, argument)
         };
         let mut given = Given {
-            lookup: &mut lookup,
+            lookup: Some(&mut lookup),
         };
         let mut loaded = load(&look.sources, &mut given, &mut self.cache);
         if self.nothing {
@@ -188,13 +188,13 @@ impl Config {
     }
 
     /// The same with all values, for `check`, and the sources themselves.
-    pub fn inspect(&mut self) -> (Inspection, Arc<Look>) {
+    pub fn inspect(&mut self, offline: bool) -> (Inspection, Arc<Look>) {
         let look = self.files.look();
         let mut lookup = look_up;
         let inspection = inspect(
             &look.sources,
             &mut Given {
-                lookup: &mut lookup,
+                lookup: (!offline).then_some(&mut lookup),
             },
         );
         (inspection, look)

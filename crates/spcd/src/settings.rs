@@ -64,6 +64,9 @@ pub struct Http {
 /// The flags that every command takes. Clap fills them from the environment too.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
+    /// The values of `env`, `file` and `credential` are not read.
+    #[arg(skip)]
+    pub offline: bool,
     /// A directory of .spc files; may be given several times
     #[arg(
         long = "config",
@@ -158,7 +161,7 @@ impl Settings {
                 .map_or_else(|| defaults.config_dir.clone(), |dir| here.join(dir));
             first.parent().unwrap_or(&first).join("spcd.hcl")
         });
-        let read = read(&file, named.is_some())?;
+        let read = read(&file, named.is_some(), flags.offline)?;
         let is_written = read.is_some();
         let written = read.unwrap_or_default();
         // Paths in the file are relative to it, paths in flags to where they are typed.
@@ -291,7 +294,7 @@ impl SettingsError {
 }
 
 /// Reads `spcd.hcl`. A file that nobody named need not exist: then there is nothing.
-fn read(path: &Path, named: bool) -> Result<Option<DaemonSettings>, SettingsError> {
+fn read(path: &Path, named: bool, offline: bool) -> Result<Option<DaemonSettings>, SettingsError> {
     if !named && matches!(path.try_exists(), Ok(false)) {
         return Ok(None);
     }
@@ -301,7 +304,7 @@ fn read(path: &Path, named: bool) -> Result<Option<DaemonSettings>, SettingsErro
     };
     let mut lookup = config::look_up;
     let mut given = Given {
-        lookup: &mut lookup,
+        lookup: (!offline).then_some(&mut lookup),
     };
     match daemon_settings(&source, &mut given) {
         (settings, diagnostics) if diagnostics.is_empty() => Ok(Some(settings)),

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
 use tracing_journald::{Priority, PriorityMappings};
-use tracing_subscriber::filter::{Directive, ParseError};
+use tracing_subscriber::filter::{Directive, LevelFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -85,6 +85,17 @@ pub fn set_filter(filter: &str) -> Result<(), String> {
 /// else's business; so it is not to be had by any filter. Nor is the log of what watches files: it
 /// tells every write, and one that is in a watched directory itself would feed on itself.
 fn parse(filter: &str) -> Result<EnvFilter, String> {
+    // EnvFilter takes any word for a target, and would log nothing.
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let is_directive = |word: &str| word.contains(['=', '[', ':']) || word.starts_with("spcd");
+    let words = filter.split(',').map(str::trim);
+    if let Some(word) =
+        (words.filter(|word| !word.is_empty())).find(|word| !is_level(word) && !is_directive(word))
+    {
+        return Err(format!(
+            "`{word}` is neither a level (error, warn, info, debug, trace, off) nor `target=level`"
+        ));
+    }
     let mut filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
     for quiet in ["tokio_postgres=warn", "notify=warn", "inotify=warn"] {
         let quiet: Directive = (quiet.parse()).map_err(|error: ParseError| error.to_string())?;

@@ -14,7 +14,7 @@ pub fn read(path: &str, text: &str) {
         _ => Err("not here".to_owned()),
     };
     let mut given = Given {
-        lookup: &mut lookup,
+        lookup: Some(&mut lookup),
     };
     let mut cache = Cache::default();
     let loaded = load(&sources, &mut given, &mut cache);

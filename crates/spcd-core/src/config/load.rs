@@ -33,8 +33,8 @@ pub type Lookup<'a> = dyn FnMut(Function, &str, &str) -> Result<String, String> 
 
 /// What the edge hands in: the core itself knows no environment and no file system.
 pub struct Given<'a> {
-    /// What values may ask for.
-    pub lookup: &'a mut Lookup<'a>,
+    /// What values may ask for; `None`: functions are not evaluated, and what uses them is unknown.
+    pub lookup: Option<&'a mut Lookup<'a>>,
 }
 
 /// What all files say.
@@ -83,7 +83,7 @@ pub fn inspect(sources: &[Source], given: &mut Given<'_>) -> Inspection {
 pub fn load_plain(sources: &[Source]) -> Desired {
     let mut lookup = |_: Function, _: &str, _: &str| Err("there are no functions here".to_owned());
     let mut given = Given {
-        lookup: &mut lookup,
+        lookup: Some(&mut lookup),
     };
     load(sources, &mut given, &mut Cache::default()).desired
 }

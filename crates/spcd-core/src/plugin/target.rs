@@ -138,7 +138,10 @@ impl Builder<'_, '_> {
         let definition = self.definition;
         for broken in &settings.broken {
             if !definition.knows(broken) && !OWN_ATTRIBUTES.contains(&&**broken) {
-                let message = format!("`{}` has no attribute `{broken}`", self.context.plugin);
+                let message = match OWN_BLOCKS.contains(&&**broken) {
+                    true => format!("`{broken}` is a block"),
+                    false => format!("`{}` has no attribute `{broken}`", self.context.plugin),
+                };
                 self.problem(self.context.span, message, None);
             }
         }

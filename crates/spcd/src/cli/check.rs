@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -22,7 +23,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         true => &settings.config_dirs,
         false => &args.paths,
     };
-    let (inspection, look) = Config::new(dirs, false).inspect();
+    let (inspection, look) = Config::new(dirs, false).inspect(args.offline);
     let count = |severity| {
         let diagnostics = inspection.loaded.diagnostics.iter();
         diagnostics.filter(|d| d.severity == severity).count()
@@ -32,7 +33,13 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         .doubts
         .iter()
         .map(|doubt| match &doubt.error {
-            Some(error) => format!("{error}: put it back, or take it out of the settings"),
+            Some(error) if args.paths.is_empty() => {
+                format!("{error}: put it back, or take it out of the settings")
+            }
+            Some(_) if !Path::new(&doubt.path).exists() => {
+                format!("{}: there is no such file or directory", doubt.path)
+            }
+            Some(error) => error.clone(),
             None => format!("{} changes all the while", doubt.path),
         })
         .collect();

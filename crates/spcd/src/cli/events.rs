@@ -69,7 +69,8 @@ async fn read(client: &Client, args: &EventsArgs) -> anyhow::Result<Vec<Event>> 
                 pg_catalog.date_trunc('milliseconds', duration)::text, health
          FROM {events} ORDER BY id"
     );
-    let rows = client.query(&sql, &[&names, &since]).await?;
+    let rows = client.query(&sql, &[&names, &since]).await;
+    let rows = rows.map_err(spcd_client::Error::reading)?;
     rows.iter()
         .map(|row| {
             Ok(Event {

@@ -116,11 +116,14 @@ pub struct RunArgs {}
 pub struct CheckArgs {
     /// Files or directories [default: the config directories]
     pub paths: Vec<PathBuf>,
+    /// Do not evaluate env(), file() and credential(), for a machine that has none of their values
+    #[arg(long, env = "SPCD_OFFLINE", value_parser = FalseyValueParser::new())]
+    pub offline: bool,
     /// Print one JSON object
     #[arg(long, env = "SPCD_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
     /// Print values, secrets included
-    #[arg(long, env = "SPCD_SHOW_VALUES", value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub show_values: bool,
 }
 
@@ -329,7 +332,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+fn start(mut cli: Cli) -> anyhow::Result<ExitCode> {
+    cli.flags.offline = matches!(&cli.command, Command::Check(args) if args.offline);
     let settings = Settings::load(cli.flags)?;
     if !matches!(cli.command, Command::Completions(_) | Command::Man(_)) {
         cluster::become_its_user(&settings)?;
@@ -343,10 +347,14 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn dispatch(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
     // The daemon keeps its private cluster itself; commands use that, or start it while they run.
-    let cluster = if settings.database.is_none() && command.needs_hub() {
-        Some(cluster::join(settings).await?)
-    } else {
-        None
+    if let (Command::Wait(args), None) = (&command, &settings.database) {
+        cluster::until_made(settings, args.timeout).await;
+    }
+    let cluster = match command.hub() {
+        _ if settings.database.is_some() => None,
+        Hub::Joined if cluster::is_made(settings) => Some(cluster::join(settings).await?),
+        Hub::Made => Some(cluster::join(settings).await?),
+        Hub::Joined | Hub::Own => None,
     };
     let outcome = run(settings, command).await;
     farewell().await;
@@ -392,24 +400,32 @@ fn missing_rights(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
+/// What a command does about the private cluster.
+enum Hub {
+    /// Starts it, and makes one if there is none.
+    Made,
+    /// Starts it if there is one: only a daemon has put anything there to be shown or asked for.
+    Joined,
+    /// Decides that itself, or needs none.
+    Own,
+}
+
 impl Command {
-    /// Whether it talks to the hub and does not start it itself.
-    fn needs_hub(&self) -> bool {
+    fn hub(&self) -> Hub {
         match self {
             Self::Plan(_)
             | Self::Apply(_)
-            | Self::Events(_)
+            | Self::Query(_)
+            | Self::Test(_)
+            | Self::Migrate
+            | Self::Adopt(_) => Hub::Made,
+            Self::Events(_)
             | Self::Status(_)
             | Self::Wait(_)
             | Self::Refresh(_)
             | Self::Reconnect(_)
             | Self::Retry(_)
-            | Self::Disconnect(_)
-            | Self::Query(_)
-            | Self::Test(_)
-            | Self::Migrate
-            | Self::Adopt(_) => true,
-            // One that is not there is not made in order to be looked at or removed.
+            | Self::Disconnect(_) => Hub::Joined,
             Self::Doctor
             | Self::Destroy(_)
             | Self::Run(_)
@@ -417,7 +433,7 @@ impl Command {
             | Self::Url(_)
             | Self::Plugins
             | Self::Completions(_)
-            | Self::Man(_) => false,
+            | Self::Man(_) => Hub::Own,
         }
     }
 }

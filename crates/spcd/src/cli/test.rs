@@ -292,7 +292,7 @@ mod tests {
         };
         let mut lookup = |_, _: &str, _: &str| Err("it is not set".to_owned());
         let mut given = Given {
-            lookup: &mut lookup,
+            lookup: Some(&mut lookup),
         };
         let loaded = load(&[source], &mut given, &mut Cache::default());
         let connection = &loaded.desired.connections["a"];

@@ -318,7 +318,7 @@ impl Pass<'_, '_> {
                 let problem = Problem::new(*span, message);
                 let problem = problem.hint("list fewer here or in the blocks before");
                 error = self.tell_all(item, &[problem], Some(&name));
-            } else if found.is_empty() {
+            } else if found.is_empty() && self.has_patterns(&name) {
                 let problem = Problem::new(
                     *span,
                     "no connection matches: the schema is empty until one does",
@@ -347,6 +347,15 @@ impl Pass<'_, '_> {
             }
         }
     }
+
+    /// Returns whether an aggregator's list of connections could be read and is not empty.
+    fn has_patterns(&self, name: &str) -> bool {
+        let connection = self.loaded.desired.connections.get(name);
+        connection.is_some_and(|connection| match &connection.kind {
+            Kind::Plugin => false,
+            Kind::Aggregator { patterns, .. } => !patterns.is_empty(),
+        })
+    }
 }
 
 pub(super) fn look_up(
@@ -360,7 +369,10 @@ pub(super) fn look_up(
         Some((directory, _)) => directory,
         None => "",
     };
-    (given.lookup)(function, directory, argument).map_err(|reason| {
+    let Some(lookup) = &mut given.lookup else {
+        return Err("functions are not evaluated".into());
+    };
+    lookup(function, directory, argument).map_err(|reason| {
         let what = match function {
             Function::Env => "the environment variable",
             Function::File => "the file",

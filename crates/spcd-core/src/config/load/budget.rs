@@ -67,6 +67,10 @@ impl Environment for Asking<'_, '_> {
         look_up(self.given, self.file, function, argument)
     }
 
+    fn evaluates(&self) -> bool {
+        self.given.lookup.is_some()
+    }
+
     fn spend(&mut self, work: usize) -> bool {
         self.budget.spend(work)
     }

@@ -103,6 +103,12 @@ impl Surroundings<'_> {
 /// # Errors
 /// What is wrong with it and how it is written, without any value.
 pub fn parse(text: &str) -> Result<Params, String> {
+    if let Some(scheme) = other_scheme(text) {
+        return Err(format!(
+            "`{scheme}://` is not the URL of a Postgres (postgresql://…); what is elsewhere is a \
+             source, and belongs into a .spc file"
+        ));
+    }
     let params = match split_scheme(text) {
         Some(rest) => parse_url(rest)?,
         None if text.contains('=') => parse_keywords(text)?,
@@ -249,6 +255,13 @@ fn push(fields: &mut [String], c: char) {
 fn split_scheme(text: &str) -> Option<&str> {
     text.strip_prefix("postgresql://")
         .or_else(|| text.strip_prefix("postgres://"))
+}
+
+/// Returns the scheme of a URL that is not one of Postgres.
+fn other_scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.trim_start().split_once("://")?;
+    let is_scheme = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric());
+    (is_scheme && split_scheme(text).is_none()).then_some(scheme)
 }
 
 fn check(params: &Params) -> Result<(), String> {

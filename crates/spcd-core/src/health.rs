@@ -13,6 +13,8 @@ pub use spcd_protocol::Health as Turn;
 
 use serde::Serialize;
 
+use crate::scheduler::Backoff;
+
 /// How often a source is asked, and what is done when it does not answer. Times are milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
@@ -45,10 +47,7 @@ impl Schedule {
     /// after them there is one attempt an interval.
     pub fn pause_after(&self, failures: u32) -> u64 {
         match failures {
-            0 => self.interval,
-            _ if failures <= self.attempts => {
-                self.pause.saturating_mul(1 << (failures - 1).min(20))
-            }
+            1.. if failures <= self.attempts => Backoff::new(self.pause, u64::MAX).pause(failures),
             _ => self.interval,
         }
     }

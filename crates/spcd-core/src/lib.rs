@@ -71,6 +71,7 @@
 //! | | [`csv`] | what a file holds, as the server reads it |
 //! | | [`observed`], [`plan`], [`shape`], [`sql`] | from two pictures to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
+//! | | [`scheduler`] | what is decided between passes: the back-off of all retries |
 //! | | [`health`] | whether a source answers: the schedule, the breaker, the kinds of failure |
 //! | `spcd` | `cli/` | one file a command |
 //! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), files of csv connections that changed (`files.rs`), requests |
@@ -94,6 +95,7 @@ pub mod pattern;
 pub mod plan;
 pub mod plugin;
 pub mod report;
+pub mod scheduler;
 pub mod search_path;
 pub mod secret;
 pub mod shape;

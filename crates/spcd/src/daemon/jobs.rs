@@ -11,6 +11,7 @@ use spcd_core::config::Connection;
 use spcd_core::health::{Kind, Schedule};
 use spcd_core::observed::Observed;
 use spcd_core::plan::{Plan, Task, Why, Work};
+use spcd_core::scheduler::Backoff;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -33,15 +34,13 @@ pub fn place(connection: &Connection) -> String {
     format!("{}:{}", connection.file, connection.start_line)
 }
 
-/// How long a lock that was not got is left to others: the first time, and at most.
-const LATER: Duration = Duration::from_secs(1);
-const LATEST: Duration = Duration::from_secs(15);
-/// The first pause after a failure that is not an import's; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// The longest pause after a failure.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// And after an import that nobody answered. A probe finds out earlier that somebody does.
-const LONGEST_AFTER_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The pauses after a lock time-out.
+const LOCK_BACKOFF: Backoff = Backoff::new(1_000, 15_000);
+/// The pauses after a failure that is not an import's.
+const FAILURE_BACKOFF: Backoff = Backoff::new(5_000, 300_000);
+/// The longest pause after an import that timed out, in milliseconds. A probe finds out earlier that
+/// its source answers again.
+const LONGEST_AFTER_TIMEOUT: u64 = 3_600_000;
 
 /// The jobs of a leader.
 pub struct Jobs {
@@ -200,19 +199,17 @@ impl Failure {
             // Another attempt with the same credentials could lock the account.
             Some((Kind::Authentication, _)) => Next::Asked,
             Some((kind, schedule)) => {
-                let mut pause = Duration::from_millis(schedule.pause_after(times));
+                let mut pause = schedule.pause_after(times);
                 // Each attempt may leave a session that hangs in its wrapper.
                 if kind == Kind::Timeout && times > schedule.attempts {
-                    let more = times.saturating_sub(schedule.attempts).min(10);
-                    pause = (pause * 2u32.pow(more)).min(LONGEST_AFTER_TIMEOUT.max(pause));
+                    let longest = LONGEST_AFTER_TIMEOUT.max(pause);
+                    let more = times - schedule.attempts;
+                    pause = Backoff::new(pause, longest).pause(more.saturating_add(1));
                 }
                 let least = Duration::from_secs(others as u64) / A_SECOND;
-                Next::At(Instant::now() + pause.max(least))
+                Next::At(Instant::now() + Duration::from_millis(pause).max(least))
             }
-            None => {
-                let pause = FIRST_PAUSE * 2u32.saturating_pow(times.saturating_sub(1).min(10));
-                Next::At(Instant::now() + pause.min(LONGEST_PAUSE))
-            }
+            None => Next::At(Instant::now() + Duration::from_millis(FAILURE_BACKOFF.pause(times))),
         };
         Self {
             target_hash,
@@ -475,7 +472,7 @@ impl Jobs {
 
 /// How long a lock that was not got is left to others, after so many times before.
 pub fn later(times: u32) -> Duration {
-    (LATER * 2u32.saturating_pow(times.min(10))).min(LATEST)
+    Duration::from_millis(LOCK_BACKOFF.pause(times.saturating_add(1)))
 }
 
 impl Running {

@@ -24,6 +24,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use spcd_core::config::{Compat, HubSettings, Inputs};
 use spcd_core::health::Options;
+use spcd_core::scheduler::Backoff;
 use spcd_core::sql;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, sleep_until};
@@ -406,12 +407,11 @@ async fn news(watch: &mut Option<Watch>) -> News {
     }
 }
 
-/// How long to wait before the database is tried again: doubled each time, with jitter.
+/// Returns the pause before the database is tried again after this many failures.
 fn back_off(times: u32, settings: &HubSettings) -> Duration {
-    let doubled = (settings.backoff_min).saturating_mul(2u64.saturating_pow(times));
-    let pause = Duration::from_millis(doubled.min(settings.backoff_max));
-    let part = RandomState::new().hash_one(times) as f64 / u64::MAX as f64;
-    pause.mul_f64(0.5 + part / 2.0)
+    let share = RandomState::new().hash_one(times) as f64 / u64::MAX as f64;
+    let backoff = Backoff::new(settings.backoff_min, settings.backoff_max);
+    Duration::from_millis(backoff.jittered(times, share))
 }
 
 /// Keeps a database true to the files, for ever: takes the lead, serves, and starts anew when the
@@ -425,7 +425,7 @@ pub async fn run(
     health: &watch::Receiver<Options>,
 ) -> anyhow::Result<()> {
     let hub = endpoint.shared().clone();
-    let mut times = 0;
+    let mut times = 0_u32;
     let mut has_led = false;
     loop {
         service::alive();
@@ -465,8 +465,8 @@ pub async fn run(
             wait_for_password(&endpoint).await;
             continue;
         }
-        let pause = back_off(times, &hub.settings());
         times = times.saturating_add(1);
+        let pause = back_off(times, &hub.settings());
         observe(Observation::Lost {
             why: &reason,
             pause,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use spcd_core::config::Target;
+use spcd_core::scheduler::Backoff;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
@@ -18,8 +19,8 @@ use super::connect::{ConnectError, Endpoint, Session};
 /// where something in between swallows everything, it hangs for ever.
 const RISK: Duration = Duration::from_secs(3600);
 
-/// How long to wait until a server that had no room for a session is asked again: doubled each time.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The pauses before a server that had no room for a session is asked again.
+const BACKOFF: Backoff = Backoff::new(100, 5_000);
 
 /// Opens a session. Where the server has no room for it now, that is said once, and tried again for
 /// so long.
@@ -31,7 +32,7 @@ pub async fn session(
     purpose: &str,
     within: Duration,
 ) -> Result<Session, ConnectError> {
-    let (began, mut pause) = (Instant::now(), PAUSE.0);
+    let (began, mut times) = (Instant::now(), 0);
     loop {
         let result = endpoint.connect(purpose).await;
         let full = result.as_ref().is_err_and(ConnectError::is_full);
@@ -50,8 +51,8 @@ pub async fn session(
                  until there is (`spcd doctor` says how many there should be)"
             );
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        times += 1;
+        sleep(Duration::from_millis(BACKOFF.pause(times))).await;
     }
 }
 

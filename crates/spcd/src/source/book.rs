@@ -6,6 +6,7 @@ use std::mem::take;
 
 use serde_json::{Value, json};
 use spcd_core::health::{Breaker, Health, Kind, Outcome, Turn};
+use spcd_core::scheduler::Backoff;
 
 use super::{News, Watched};
 use crate::hub::probe::{Answer, Failure};
@@ -276,8 +277,8 @@ impl Book {
         entry.probe = Some(self.number);
         let others = u32::try_from(entry.hung.len()).unwrap_or(u32::MAX);
         // So that there are a dozen after a day, and not thousands.
-        let pause = 2u64.saturating_pow(others.saturating_add(1));
-        let pause = entry.watched.schedule.interval.saturating_mul(pause);
+        let backoff = Backoff::new(entry.watched.schedule.interval, u64::MAX);
+        let pause = backoff.pause(others.saturating_add(2));
         entry.not_before = now.saturating_add(pause);
         self.running[class].insert(self.number);
         Some((self.number, entry.watched.clone()))

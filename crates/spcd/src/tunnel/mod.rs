@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use spcd_core::config::{Desired, Target, Tunnel};
 use spcd_core::health::NO_TUNNEL;
+use spcd_core::scheduler::Backoff;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -27,9 +28,12 @@ use crate::hub::connect::Endpoint;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the ssh server may take to say that it does not reach the source.
 const REACH: Duration = Duration::from_secs(10);
-/// The pauses before one is tried again: at first and at most.
+/// The shortest pause before anything of a tunnel is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pause before a tunnel without a port is tried again.
+const PORT_PAUSE: Duration = Duration::from_secs(30);
+/// The pauses before a tunnel that could not be opened is tried again, unless a client needs it.
+const BACKOFF: Backoff = Backoff::new(200, 30_000);
 /// How often a port is tried that a daemon before us may still be letting go of.
 const TRIES: u16 = 20;
 /// How many other ports are tried.
@@ -274,7 +278,7 @@ async fn run(link: Arc<Link>, state_dir: PathBuf, port: Option<u16>, moved: Arc<
                 Ok(listener) => break listener,
                 Err(error) => {
                     link.set(State::Failed(format!("no port is free for it: {error}")));
-                    sleep(LONGEST_PAUSE).await;
+                    sleep(PORT_PAUSE).await;
                 }
             }
         };
@@ -300,13 +304,13 @@ async fn run(link: Arc<Link>, state_dir: PathBuf, port: Option<u16>, moved: Arc<
 
 /// Opens the tunnel, and again when it drops.
 async fn keep_open(link: &Link, state_dir: &Path) {
-    let mut pause = PAUSE;
+    let mut times = 0;
     loop {
         let why = match ssh::open(&link.tunnel, state_dir).await {
             Ok(mut passage) => {
                 tracing::info!(tunnel = %link.tunnel, "the ssh tunnel is open");
                 link.set(State::Open(passage.socket().to_owned()));
-                pause = PAUSE;
+                times = 0;
                 passage.closed().await;
                 link.set(State::Opening);
                 tracing::warn!(tunnel = %link.tunnel, "the ssh tunnel dropped; opening it again");
@@ -318,12 +322,12 @@ async fn keep_open(link: &Link, state_dir: &Path) {
         tracing::warn!(tunnel = %link.tunnel, "the ssh tunnel cannot be opened: {why}");
         link.set(State::Failed(why));
         // Who needs it now need not wait; but not so often that it would be hammering.
+        times += 1;
         sleep(PAUSE).await;
         tokio::select! {
-            () = sleep(pause) => {}
+            () = sleep(Duration::from_millis(BACKOFF.pause(times))) => {}
             () = link.poke.notified() => {}
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

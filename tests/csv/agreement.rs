@@ -3,7 +3,8 @@
 use std::fs;
 
 use spcd_core::config::Csv;
-use spcd_core::csv::{Fault, Inferred, Sheet, SheetColumn, read, table};
+use spcd_core::csv::{Fault, Sheet, SheetColumn, read, table};
+use spcd_core::shape::Inferred;
 use spcd_core::sql;
 
 use crate::support::{connect, fresh_dir, shared};

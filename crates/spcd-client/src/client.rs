@@ -1,5 +1,7 @@
 //! A client that never meets a half-loaded database.
 
+mod attempts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -8,13 +10,15 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::attempts::{Attempts, is_inside};
 use crate::error::{Error, Problem};
 use crate::feed::Feed;
 use crate::progress::Progress;
 use crate::rules::{self, Verdict};
 use crate::session::{Connector, Slot};
 use crate::states::{self, Seen};
+
+pub use attempts::Attempts;
+use attempts::is_inside;
 
 /// How long a statement waits for connections unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -110,7 +110,14 @@ impl Error {
     }
 
     /// Of statements that read spcd's own tables.
-    /// The error of a statement that read spcd's tables.
+    /// Returns the error of a statement that read spcd's tables.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &tokio_postgres::Client) -> Result<(), spcd_client::Error> {
+    /// let count = client.query_one("SELECT count(*) FROM spcd.connection_event", &[]).await;
+    /// let count = count.map_err(spcd_client::Error::reading)?;
+    /// # drop(count); Ok(()) }
+    /// ```
     pub fn reading(error: tokio_postgres::Error) -> Self {
         let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
         match error.code() {

@@ -19,7 +19,6 @@
 //!
 //! TLS is the caller's business: see [`Connector::with_tls`].
 
-mod attempts;
 mod changes;
 mod client;
 mod error;
@@ -30,9 +29,8 @@ mod session;
 mod statement;
 mod states;
 
-pub use attempts::Attempts;
 pub use changes::Changes;
-pub use client::Client;
+pub use client::{Attempts, Client};
 pub use error::{Cause, Error, Problem};
 pub use progress::Progress;
 pub use session::{Connector, Session};

@@ -16,14 +16,13 @@ mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::Csv;
-use crate::shape::{Column, Table};
+use crate::shape::{Column, Inferred, Table};
 use kind::Kind;
 use records::Records;
 
 pub use encoding::Encoding;
 pub use fault::Fault;
-pub use types::{Inferred, KnownTypes, keep_types, known_types};
+pub use types::{keep_types, known_types};
 
 /// As many columns as a table may have.
 const MAX_COLUMNS: usize = 1600;
@@ -35,6 +34,23 @@ const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "cmax", "xmax", "cmin", "xmin", "
 const MARK: &str = "\u{feff}";
 /// What stands between values, where the connection does not say: the first of these that fits.
 const SEPARATORS: [char; 3] = [',', ';', '\t'];
+
+/// What a connection of the plugin `csv` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Csv {
+    /// Absolute paths, or patterns of them.
+    pub paths: Vec<String>,
+    /// Whether the first line names the columns; `None`: look and see.
+    pub header: Option<bool>,
+    /// What stands between values; `None`: look and see.
+    pub separator: Option<char>,
+    /// What a line to be skipped begins with; `None`: nothing.
+    pub comment: Option<char>,
+    /// How the files are encoded.
+    pub encoding: Encoding,
+    /// What stands for NULL without quotes; `None`: nothing.
+    pub null: Option<String>,
+}
 
 /// The columns of a file, and how it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]

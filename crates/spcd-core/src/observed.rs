@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spcd_protocol::Status;
 
-use crate::config;
-use crate::csv::KnownTypes;
-use crate::plan::Offer;
+use crate::model::{Connection, Kind};
+use crate::offer::Offer;
 use crate::secret::Secret;
-use crate::shape::{Obstacles, Table};
+use crate::shape::{KnownTypes, Obstacles, Table};
 
 /// One look at the database.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +26,7 @@ pub struct Observed {
     /// Connections whose sources keep their jobs waiting: nobody else waits for them.
     pub slow: BTreeSet<String>,
     /// The roles whose search path is spcd's to set, or was.
-    pub roles: Vec<crate::search_path::Role>,
+    pub roles: Vec<Role>,
     /// The role `spcd_users` exists.
     pub readers: bool,
     /// It may use the schema `spcd`; `true` where there is no such role.
@@ -61,6 +60,23 @@ impl Observed {
             }
         }
     }
+}
+
+/// A role that is a direct member of `spcd_users`, or that has a path which spcd set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// It can log in and is a direct member.
+    pub member: bool,
+    /// It has a search path that spcd did not set.
+    pub own: bool,
+    /// The hash of the path that spcd set.
+    pub set: Option<String>,
+    /// What spcd set is still there.
+    pub there: bool,
+    /// It is, but other settings of the role changed.
+    pub touched: bool,
 }
 
 /// What a source answered before anything is done.
@@ -136,10 +152,10 @@ impl Written {
     }
 
     /// What the row of a wanted connection is to say.
-    pub fn of(connection: &config::Connection) -> Self {
+    pub fn of(connection: &Connection) -> Self {
         let (kind, connections) = match &connection.kind {
-            config::Kind::Plugin => ("plugin", Vec::new()),
-            config::Kind::Aggregator { patterns, .. } => ("aggregator", patterns.clone()),
+            Kind::Plugin => ("plugin", Vec::new()),
+            Kind::Aggregator { patterns, .. } => ("aggregator", patterns.clone()),
         };
         Self {
             plugin: connection.plugin.clone(),

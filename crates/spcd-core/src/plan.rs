@@ -5,7 +5,6 @@
 
 mod comments;
 mod connection;
-mod offer;
 mod settle;
 mod show;
 mod unite;
@@ -15,17 +14,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use spcd_protocol::Status;
 
-use crate::config::{Desired, OptionValue, Target};
-use crate::hash::Hasher;
+use crate::model::{Desired, Target};
 use crate::observed::{Applied, Observed, Written};
 use crate::search_path::{self, PathChange};
-use crate::shape::Traits;
 use crate::union;
 
 use connection::{doubt_of, droppable, merged, set, taken, unwanted_connection, wanted_connection};
 
+pub use crate::offer::{Notice, Offer, quoted_names};
 pub use comments::{Comment, comment_units};
-pub use offer::{Notice, Offer, quoted_names};
 pub use settle::{
     Bookkeeping, Piece, Record, Unit, drop_unit, error_unit, grant_unit, record_statement, settle,
     settle_new,
@@ -230,54 +227,6 @@ pub enum Why {
     Drift,
     /// Its turn has come, or somebody asked; nothing is known to differ.
     Refresh,
-}
-
-/// The hash of a target: it changes when anything does that the database should follow.
-pub fn target_hash(target: &Target) -> String {
-    let mut hasher = Hasher::default();
-    let mut put = |text: &str| hasher.put(text);
-    put(&target.extension);
-    put(&target.wrapper);
-    for (name, option) in &target.server {
-        put(name);
-        put(&option.value);
-    }
-    put("mapping");
-    for (name, value) in &target.mapping {
-        put(name);
-        put(value.expose());
-    }
-    put("import");
-    put(&target.import.schema);
-    for list in [&target.import.tables, &target.import.exclude] {
-        put(&list.len().to_string());
-        list.iter().for_each(|pattern| put(pattern));
-    }
-    for (name, value) in &target.import_options {
-        put(name);
-        put(value);
-    }
-    put(if target.dynamic { "dynamic" } else { "static" });
-    if let Some(csv) = &target.csv {
-        put(&format!("{csv:?}"));
-    }
-    hasher.finish()
-}
-
-impl Target {
-    /// How its wrapper sees tables.
-    pub fn traits(&self) -> Traits<'_> {
-        Traits {
-            positional: self.positional,
-            column_name_option: self.column_name_option.as_deref(),
-        }
-    }
-
-    /// The server's options as the catalog holds them.
-    pub fn server_options(&self) -> BTreeMap<String, String> {
-        let value = |(name, option): (&String, &OptionValue)| (name.clone(), option.value.clone());
-        self.server.iter().map(value).collect()
-    }
 }
 
 /// What [`plan`] needs to know beyond a first look, by connection.

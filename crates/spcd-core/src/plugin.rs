@@ -13,8 +13,8 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-use crate::config::Probe;
 use crate::health;
+use crate::model::Probe;
 use spcd_lang::nearest::{is_slip, nearest};
 use spcd_lang::settings::Settings;
 

@@ -6,30 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::Desired;
 use crate::hash::hash;
-use crate::observed::Written;
+use crate::model::Desired;
+use crate::observed::{Role, Written};
 use crate::sql;
 
 /// The schema of the state, last on every path.
 const LAST: &str = "spcd";
-
-/// A role that is a direct member of `spcd_users`, or that has a path which spcd set.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Role {
-    /// Its name.
-    pub name: String,
-    /// It can log in and is a direct member.
-    pub member: bool,
-    /// It has a search path that spcd did not set.
-    pub own: bool,
-    /// The hash of the path that spcd set.
-    pub set: Option<String>,
-    /// What spcd set is still there.
-    pub there: bool,
-    /// It is, but other settings of the role changed.
-    pub touched: bool,
-}
 
 /// What is to be done to roles.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

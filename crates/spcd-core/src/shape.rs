@@ -6,7 +6,6 @@ mod names;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::csv::Inferred;
 use crate::hash::Hasher;
 
 pub use guard::{Dependent, Dependents, Harm, Obstacles, after, guard, unfit};
@@ -50,6 +49,18 @@ pub struct Column {
     /// Of a column of a file: what its values say of its type. No part of its shape.
     pub inferred: Option<Inferred>,
 }
+
+/// What the values of a column say of its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inferred {
+    /// The types that take every value which was read.
+    pub takes: &'static [&'static str],
+    /// The values decide: there are some, and all of them were read.
+    pub certain: bool,
+}
+
+/// The types of a connection's columns that values decided, by table and column.
+pub type KnownTypes = BTreeMap<String, BTreeMap<String, String>>;
 
 /// How a wrapper sees tables, as its plugin's definition says.
 #[derive(Debug, Clone, Copy, Default)]

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::aggregate::components;
-use crate::config::{Desired, Kind};
 use crate::hash::hash;
+use crate::model::{Desired, Kind};
 use crate::observed::Written;
 use crate::pattern::Pattern;
 use crate::shape::{self, Table};

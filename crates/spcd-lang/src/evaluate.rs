@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::number::{Number, arithmetic, checked, fraction, number};
-use super::parse::MAX_DEPTH;
+use super::operations::{boolean, equal, indexed, shallow, size};
 use super::syntax::{
-    Binary, Call, Expression, ExpressionKind, For, Part, Problem, Span, Step, Unary,
+    Binary, Call, Expression, ExpressionKind, For, MAX_DEPTH, Part, Problem, Span, Step, Unary,
 };
 use super::value::Value;
 use crate::nearest::nearest;
@@ -66,6 +66,12 @@ pub enum Failure {
     Silent,
 }
 
+impl From<Box<Problem>> for Failure {
+    fn from(problem: Box<Problem>) -> Self {
+        Self::Problem(problem)
+    }
+}
+
 pub(super) type Result<T> = std::result::Result<T, Failure>;
 
 /// What evaluation asks for outside of the text. A closure looks up without limit.
@@ -118,7 +124,7 @@ pub fn evaluate(expression: &Expression, lookup: &mut Lookup<'_>) -> Result<Valu
         depth: 0,
     };
     let value = evaluation.value(expression)?;
-    shallow(value, expression.span)
+    Ok(shallow(value, expression.span)?)
 }
 
 struct Evaluation<'a, 'l> {
@@ -131,28 +137,6 @@ struct Evaluation<'a, 'l> {
 
 pub(super) fn fail<T>(problem: Problem) -> Result<T> {
     Err(Failure::Problem(Box::new(problem)))
-}
-
-/// Refuses a value that is nested so deep that what goes through it could exhaust the stack.
-fn shallow(value: Value, span: Span) -> Result<Value> {
-    match is_deeper(&value, MAX_DEPTH) {
-        true => fail(Problem::new(
-            span,
-            format!("this value is nested more than {MAX_DEPTH} levels deep"),
-        )),
-        false => Ok(value),
-    }
-}
-
-/// Whether a value is nested deeper than that.
-fn is_deeper(value: &Value, levels: usize) -> bool {
-    let inner = |value: &Value| is_deeper(value, levels - 1);
-    match value {
-        Value::List(_) | Value::Object(_) if levels == 0 => true,
-        Value::List(values) => values.iter().any(inner),
-        Value::Object(values) => values.values().any(inner),
-        _ => false,
-    }
 }
 
 impl Evaluation<'_, '_> {
@@ -207,7 +191,7 @@ impl Evaluation<'_, '_> {
                 match operator {
                     Unary::Not => Ok(Value::Bool(!boolean(&value, operand.span)?)),
                     Unary::Negate => match number(&value, operand.span)? {
-                        Number::Integer(integer) => checked(integer.checked_neg(), span),
+                        Number::Integer(integer) => Ok(checked(integer.checked_neg(), span)?),
                         Number::Float(float) => Ok(fraction(-float)),
                     },
                 }
@@ -233,7 +217,7 @@ impl Evaluation<'_, '_> {
             ExpressionKind::For(expression) => self.for_expression(expression),
             ExpressionKind::Traversal(base, steps) => {
                 let value = self.value(base)?;
-                shallow(self.steps(value, steps)?, span)
+                Ok(shallow(self.steps(value, steps)?, span)?)
             }
         }
     }
@@ -486,7 +470,7 @@ impl Evaluation<'_, '_> {
             Binary::LessEqual => Value::Bool(order.is_le()),
             Binary::Greater => Value::Bool(order.is_gt()),
             Binary::GreaterEqual => Value::Bool(order.is_ge()),
-            _ => return arithmetic(operator, left, right, span),
+            _ => arithmetic(operator, left, right, span)?,
         })
     }
 
@@ -536,73 +520,5 @@ impl Evaluation<'_, '_> {
             }
         }
         Ok(value)
-    }
-}
-
-fn size(value: &Value) -> usize {
-    match value {
-        Value::String(text) => 1 + text.len(),
-        Value::List(values) => values.iter().map(size).sum::<usize>() + 1,
-        Value::Object(values) => {
-            values
-                .iter()
-                .map(|(key, value)| key.len() + size(value))
-                .sum::<usize>()
-                + 1
-        }
-        _ => 1,
-    }
-}
-
-fn boolean(value: &Value, span: Span) -> Result<bool> {
-    match value {
-        Value::Bool(value) => Ok(*value),
-        Value::String(text) if **text == *"true" => Ok(true),
-        Value::String(text) if **text == *"false" => Ok(false),
-        other => fail(Problem::new(
-            span,
-            format!("expected true or false, found {}", other.kind()),
-        )),
-    }
-}
-
-fn equal(left: &Value, right: &Value) -> bool {
-    match (left, right) {
-        (Value::Integer(integer), Value::Float(float))
-        | (Value::Float(float), Value::Integer(integer)) => Number::Integer(*integer)
-            .compare(Number::Float(*float))
-            .is_eq(),
-        (Value::List(left), Value::List(right)) => {
-            left.len() == right.len() && left.iter().zip(right).all(|(a, b)| equal(a, b))
-        }
-        _ => left == right,
-    }
-}
-
-fn indexed(value: Value, index: &Value, span: Span) -> Result<Value> {
-    match (value, index) {
-        (Value::List(mut values), index) => {
-            let position = match number(index, span)? {
-                Number::Integer(integer) => usize::try_from(integer).ok(),
-                Number::Float(_) => None,
-            };
-            match position.filter(|position| *position < values.len()) {
-                Some(position) => Ok(values.swap_remove(position)),
-                None => fail(Problem::new(
-                    span,
-                    format!("the list has {} elements, counted from 0", values.len()),
-                )),
-            }
-        }
-        (Value::Object(mut values), index) => {
-            match index.as_text().and_then(|key| values.remove(key.as_str())) {
-                Some(value) => Ok(value),
-                None => fail(Problem::new(span, "the object has no such key")),
-            }
-        }
-        (other, _) => fail(Problem::new(
-            span,
-            format!("{} has no elements", other.kind()),
-        )),
     }
 }

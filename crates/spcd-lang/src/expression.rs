@@ -1,8 +1,10 @@
 //! Expressions.
 
 use super::lex::{Flaw, Token, TokenKind};
-use super::parse::{MAX_DEPTH, Parser, Result, invisible, mark_hint};
-use super::syntax::{Binary, Call, Expression, ExpressionKind, For, Problem, Span, Step, Unary};
+use super::parse::{Parser, Result, invisible, mark_hint};
+use super::syntax::{
+    Binary, Call, Expression, ExpressionKind, For, MAX_DEPTH, Problem, Span, Step, Unary,
+};
 use super::value::Value;
 
 impl Parser<'_> {

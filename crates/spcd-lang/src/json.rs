@@ -1,9 +1,11 @@
 //! HCL's JSON syntax: block types, then labels, then bodies, as nested objects.
 
-use super::lex;
-use super::parse::{MAX_DEPTH, MAX_PROBLEMS, Parsed, parse_text};
-use super::syntax::{Attribute, Block, Body, Expression, ExpressionKind, Label, Problem, Span};
+use super::parse::{MAX_PROBLEMS, Parsed, parse_text};
+use super::syntax::{
+    Attribute, Block, Body, Expression, ExpressionKind, Label, MAX_DEPTH, Problem, Span,
+};
 use super::value::Value;
+use super::word::word_length;
 
 /// What is read as a nested block rather than an attribute, and how many labels it has.
 const NESTED: [(&str, usize); 6] = [
@@ -285,9 +287,10 @@ impl Reader<'_> {
                     ("false", Value::Bool(false)),
                     ("null", Value::Null),
                 ];
-                let Some((word, value)) = words.into_iter().find(|(word, _)| {
-                    rest.starts_with(word) && lex::word_length(rest) == word.len()
-                }) else {
+                let Some((word, value)) = words
+                    .into_iter()
+                    .find(|(word, _)| rest.starts_with(word) && word_length(rest) == word.len())
+                else {
                     return self
                         .fail("expected a value: a text in double quotes, a number, `{`, `[` …");
                 };

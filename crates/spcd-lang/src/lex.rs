@@ -1,7 +1,8 @@
 //! Bytes to tokens. Nothing is an error here: what no token begins with is [`TokenKind::Unknown`], and
 //! a quote, heredoc or comment that stays open is a token with a [`Flaw`].
 
-use super::parse::MAX_DEPTH;
+use super::syntax::MAX_DEPTH;
+use super::word::word_length;
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,24 +305,6 @@ pub fn heredoc(text: &str, start: usize) -> Option<Heredoc> {
         end: text.len(),
         closed: false,
     })
-}
-
-/// How many bytes of an identifier `text` begins with.
-pub fn word_length(text: &str) -> usize {
-    let mut length = 0;
-    for character in text.chars() {
-        let belongs = match character {
-            'a'..='z' | 'A'..='Z' | '_' => true,
-            '0'..='9' | '-' => length > 0,
-            other if other.is_ascii() => false,
-            other => other.is_alphabetic() || (length > 0 && other.is_alphanumeric()),
-        };
-        if !belongs {
-            break;
-        }
-        length += character.len_utf8();
-    }
-    length
 }
 
 /// Whether a character takes no ink, or looks like a space and is none.

@@ -21,6 +21,8 @@ pub mod json;
 pub mod lex;
 pub mod nearest;
 mod number;
+mod operations;
 pub mod parse;
 pub mod settings;
 mod template;
+mod word;

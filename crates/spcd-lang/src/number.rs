@@ -1,8 +1,14 @@
 //! Numbers: whole ones are kept exactly, and nothing is rounded to what a fraction's type holds.
 
-use super::evaluate::{Result, fail};
 use super::syntax::{Binary, Problem, Span};
 use super::value::Value;
+
+/// A number, or why there is none.
+pub(super) type Result<T> = std::result::Result<T, Box<Problem>>;
+
+pub(super) fn fail<T>(problem: Problem) -> Result<T> {
+    Err(Box::new(problem))
+}
 
 /// A number of either kind.
 #[derive(Debug, Clone, Copy)]

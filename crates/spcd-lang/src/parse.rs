@@ -3,11 +3,9 @@
 use std::collections::HashSet;
 
 use super::lex::{Flaw, Lexer, Token, TokenKind, is_invisible};
-use super::syntax::{Attribute, Block, Body, Expression, ExpressionKind, Label, Problem, Span};
-
-/// How deep blocks, expressions and templates may be nested in each other: far beyond what
-/// anyone writes, and small enough for the stack of any thread.
-pub(super) const MAX_DEPTH: usize = 64;
+use super::syntax::{
+    Attribute, Block, Body, Expression, ExpressionKind, Label, MAX_DEPTH, Problem, Span,
+};
 
 /// How many problems of one block are kept; the rest is counted.
 pub const MAX_PROBLEMS: usize = 100;

@@ -2,6 +2,10 @@
 
 use super::value::Value;
 
+/// Maximum nesting of blocks, expressions and templates: far beyond what anyone writes, and small
+/// enough for the stack of any thread.
+pub(super) const MAX_DEPTH: usize = 64;
+
 /// A range of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {

@@ -81,7 +81,7 @@ impl Value {
                 out.push_str("{\n");
                 for (key, value) in values {
                     out.extend(std::iter::repeat_n(' ', indent + 2));
-                    if super::lex::word_length(key) == key.len() && !key.is_empty() {
+                    if super::word::word_length(key) == key.len() && !key.is_empty() {
                         out.push_str(key);
                     } else {
                         write_quoted(out, key);

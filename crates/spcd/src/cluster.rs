@@ -7,6 +7,7 @@
 
 mod layout;
 mod make;
+mod owner;
 mod programs;
 mod server;
 
@@ -20,7 +21,8 @@ use tokio_postgres::error::SqlState;
 use crate::hub::connect::{ConnectError, Endpoint};
 use crate::settings::Settings;
 use layout::Layout;
-use programs::{Owner, Programs};
+use owner::Owner;
+use programs::Programs;
 use server::Server;
 
 /// The superuser that `initdb` makes.

@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 
-use crate::daemon::MANY;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::probe::{Answer, Failure};
 use crate::hub::waiting::is_stoppable;
@@ -27,6 +26,9 @@ use crate::tunnel::Tunnels;
 use book::{Book, Busy, Room};
 use session::{Found, Sessions};
 
+/// Number of jobs under way from which on probes and drift detection wait, since they keep nobody
+/// waiting and would compete with the jobs for the hub's processors.
+pub const MANY_JOBS: usize = 16;
 /// How many sources are asked at a time, of those that answered last.
 const AT_A_TIME: usize = 4;
 /// How many are asked in a second at most. Each takes some milliseconds of a core of the hub's
@@ -353,7 +355,7 @@ impl Round {
 
     /// Whether the hub has more to do than to ask sources, and not for too long.
     fn is_busy(&mut self) -> bool {
-        if *self.jobs.borrow() < MANY {
+        if *self.jobs.borrow() < MANY_JOBS {
             self.busy_since = None;
             return false;
         }

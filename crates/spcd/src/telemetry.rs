@@ -14,15 +14,14 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-use crate::settings::Settings;
 pub use observation::{Observation, encode, observe};
 
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Sends the program's events to where they are read. A short command only says what is wrong.
-pub fn start(settings: &Settings, daemon: bool) {
+pub fn start(log: Option<&str>, daemon: bool) {
     let default = if daemon { "info" } else { "warn" };
-    let filter = settings.log.as_deref().unwrap_or(default);
+    let filter = log.unwrap_or(default);
     let (filter, wrong) = match parse(filter) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(default), Some(error)),

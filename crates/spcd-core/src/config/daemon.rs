@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::connection;
 use super::hub::{self, HubGiven};
 use super::listen::Listen;
 use super::load::{Asking, Budget, Given};
 use super::place::Text;
+use super::sections;
 use super::{Diagnostic, Severity, Source};
 use crate::health;
 use crate::secret::Secret;
@@ -156,7 +156,7 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
                 let problem = Problem::new(section.span, "`health` is written twice");
                 problems.push(problem.hint("join the two"));
             }
-            health = Some(connection::health(section, problems));
+            health = Some(sections::health(section, problems));
             continue;
         }
         let problem = Problem::new(section.span, "settings are not written as blocks");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::connection::View;
+use super::key::{Key, key};
 use super::options;
 use super::place::Text;
 use super::plugins::{Instances, PluginBlock};
@@ -21,11 +22,9 @@ mod budget;
 mod cache;
 mod tell;
 
-use blocks::look_up;
 pub(super) use budget::{Asking, Budget};
 pub use cache::Cache;
 use cache::{Entry, Settled};
-pub(super) use cache::{Key, key};
 
 /// Asks the edge for a function's result: the function, the directory of the `.spc` file, the
 /// argument. The error is the reason why there is none (`No such file or directory …`).

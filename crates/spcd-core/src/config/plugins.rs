@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::connection;
-use super::load::{Key, key};
+use super::key::{Key, key};
+use super::sections;
 use crate::plugin::{
     Definition, PluginName, STEAMPIPE_ATTRIBUTES, definition_of, is_shipped, shipped_near,
 };
@@ -96,7 +96,7 @@ pub(super) fn instance(
     }
     for section in &settings.sections {
         if &*section.kind == "health" {
-            definition.health = connection::health(section, problems);
+            definition.health = sections::health(section, problems);
         } else if &*section.kind == "limiter" {
             let message = "`limiter` has no effect: calls are not limited by spcd";
             warnings.push(Problem::new(section.span, message).hint("remove the block"));

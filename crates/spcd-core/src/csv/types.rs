@@ -2,19 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::shape::Table;
-
-/// What the values of a column say of its type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inferred {
-    /// The types that take every value which was read.
-    pub takes: &'static [&'static str],
-    /// The values decide: there are some, and all of them were read.
-    pub certain: bool,
-}
-
-/// The types of a connection's columns that values decided, by table and column.
-pub type KnownTypes = BTreeMap<String, BTreeMap<String, String>>;
+use crate::shape::{KnownTypes, Table};
 
 /// Gives columns the types that they have already, as long as no value contradicts them.
 pub fn keep_types(tables: &mut [Table], known: &KnownTypes) {
@@ -63,7 +51,7 @@ pub fn known_types(after: &[Table], wanted: &[Table], known: &KnownTypes) -> Kno
 mod tests {
     use super::super::{read, table};
     use super::*;
-    use crate::config::Csv;
+    use crate::csv::Csv;
 
     /// The types of a table's columns after one file after another was in its place.
     fn types(files: &[&str]) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use spcd_protocol::Status;
 
 use super::{GRANT, Import, Plan, RowChange, Task, Why, Work, WrittenJson};
-use crate::config::{Connection, Desired, Doubt, Kind, Target};
+use crate::model::{Connection, Desired, Doubt, Kind, Target};
 use crate::observed::{Applied, Attempt, Detail, Extension, Known, Observed, Presence, Written};
 use crate::shape;
 

@@ -7,9 +7,10 @@ use serde::Serialize;
 use spcd_protocol::Status;
 
 use super::{Import, Imported, Offer, RowChange, Why, merged};
-use crate::csv::{KnownTypes, keep_types, known_types};
+use crate::csv::{keep_types, known_types};
 use crate::observed::{Applied, Detail, Presence, Written};
 use crate::secret::Secret;
+use crate::shape::KnownTypes;
 use crate::shape::{self, Obstacles, Table, TableChange};
 use crate::sql;
 use crate::union;

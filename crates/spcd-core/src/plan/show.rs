@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{Import, Plan, RowChange, Task, Why, Work, drop_unit, grant_unit, settle};
-use crate::config::Target;
+use crate::model::Target;
 use crate::observed::{Ahead, Detail, Observed, Presence};
 use crate::secret::masked;
 use crate::shape::{self, Obstacles};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Definition, PluginName};
-use crate::config::Probe;
+use crate::model::Probe;
 use spcd_lang::nearest::nearest;
 use spcd_lang::settings::{Setting, Settings};
 use spcd_lang::syntax::Problem;

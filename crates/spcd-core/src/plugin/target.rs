@@ -1,15 +1,18 @@
 //! A connection's settings through a definition: what it becomes in Postgres.
 
+mod verbatim;
+
 use std::collections::BTreeMap;
 
 use super::path::{absolute, below, is_plain};
 use super::words::{self, Words};
 use super::{Definition, files, libpq, shipped};
-use crate::config::{Csv, Import, OptionValue, Ssh, Target, Tunnel};
+use crate::csv::Csv;
 use crate::csv::Encoding;
+use crate::model::{Import, OptionValue, Ssh, Target, Tunnel};
 use crate::secret::Secret;
 use spcd_lang::nearest::nearest;
-use spcd_lang::settings::{Section, Setting, Settings};
+use spcd_lang::settings::{Setting, Settings};
 use spcd_lang::syntax::{Problem, Span};
 use spcd_lang::value::Value;
 
@@ -403,71 +406,6 @@ impl Builder<'_, '_> {
         if let Some(hint) = wrong {
             let message = format!("this is no value for `{}`", setting.name);
             self.problem(setting.value_span, message, Some(hint.to_owned()));
-        }
-    }
-
-    fn verbatim(&mut self, setting: &Setting) {
-        if matches!(&*setting.name, "server" | "mapping") {
-            let Value::Object(values) = &setting.value else {
-                let message = format!("expected an object for `{}`", setting.name);
-                return self.problem(setting.value_span, message, None);
-            };
-            for (name, value) in values {
-                self.verbatim_option(&setting.name, name, value, setting.value_span);
-            }
-            return;
-        }
-        let Some(text) = setting.text(self.problems) else {
-            return;
-        };
-        match &*setting.name {
-            "wrapper" => {
-                if self.target.extension.is_empty() {
-                    self.target.extension.clone_from(&text);
-                }
-                self.target.wrapper = text;
-            }
-            "extension" => self.target.extension = text,
-            "column_name" => self.target.column_name_option = Some(text),
-            _ => {
-                if self.target.import.schema.is_empty() {
-                    self.target.import.schema = text;
-                }
-            }
-        }
-    }
-
-    fn verbatim_section(&mut self, section: &Section) {
-        for setting in &section.settings.list {
-            self.verbatim_option(
-                &section.kind,
-                &setting.name,
-                &setting.value,
-                setting.value_span,
-            );
-        }
-    }
-
-    fn verbatim_option(&mut self, kind: &str, name: &str, value: &Value, span: Span) {
-        if *value == Value::Null {
-            return;
-        }
-        let Some(text) = value.as_text() else {
-            let message = format!("expected text for `{name}`, found {}", value.kind());
-            return self.problem(span, message, None);
-        };
-        if kind == "mapping" {
-            self.target
-                .mapping
-                .insert(name.to_owned(), Secret::new(text));
-        } else {
-            self.target.server.insert(
-                name.to_owned(),
-                OptionValue {
-                    value: text,
-                    public: false,
-                },
-            );
         }
     }
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::Definition;
-use crate::config::OptionValue;
 use crate::duration;
+use crate::model::OptionValue;
 use spcd_lang::lex::is_invisible;
 use spcd_lang::nearest::nearest;
 use spcd_lang::syntax::Span;

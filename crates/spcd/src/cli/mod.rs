@@ -338,7 +338,8 @@ fn start(mut cli: Cli) -> anyhow::Result<ExitCode> {
     if !matches!(cli.command, Command::Completions(_) | Command::Man(_)) {
         cluster::become_its_user(&settings)?;
     }
-    telemetry::start(&settings, matches!(cli.command, Command::Run(_)));
+    let is_daemon = matches!(cli.command, Command::Run(_));
+    telemetry::start(settings.log.as_deref(), is_daemon);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?

@@ -3,14 +3,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use spcd_core::config::Compat;
 use spcd_core::secret::Secret;
 
-use super::programs::Owner;
+use super::owner::Owner;
 use super::{ClusterError, Lock};
 use crate::settings::Settings;
 
@@ -313,14 +313,4 @@ pub fn last_lines(text: &str) -> String {
         .get(lines.len().saturating_sub(6)..)
         .unwrap_or_default()
         .join("\n")
-}
-
-impl Owner {
-    /// Makes a file or directory the server's user's own.
-    pub fn give(&self, path: &Path) -> io::Result<()> {
-        match self.change_to {
-            Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
-            None => Ok(()),
-        }
-    }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use super::layout::{Layout, failed, last_lines};
-use super::programs::{Owner, Programs};
+use super::owner::Owner;
+use super::programs::Programs;
 use super::{ClusterError, USER, new_password};
 
 /// Makes the data directory, whole or not at all.

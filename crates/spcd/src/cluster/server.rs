@@ -13,7 +13,8 @@ use nix::unistd::Pid;
 
 use super::layout::{Layout, failed};
 use super::make::configuration;
-use super::programs::{Owner, Programs};
+use super::owner::Owner;
+use super::programs::Programs;
 use super::{ClusterError, TICK};
 
 /// The ports of new clusters: below those that the kernel gives to outgoing connections, so that

@@ -12,9 +12,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::jobs::MANY;
 use crate::hub::connect::Session;
 use crate::hub::{HubError, observe};
+use crate::source::MANY_JOBS;
 
 /// How long the question rests while many jobs are under way: it takes about half a second of a core
 /// where there are fifty thousand tables.
@@ -84,7 +84,7 @@ impl Drift {
             tokio::select! {
                 biased;
                 () = hurry.notified() => {}
-                _ = timeout(REST, jobs.wait_for(|jobs| *jobs < MANY)) => {}
+                _ = timeout(REST, jobs.wait_for(|jobs| *jobs < MANY_JOBS)) => {}
             }
             let asked = Instant::now();
             Ok(Altered {

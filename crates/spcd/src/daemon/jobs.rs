@@ -25,8 +25,6 @@ use crate::telemetry::{Observation, observe};
 use comments::{Commenting, Queue};
 use work::{Job, Shared};
 
-/// As long as this many are under way, what nobody waits for leaves the hub's processors to them.
-pub const MANY: usize = 16;
 /// How long aggregators wait for a member that changes.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// Where a connection is written, as a log tells it.

@@ -14,8 +14,6 @@ mod pass;
 mod requests;
 mod sources;
 
-pub use jobs::MANY;
-
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

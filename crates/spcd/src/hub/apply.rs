@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 
 use super::connect::{Endpoint, Session};
 use super::crash::Crash;
-use super::{HubError, Limits, lead, waiting};
+use super::{HubError, Limits, lead, transaction, waiting};
 use crate::telemetry::{Observation, observe};
 
 /// Batching small connections into one transaction pays up to 500 to 1,000 tables.
@@ -310,10 +310,10 @@ async fn write_pieces(
             piece.record = next.record;
             piece.locks += next.locks;
         }
-        begin(client, epoch).await?;
+        transaction::begin(client, epoch).await?;
         let text = piece.sql + &piece.record;
         let result = client.batch_execute(&text).await.map_err(HubError::from);
-        end(client, result).await?;
+        transaction::end(client, result).await?;
     }
     if let Bookkeeping::Made(record) = &mut unit.record {
         // The rows of what was made in several transactions are of several versions.
@@ -359,7 +359,7 @@ async fn write(
     generation: i64,
     units: &[&Unit],
 ) -> Result<(), HubError> {
-    begin(client, epoch).await?;
+    transaction::begin(client, epoch).await?;
     let result = async {
         let secrets = units
             .iter()
@@ -377,7 +377,7 @@ async fn write(
         Ok(text) => (Ok(()), text),
         Err(error) => (Err(error), String::new()),
     };
-    end(client, result).await?;
+    transaction::end(client, result).await?;
     observe(Observation::Wrote {
         connections: units.len(),
         tables: units.iter().map(|unit| unit.tables).sum(),
@@ -397,7 +397,7 @@ pub async fn publish(
     touched: &[(&str, Option<&str>)],
     diagnostics: Option<&Value>,
 ) -> Result<(), HubError> {
-    begin(client, epoch).await?;
+    transaction::begin(client, epoch).await?;
     let mut text = String::new();
     if let Some(diagnostics) = diagnostics {
         let _ = writeln!(
@@ -427,29 +427,7 @@ pub async fn publish(
     }
     publish_statement(generation, rows.iter(), &mut text);
     let result = client.batch_execute(&text).await.map_err(HubError::from);
-    end(client, result).await
-}
-
-pub(super) async fn begin(client: &Client, epoch: i64) -> Result<(), HubError> {
-    let begun = client
-        .batch_execute(&format!("BEGIN; SELECT spcd.assert_lead({epoch})"))
-        .await;
-    match begun {
-        Ok(()) => Ok(()),
-        Err(error) => end(client, Err(error.into())).await,
-    }
-}
-
-pub(super) async fn end(client: &Client, result: Result<(), HubError>) -> Result<(), HubError> {
-    match result {
-        Ok(()) => Ok(client.batch_execute("COMMIT").await?),
-        Err(error) => {
-            if !matches!(error, HubError::Lost(_)) {
-                client.batch_execute("ROLLBACK").await?;
-            }
-            Err(error)
-        }
-    }
+    transaction::end(client, result).await
 }
 
 fn statements(generation: i64, units: &[&Unit]) -> String {

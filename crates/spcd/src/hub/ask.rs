@@ -8,11 +8,12 @@ use spcd_core::plan::Offer;
 use spcd_core::secret;
 use spcd_core::shape;
 use spcd_core::sql;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::connect::Session;
-use super::{HubError, apply, catalog, csv, partial, privileges, remote_names};
+use super::scratch::prepare;
+use super::transaction::rolled_back;
+use super::{HubError, catalog, csv, partial, privileges};
 
 /// Distinguishes schemas of imports that run at the same time.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -31,7 +32,7 @@ pub async fn ask(session: &Session, target: &Target) -> Result<Offer, HubError> 
     let is_plain = target.import_options.is_empty();
     if is_plain && target.extension == catalog::WRAPPER && target.wrapper == catalog::WRAPPER {
         let mut look = rolled_back(client, look(session, &name, target, false)).await;
-        if look.as_ref().is_err_and(remote_names::is_of_encoding) {
+        if look.as_ref().is_err_and(HubError::is_of_encoding) {
             look = rolled_back(client, self::look(session, &name, target, true)).await;
         }
         answer = match look {
@@ -95,17 +96,6 @@ pub(super) fn in_public(text: &str, name: &str, target: &Target) -> String {
     without(&text.replace(name, "the source"), target)
 }
 
-/// Runs statements in a transaction of which nothing stays.
-pub(super) async fn rolled_back<T>(
-    client: &Client,
-    statements: impl Future<Output = Result<T, HubError>>,
-) -> Result<T, HubError> {
-    client.batch_execute("BEGIN").await?;
-    let answer = statements.await;
-    client.batch_execute("ROLLBACK").await?;
-    answer
-}
-
 /// Whether another way of asking would meet the same error.
 fn is_final(error: &HubError) -> bool {
     let HubError::Refused { code, .. } = error else {
@@ -118,26 +108,6 @@ fn is_final(error: &HubError) -> bool {
         SqlState::QUERY_CANCELED,
     ];
     of_the_source.contains(code)
-}
-
-/// The statements that make schema, server and mapping, all of one name; the mapping's options are
-/// on their way already.
-pub(super) async fn prepare(
-    client: &Client,
-    name: &str,
-    target: &Target,
-) -> Result<String, HubError> {
-    let mut options = target.server_options();
-    for (option, value) in &target.ask {
-        options.insert(option.clone(), value.clone());
-    }
-    apply::send_secrets(client, [(name, &target.mapping)]).await?;
-    Ok([
-        sql::create_schema(name),
-        sql::create_server(name, &target.wrapper, &options),
-        sql::create_user_mappings([name]),
-    ]
-    .concat())
 }
 
 /// Reads the source's catalog, and imports only what that does not tell. `None`: nothing is there,

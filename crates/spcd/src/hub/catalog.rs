@@ -11,7 +11,7 @@ use spcd_core::shape::{Column, Table};
 use spcd_core::sql;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-use super::{HubError, remote_names};
+use super::HubError;
 
 /// What a look at a source's catalog gave.
 #[derive(Debug, Default)]
@@ -298,7 +298,7 @@ async fn held(
             client.batch_execute("RELEASE spcd_part").await?;
             Ok(Ok(messages))
         }
-        Err(error) if remote_names::is_of_encoding(&error) => {
+        Err(error) if error.is_of_encoding() => {
             client.batch_execute("ROLLBACK TO spcd_part").await?;
             Ok(Err(error.to_string()))
         }

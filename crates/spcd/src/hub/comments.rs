@@ -6,8 +6,8 @@ use spcd_core::shape::{Column, Table};
 use spcd_core::sql;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::remote_names::{self, MYSQL};
-use super::{HubError, ask, catalog};
+use super::partial::remote_names::MYSQL;
+use super::{HubError, ask, catalog, scratch, transaction};
 
 /// Of a comment no more is taken than so many characters.
 const LONGEST: usize = 10_000;
@@ -34,10 +34,10 @@ pub fn are_offered(target: &Target) -> bool {
 /// Asks a source for the comments on the tables of which something is imported.
 pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Comment>, HubError> {
     let name = ask::fresh_name("spcd_comments");
-    let answer = ask::rolled_back(client, all(client, &name, target)).await;
+    let answer = transaction::rolled_back(client, all(client, &name, target)).await;
     let answer = match answer {
-        Err(error) if target.wrapper != MYSQL && remote_names::is_of_encoding(&error) => {
-            ask::rolled_back(client, held(client, &name, target)).await
+        Err(error) if target.wrapper != MYSQL && error.is_of_encoding() => {
+            transaction::rolled_back(client, held(client, &name, target)).await
         }
         answer => answer,
     };
@@ -51,7 +51,7 @@ pub async fn ask(client: &Client, target: &Target) -> Result<Vec<Comment>, HubEr
 }
 
 async fn all(client: &Client, name: &str, target: &Target) -> Result<Vec<Comment>, HubError> {
-    let before = ask::prepare(client, name, target).await?;
+    let before = scratch::prepare(client, name, target).await?;
     let (tables, question) = match target.wrapper == MYSQL {
         true => of_mysql(name, target),
         false => (of_postgres(name), of_postgres_tables(name, target, "")),
@@ -61,7 +61,7 @@ async fn all(client: &Client, name: &str, target: &Target) -> Result<Vec<Comment
 
 /// Those on tables of which the hub's encoding can hold all names and comments.
 async fn held(client: &Client, name: &str, target: &Target) -> Result<Vec<Comment>, HubError> {
-    let before = ask::prepare(client, name, target).await?;
+    let before = scratch::prepare(client, name, target).await?;
     client.batch_execute(&(before + &of_postgres(name))).await?;
     let question = |oids: &[u32]| of_postgres_tables(name, target, &catalog::is_one_of(oids));
     let (messages, _) = catalog::in_parts(client, name, target, question).await?;

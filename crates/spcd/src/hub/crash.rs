@@ -8,7 +8,7 @@ use serde_json::json;
 use spcd_core::plan::{Bookkeeping, Unit};
 use tokio_postgres::Client;
 
-use super::{HubError, apply};
+use super::{HubError, transaction};
 
 /// A question that ended a server process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,11 +71,11 @@ pub async fn record(client: &Client, epoch: i64, crashes: &[Crash]) -> Result<()
         json!({"name": name, "target_hash": target_hash, "reason": reason})
     });
     let rows = serde_json::Value::Array(rows.collect());
-    apply::begin(client, epoch).await?;
+    transaction::begin(client, epoch).await?;
     let recorded = client
         .execute("SELECT spcd.record_crashes($1)", &[&rows])
         .await;
-    apply::end(client, recorded.map(drop).map_err(HubError::from)).await
+    transaction::end(client, recorded.map(drop).map_err(HubError::from)).await
 }
 
 /// Returns the connections that crashed, by name.

@@ -11,7 +11,7 @@ use spcd_core::sql;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{HubError, ask};
+use super::{HubError, scratch, transaction};
 use crate::csv::access::Who;
 use crate::csv::{Files, aside, openable, read};
 
@@ -42,7 +42,7 @@ pub async fn ask(
         .collect();
     let failed = match all_open(client, &fit, &paths).await? {
         true => BTreeMap::new(),
-        false => ask::rolled_back(client, try_all(client, name, target, &fit)).await?,
+        false => transaction::rolled_back(client, try_all(client, name, target, &fit)).await?,
     };
     if !failed.is_empty() {
         let server = server(client).await?;
@@ -194,7 +194,7 @@ async fn try_all(
     tables: &[&Table],
 ) -> Result<BTreeMap<String, (SqlState, String)>, HubError> {
     let mut failed = BTreeMap::new();
-    let before = ask::prepare(client, name, target).await?;
+    let before = scratch::prepare(client, name, target).await?;
     client.batch_execute(&before).await?;
     let statements = |table: &Table| {
         let mut text = String::new();

@@ -7,7 +7,7 @@ use spcd_core::shape::{Column, Table};
 use spcd_core::sql;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{HubError, ask};
+use super::{HubError, ask, scratch, transaction};
 
 /// What is known of a source; `None`: it does not tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,15 +38,15 @@ pub async fn facts(client: &Client, target: &Target) -> Result<Facts, HubError> 
             };
             // By which our own session is found over there.
             named.server.insert("application_name".into(), option);
-            ask::rolled_back(client, of_postgres(client, &name, &named)).await
+            transaction::rolled_back(client, of_postgres(client, &name, &named)).await
         }
-        "mysql_fdw" => ask::rolled_back(client, of_mysql(client, &name, target)).await,
+        "mysql_fdw" => transaction::rolled_back(client, of_mysql(client, &name, target)).await,
         _ => Ok(Facts::default()),
     }
 }
 
 async fn of_postgres(client: &Client, name: &str, target: &Target) -> Result<Facts, HubError> {
-    let mut text = ask::prepare(client, name, target).await?;
+    let mut text = scratch::prepare(client, name, target).await?;
     // What a server's own setting says would count more than the option.
     text.push_str("SET LOCAL postgres_fdw.application_name = '';\n");
     let (text_type, time) = ("text", "timestamp with time zone");
@@ -113,7 +113,7 @@ async fn of_postgres(client: &Client, name: &str, target: &Target) -> Result<Fac
 }
 
 async fn of_mysql(client: &Client, name: &str, target: &Target) -> Result<Facts, HubError> {
-    let mut text = ask::prepare(client, name, target).await?;
+    let mut text = scratch::prepare(client, name, target).await?;
     // MariaDB has these, MySQL has those.
     let (maria, mysql) = ("information_schema", "performance_schema");
     let variable = &[("variable_name", "text"), ("variable_value", "text")][..];

@@ -15,18 +15,19 @@ pub mod facts;
 pub mod inputs;
 pub mod lead;
 pub mod migrate;
-mod namesakes;
 pub mod observe;
 mod ownership;
 mod partial;
 pub mod pool;
 mod privileges;
 pub mod probe;
-mod remote_names;
+mod scratch;
 pub mod search_path;
 pub mod state;
 pub mod steampipe;
+mod tables;
 mod tls;
+mod transaction;
 pub mod trial;
 pub mod union;
 pub mod waiting;
@@ -229,6 +230,15 @@ impl HubError {
     /// Whether a lock was not got in time: its text says who holds it.
     pub fn is_blocked(&self) -> bool {
         matches!(self, HubError::Refused { code, .. } if *code == SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// Whether the hub's encoding cannot hold what the source has.
+    pub fn is_of_encoding(&self) -> bool {
+        let codes = [
+            SqlState::UNTRANSLATABLE_CHARACTER,
+            SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+        ];
+        matches!(self, HubError::Refused { code, .. } if codes.contains(code))
     }
 
     /// Whether it may be one table's fault alone.

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::TryStreamExt as _;
 use spcd_core::config::Desired;
-use spcd_core::csv::KnownTypes;
 use spcd_core::observed::{Applied, Detail, Extension, Known, Observed, Presence, Written};
 use spcd_core::plan::{self, Needs};
 use spcd_core::secret::Secret;
-use spcd_core::shape::{self, Column, Table, Traits};
+use spcd_core::shape;
+use spcd_core::shape::KnownTypes;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
-use super::HubError;
+use super::tables::{self, RECORDED};
+use super::{HubError, union};
 
 /// Everything [`plan::plan`] decides by, except what the daemon itself remembers; also of a
 /// database on which spcd was never run.
@@ -52,7 +53,7 @@ pub async fn complete(
         tables,
         views,
     } = plan::needs_detail(desired, observed);
-    observed.views = super::union::views(client, &views, observed.readers).await?;
+    observed.views = union::views(client, &views, observed.readers).await?;
     observed.tables = recorded_tables(client, &tables).await?;
     observed.details = self::details(client, &details, observed.readers).await?;
     for (name, detail) in &mut observed.details {
@@ -287,13 +288,13 @@ pub async fn details(
                WHERE s.srvname = ANY ($1::text[])";
     for row in client.query(sql, &[&names]).await? {
         let detail = details.entry(row.try_get(0)?).or_default();
-        detail.server = Some((row.try_get(1)?, options(row.try_get(2)?)));
+        detail.server = Some((row.try_get(1)?, tables::options(row.try_get(2)?)));
         if row.try_get(3)? {
-            let options = options(row.try_get(4)?).into_iter();
+            let options = tables::options(row.try_get(4)?).into_iter();
             detail.mapping = Some(options.map(|(k, v)| (k, Secret::new(v))).collect());
         }
     }
-    for (key, table) in tables(client, RECORDED, &names).await? {
+    for (key, table) in tables::tables(client, RECORDED, &names).await? {
         details.entry(key).or_default().tables.push(table);
     }
     if readers {
@@ -324,122 +325,4 @@ pub async fn details(
         }
     }
     Ok(details)
-}
-
-/// The tables that were made for connections, as far as they are there.
-const RECORDED: &str =
-    "SELECT a.connection_name AS key, c.oid, c.relname::text AS name, c.relnatts AS attributes
-                FROM spcd.applied a
-                JOIN pg_catalog.pg_namespace n
-                     ON n.nspname = coalesce(a.hidden_schema, a.connection_name)
-                JOIN pg_catalog.pg_foreign_server s ON s.srvname = a.connection_name
-                CROSS JOIN LATERAL pg_catalog.unnest(a.tables) AS t (name)
-                JOIN pg_catalog.pg_class c ON c.relname = t.name AND c.relnamespace = n.oid
-                JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = c.oid AND f.ftserver = s.oid
-                WHERE a.connection_name = ANY ($1)";
-
-/// The tables that were made for some connections, by connection, not normalized.
-pub async fn recorded(
-    client: &Client,
-    names: &[String],
-) -> Result<BTreeMap<String, Vec<Table>>, HubError> {
-    let mut all: BTreeMap<String, Vec<Table>> = BTreeMap::new();
-    if !names.is_empty() {
-        for (key, table) in tables(client, RECORDED, &names).await? {
-            all.entry(key).or_default().push(table);
-        }
-    }
-    Ok(all)
-}
-
-/// The tables of one schema, all of them, normalized: what an import made.
-pub async fn tables_of_schema(
-    client: &Client,
-    schema: &str,
-    traits: Traits<'_>,
-) -> Result<Vec<Table>, HubError> {
-    let from = "SELECT '' AS key, c.oid, c.relname::text AS name, c.relnatts AS attributes
-                FROM pg_catalog.pg_namespace n
-                JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
-                     AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_class'::regclass
-                JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'f'
-                WHERE n.nspname = $1";
-    let mut tables: Vec<Table> = (tables(client, from, &schema).await?.into_iter())
-        .map(|(_, table)| table)
-        .collect();
-    shape::normalize(&mut tables, traits);
-    Ok(tables)
-}
-
-/// The foreign tables that `from` selects as (key, oid, name, attributes).
-async fn tables(
-    client: &Client,
-    from: &str,
-    parameter: &(dyn tokio_postgres::types::ToSql + Sync),
-) -> Result<Vec<(String, Table)>, HubError> {
-    let sql = format!(
-        "SELECT t.key, t.name, f.ftoptions, k.attname::text,
-                pg_catalog.format_type(k.atttypid, k.atttypmod), k.attnotnull,
-                CASE WHEN k.attcollation <> y.typcollation AND k.attcollation <> 0
-                     THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END,
-                pg_catalog.pg_get_expr(d.adbin, d.adrelid), k.attgenerated <> '', k.attfdwoptions,
-                t.attributes
-         FROM ({from}) t
-         JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = t.oid
-         LEFT JOIN pg_catalog.pg_attribute k
-              ON k.attrelid = t.oid AND k.attnum > 0 AND NOT k.attisdropped
-         LEFT JOIN pg_catalog.pg_type y ON y.oid = k.atttypid
-         LEFT JOIN pg_catalog.pg_collation co ON co.oid = k.attcollation
-         LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
-         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = t.oid AND d.adnum = k.attnum
-         ORDER BY t.key COLLATE \"C\", t.name COLLATE \"C\", k.attnum"
-    );
-    let mut tables: Vec<(String, Table)> = Vec::new();
-    for row in client.query(&sql, &[parameter]).await? {
-        let (key, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        if tables
-            .last()
-            .is_none_or(|(k, t)| *k != key || t.name != name)
-        {
-            let table = Table {
-                name,
-                columns: Vec::new(),
-                options: options(row.try_get(2)?),
-                attributes: row.try_get::<_, i16>(10)?.unsigned_abs().into(),
-                unfit: None,
-            };
-            tables.push((key, table));
-        }
-        let Some(column) = row.try_get::<_, Option<String>>(3)? else {
-            continue;
-        };
-        let expression: Option<String> = row.try_get(7)?;
-        let (default, generated) = match row.try_get(8)? {
-            true => (None, expression),
-            false => (expression, None),
-        };
-        let column = Column {
-            name: column,
-            data_type: row.try_get(4)?,
-            not_null: row.try_get(5)?,
-            collation: row.try_get(6)?,
-            default,
-            generated,
-            options: options(row.try_get(9)?),
-            inferred: None,
-        };
-        if let Some((_, table)) = tables.last_mut() {
-            table.columns.push(column);
-        }
-    }
-    Ok(tables)
-}
-
-/// `{a=1,b=2}` of the catalog as a map.
-fn options(list: Option<Vec<String>>) -> BTreeMap<String, String> {
-    let split = |option: String| {
-        let (name, value) = option.split_once('=')?;
-        Some((name.to_owned(), value.to_owned()))
-    };
-    list.into_iter().flatten().filter_map(split).collect()
 }

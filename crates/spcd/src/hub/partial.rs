@@ -1,6 +1,9 @@
 //! An import of everything that can be imported. IMPORT FOREIGN SCHEMA is all or nothing: a table
 //! of a type that the hub does not know stops it, so it is done again without that one.
 
+mod namesakes;
+pub(super) mod remote_names;
+
 use std::collections::BTreeMap;
 use std::slice;
 
@@ -11,7 +14,7 @@ use spcd_core::sql;
 use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
 
 use super::connect::Session;
-use super::{HubError, namesakes, observe, one_line, remote_names};
+use super::{HubError, one_line, tables};
 
 /// So many tables that cannot be imported are told one by one; beyond that it is the source's
 /// fault as a whole.
@@ -58,7 +61,7 @@ pub async fn import(
             "SET LOCAL search_path = pg_catalog; SET LOCAL client_min_messages = warning",
         )
         .await?;
-    let mut tables = observe::tables_of_schema(client, into, target.traits()).await?;
+    let mut tables = tables::of_schema(client, into, target.traits()).await?;
     shape::mark_truncated(&mut tables, &importer.cut);
     let bare = |name: String, unfit: Option<String>| Table {
         name,

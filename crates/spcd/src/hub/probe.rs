@@ -8,7 +8,7 @@ use spcd_core::sql;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{HubError, apply, ask, csv};
+use super::{HubError, ask, csv, scratch, transaction};
 
 /// What a probe found.
 #[derive(Debug, Clone)]
@@ -109,7 +109,7 @@ pub async fn probe(
     let mut began = Instant::now();
     let asked = async {
         let prepared = async {
-            let text = ask::prepare(client, &name, &target).await?;
+            let text = scratch::prepare(client, &name, &target).await?;
             Ok::<_, HubError>(client.batch_execute(&text).await?)
         };
         match prepared.await {
@@ -123,7 +123,7 @@ pub async fn probe(
             .await
             .map_err(HubError::from)))
     };
-    match ask::rolled_back(client, asked).await? {
+    match transaction::rolled_back(client, asked).await? {
         Err(text) => Ok(Answer::Unsure(ask::in_public(&text, &name, &target))),
         Ok(result) => of_source(result, Some(&name), &target, began),
     }
@@ -283,8 +283,8 @@ pub async fn hold(
     held: bool,
 ) -> Result<(), HubError> {
     let names = sql::text_array(names.iter().map(String::as_str));
-    apply::begin(client, epoch).await?;
+    transaction::begin(client, epoch).await?;
     let hold = format!("SELECT spcd.hold({names}, {held})");
     let result = client.batch_execute(&hold).await.map_err(HubError::from);
-    apply::end(client, result).await
+    transaction::end(client, result).await
 }

@@ -1,10 +1,11 @@
 //! The search paths of roles: looked at in each pass, set only where they differ.
 
-use spcd_core::search_path::{PathChange, Role};
+use spcd_core::observed::Role;
+use spcd_core::search_path::PathChange;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{HubError, apply};
+use super::{HubError, transaction};
 
 /// A role whose path could not be set.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub async fn set(
     epoch: i64,
     change: &PathChange,
 ) -> Result<Vec<Failed>, HubError> {
-    apply::begin(client, epoch).await?;
+    transaction::begin(client, epoch).await?;
     let result = async {
         let forget = "DELETE FROM spcd.role_search_path WHERE role_name = ANY ($1)";
         client.execute(forget, &[&change.forget]).await?;
@@ -78,6 +79,6 @@ pub async fn set(
         Ok(failed) => (failed, Ok(())),
         Err(error) => (Vec::new(), Err(error)),
     };
-    apply::end(client, result).await?;
+    transaction::end(client, result).await?;
     Ok(failed)
 }

@@ -10,7 +10,7 @@ use spcd_core::{plan, search_path, sql};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{HubError, apply};
+use super::{HubError, transaction};
 
 const ON: &str = include_str!("../../../../migrations/compat/steampipe.sql");
 const OFF: &str = include_str!("../../../../migrations/compat/steampipe_off.sql");
@@ -251,7 +251,7 @@ async fn in_one(
     epoch: i64,
     work: impl AsyncFnOnce(&Client) -> Result<(), HubError>,
 ) -> Result<(), HubError> {
-    apply::begin(client, epoch).await?;
+    transaction::begin(client, epoch).await?;
     let result = work(client).await;
-    apply::end(client, result).await
+    transaction::end(client, result).await
 }

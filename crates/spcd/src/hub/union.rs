@@ -9,7 +9,7 @@ use spcd_core::shape::{
 use spcd_core::union::{self, Found, Made, ViewColumn};
 use tokio_postgres::Client;
 
-use super::{HubError, dependents, observe};
+use super::{HubError, dependents, tables};
 
 /// The recorded views `v` with what is there of them: `m` its schema, `c` the view.
 const VIEWS: &str = "
@@ -105,7 +105,7 @@ async fn find_now(
         let drifted = drifted.iter().map(String::as_str);
         found.target_hash = union::provisional_hash(&found.target_hash, drifted);
     }
-    let mut tables = observe::recorded(client, &examples).await?;
+    let mut tables = tables::recorded(client, &examples).await?;
     found.shapes = (examples.iter())
         .map(|example| tables.remove(example).unwrap_or_default())
         .collect();

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::cache::{Cache, Settled};
-use super::{Asking, Given, Item, Pass};
+use super::{Asking, Item, Pass};
 use crate::aggregate::{Candidate, Chosen, choose};
 use crate::config::connection::{self, Read, View, refused};
 use crate::config::{Connection, Kind, options, plugins};
-use spcd_lang::evaluate::Function;
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Block, Problem, Span};
 use spcd_lang::value::Value;
@@ -356,38 +355,6 @@ impl Pass<'_, '_> {
             Kind::Aggregator { patterns, .. } => !patterns.is_empty(),
         })
     }
-}
-
-pub(super) fn look_up(
-    given: &mut Given<'_>,
-    file: &str,
-    function: Function,
-    argument: &str,
-) -> Result<String, String> {
-    let directory = match file.rsplit_once('/') {
-        Some(("", _)) => "/",
-        Some((directory, _)) => directory,
-        None => "",
-    };
-    let Some(lookup) = &mut given.lookup else {
-        return Err("functions are not evaluated".into());
-    };
-    lookup(function, directory, argument).map_err(|reason| {
-        let what = match function {
-            Function::Env => "the environment variable",
-            Function::File => "the file",
-            Function::Credential => "the credential",
-        };
-        // Where a secret lies is none; but somebody may have put the secret itself there.
-        let is_name = argument.len() <= 200
-            && argument
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
-        match is_name {
-            true => format!("{what} `{argument}` cannot be had: {reason}"),
-            false => format!("{what} cannot be had: {reason}"),
-        }
-    })
 }
 
 /// A block that is there more than once; names the others.

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
-use crate::config::Connection;
+use crate::config::key::Key;
+use crate::model::Connection;
 use spcd_lang::block_splitter::Piece;
 use spcd_lang::parse::Parsed;
 use spcd_lang::syntax::Problem;
@@ -96,22 +95,6 @@ impl Cache {
 
 /// A file's pieces with their keys, and what is wrong with the file as a whole.
 pub(super) type Cut = (Vec<(Key, Piece)>, Option<Problem>);
-
-/// A text in a file, or any other that stands for what it was made from.
-pub(in crate::config) type Key = [u8; 16];
-
-pub(in crate::config) fn key(parts: [&str; 2]) -> Key {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    let mut key = Key::default();
-    key.iter_mut()
-        .zip(hash.finalize())
-        .for_each(|(to, from)| *to = from);
-    key
-}
 
 /// The blocks of a text: one of a piece of native syntax, all of a JSON file.
 #[derive(Default)]

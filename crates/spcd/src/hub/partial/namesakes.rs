@@ -7,8 +7,8 @@ use std::slice;
 use spcd_core::sql;
 use tokio_postgres::error::SqlState;
 
-use super::partial::Importer;
-use super::{HubError, observe};
+use super::Importer;
+use crate::hub::{HubError, tables};
 
 /// A wrapper that makes names lower case, with underscores, unless it is told not to.
 const LAUNDERS: &str = "ogr_fdw";
@@ -91,7 +91,7 @@ async fn first_layer(importer: &mut Importer<'_>, name: &str) -> Result<(), HubE
 async fn other_layers(importer: &mut Importer<'_>) -> Result<Vec<String>, HubError> {
     let (client, target) = (&importer.session.client, importer.target);
     let layers = async |schema: &str| {
-        let tables = observe::tables_of_schema(client, schema, target.traits()).await?;
+        let tables = tables::of_schema(client, schema, target.traits()).await?;
         let layer = tables
             .into_iter()
             .filter_map(|mut table| table.options.remove(REMOTE_NAME));

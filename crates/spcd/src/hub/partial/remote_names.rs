@@ -4,8 +4,8 @@ use spcd_core::shape::{Column, Table};
 use spcd_core::sql;
 use tokio_postgres::error::SqlState;
 
-use super::partial::{Failed, Importer};
-use super::{HubError, catalog};
+use super::{Failed, Importer};
+use crate::hub::{HubError, catalog};
 
 /// A wrapper that does not escape the names that it is given, and whose source may take two of them
 /// for one: to leave some out of an import would leave out others, too, or fail.
@@ -18,7 +18,7 @@ pub(super) async fn of(
     failed: &Failed,
 ) -> Result<Option<Vec<String>>, HubError> {
     let target = importer.target;
-    if target.wrapper == catalog::WRAPPER && is_of_encoding(&failed.error) {
+    if target.wrapper == catalog::WRAPPER && failed.error.is_of_encoding() {
         let found =
             catalog::look_in_parts(&importer.session.client, importer.server, target).await?;
         importer.warnings.extend(found.warnings);
@@ -40,15 +40,6 @@ pub(super) async fn of(
         return Ok((!names.is_empty()).then_some(names));
     }
     Ok(None)
-}
-
-/// Whether the hub's encoding cannot hold what the source has.
-pub(super) fn is_of_encoding(error: &HubError) -> bool {
-    let codes = [
-        SqlState::UNTRANSLATABLE_CHARACTER,
-        SqlState::CHARACTER_NOT_IN_REPERTOIRE,
-    ];
-    matches!(error, HubError::Refused { code, .. } if codes.contains(code))
 }
 
 /// What the source's catalog lists. Nothing of what asks for it stays.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Deref;
 
-use crate::config;
+use crate::model::Import;
 use crate::shape::Table;
 
 /// What a source has.
@@ -68,7 +68,7 @@ impl Offer {
     /// The offer in which each table that the wrapper skipped is one that cannot be imported, for
     /// the reason that the wrapper gives. `there` are the tables that were imported before; what the
     /// block `import` does not take is left out of both.
-    pub fn with_skipped(&self, there: &[Table], import: &config::Import) -> Cow<'_, Self> {
+    pub fn with_skipped(&self, there: &[Table], import: &Import) -> Cow<'_, Self> {
         if self.notices.is_empty() {
             return Cow::Borrowed(self);
         }
@@ -187,7 +187,7 @@ mod tests {
 
     /// The tables that cannot be imported, and the warnings.
     fn told(offer: &Offer, there: &[Table]) -> (Vec<String>, Vec<String>) {
-        let told = offer.with_skipped(there, &config::Import::default());
+        let told = offer.with_skipped(there, &Import::default());
         let unfit = told.tables.iter().filter(|table| table.unfit.is_some());
         (
             unfit.map(|table| table.name.clone()).collect(),
@@ -213,9 +213,9 @@ mod tests {
     #[test]
     fn a_table_that_is_not_wanted_goes_though_it_is_skipped() {
         let skipped = warning("skipping import for relation \"t\"");
-        let import = config::Import {
+        let import = Import {
             exclude: vec!["t".into()],
-            ..config::Import::default()
+            ..Import::default()
         };
         let offer = offer(&["good"], &[skipped]);
         let told = offer.with_skipped(&[table("good"), table("t")], &import);

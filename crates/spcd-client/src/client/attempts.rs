@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 
-use crate::client::Client;
+use super::Client;
 use crate::error::{Error, is_lost};
 use crate::rules::{self, Memory, Verdict};
 use crate::session::Live;

@@ -1,0 +1,19 @@
+//! Keys of texts in the caches.
+
+use sha2::{Digest as _, Sha256};
+
+/// A text in a file, or any other that stands for what it was made from.
+pub(super) type Key = [u8; 16];
+
+pub(super) fn key(parts: [&str; 2]) -> Key {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut key = Key::default();
+    key.iter_mut()
+        .zip(hash.finalize())
+        .for_each(|(to, from)| *to = from);
+    key
+}

@@ -1,0 +1,95 @@
+//! What operators and steps do to values.
+
+use super::number::{Number, Result, fail, number};
+use super::syntax::{MAX_DEPTH, Problem, Span};
+use super::value::Value;
+
+/// Refuses a value that is nested so deep that what goes through it could exhaust the stack.
+pub(super) fn shallow(value: Value, span: Span) -> Result<Value> {
+    match is_deeper(&value, MAX_DEPTH) {
+        true => fail(Problem::new(
+            span,
+            format!("this value is nested more than {MAX_DEPTH} levels deep"),
+        )),
+        false => Ok(value),
+    }
+}
+
+/// Whether a value is nested deeper than that.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let inner = |value: &Value| is_deeper(value, levels - 1);
+    match value {
+        Value::List(_) | Value::Object(_) if levels == 0 => true,
+        Value::List(values) => values.iter().any(inner),
+        Value::Object(values) => values.values().any(inner),
+        _ => false,
+    }
+}
+
+pub(super) fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => 1 + text.len(),
+        Value::List(values) => values.iter().map(size).sum::<usize>() + 1,
+        Value::Object(values) => {
+            values
+                .iter()
+                .map(|(key, value)| key.len() + size(value))
+                .sum::<usize>()
+                + 1
+        }
+        _ => 1,
+    }
+}
+
+pub(super) fn boolean(value: &Value, span: Span) -> Result<bool> {
+    match value {
+        Value::Bool(value) => Ok(*value),
+        Value::String(text) if **text == *"true" => Ok(true),
+        Value::String(text) if **text == *"false" => Ok(false),
+        other => fail(Problem::new(
+            span,
+            format!("expected true or false, found {}", other.kind()),
+        )),
+    }
+}
+
+pub(super) fn equal(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Integer(integer), Value::Float(float))
+        | (Value::Float(float), Value::Integer(integer)) => Number::Integer(*integer)
+            .compare(Number::Float(*float))
+            .is_eq(),
+        (Value::List(left), Value::List(right)) => {
+            left.len() == right.len() && left.iter().zip(right).all(|(a, b)| equal(a, b))
+        }
+        _ => left == right,
+    }
+}
+
+pub(super) fn indexed(value: Value, index: &Value, span: Span) -> Result<Value> {
+    match (value, index) {
+        (Value::List(mut values), index) => {
+            let position = match number(index, span)? {
+                Number::Integer(integer) => usize::try_from(integer).ok(),
+                Number::Float(_) => None,
+            };
+            match position.filter(|position| *position < values.len()) {
+                Some(position) => Ok(values.swap_remove(position)),
+                None => fail(Problem::new(
+                    span,
+                    format!("the list has {} elements, counted from 0", values.len()),
+                )),
+            }
+        }
+        (Value::Object(mut values), index) => {
+            match index.as_text().and_then(|key| values.remove(key.as_str())) {
+                Some(value) => Ok(value),
+                None => fail(Problem::new(span, "the object has no such key")),
+            }
+        }
+        (other, _) => fail(Problem::new(
+            span,
+            format!("{} has no elements", other.kind()),
+        )),
+    }
+}

@@ -39,6 +39,19 @@ async fn types_that_the_hub_does_not_know_cost_their_tables_and_come_with_the_ty
         "{warned:?}"
     );
 
+    // A query for it says that and why, by its schema or through the search path.
+    for sql in [
+        "SELECT * FROM a.small",
+        "SET search_path = a; SELECT * FROM small",
+    ] {
+        let asked = spcd.spcd(&["query", sql]);
+        let why = "spcd: connection \"a\" is ready, but table \"small\" is left out: ";
+        assert!(asked.stderr.contains(why), "{}", asked.stderr);
+        assert_eq!(asked.code, 1);
+    }
+    let other = spcd.spcd(&["query", "SELECT * FROM a.smal"]);
+    assert!(!other.stderr.contains("left out"), "{}", other.stderr);
+
     // One that is there already stays as it was.
     query(
         &source.url,

@@ -76,6 +76,9 @@ pub enum Problem {
     Disabled,
     /// It is in error; the text says why.
     Error(String),
+    /// It is ready without the table that the statement needs; the text is its warning about that
+    /// table, which says why.
+    LeftOut(String),
 }
 
 impl fmt::Display for Problem {
@@ -84,6 +87,7 @@ impl fmt::Display for Problem {
             Problem::Unknown => f.write_str("is not configured"),
             Problem::Disabled => f.write_str("is disabled"),
             Problem::Error(text) => write!(f, "is in error: {text}"),
+            Problem::LeftOut(text) => write!(f, "is ready, but {text}"),
         }
     }
 }

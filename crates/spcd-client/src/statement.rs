@@ -68,11 +68,15 @@ pub fn statements(text: &str) -> Statements<'_> {
     }
 }
 
-/// The name that stands at a place the server points at: its schema, if it has one.
+/// The name that stands at a place the server points at.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Mention {
-    Qualified(String),
-    Bare,
+    Qualified {
+        schema: String,
+        table: String,
+    },
+    /// A name without a schema.
+    Bare(String),
     /// No name stands there.
     Nothing,
 }
@@ -149,10 +153,12 @@ fn chain<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> Mention {
             break;
         }
     }
-    names.pop();
+    let Some(table) = names.pop() else {
+        return Mention::Nothing;
+    };
     match names.pop() {
-        Some(schema) => Mention::Qualified(schema),
-        None => Mention::Bare,
+        Some(schema) => Mention::Qualified { schema, table },
+        None => Mention::Bare(table),
     }
 }
 
@@ -415,15 +421,30 @@ mod tests {
                 u32::try_from(text[..bytes].chars().count()).unwrap() + 1,
             )
         };
-        let schema = |name: &str| Mention::Qualified(name.to_owned());
-        assert_eq!(at("SELECT * FROM Sales.orders o", "Sales"), schema("sales"));
+        let qualified = |schema: &str, table: &str| Mention::Qualified {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+        };
+        assert_eq!(
+            at("SELECT * FROM Sales.orders o", "Sales"),
+            qualified("sales", "orders")
+        );
         assert_eq!(
             at("SELECT 'é' FROM \"a.\"\"B\" . t", "\"a"),
-            schema("a.\"B")
+            qualified("a.\"B", "t")
         );
-        assert_eq!(at("SELECT * FROM db.sales.orders", "db"), schema("sales"));
-        assert_eq!(at("SELECT * FROM orders, a.b", "orders"), Mention::Bare);
-        assert_eq!(at("SELECT 'sales.orders'::regclass", "'"), schema("sales"));
+        assert_eq!(
+            at("SELECT * FROM db.sales.orders", "db"),
+            qualified("sales", "orders")
+        );
+        assert_eq!(
+            at("SELECT * FROM orders, a.b", "orders"),
+            Mention::Bare("orders".to_owned())
+        );
+        assert_eq!(
+            at("SELECT 'sales.orders'::regclass", "'"),
+            qualified("sales", "orders")
+        );
         assert_eq!(mention_at("SELECT 1", 900), Mention::Nothing);
     }
 

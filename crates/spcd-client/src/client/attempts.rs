@@ -6,7 +6,7 @@ use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 
 use super::Client;
-use crate::error::{Error, is_lost};
+use crate::error::{Error, Problem, is_lost};
 use crate::rules::{self, Memory, Verdict};
 use crate::session::Live;
 use crate::statement::{self, Mention};
@@ -168,17 +168,18 @@ async fn look(
         None => Mention::Nothing,
     };
     let schemas = match &mention {
-        Mention::Qualified(schema) => vec![schema.clone()],
-        Mention::Bare => Vec::new(),
+        Mention::Qualified { schema, .. } => vec![schema.clone()],
+        Mention::Bare(_) => Vec::new(),
         Mention::Nothing => statement::qualifiers(sql),
     };
     let read = async {
         if !schemas.is_empty() {
             let rows = states::seen(client, Some(&schemas)).await?.rows;
             if !rows.is_empty() {
-                return Ok(rules::named(&schemas, &rows, memory));
+                let verdict = rules::named(&schemas, &rows, memory);
+                return explained(client, verdict, &mention, &schemas).await;
             }
-            if matches!(mention, Mention::Qualified(_)) {
+            if matches!(mention, Mention::Qualified { .. }) {
                 return Ok(Verdict::Stands(None));
             }
         }
@@ -186,11 +187,45 @@ async fn look(
         let row = client.query_one(sql, &[]).await?;
         let path = statement::path_names(row.try_get(0)?, row.try_get(1)?);
         let rows = states::seen(client, Some(&path)).await?.rows;
-        Ok(rules::on_path(&path, &rows, memory))
+        explained(
+            client,
+            rules::on_path(&path, &rows, memory),
+            &mention,
+            &path,
+        )
+        .await
     };
     match read.await {
         Ok(found) => Ok(Some(found)),
         Err(Error::Database(error)) if is_lost(&error) => Err(Error::Database(error)),
         Err(_) => Ok(None),
     }
+}
+
+/// Adds to a failure that stands whether one of these connections has left the table out. The texts
+/// of warnings are only shown: nothing is decided by them.
+async fn explained(
+    client: &tokio_postgres::Client,
+    verdict: Verdict,
+    mention: &Mention,
+    connections: &[String],
+) -> Result<Verdict, Error> {
+    let (Verdict::Stands(None), Mention::Qualified { table, .. } | Mention::Bare(table)) =
+        (&verdict, mention)
+    else {
+        return Ok(verdict);
+    };
+    let sql = "SELECT s.connection_name, w.warning FROM spcd.connection_state s
+               CROSS JOIN LATERAL pg_catalog.unnest(s.warnings) AS w (warning)
+               WHERE s.connection_name OPERATOR(pg_catalog.=) ANY ($1)
+                 AND pg_catalog.strpos(w.warning, $2) OPERATOR(pg_catalog.>) 0
+               ORDER BY pg_catalog.array_position($1, s.connection_name),
+                        pg_catalog.strpos(w.warning, $2), w.warning LIMIT 1";
+    let quoted = format!("{table:?}");
+    let row = client.query_opt(sql, &[&connections, &quoted]).await;
+    let row = row.map_err(Error::reading)?;
+    Ok(match row {
+        Some(row) => Verdict::Stands(Some((row.try_get(0)?, Problem::LeftOut(row.try_get(1)?)))),
+        None => verdict,
+    })
 }

@@ -16,7 +16,7 @@ async fn announced(url: &str, count: usize, error: &str) -> Vec<String> {
     query(
         url,
         &format!(
-            "BEGIN; SELECT spcd.no_events();
+            "BEGIN; SELECT spcd.reset_event_buffer();
              INSERT INTO pg_temp.spcd_event
                  (n, step, connection_name, previous, status, error, duration)
              SELECT n, 1, left('c' || n || repeat(E'\\x01\"', 30), 63), 'updating', 'error', {error},

@@ -423,7 +423,7 @@ pub async fn publish(
     let unknown: Vec<&str> = unknown.map(|(name, _)| *name).collect();
     if !unknown.is_empty() {
         let names = sql::text_array(unknown);
-        let _ = writeln!(text, "SELECT spcd.touch({names});");
+        let _ = writeln!(text, "SELECT spcd.refresh_fingerprint({names});");
     }
     publish_statement(generation, rows.iter(), &mut text);
     let result = client.batch_execute(&text).await.map_err(HubError::from);

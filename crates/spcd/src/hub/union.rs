@@ -139,7 +139,7 @@ async fn made(
     readers: bool,
 ) -> Result<Vec<Made>, HubError> {
     let altered = match drift {
-        true => "coalesce(spcd.view_says(c.oid) <> v.says, false)",
+        true => "coalesce(spcd.view_definition_hash(c.oid) <> v.definition_hash, false)",
         false => "false",
     };
     let unreadable = match readers {
@@ -149,7 +149,7 @@ async fn made(
         false => "false",
     };
     let sql = format!(
-        "SELECT v.table_name, v.hidden, v.name, v.definition, c.oid IS NOT NULL, {altered},
+        "SELECT v.table_name, v.hidden, v.name, v.statement_hash, c.oid IS NOT NULL, {altered},
                 NOT v.hidden AND {unreadable}
          FROM {VIEWS} WHERE v.connection_name = $1"
     );

@@ -1,13 +1,8 @@
--- What is done with the views of aggregators.
-
--- Parts of views. Nobody but their owner needs to use it.
--- It may be there still if only the schema spcd was dropped.
-CREATE SCHEMA IF NOT EXISTS spcd_union;
-COMMENT ON SCHEMA spcd_union IS 'parts of the views of spcd''s aggregators';
+-- The views of aggregators.
 
 -- Refuses a transaction that would change views which another changed since they were looked at.
 -- p_views: an array of {hidden, name, was}, "was" being the hash of the definition they then had.
-CREATE FUNCTION spcd.claim_views(p_connection text, p_views jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION spcd.claim_views(p_connection text, p_views jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM 1
@@ -22,29 +17,29 @@ BEGIN
         FROM pg_catalog.jsonb_to_recordset(p_views) AS w (hidden boolean, name text, was text)
         LEFT JOIN spcd.aggregator_view v ON v.connection_name = p_connection
              AND v.hidden = w.hidden AND v.name = w.name
-        WHERE v.definition IS DISTINCT FROM w.was
+        WHERE v.statement_hash IS DISTINCT FROM w.was
     ) THEN
         RAISE EXCEPTION 'the views of the aggregator % were changed meanwhile', p_connection
             USING ERRCODE = 'serialization_failure';
     END IF;
 END $$;
 
--- What a view says, by the server's own words.
-CREATE FUNCTION spcd.view_says(p_view oid) RETURNS text LANGUAGE sql STABLE AS $$
+-- Returns the hash of the definition that the server shows for a view.
+CREATE OR REPLACE FUNCTION spcd.view_definition_hash(p_view oid) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT pg_catalog.md5(pg_catalog.pg_get_viewdef(p_view))
 $$;
 
 -- Records views that were made: an array of {hidden, name, table, definition}, no definition where
 -- one was dropped.
-CREATE FUNCTION spcd.record_views(p_connection text, p_views jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION spcd.record_views(p_connection text, p_views jsonb) RETURNS void
 LANGUAGE sql AS $$
     DELETE FROM spcd.aggregator_view v
     USING pg_catalog.jsonb_to_recordset(p_views) AS w (hidden boolean, name text, definition text)
     WHERE w.definition IS NULL AND v.connection_name = p_connection
       AND v.hidden = w.hidden AND v.name = w.name;
     INSERT INTO spcd.aggregator_view
-        (connection_name, hidden, name, table_name, definition, says)
-    SELECT p_connection, w.hidden, w.name, w."table", w.definition, spcd.view_says(c.oid)
+        (connection_name, hidden, name, table_name, statement_hash, definition_hash)
+    SELECT p_connection, w.hidden, w.name, w."table", w.definition, spcd.view_definition_hash(c.oid)
     FROM pg_catalog.jsonb_to_recordset(p_views)
          AS w (hidden boolean, name text, "table" text, definition text)
     JOIN pg_catalog.pg_namespace n
@@ -52,12 +47,13 @@ LANGUAGE sql AS $$
     JOIN pg_catalog.pg_class c ON c.relname = w.name AND c.relnamespace = n.oid
     WHERE w.definition IS NOT NULL
     ON CONFLICT (connection_name, hidden, name) DO UPDATE SET
-        table_name = excluded.table_name, definition = excluded.definition, says = excluded.says
+        table_name = excluded.table_name, statement_hash = excluded.statement_hash,
+        definition_hash = excluded.definition_hash
 $$;
 
 -- Drops a view if it is one; what somebody put in its place stays. What people hung on it stops
 -- that, or goes along.
-CREATE FUNCTION spcd.drop_view(p_schema text, p_view text, p_dependents boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION spcd.drop_view(p_schema text, p_view text, p_dependents boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
@@ -71,7 +67,7 @@ BEGIN
 END $$;
 
 -- Drops all views of an aggregator: those that people read first, then the parts of them.
-CREATE FUNCTION spcd.drop_views(p_connection text, p_dependents boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION spcd.drop_views(p_connection text, p_dependents boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_view record;
@@ -89,7 +85,7 @@ END $$;
 
 -- Drops a view, and keeps until the end of the transaction what people gave it: options, grants,
 -- comments, an owner.
-CREATE FUNCTION spcd.set_aside(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION spcd.set_aside(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     CREATE TEMP TABLE IF NOT EXISTS spcd_aside (
         schema_name text, view_name text, step integer, statement text
@@ -142,7 +138,7 @@ END $$;
 
 -- Gives a view that was made again what set_aside kept of it. What is of a column that it has no
 -- more goes with the column.
-CREATE FUNCTION spcd.restore(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION spcd.restore(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_statement text;
 BEGIN
@@ -157,8 +153,3 @@ BEGIN
         END;
     END LOOP;
 END $$;
-
-REVOKE ALL ON FUNCTION
-    spcd.claim_views(text, jsonb), spcd.view_says(oid), spcd.record_views(text, jsonb),
-    spcd.drop_view(text, text, boolean), spcd.drop_views(text, boolean), spcd.set_aside(text, text),
-    spcd.restore(text, text) FROM PUBLIC;

@@ -1,14 +1,7 @@
--- What spcd set as the search path of roles in this database. "said" is a hash of the setting as the
--- catalog has it, and row_version tells cheaply that its row did not change since.
-CREATE TABLE spcd.role_search_path (
-    role_name   text COLLATE "C" PRIMARY KEY,
-    path_hash   text NOT NULL,
-    said        text NOT NULL,
-    row_version text NOT NULL
-);
+-- The search paths of members of spcd_users.
 
 -- The search path of a role in this database, as the catalog has it; NULL: none.
-CREATE FUNCTION spcd.search_path_of(p_settings text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION spcd.search_path_of(p_settings text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT c FROM pg_catalog.unnest(p_settings) c
     WHERE pg_catalog.starts_with(c, 'search_path=')
 $$;
@@ -17,19 +10,19 @@ $$;
 --   own      it has a path of its own making, here or everywhere
 --   there    what was set is there
 --   touched  it is, but its row was written anew by somebody
-CREATE VIEW spcd.role_path AS
+CREATE OR REPLACE VIEW spcd.role_path AS
 SELECT r.rolname AS role_name,
        r.rolcanlogin AND m.member IS NOT NULL AS member,
        EXISTS (SELECT 1 FROM pg_catalog.pg_db_role_setting g
                WHERE g.setrole = r.oid AND g.setdatabase = 0
                  AND spcd.search_path_of(g.setconfig) IS NOT NULL)
        OR CASE WHEN h.setrole IS NULL OR h.xmin::text = p.row_version THEN false
-               ELSE coalesce(pg_catalog.md5(spcd.search_path_of(h.setconfig)) <> coalesce(p.said, ''), false)
+               ELSE coalesce(pg_catalog.md5(spcd.search_path_of(h.setconfig)) <> coalesce(p.setting_hash, ''), false)
           END AS own,
        p.path_hash,
        p.role_name IS NOT NULL AND h.setrole IS NOT NULL
        AND CASE WHEN h.xmin::text = p.row_version THEN true
-                ELSE coalesce(pg_catalog.md5(spcd.search_path_of(h.setconfig)) = p.said, false)
+                ELSE coalesce(pg_catalog.md5(spcd.search_path_of(h.setconfig)) = p.setting_hash, false)
            END AS there,
        coalesce(h.xmin::text <> p.row_version, false) AS touched
 FROM pg_catalog.pg_roles r
@@ -44,9 +37,9 @@ LEFT JOIN pg_catalog.pg_db_role_setting h ON h.setrole = r.oid
 WHERE p.role_name IS NOT NULL OR (r.rolcanlogin AND m.member IS NOT NULL);
 
 -- Records what roles have now: the path of this hash, or, where it is NULL, the one that is known.
-CREATE FUNCTION spcd.record_search_path(p_roles text[], p_hash text) RETURNS void
+CREATE OR REPLACE FUNCTION spcd.record_search_path(p_roles text[], p_hash text) RETURNS void
 LANGUAGE sql AS $$
-    INSERT INTO spcd.role_search_path (role_name, path_hash, said, row_version)
+    INSERT INTO spcd.role_search_path (role_name, path_hash, setting_hash, row_version)
     SELECT r.rolname, coalesce(p_hash, p.path_hash), pg_catalog.md5(spcd.search_path_of(h.setconfig)), h.xmin::text
     FROM pg_catalog.pg_roles r
     JOIN pg_catalog.pg_db_role_setting h ON h.setrole = r.oid
@@ -55,12 +48,12 @@ LANGUAGE sql AS $$
     LEFT JOIN spcd.role_search_path p ON p.role_name = r.rolname
     WHERE r.rolname = ANY (p_roles)
     ON CONFLICT (role_name) DO UPDATE SET
-        path_hash = excluded.path_hash, said = excluded.said, row_version = excluded.row_version
+        path_hash = excluded.path_hash, setting_hash = excluded.setting_hash, row_version = excluded.row_version
 $$;
 
 -- Sets a search path, a list as SET takes it, on roles, or takes it back where p_path is NULL. Each
 -- role by itself: returns those for which it failed.
-CREATE FUNCTION spcd.set_search_path(p_roles text[], p_path text, p_hash text)
+CREATE OR REPLACE FUNCTION spcd.set_search_path(p_roles text[], p_path text, p_hash text)
 RETURNS TABLE (role_name text, state text, reason text) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -84,7 +77,3 @@ BEGIN
         END;
     END LOOP;
 END $$;
-
-REVOKE ALL ON FUNCTION
-    spcd.search_path_of(text[]), spcd.record_search_path(text[], text),
-    spcd.set_search_path(text[], text, text) FROM PUBLIC;

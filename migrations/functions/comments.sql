@@ -1,19 +1,9 @@
--- The comments of the sources on the tables that spcd made.
-
--- What spcd wrote: a comment that reads otherwise is somebody's own, and stays.
-CREATE TABLE spcd.applied_comment (
-    connection_name text COLLATE "C" NOT NULL REFERENCES spcd.applied ON DELETE CASCADE,
-    table_name      text COLLATE "C" NOT NULL,
-    -- '': the table's own
-    column_name     text COLLATE "C" NOT NULL,
-    hash            text NOT NULL,
-    PRIMARY KEY (connection_name, table_name, column_name)
-);
+-- Comments of the sources on the tables that spcd made.
 
 -- Every comment on a table that spcd made for a connection and may comment on (somebody may have given
 -- it another owner), and whether spcd wrote it: on that table at least, for a column may have been
 -- given another name since.
-CREATE VIEW spcd.table_comment AS
+CREATE OR REPLACE VIEW spcd.table_comment AS
 SELECT a.connection_name, c.relname::text AS table_name, coalesce(k.attname::text, '') AS column_name,
        d.description,
        EXISTS (SELECT FROM spcd.applied_comment o
@@ -31,7 +21,7 @@ LEFT JOIN pg_catalog.pg_attribute k
 
 -- What is to be set or taken away (NULL) so that a connection's tables bear the texts of its source:
 -- an array of {table, column, text}. What somebody else wrote is left alone.
-CREATE FUNCTION spcd.comment_changes(p_connection text, p_texts jsonb)
+CREATE OR REPLACE FUNCTION spcd.comment_changes(p_connection text, p_texts jsonb)
 RETURNS TABLE (table_name text, column_name text, description text) LANGUAGE sql STABLE AS $$
     SELECT coalesce(w."table", t.table_name), coalesce(w."column", t.column_name), w.text
     FROM pg_catalog.jsonb_to_recordset(p_texts) AS w ("table" text, "column" text, text text)
@@ -53,7 +43,7 @@ $$;
 
 -- Sets what comment_changes found. p_seen: the generation of the connection's row when that was; if
 -- the tables changed since, nothing is said of them. With p_last the row says that all is there.
-CREATE FUNCTION spcd.set_comments(
+CREATE OR REPLACE FUNCTION spcd.set_comments(
     p_connection text, p_changes jsonb, p_seen bigint, p_last boolean, p_generation bigint)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -97,6 +87,3 @@ BEGIN
             USING ERRCODE = 'serialization_failure';
     END IF;
 END $$;
-
-REVOKE ALL ON FUNCTION
-    spcd.comment_changes(text, jsonb), spcd.set_comments(text, jsonb, bigint, boolean, bigint) FROM PUBLIC;

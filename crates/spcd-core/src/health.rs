@@ -11,6 +11,8 @@ pub use options::{KNOWN, Options, Unfit};
 /// A change that people are told of.
 pub use spcd_protocol::Health as Turn;
 
+use core::time::Duration;
+
 use serde::Serialize;
 
 use crate::scheduler::Backoff;
@@ -165,6 +167,53 @@ impl Health {
     #[must_use]
     pub fn again(self, now: u64) -> Self {
         Self::new(self.reachable, now)
+    }
+}
+
+/// The answer to a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeAnswer {
+    /// The source answers, with this latency.
+    There(Duration),
+    /// It does not.
+    Failed(ProbeFailure),
+    /// It could not be asked, for a reason that is not the source's.
+    Unsure(String),
+}
+
+/// Why a source does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeFailure {
+    /// What stands in the way.
+    pub kind: Kind,
+    /// The wrapper's message, without values that are not public.
+    pub text: String,
+}
+
+impl ProbeFailure {
+    /// Returns the failure that a SQLSTATE and the message that came with it describe.
+    pub fn of(sqlstate: &str, text: &str) -> Self {
+        Self {
+            kind: kind(sqlstate, text),
+            text: text.to_owned(),
+        }
+    }
+
+    /// Returns the failure of a source that did not answer in time.
+    pub fn timeout(within: Duration) -> Self {
+        let seconds = within.as_secs_f64();
+        Self {
+            kind: Kind::Timeout,
+            text: format!("the source did not answer within {seconds} s"),
+        }
+    }
+
+    /// Returns the reason and what to do about it, on one line.
+    pub fn one_line(&self) -> String {
+        match self.kind.hint() {
+            Some(hint) => format!("{} ({hint})", self.text),
+            None => self.text.clone(),
+        }
     }
 }
 

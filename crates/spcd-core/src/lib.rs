@@ -72,13 +72,13 @@
 //! | | [`csv`] | what a file holds, as the server reads it |
 //! | | [`plan`], [`sql`] | from what is wanted and what is there to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
-//! | | [`scheduler`] | what is decided between passes: the back-off of all retries |
+//! | | [`scheduler`] | what is decided between passes: probes, the back-off of all retries |
 //! | | [`health`] | whether a source answers: the schedule, the breaker, the kinds of failure |
 //! | `spcd` | `cli/` | one file a command |
 //! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), files of csv connections that changed (`files.rs`), requests |
 //! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`, `comments.rs`, in the `scratch.rs` schema), apply, what people hung on it (`dependents.rs`), how many sessions may wait for sources and how many of them hang (`waiting.rs`), what Steampipe's clients look for |
 //! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
-//! | | `source/` | the sources, watched beside the loop: what is known of each (`book.rs`), the sessions that ask (`session.rs`) |
+//! | | `source/` | the task that probes sources beside the loop, and its sessions (`session.rs`) |
 //! | | `tunnel/` | ways to sources by ssh, kept open beside the loop |
 //! | | `http/`, `telemetry/` | what people look at: page, API, events, metrics; log and what is counted |
 //! | `spcd-client` | | for programs that query |

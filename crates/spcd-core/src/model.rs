@@ -175,6 +175,12 @@ impl Target {
         (!SHIPPED_WITH_POSTGRES.contains(&wrapper) && self.csv.is_none()).then_some(wrapper)
     }
 
+    /// Whether a session that waits for the source ends by itself or when it is cancelled.
+    /// `postgres_fdw` limits the time in which it connects.
+    pub fn is_cancellable(&self) -> bool {
+        self.csv.is_some() || self.wrapper == "postgres_fdw"
+    }
+
     /// How its wrapper sees tables.
     pub fn traits(&self) -> Traits<'_> {
         Traits {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use spcd_core::config::{Connection, Kind as ConnectionKind, Loaded, Target};
-use spcd_core::health::Kind;
+use spcd_core::health::{Kind, ProbeAnswer, ProbeFailure};
 use spcd_core::plan::Offer;
 use spcd_core::sql;
 use tokio::time::timeout;
@@ -14,7 +14,7 @@ use super::TestArgs;
 use crate::config::Config;
 use crate::hub::connect::Session;
 use crate::hub::facts::{Facts, facts};
-use crate::hub::probe::{Answer, Failure, probe};
+use crate::hub::probe::probe;
 use crate::hub::{HubError, apply, ask, migrate};
 use crate::settings::Settings;
 use crate::tunnel::Tunnels;
@@ -83,7 +83,7 @@ pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode
     }
     let endpoint = super::endpoint(settings)?;
     let tunnels = Tunnels::new(&settings.state_dir, &endpoint);
-    let failed = |failure: &Failure, hint: Option<&str>| {
+    let failed = |failure: &ProbeFailure, hint: Option<&str>| {
         eprintln!("spcd: {name}: {}: {}", failure.kind.as_str(), failure.text);
         if let Some(hint) = hint.or(failure.kind.hint()) {
             eprintln!("hint: {hint}");
@@ -92,11 +92,15 @@ pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode
     };
     // First by itself: a daemon's port is there whether or not ssh gets through.
     let trial = match tunnels.trial(target).await {
-        Err(HubError::Refused { text, code }) => return failed(&Failure::of(&code, &text), None),
+        Err(HubError::Refused { text, code }) => {
+            return failed(&ProbeFailure::of(code.code(), &text), None);
+        }
         trial => trial?,
     };
     match tunnels.ready_unless_kept(target).await {
-        Err(HubError::Refused { text, code }) => return failed(&Failure::of(&code, &text), None),
+        Err(HubError::Refused { text, code }) => {
+            return failed(&ProbeFailure::of(code.code(), &text), None);
+        }
         ready => ready?,
     }
     let session = endpoint.connect("test").await?;
@@ -128,9 +132,9 @@ async fn report(
     session: &Session,
     target: &Target,
     within: Duration,
-) -> anyhow::Result<Result<Report, Failure>> {
+) -> anyhow::Result<Result<Report, ProbeFailure>> {
     let client = &session.client;
-    let other = |text: String| Failure {
+    let other = |text: String| ProbeFailure {
         kind: Kind::Other,
         text,
     };
@@ -148,13 +152,13 @@ async fn report(
     let latency = match timeout(within, probed).await {
         Err(_) => {
             let _ = session.canceller().cancel().await;
-            return Ok(Err(Failure::timeout(within)));
+            return Ok(Err(ProbeFailure::timeout(within)));
         }
         Ok(Err(error)) => return Err(error.into()),
-        Ok(Ok(Answer::There(latency))) => latency,
-        Ok(Ok(Answer::Failed(failure))) => return Ok(Err(failure)),
+        Ok(Ok(ProbeAnswer::There(latency))) => latency,
+        Ok(Ok(ProbeAnswer::Failed(failure))) => return Ok(Err(failure)),
         // Its list of tables tells all that there is to tell.
-        Ok(Ok(Answer::Unsure(_))) => Duration::ZERO,
+        Ok(Ok(ProbeAnswer::Unsure(_))) => Duration::ZERO,
     };
     let facts = match timeout(within, facts(client, target)).await {
         Ok(facts) => facts.or_else(|error| match error {
@@ -163,7 +167,7 @@ async fn report(
         })?,
         Err(_) => {
             let _ = session.canceller().cancel().await;
-            return Ok(Err(Failure::timeout(within)));
+            return Ok(Err(ProbeFailure::timeout(within)));
         }
     };
     let deadline = target.import.timeout.map_or(DEADLINE, Duration::from_secs);
@@ -173,7 +177,7 @@ async fn report(
         Ok(Err(error)) => return Err(error.into()),
         Err(_) => {
             let _ = session.canceller().cancel().await;
-            Err(Failure::timeout(deadline).text)
+            Err(ProbeFailure::timeout(deadline).text)
         }
     };
     Ok(Ok(Report {

@@ -11,7 +11,7 @@ use spcd_core::config::Connection;
 use spcd_core::health::{Kind, Schedule};
 use spcd_core::observed::Observed;
 use spcd_core::plan::{Plan, Task, Why, Work};
-use spcd_core::scheduler::Backoff;
+use spcd_core::scheduler::{Backoff, PROBES_PER_SECOND};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,7 +20,6 @@ use super::gate::Place;
 use super::sources::Sources;
 use crate::hub::apply::Writer;
 use crate::hub::comments::are_offered;
-use crate::source::A_SECOND;
 use crate::telemetry::{Observation, observe};
 use comments::{Commenting, Queue};
 use work::{Job, Shared};
@@ -204,7 +203,7 @@ impl Failure {
                     let more = times - schedule.attempts;
                     pause = Backoff::new(pause, longest).pause(more.saturating_add(1));
                 }
-                let least = Duration::from_secs(others as u64) / A_SECOND;
+                let least = Duration::from_secs(others as u64) / PROBES_PER_SECOND;
                 Next::At(Instant::now() + Duration::from_millis(pause).max(least))
             }
             None => Next::At(Instant::now() + Duration::from_millis(FAILURE_BACKOFF.pause(times))),

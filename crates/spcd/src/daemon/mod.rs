@@ -37,7 +37,7 @@ use crate::hub::steampipe::Steampipe;
 use crate::hub::{HubError, Limits, crash, inputs, migrate};
 use crate::service;
 use crate::settings::Settings;
-use crate::source::{self, News, Watch};
+use crate::source::{self, ProbeEvent, Probes};
 use crate::telemetry::{Observation, observe};
 use crate::tunnel::Tunnels;
 use crate::watch::Watcher;
@@ -83,8 +83,8 @@ pub struct Reign<'a> {
     /// When the next look is due where it had none.
     retry_at: Option<Instant>,
     limits: Limits,
-    /// Watches the sources, where this goes on.
-    watch: Option<Watch>,
+    /// Probes the sources, where this goes on.
+    probes: Option<Probes>,
     /// Which sources answered, as an earlier leader knew.
     answered: BTreeMap<String, bool>,
     /// When the change of a file was noticed that the next pass looks at.
@@ -187,7 +187,7 @@ impl<'a> Reign<'a> {
             failed_writes: 0,
             retry_at: None,
             limits,
-            watch: None,
+            probes: None,
             answered,
             noticed: None,
             following: HashMap::new(),
@@ -251,7 +251,7 @@ impl<'a> Reign<'a> {
         let mut altered = None;
         let answered = std::mem::take(&mut self.answered);
         let (endpoint, epoch) = (self.endpoint.clone(), self.lead.epoch);
-        self.watch = Some(Watch::start(
+        self.probes = Some(Probes::start(
             endpoint,
             epoch,
             self.limits,
@@ -318,11 +318,11 @@ impl<'a> Reign<'a> {
                         keepalive = every(settings.borrow_and_update().keepalive);
                         self.keep_alive().await?;
                     }
-                    news = news(&mut self.watch) => match news {
-                        News::Restored(name) => if self.memory.is_back(&name) {
+                    event = probe_event(&mut self.probes) => match event {
+                        ProbeEvent::Restored(name) => if self.memory.is_back(&name) {
                             break;
                         },
-                        News::Asked(_) => {
+                        ProbeEvent::RequestAnswered(_) => {
                             let answered = self.answer_requests().await;
                             if self.bear(answered)? == Some(true) {
                                 break;
@@ -398,9 +398,9 @@ fn every(milliseconds: u64) -> Interval {
     interval
 }
 
-async fn news(watch: &mut Option<Watch>) -> News {
-    match watch {
-        Some(watch) => watch.news().await,
+async fn probe_event(probes: &mut Option<Probes>) -> ProbeEvent {
+    match probes {
+        Some(probes) => probes.event().await,
         None => std::future::pending().await,
     }
 }

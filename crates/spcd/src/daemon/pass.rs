@@ -209,7 +209,9 @@ impl Reign<'_> {
 
     /// Says whose source is to be watched from now on.
     fn watch_sources(&mut self, desired: &Desired, again: &BTreeSet<String>) {
-        let Some(watch) = &mut self.watch else { return };
+        let Some(probes) = &mut self.probes else {
+            return;
+        };
         let Memory {
             held,
             crashed,
@@ -223,8 +225,8 @@ impl Reign<'_> {
         };
         let is_running = |name: &str| self.jobs.is_running(name);
         let defaults = self.memory.health.defaults;
-        watch.follow(desired, defaults, is_left_alone, is_running);
-        watch.again(again, is_running);
+        probes.follow(desired, defaults, is_left_alone, is_running);
+        probes.request(again, is_running);
     }
 
     /// Whether another pass is needed now that it is known what was altered. If not, that is what
@@ -449,8 +451,8 @@ impl Reign<'_> {
                 let others = self.memory.failures.len();
                 match kind {
                     Some(Kind::Authentication) => {
-                        if let Some(watch) = &mut self.watch {
-                            watch.refused(&name, &target_hash, &error);
+                        if let Some(probes) = &mut self.probes {
+                            probes.credentials_rejected(&name, &target_hash, &error);
                         }
                     }
                     Some(Kind::Other) | None => {}
@@ -478,8 +480,8 @@ impl Reign<'_> {
                 self.memory.wake_later();
             }
         }
-        if let Some(watch) = &mut self.watch {
-            watch.over(&over);
+        if let Some(probes) = &mut self.probes {
+            probes.job_ended(&over);
         }
         self.log_first_pass().await?;
         Ok(self.answer_requests().await? || again)
@@ -487,8 +489,8 @@ impl Reign<'_> {
 
     /// Who watches the sources is told what an import met.
     fn heard(&self, name: &str, answered: bool) {
-        if let Some(watch) = &self.watch {
-            watch.heard(name, answered);
+        if let Some(probes) = &self.probes {
+            probes.import_ended(name, answered);
         }
     }
 
@@ -496,7 +498,8 @@ impl Reign<'_> {
     pub(super) async fn answer_requests(&mut self) -> Result<bool, HubError> {
         let (jobs, ask) = (&self.jobs, &self.memory.ask);
         let aggregators = &self.memory.aggregators;
-        let is_asking = |name: &str| (self.watch.as_ref()).is_some_and(|w| w.is_asking(name));
+        let is_asking =
+            |name: &str| (self.probes.as_ref()).is_some_and(|probes| probes.is_asking(name));
         let one = |name: &str| jobs.is_running(name) || ask.contains(name) || is_asking(name);
         let open = |name: Option<&str>| match name {
             Some(name) => match aggregators.members.get(name) {

@@ -19,7 +19,7 @@ use tokio_postgres::error::SqlState;
 use super::gate::{Gate, Pass, Place};
 use crate::hub::connect::Endpoint;
 use crate::hub::pool::Pool;
-use crate::hub::waiting::{Risk, Waiting, is_stoppable};
+use crate::hub::waiting::{Risk, Waiting};
 use crate::hub::{HubError, Limits, ask, comments};
 use crate::tunnel::Tunnels;
 use sessions::Waiter;
@@ -288,7 +288,7 @@ impl Sources {
             let _ = asker.began.set(Instant::now());
             self.tunnels.ready(target).await?;
         }
-        let risk = match is_stoppable(target) {
+        let risk = match target.is_cancellable() {
             true => None,
             false => {
                 let _ = asker.began.set(Instant::now());
@@ -333,7 +333,7 @@ impl Sources {
         source: &str,
         urgent: bool,
     ) -> Result<Option<Risk>, HubError> {
-        if is_stoppable(target) {
+        if target.is_cancellable() {
             return Ok(None);
         }
         let risk = self

@@ -3,32 +3,12 @@
 use std::time::{Duration, Instant};
 
 use spcd_core::config::{OptionValue, Probe, Target};
-use spcd_core::health::{self, Kind};
+use spcd_core::health::{Kind, ProbeAnswer, ProbeFailure};
 use spcd_core::sql;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::{HubError, ask, csv, scratch, transaction};
-
-/// What a probe found.
-#[derive(Debug, Clone)]
-pub enum Answer {
-    /// The source answers, and so fast.
-    There(Duration),
-    /// It does not.
-    Failed(Failure),
-    /// It could not be asked, for a reason that is not the source's.
-    Unsure(String),
-}
-
-/// Why a source does not answer.
-#[derive(Debug, Clone)]
-pub struct Failure {
-    /// What stands in the way.
-    pub kind: Kind,
-    /// As the wrapper says it, without values that are not public.
-    pub text: String,
-}
 
 /// No source has it; if one does, nothing comes of that.
 const NO_TABLE: &str = "spcd_no_such_table";
@@ -37,35 +17,6 @@ const KEEPS_SESSIONS: &str = "postgres_fdw";
 const CONNECT_TIMEOUT: &str = "connect_timeout";
 /// The shortest time to connect that libpq knows, in seconds.
 const SHORTEST: u64 = 2;
-
-impl Failure {
-    /// From what the hub says.
-    pub fn of(code: &SqlState, text: &str) -> Self {
-        Self {
-            kind: health::kind(code.code(), text),
-            text: text.to_owned(),
-        }
-    }
-
-    /// A source that did not answer in time.
-    pub fn timeout(within: Duration) -> Self {
-        Self {
-            kind: Kind::Timeout,
-            text: format!(
-                "the source did not answer within {} s",
-                within.as_secs_f64()
-            ),
-        }
-    }
-
-    /// The reason and what to do about it, on one line.
-    pub fn one_line(&self) -> String {
-        match self.kind.hint() {
-            Some(hint) => format!("{} ({hint})", self.text),
-            None => self.text.clone(),
-        }
-    }
-}
 
 /// Where what was made for a connection can be used for its probe.
 struct Place {
@@ -87,16 +38,18 @@ pub async fn probe(
     connection: Option<(&str, &str)>,
     target: &Target,
     within: Duration,
-) -> Result<Answer, HubError> {
+) -> Result<ProbeAnswer, HubError> {
     if let Some(csv) = &target.csv {
         let began = Instant::now();
-        return answer(csv::open(client, csv).await, began, |text| Failure {
+        return answer(csv::open(client, csv).await, began, |text| ProbeFailure {
             kind: Kind::Other,
             text,
         });
     }
     if target.probe == Probe::None {
-        return Ok(Answer::Unsure("its plugin's sources are not probed".into()));
+        return Ok(ProbeAnswer::Unsure(
+            "its plugin's sources are not probed".into(),
+        ));
     }
     if let Some((name, hash)) = connection
         && connects_within(target, within)
@@ -124,7 +77,7 @@ pub async fn probe(
             .map_err(HubError::from)))
     };
     match transaction::rolled_back(client, asked).await? {
-        Err(text) => Ok(Answer::Unsure(ask::in_public(&text, &name, &target))),
+        Err(text) => Ok(ProbeAnswer::Unsure(ask::in_public(&text, &name, &target))),
         Ok(result) => of_source(result, Some(&name), &target, began),
     }
 }
@@ -135,7 +88,7 @@ async fn in_place(
     name: &str,
     target: &Target,
     place: &Place,
-) -> Result<Answer, HubError> {
+) -> Result<ProbeAnswer, HubError> {
     client
         .batch_execute(&format!("{}BEGIN", place.disconnect))
         .await?;
@@ -162,7 +115,7 @@ fn of_source(
     own: Option<&str>,
     target: &Target,
     began: Instant,
-) -> Result<Answer, HubError> {
+) -> Result<ProbeAnswer, HubError> {
     // Said by the hub of what it has, and not by the wrapper.
     let of_hub = [
         SqlState::UNDEFINED_OBJECT,
@@ -179,22 +132,22 @@ fn of_source(
                 None => ask::without(&text, target),
             };
             Ok(match of_hub.contains(&code) {
-                true => Answer::Unsure(text),
-                false => Answer::Failed(Failure::of(&code, &text)),
+                true => ProbeAnswer::Unsure(text),
+                false => ProbeAnswer::Failed(ProbeFailure::of(code.code(), &text)),
             })
         }
-        result => answer(result, began, |_| Failure::timeout(Duration::ZERO)),
+        result => answer(result, began, |_| ProbeFailure::timeout(Duration::ZERO)),
     }
 }
 
 fn answer(
     result: Result<(), HubError>,
     began: Instant,
-    failure: impl Fn(String) -> Failure,
-) -> Result<Answer, HubError> {
+    failure: impl Fn(String) -> ProbeFailure,
+) -> Result<ProbeAnswer, HubError> {
     match result {
-        Ok(()) => Ok(Answer::There(began.elapsed())),
-        Err(HubError::Refused { text, .. }) => Ok(Answer::Failed(failure(text))),
+        Ok(()) => Ok(ProbeAnswer::There(began.elapsed())),
+        Err(HubError::Refused { text, .. }) => Ok(ProbeAnswer::Failed(failure(text))),
         Err(error) => Err(error),
     }
 }

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use spcd_core::config::Target;
-use spcd_core::scheduler::Backoff;
+use spcd_core::scheduler::{Backoff, stuck_sessions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
@@ -182,7 +181,7 @@ impl Waiting {
     fn crowd(&self, wrapper: &str) -> String {
         let hung = self.hung();
         let of_wrapper = |one: &&One| one.wrapper == wrapper;
-        crowd(wrapper, hung.sessions.values().filter(of_wrapper).count())
+        stuck_sessions(wrapper, hung.sessions.values().filter(of_wrapper).count())
     }
 
     fn hung(&self) -> MutexGuard<'_, Hung> {
@@ -195,25 +194,6 @@ impl Drop for Hangs {
     fn drop(&mut self) {
         self.waiting.hung().sessions.remove(&self.number);
     }
-}
-
-/// Whether a session that waits for such a source ends by itself or when it is told to: postgres_fdw
-/// has a limit to the time in which it connects.
-pub fn is_stoppable(target: &Target) -> bool {
-    target.csv.is_some() || target.wrapper == "postgres_fdw"
-}
-
-/// Why no more are risked.
-pub fn crowd(wrapper: &str, count: usize) -> String {
-    let sessions = match count {
-        0 => return "it is not asked: as many sources are asked as may be at a time".to_owned(),
-        1 => "a session waits".to_owned(),
-        count => format!("{count} sessions wait"),
-    };
-    format!(
-        "it is not asked: {sessions} in {wrapper} for sources that do not answer, which cannot be \
-         stopped while it connects"
-    )
 }
 
 #[cfg(test)]

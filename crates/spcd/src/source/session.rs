@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use spcd_core::health::{ProbeAnswer, ProbeFailure};
+use spcd_core::scheduler::WatchedSource;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Watched;
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::crash::Crash;
-use crate::hub::probe::{Answer, Failure, probe};
+use crate::hub::probe::probe;
 use crate::hub::waiting::{Place, Waiting};
 use crate::hub::{HubError, apply};
 use crate::tunnel::Tunnels;
@@ -31,7 +32,7 @@ pub enum Found {
     Answer {
         number: u64,
         name: String,
-        answer: Answer,
+        answer: ProbeAnswer,
     },
     /// Its session is free again. Without an answer before it, none is known.
     Over { number: u64, name: String },
@@ -114,7 +115,7 @@ impl Sessions {
 pub async fn ask(
     sessions: &Sessions,
     number: u64,
-    watched: &Watched,
+    watched: &WatchedSource,
     sender: &mpsc::UnboundedSender<Found>,
 ) {
     let connection = &watched.connection;
@@ -138,7 +139,7 @@ pub async fn ask(
             match sessions.tunnels.ready(target).await {
                 Ok(()) => probe(&session.client, Some(by), target, within).await,
                 Err(HubError::Refused { text, code }) => {
-                    Ok(Answer::Failed(Failure::of(&code, &text)))
+                    Ok(ProbeAnswer::Failed(ProbeFailure::of(code.code(), &text)))
                 }
                 Err(error) => Err(error),
             }
@@ -170,7 +171,7 @@ pub async fn ask(
                 }
             }
             None => {
-                tell(answer(Answer::Failed(Failure::timeout(within))));
+                tell(answer(ProbeAnswer::Failed(ProbeFailure::timeout(within))));
                 let _ = timeout(CANCEL, session.canceller().cancel()).await;
                 let _ = probing.as_mut().await;
             }

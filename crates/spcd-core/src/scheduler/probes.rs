@@ -1,0 +1,570 @@
+//! The probes: which sources are watched, when each is asked next, how many at a time, and what of
+//! their health is not written yet. Times are handed in, in milliseconds.
+
+mod batch;
+#[cfg(test)]
+mod tests;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
+use std::sync::Arc;
+
+pub use batch::HealthBatch;
+use batch::{HealthRow, PendingHealth, ProbeRequest};
+
+use super::{Backoff, stuck_sessions};
+use crate::config::{Connection, Desired, Kind as ConnectionKind, Probe};
+use crate::health::{
+    Breaker, Health, Kind, Options, Outcome, ProbeAnswer, ProbeFailure, Schedule, Turn,
+};
+
+/// Maximum number of concurrent probes of sources that answered last.
+pub const MAX_WELL_PROBES: usize = 4;
+/// Maximum number of probes that start in a second. Each takes some milliseconds of a core of the
+/// hub's server. Where there are more sources than that, each is asked less often.
+pub const PROBES_PER_SECOND: u32 = 50;
+/// Maximum number of probes of sources that answered last that start in a second while many jobs
+/// run, which tell as much about their own sources.
+const PROBES_PER_SECOND_BESIDE_JOBS: u64 = 2;
+/// How long that limit holds: some of the jobs may hang.
+const LONGEST_BESIDE_JOBS: u64 = 60_000;
+/// The pause after a probe that found no session of the hub.
+const NO_SESSION: u64 = 1_000;
+/// How long an answer is kept back, to be written together with others.
+const WRITE_DELAY: u64 = 1_000;
+
+/// A connection whose source is probed.
+#[derive(Debug, Clone)]
+pub struct WatchedSource {
+    /// The connection.
+    pub connection: Arc<Connection>,
+    /// When its source is probed.
+    pub schedule: Schedule,
+}
+
+/// The state of all probes.
+#[derive(Debug, Default)]
+pub struct ProbeScheduler {
+    sources: BTreeMap<String, SourceRecord>,
+    /// The sources by the time of their next probe: those that answered last, and the others,
+    /// which may occupy a session for long.
+    due: [BTreeSet<(u64, String)>; 2],
+    /// The numbers of the running probes, in the same two classes.
+    running: [BTreeSet<u64>; 2],
+    /// Probes that timed out and whose session is still stuck, with the wrapper if it cannot be
+    /// cancelled while it connects.
+    hung: BTreeMap<u64, String>,
+    /// Reachability that an earlier leader recorded, of sources that are not watched yet.
+    known: BTreeMap<String, bool>,
+    /// Sources with health to write.
+    changed: BTreeSet<String>,
+    /// Sources that are no longer watched and whose health is to be removed.
+    forgotten: BTreeSet<String>,
+    /// The number of the last probe.
+    number: u64,
+    /// Maximum number of concurrent probes of sources that did not answer last.
+    max_lost: usize,
+    /// When the next probe may start, and the next one of a source that answered last.
+    next_start: u64,
+    next_well: u64,
+    /// Since when many jobs run.
+    busy_since: Option<u64>,
+    /// When pending health is written.
+    write_at: Option<u64>,
+}
+
+/// Which probes may start.
+#[derive(Debug, Clone, Copy)]
+struct ProbeCapacity {
+    /// Of a source that answered last.
+    well: bool,
+    /// Of another source.
+    lost: bool,
+    /// One more for a source that has a stuck session.
+    again: bool,
+    /// One more in a wrapper that has stuck sessions.
+    more: bool,
+}
+
+/// The number of sessions in use.
+#[derive(Debug, Clone, Copy)]
+struct ProbeSessions {
+    /// For sources that answered last.
+    well: usize,
+    /// For the others.
+    lost: usize,
+    /// Stuck after a time-out.
+    hung: usize,
+}
+
+/// What is known of one source.
+#[derive(Debug)]
+struct SourceRecord {
+    watched: WatchedSource,
+    health: Health,
+    /// `health` describes an earlier target.
+    is_unknown: bool,
+    /// The running probe whose answer counts.
+    probe: Option<u64>,
+    /// Earlier probes whose sessions are stuck.
+    hung: BTreeSet<u64>,
+    /// While some are, the next session is opened no earlier than this.
+    not_before: u64,
+    pending: PendingHealth,
+}
+
+const WELL: usize = 0;
+const LOST: usize = 1;
+
+impl WatchedSource {
+    /// Returns the connections of a desired state whose sources are to be probed.
+    pub fn of_desired(
+        desired: &Desired,
+        defaults: Options,
+        is_left_alone: impl Fn(&str, &Connection) -> bool,
+    ) -> Vec<Self> {
+        let is_probed = |connection: &&Arc<Connection>| {
+            connection.kind == ConnectionKind::Plugin
+                && (connection.target.as_ref()).is_ok_and(|target| target.probe != Probe::None)
+                && !is_left_alone(&connection.name, connection)
+        };
+        (desired.connections.values().filter(is_probed))
+            .map(|connection| Self {
+                connection: connection.clone(),
+                schedule: connection.health.or(defaults).schedule(),
+            })
+            .filter(|watched| watched.schedule.enabled)
+            .collect()
+    }
+
+    /// Returns the wrapper if a session that connects through it cannot be cancelled.
+    fn uncancellable_wrapper(&self) -> Option<&str> {
+        let target = self.connection.target.as_ref().ok()?;
+        (!target.is_cancellable()).then_some(target.wrapper.as_str())
+    }
+}
+
+impl PartialEq for WatchedSource {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.connection, &other.connection) && self.schedule == other.schedule
+    }
+}
+
+impl ProbeScheduler {
+    /// Returns a scheduler without sources. `known` is the reachability that an earlier leader
+    /// recorded, `max_lost` the number of concurrent probes of sources that did not answer last.
+    pub fn new(known: BTreeMap<String, bool>, max_lost: usize) -> Self {
+        Self {
+            known,
+            max_lost,
+            ..Self::default()
+        }
+    }
+
+    /// Replaces the watched sources. `first` returns when a new one is probed first. A source whose
+    /// target changed is probed at once, unless its import runs (`importing`), which tells as much.
+    pub fn watch(
+        &mut self,
+        watched: Vec<WatchedSource>,
+        importing: &BTreeSet<String>,
+        now: u64,
+        first: impl Fn(&WatchedSource) -> u64,
+    ) {
+        let mut before = take(&mut self.sources);
+        for watched in watched {
+            let name = watched.connection.name.clone();
+            let known = self.known.remove(&name);
+            let record = match before.remove(&name) {
+                Some(mut record) => {
+                    if record.follow(watched, importing.contains(&name), now) {
+                        self.changed.insert(name.clone());
+                    }
+                    record
+                }
+                None => {
+                    let first = match known {
+                        Some(false) => now,
+                        _ => first(&watched),
+                    };
+                    SourceRecord::new(watched, Health::new(known, first))
+                }
+            };
+            self.forgotten.remove(&name);
+            self.sources.insert(name, record);
+        }
+        let unknown = before.into_keys().chain(take(&mut self.known).into_keys());
+        self.forgotten.extend(unknown);
+        self.changed.retain(|name| self.sources.contains_key(name));
+        self.due = Default::default();
+        for (name, record) in &self.sources {
+            record.put(name, &mut self.due);
+        }
+        self.schedule_write(now);
+    }
+
+    /// Returns when the next probe can start; `None`: not before another event.
+    pub fn next_start(&self, now: u64) -> Option<u64> {
+        let due = self.next(self.capacity(now));
+        // While sources that answered last rest, one of them may become due.
+        let rested = Some(self.next_well).filter(|then| *then > now);
+        let start = due.map(|due| due.max(self.next_start)).into_iter();
+        start.chain(rested).min()
+    }
+
+    /// Starts the next probe that is due: returns its number and its source. `many_jobs`: the hub is
+    /// busy with imports.
+    pub fn start(&mut self, many_jobs: bool, now: u64) -> Option<(u64, WatchedSource)> {
+        self.next_start = now + 1_000 / u64::from(PROBES_PER_SECOND);
+        let capacity = self.capacity(now);
+        let started = self.start_within(capacity, now);
+        if !many_jobs {
+            self.busy_since = None;
+        } else if started.is_some() && capacity.well {
+            let since = *self.busy_since.get_or_insert(now);
+            if now - since < LONGEST_BESIDE_JOBS {
+                self.next_well = now + 1_000 / PROBES_PER_SECOND_BESIDE_JOBS;
+            }
+        }
+        self.schedule_write(now);
+        started
+    }
+
+    fn capacity(&self, now: u64) -> ProbeCapacity {
+        let ProbeSessions { well, lost, hung } = self.sessions();
+        // A slow probe is counted as lost, though its source may have answered last.
+        let any = well + lost < MAX_WELL_PROBES + self.max_lost;
+        ProbeCapacity {
+            well: any && well < MAX_WELL_PROBES && self.next_well <= now,
+            lost: any && lost < self.max_lost,
+            again: hung < self.max_lost / 2,
+            more: hung < self.max_lost,
+        }
+    }
+
+    /// Has a source probed before all that are due, as a client requested; `false`: it is not watched.
+    pub fn request(&mut self, name: &str, now: u64) -> bool {
+        self.change(name, now, |record| {
+            record.again(now);
+            record.health.next = Some(0);
+            record.pending.request = Some(ProbeRequest::Waiting);
+        })
+    }
+
+    /// Takes the end of an import. Where it contradicts the last probe, or is the first of another
+    /// target, the source is probed now.
+    pub fn import_ended(&mut self, name: &str, answered: bool, now: u64) {
+        let wanted = |record: &SourceRecord| {
+            let news = match answered {
+                true => record.health.reachable == Some(false),
+                false => record.health.reachable != Some(false),
+            };
+            (news || record.is_unknown) && record.probe.is_none()
+        };
+        if self.sources.get(name).is_some_and(wanted) {
+            self.change(name, now, |record| record.health.next = Some(now));
+        }
+    }
+
+    /// Takes the end of an import whose credentials were rejected. A probe would be, too, and one more
+    /// attempt could lock the account. `requested`: a client waits for the answer.
+    pub fn credentials_rejected(
+        &mut self,
+        name: &str,
+        target_hash: &str,
+        failure: ProbeFailure,
+        requested: bool,
+        now: u64,
+    ) -> Option<Turn> {
+        let record = self.sources.get(name)?;
+        if record.watched.connection.target_hash() != target_hash {
+            // The import was of an earlier target.
+            if requested {
+                self.request(name, now);
+            }
+            return None;
+        }
+        if requested {
+            self.request(name, now);
+        } else if record.probe.is_some() {
+            return None;
+        }
+        self.record_answer(name, ProbeAnswer::Failed(failure), now)
+    }
+
+    /// Returns when the next probe is due for which there is capacity.
+    fn next(&self, capacity: ProbeCapacity) -> Option<u64> {
+        let first = |class: usize| self.due[class].first().map(|(due, _)| *due);
+        let well = first(WELL).filter(|_| capacity.well);
+        let lost = first(LOST).filter(|_| capacity.lost);
+        well.into_iter().chain(lost).min()
+    }
+
+    /// Starts the first probe that is due, if there is capacity for it.
+    fn start_within(&mut self, capacity: ProbeCapacity, now: u64) -> Option<(u64, WatchedSource)> {
+        let due = self.next(capacity).filter(|due| *due <= now)?;
+        let class = [(WELL, capacity.well), (LOST, capacity.lost)]
+            .into_iter()
+            .find(|(class, is_free)| {
+                *is_free && self.due[*class].first().is_some_and(|(at, _)| *at == due)
+            });
+        let (class, _) = class?;
+        let (_, name) = self.due[class].pop_first()?;
+        let record = self.sources.get_mut(&name)?;
+        if let Some(wrapper) = record.watched.uncancellable_wrapper()
+            && !capacity.more
+        {
+            let hung = self.hung.values().filter(|other| *other == wrapper).count();
+            if hung > 0 {
+                let why = stuck_sessions(wrapper, hung);
+                self.record_answer(&name, ProbeAnswer::Unsure(why), now);
+                return None;
+            }
+        }
+        if !record.hung.is_empty() && (now < record.not_before || !capacity.again) {
+            // Another session would hang too, most likely.
+            let failure =
+                ProbeFailure::timeout(Duration::from_millis(record.watched.schedule.timeout));
+            self.record_answer(&name, ProbeAnswer::Failed(failure), now);
+            return None;
+        }
+        let health = record.health.asked();
+        if record.health.breaker != health.breaker {
+            self.changed.insert(name);
+        }
+        record.health = health;
+        self.number += 1;
+        record.probe = Some(self.number);
+        let others = u32::try_from(record.hung.len()).unwrap_or(u32::MAX);
+        // A dozen sessions are stuck after a day, and not thousands.
+        let backoff = Backoff::new(record.watched.schedule.interval, u64::MAX);
+        let pause = backoff.pause(others.saturating_add(2));
+        record.not_before = now.saturating_add(pause);
+        self.running[class].insert(self.number);
+        Some((self.number, record.watched.clone()))
+    }
+
+    fn sessions(&self) -> ProbeSessions {
+        ProbeSessions {
+            well: self.running[WELL].len(),
+            lost: self.running[LOST].len(),
+            hung: self.hung.len(),
+        }
+    }
+
+    /// Takes note that a probe takes long: it leaves its permit to another.
+    pub fn slow(&mut self, number: u64) {
+        if self.running[WELL].remove(&number) {
+            self.running[LOST].insert(number);
+        }
+    }
+
+    /// Takes a probe's answer. Returns whether its source was lost or restored by that.
+    pub fn answered(
+        &mut self,
+        number: u64,
+        name: &str,
+        answer: ProbeAnswer,
+        now: u64,
+    ) -> Option<Turn> {
+        for running in &mut self.running {
+            running.remove(&number);
+        }
+        let mut record = self.sources.get_mut(name);
+        if matches!(&answer, ProbeAnswer::Failed(failure) if failure.kind == Kind::Timeout) {
+            // Its session is stuck until `session_ended`.
+            let watched = record.as_ref().map(|record| &record.watched);
+            let wrapper = watched.and_then(WatchedSource::uncancellable_wrapper);
+            self.hung
+                .insert(number, wrapper.unwrap_or_default().to_owned());
+            if let Some(record) = &mut record {
+                record.hung.insert(number);
+            }
+        }
+        let record = record?;
+        // It may be about an earlier target.
+        if record.probe != Some(number) {
+            return None;
+        }
+        record.probe = None;
+        self.record_answer(name, answer, now)
+    }
+
+    fn record_answer(&mut self, name: &str, answer: ProbeAnswer, now: u64) -> Option<Turn> {
+        let mut turn = None;
+        self.change(name, now, |record| {
+            record.is_unknown = false;
+            let pending = &mut record.pending;
+            pending.checked = Some(now);
+            let outcome = match answer {
+                ProbeAnswer::There(latency) => {
+                    // The stuck sessions say nothing about the source any more.
+                    record.hung.clear();
+                    pending.latency = Some(latency.as_secs_f64() * 1000.0);
+                    Outcome::Answered
+                }
+                ProbeAnswer::Failed(failure) => {
+                    pending.failure = Some(failure.one_line());
+                    Outcome::Failed(failure.kind)
+                }
+                ProbeAnswer::Unsure(text) => {
+                    pending.failure = Some(text);
+                    Outcome::Unsure
+                }
+            };
+            (record.health, turn) = record.health.after(outcome, now, &record.watched.schedule);
+            pending.turns.extend(turn);
+            pending.request = pending.request.map(|_| ProbeRequest::Answered);
+        });
+        turn
+    }
+
+    /// Takes note that a probe's session is free again. Without an answer before, the hub could not
+    /// be asked, which says nothing about the source.
+    pub fn session_ended(&mut self, number: u64, name: &str, now: u64) {
+        for running in &mut self.running {
+            running.remove(&number);
+        }
+        self.hung.remove(&number);
+        let Some(record) = self.sources.get_mut(name) else {
+            return;
+        };
+        record.hung.remove(&number);
+        if record.probe != Some(number) {
+            return;
+        }
+        record.probe = None;
+        self.change(name, now, |record| {
+            if record.health.breaker == Breaker::HalfOpen {
+                record.health.breaker = Breaker::Open;
+            }
+            record.health.next = Some(now + NO_SESSION);
+        });
+    }
+
+    /// Returns when pending health is to be written; `None`: there is none.
+    pub fn write_at(&self) -> Option<u64> {
+        self.write_at
+    }
+
+    /// Takes the health that is to be written now.
+    pub fn take_batch(&mut self, now: u64) -> HealthBatch {
+        self.write_at = None;
+        let mut rows = Vec::new();
+        for name in take(&mut self.changed) {
+            if let Some(record) = self.sources.get_mut(&name) {
+                let pending = record.pending.take_written();
+                let mut health = record.health;
+                if record.is_unknown {
+                    health.reachable = None;
+                }
+                rows.push(HealthRow {
+                    name,
+                    health,
+                    pending,
+                });
+            }
+        }
+        rows.extend(take(&mut self.forgotten).into_iter().map(|name| HealthRow {
+            name,
+            health: Health::default(),
+            pending: PendingHealth::default(),
+        }));
+        HealthBatch { rows, now }
+    }
+
+    /// Takes back a batch that could not be written.
+    pub fn write_failed(&mut self, batch: HealthBatch, now: u64) {
+        for row in batch.rows {
+            match self.sources.get_mut(&row.name) {
+                Some(record) => {
+                    record.pending.put_back(row.pending);
+                    self.changed.insert(row.name);
+                }
+                None => drop(self.forgotten.insert(row.name)),
+            }
+        }
+        self.schedule_write(now);
+    }
+
+    fn schedule_write(&mut self, now: u64) {
+        if !self.changed.is_empty() || !self.forgotten.is_empty() {
+            self.write_at.get_or_insert(now + WRITE_DELAY);
+        }
+    }
+
+    /// Changes a record, has it written and puts its next probe in order.
+    fn change(&mut self, name: &str, now: u64, change: impl FnOnce(&mut SourceRecord)) -> bool {
+        let Some(record) = self.sources.get_mut(name) else {
+            return false;
+        };
+        let out = |record: &SourceRecord, due: &mut [BTreeSet<(u64, String)>; 2]| {
+            if let Some(next) = record.health.next {
+                for due in due {
+                    due.remove(&(next, name.to_owned()));
+                }
+            }
+        };
+        out(record, &mut self.due);
+        change(record);
+        record.put(name, &mut self.due);
+        self.changed.insert(name.to_owned());
+        self.schedule_write(now);
+        true
+    }
+}
+
+impl SourceRecord {
+    fn new(watched: WatchedSource, health: Health) -> Self {
+        Self {
+            watched,
+            health,
+            is_unknown: false,
+            probe: None,
+            hung: BTreeSet::new(),
+            not_before: 0,
+            pending: PendingHealth::default(),
+        }
+    }
+
+    /// Takes over another definition of the source; true if its target changed.
+    fn follow(&mut self, watched: WatchedSource, is_importing: bool, now: u64) -> bool {
+        let old = self.watched.connection.target_hash();
+        let changed = old != watched.connection.target_hash();
+        let schedule = watched.schedule;
+        self.watched = watched;
+        if !changed {
+            let latest = now + schedule.pause_after(self.health.attempts);
+            self.health.next = self.health.next.map(|next| next.min(latest));
+            return false;
+        }
+        self.again(now);
+        self.is_unknown = true;
+        self.pending = PendingHealth {
+            forget: true,
+            request: self.pending.request,
+            ..PendingHealth::default()
+        };
+        if is_importing {
+            self.health.next = Some(now.saturating_add(schedule.interval));
+        }
+        true
+    }
+
+    fn again(&mut self, now: u64) {
+        self.health = self.health.again(now);
+        // The answer of a probe that runs now does not count.
+        self.probe = None;
+        self.not_before = now;
+    }
+
+    fn put(&self, name: &str, due: &mut [BTreeSet<(u64, String)>; 2]) {
+        let class = match self.health.reachable {
+            Some(false) => LOST,
+            _ => WELL,
+        };
+        if let Some(next) = self.health.next.filter(|_| self.probe.is_none()) {
+            due[class].insert((next, name.to_owned()));
+        }
+    }
+}

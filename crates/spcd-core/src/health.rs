@@ -15,7 +15,7 @@ use core::time::Duration;
 
 use serde::Serialize;
 
-use crate::scheduler::Backoff;
+use crate::backoff::Backoff;
 
 /// How often a source is asked, and what is done when it does not answer. Times are milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

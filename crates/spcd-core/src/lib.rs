@@ -16,8 +16,9 @@
 //!    states, events and notifications. A connection is `ready` in the same commit as its tables;
 //!    the comments of its source come after that, when nobody waits for anything else.
 //!
-//! A wake (file event, timer, request, reconnect) carries nothing and is never branched on. It
-//! says "look again".
+//! [`scheduler::step`] decides all of it: it takes an event and returns commands, with the time as an
+//! argument. The daemon's loop carries the commands out and decides nothing. A wake (file event, timer,
+//! request, reconnect) carries nothing and is never branched on. It says "look again".
 //!
 //! # What always holds
 //!
@@ -72,10 +73,10 @@
 //! | | [`csv`] | what a file holds, as the server reads it |
 //! | | [`plan`], [`sql`] | from what is wanted and what is there to statements |
 //! | | [`union`], [`search_path`] | aggregators' views; the path of members of `spcd_users` |
-//! | | [`scheduler`] | what is decided between passes: probes, the back-off of all retries |
+//! | | [`scheduler`] | what is known of each connection between events, and every decision: passes, jobs, retries, requests, probes |
 //! | | [`health`] | whether a source answers: the schedule, the breaker, the kinds of failure |
 //! | `spcd` | `cli/` | one file a command |
-//! | | `daemon/` | the loop (`mod.rs`), a look (`look.rs`), work under way (`jobs.rs`), whose turn it is to ask (`sources.rs`, `gate.rs`), files of csv connections that changed (`files.rs`), requests |
+//! | | `daemon/` | the loop (`mod.rs`), and who carries out its commands (`executors/`: a look, writing, requests, a file for each kind of job) |
 //! | | `hub/` | the Postgres that holds the schemas: connect, lead, observe, ask (`catalog.rs`, `partial.rs`, `comments.rs`, in the `scratch.rs` schema), apply, what people hung on it (`dependents.rs`), how many sessions may wait for sources and how many of them hang (`waiting.rs`), what Steampipe's clients look for |
 //! | | `csv.rs`, `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | the machine |
 //! | | `source/` | the task that probes sources beside the loop, and its sessions (`session.rs`) |
@@ -89,6 +90,7 @@
 //! Tests of pure things lie beside them; `tests/` drives the built binary against real servers.
 
 mod aggregate;
+pub mod backoff;
 pub mod config;
 pub mod csv;
 mod duration;

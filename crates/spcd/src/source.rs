@@ -8,9 +8,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::config::{Connection, Desired};
-use spcd_core::health::{Kind, Options, ProbeAnswer, ProbeFailure, Turn};
-use spcd_core::scheduler::{MAX_WELL_PROBES, ProbeScheduler, WatchedSource};
+use spcd_core::health::{Kind, ProbeAnswer, ProbeFailure, Turn};
+use spcd_core::scheduler::{Event, MAX_WELL_PROBES, ProbeCommand, ProbeScheduler, WatchedSource};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -25,46 +24,10 @@ use session::{Found, Sessions};
 /// and would compete with the jobs for the hub's processors.
 pub const MANY_JOBS: usize = 16;
 
-/// What the task reports.
-#[derive(Debug)]
-pub enum ProbeEvent {
-    /// The source of this connection answers again.
-    Restored(String),
-    /// The probe that a client requested of this connection is answered and written.
-    RequestAnswered(String),
-}
-
-/// What the task is told.
-enum ProbeCommand {
-    Watch {
-        watched: Vec<WatchedSource>,
-        /// Connections whose import runs.
-        importing: BTreeSet<String>,
-    },
-    /// A client requests a probe of each.
-    Request(Vec<String>),
-    ImportEnded {
-        name: String,
-        answered: bool,
-    },
-    CredentialsRejected {
-        name: String,
-        target_hash: String,
-        requested: bool,
-        failure: ProbeFailure,
-    },
-}
-
 /// The task that probes. It ends when this is dropped.
 pub struct Probes {
     commands: mpsc::UnboundedSender<ProbeCommand>,
-    events: mpsc::UnboundedReceiver<ProbeEvent>,
-    /// The sources that were handed over last.
-    watched: Vec<WatchedSource>,
-    /// Connections with a pending manual probe.
-    asking: BTreeSet<String>,
-    /// Those of them that are probed when their import has ended.
-    awaiting: BTreeSet<String>,
+    events: mpsc::UnboundedReceiver<Event>,
     _task: JoinSet<()>,
 }
 
@@ -104,104 +67,21 @@ impl Probes {
         Self {
             commands,
             events,
-            watched: Vec::new(),
-            asking: BTreeSet::new(),
-            awaiting: BTreeSet::new(),
             _task: task,
         }
     }
 
-    /// Replaces the watched sources. Nothing is handed over where nothing differs.
-    pub fn follow(
-        &mut self,
-        desired: &Desired,
-        defaults: Options,
-        is_left_alone: impl Fn(&str, &Connection) -> bool,
-        is_running: impl Fn(&str) -> bool,
-    ) {
-        let watched = WatchedSource::of_desired(desired, defaults, is_left_alone);
-        if watched != self.watched {
-            self.watched.clone_from(&watched);
-            let names: BTreeSet<&str> = (watched.iter())
-                .map(|one| one.connection.name.as_str())
-                .collect();
-            self.asking.retain(|name| names.contains(name.as_str()));
-            self.awaiting.retain(|name| names.contains(name.as_str()));
-            let running = names.into_iter().filter(|name| is_running(name));
-            let importing = running.map(str::to_owned).collect();
-            self.send(ProbeCommand::Watch { watched, importing });
-        }
-    }
-
-    /// Has sources probed now, whatever failed before. Where an import `is_running`, which asks too,
-    /// its end comes first: two attempts with rejected credentials could lock the account.
-    pub fn request<'a>(
-        &mut self,
-        names: impl IntoIterator<Item = &'a String>,
-        is_running: impl Fn(&str) -> bool,
-    ) {
-        let is_watched = |name: &&String| {
-            let place = |one: &WatchedSource| one.connection.name.as_str().cmp(name);
-            self.watched.binary_search_by(place).is_ok()
-        };
-        let names: Vec<String> = names.into_iter().filter(is_watched).cloned().collect();
-        if !names.is_empty() {
-            self.asking.extend(names.iter().cloned());
-            let (later, now): (Vec<_>, Vec<_>) =
-                names.into_iter().partition(|name| is_running(name));
-            self.awaiting.extend(later);
-            self.send(ProbeCommand::Request(now));
-        }
-    }
-
-    /// Takes note whether an import reached its source.
-    pub fn import_ended(&self, name: &str, answered: bool) {
-        let name = name.to_owned();
-        self.send(ProbeCommand::ImportEnded { name, answered });
-    }
-
-    /// Takes note that a connection's job ended: a probe that waits for that is started.
-    pub fn job_ended(&mut self, name: &str) {
-        if self.awaiting.remove(name) {
-            self.send(ProbeCommand::Request(vec![name.to_owned()]));
-        }
-    }
-
-    /// Takes note that an import's credentials were rejected: its source is not probed again.
-    pub fn credentials_rejected(&mut self, name: &str, target_hash: &str, text: &str) {
-        let failure = ProbeFailure {
-            kind: Kind::Authentication,
-            text: text.to_owned(),
-        };
-        let requested = self.awaiting.remove(name);
-        self.send(ProbeCommand::CredentialsRejected {
-            name: name.to_owned(),
-            target_hash: target_hash.to_owned(),
-            requested,
-            failure,
-        });
-    }
-
-    /// Whether a manual probe of this connection is pending.
-    pub fn is_asking(&self, name: &str) -> bool {
-        self.asking.contains(name)
-    }
-
     /// Waits for an event. Nothing is lost if this is not awaited to its end.
-    pub async fn event(&mut self) -> ProbeEvent {
+    pub async fn event(&mut self) -> Event {
         match self.events.recv().await {
-            Some(event) => {
-                if let ProbeEvent::RequestAnswered(name) = &event {
-                    self.asking.remove(name);
-                }
-                event
-            }
+            Some(event) => event,
             // The lead is over, which the loop finds out by itself.
             None => std::future::pending().await,
         }
     }
 
-    fn send(&self, command: ProbeCommand) {
+    /// Tells the task something.
+    pub fn tell(&self, command: ProbeCommand) {
         // The task ends when the lead is lost, which the loop finds out by itself.
         let _ = self.commands.send(command);
     }
@@ -237,7 +117,7 @@ struct ProbeTask {
     /// The server has hardly room for the sessions that are always needed.
     few: bool,
     found: (mpsc::UnboundedSender<Found>, mpsc::UnboundedReceiver<Found>),
-    events: mpsc::UnboundedSender<ProbeEvent>,
+    events: mpsc::UnboundedSender<Event>,
     /// The number of running jobs.
     jobs: watch::Receiver<usize>,
     writer: Option<Session>,
@@ -290,7 +170,7 @@ impl ProbeTask {
             ProbeCommand::Request(names) => {
                 for name in names {
                     if !self.scheduler.request(&name, now) {
-                        self.report(ProbeEvent::RequestAnswered(name));
+                        self.report(Event::ProbeAnswered(name));
                     }
                 }
             }
@@ -300,15 +180,17 @@ impl ProbeTask {
             ProbeCommand::CredentialsRejected {
                 name,
                 target_hash,
-                requested,
-                failure,
+                error,
+                is_requested,
             } => {
+                let kind = Kind::Authentication;
+                let failure = ProbeFailure { kind, text: error };
                 let why = failure.one_line();
                 let turn = (self.scheduler).credentials_rejected(
                     &name,
                     &target_hash,
                     failure,
-                    requested,
+                    is_requested,
                     now,
                 );
                 if let Some(Turn::Lost) = turn {
@@ -349,7 +231,7 @@ impl ProbeTask {
                     }
                     Some(Turn::Restored) => {
                         tracing::info!(connection = name, "its source answers again");
-                        self.report(ProbeEvent::Restored(name));
+                        self.report(Event::SourceRestored(name));
                     }
                     None => {}
                 }
@@ -358,7 +240,7 @@ impl ProbeTask {
         }
     }
 
-    fn report(&self, event: ProbeEvent) {
+    fn report(&self, event: Event) {
         // The loop is gone where the lead is lost.
         let _ = self.events.send(event);
     }
@@ -372,7 +254,7 @@ impl ProbeTask {
         match &written {
             Ok(()) => {
                 for name in batch.answered_requests() {
-                    self.report(ProbeEvent::RequestAnswered(name));
+                    self.report(Event::ProbeAnswered(name));
                 }
             }
             Err(error) => {

@@ -2,28 +2,27 @@
 //! their health is not written yet. Times are handed in, in milliseconds.
 
 mod batch;
+mod source;
 #[cfg(test)]
 mod tests;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
-use std::sync::Arc;
 
 pub use batch::HealthBatch;
 use batch::{HealthRow, PendingHealth, ProbeRequest};
+pub use source::{ProbeCommand, WatchedSource};
 
-use super::{Backoff, stuck_sessions};
-use crate::config::{Connection, Desired, Kind as ConnectionKind, Probe};
-use crate::health::{
-    Breaker, Health, Kind, Options, Outcome, ProbeAnswer, ProbeFailure, Schedule, Turn,
-};
+use super::stuck_sessions;
+use crate::backoff::Backoff;
+use crate::health::{Breaker, Health, Kind, Outcome, ProbeAnswer, ProbeFailure, Turn};
 
 /// Maximum number of concurrent probes of sources that answered last.
 pub const MAX_WELL_PROBES: usize = 4;
 /// Maximum number of probes that start in a second. Each takes some milliseconds of a core of the
 /// hub's server. Where there are more sources than that, each is asked less often.
-pub const PROBES_PER_SECOND: u32 = 50;
+pub(super) const PROBES_PER_SECOND: u32 = 50;
 /// Maximum number of probes of sources that answered last that start in a second while many jobs
 /// run, which tell as much about their own sources.
 const PROBES_PER_SECOND_BESIDE_JOBS: u64 = 2;
@@ -33,15 +32,6 @@ const LONGEST_BESIDE_JOBS: u64 = 60_000;
 const NO_SESSION: u64 = 1_000;
 /// How long an answer is kept back, to be written together with others.
 const WRITE_DELAY: u64 = 1_000;
-
-/// A connection whose source is probed.
-#[derive(Debug, Clone)]
-pub struct WatchedSource {
-    /// The connection.
-    pub connection: Arc<Connection>,
-    /// When its source is probed.
-    pub schedule: Schedule,
-}
 
 /// The state of all probes.
 #[derive(Debug, Default)]
@@ -116,40 +106,6 @@ struct SourceRecord {
 
 const WELL: usize = 0;
 const LOST: usize = 1;
-
-impl WatchedSource {
-    /// Returns the connections of a desired state whose sources are to be probed.
-    pub fn of_desired(
-        desired: &Desired,
-        defaults: Options,
-        is_left_alone: impl Fn(&str, &Connection) -> bool,
-    ) -> Vec<Self> {
-        let is_probed = |connection: &&Arc<Connection>| {
-            connection.kind == ConnectionKind::Plugin
-                && (connection.target.as_ref()).is_ok_and(|target| target.probe != Probe::None)
-                && !is_left_alone(&connection.name, connection)
-        };
-        (desired.connections.values().filter(is_probed))
-            .map(|connection| Self {
-                connection: connection.clone(),
-                schedule: connection.health.or(defaults).schedule(),
-            })
-            .filter(|watched| watched.schedule.enabled)
-            .collect()
-    }
-
-    /// Returns the wrapper if a session that connects through it cannot be cancelled.
-    fn uncancellable_wrapper(&self) -> Option<&str> {
-        let target = self.connection.target.as_ref().ok()?;
-        (!target.is_cancellable()).then_some(target.wrapper.as_str())
-    }
-}
-
-impl PartialEq for WatchedSource {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.connection, &other.connection) && self.schedule == other.schedule
-    }
-}
 
 impl ProbeScheduler {
     /// Returns a scheduler without sources. `known` is the reachability that an earlier leader

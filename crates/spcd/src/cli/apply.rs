@@ -11,7 +11,7 @@ use super::ApplyArgs;
 use super::follow::{self, Ended};
 use super::terminal;
 use crate::config::Config;
-use crate::daemon::Reign;
+use crate::daemon::LeaderSession;
 use crate::hub::connect::Endpoint;
 use crate::hub::inputs;
 use crate::settings::Settings;
@@ -61,22 +61,22 @@ async fn apply(
     if args.adopt_config && !args.allow_empty {
         config.ensure_adoptable()?;
     }
-    let began = Reign::begin_once(&endpoint, settings, &mut config).await?;
-    let Some(mut reign) = began else {
+    let began = LeaderSession::begin_once(&endpoint, settings, &mut config).await?;
+    let Some(mut leader) = began else {
         let rows = have_applied(&config, args, &endpoint).await?;
         let lost_input = Vec::new();
         return Ok(Applied { rows, lost_input });
     };
     if args.force {
-        reign.ask_all();
+        leader.refresh_all();
     }
     if args.drop_dependents {
-        reign.drop_dependents();
+        leader.drop_dependents();
     }
     let mut progress = Progress::default();
-    reign.settle(|left| progress.left(left)).await?;
+    leader.settle(|left| progress.left(left)).await?;
     progress.end();
-    reign.resign().await;
+    leader.resign().await;
     let session = endpoint.connect("client").await?;
     Ok(Applied {
         rows: states(&session.client, None).await?,

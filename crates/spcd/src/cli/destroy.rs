@@ -12,7 +12,7 @@ use super::DestroyArgs;
 use super::follow;
 use crate::cluster;
 use crate::config::Config;
-use crate::daemon::Reign;
+use crate::daemon::LeaderSession;
 use crate::hub::connect::Endpoint;
 use crate::hub::{destroy, observe, steampipe};
 use crate::settings::Settings;
@@ -113,8 +113,8 @@ async fn remove(
     // Which also takes away what was made for other programs' clients.
     let mut alone = settings.clone();
     alone.compat = Compat::None;
-    let begun = Reign::begin_once(endpoint, &alone, &mut config).await?;
-    let Some(mut reign) = begun else {
+    let begun = LeaderSession::begin_once(endpoint, &alone, &mut config).await?;
+    let Some(mut leader) = begun else {
         bail!(
             "a daemon leads on this database and would make it all again: stop it first (systemctl stop spcd)"
         );
@@ -127,7 +127,7 @@ async fn remove(
         !steampipe::is_there(&session.client).await?,
         "something that spcd did not make hangs on the schema steampipe_internal (the log says what): drop it first"
     );
-    reign.settle(|_| ()).await?;
+    leader.settle(|_| ()).await?;
     let rows = states(&session.client, None).await?;
     if !rows.is_empty() {
         follow::report(&[], &rows);
@@ -136,7 +136,7 @@ async fn remove(
             rows.len()
         );
     }
-    let lock = reign.abdicate().context("the lead is lost")?;
+    let lock = leader.abdicate().context("the lead is lost")?;
     let dropped = destroy::drop_own(&lock.client).await;
     dropped.context("every connection is removed, but the schema spcd is not")?;
     Ok(Removed::All)

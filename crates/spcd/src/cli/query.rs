@@ -22,7 +22,7 @@ use tokio_postgres::{AsyncMessage, SimpleQueryMessage};
 use super::terminal;
 use super::{Output, QueryArgs};
 use crate::config::Config;
-use crate::daemon::Reign;
+use crate::daemon::LeaderSession;
 use crate::hub::connect::{Canceller, Endpoint};
 use crate::settings::Settings;
 use print::{Column, Printer};
@@ -122,9 +122,9 @@ impl From<io::Error> for Failure {
 /// On the private cluster there may be no daemon: then one pass is made here.
 async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<()> {
     let mut config = Config::new(&settings.config_dirs, false).with_state(&settings.state_dir);
-    if let Some(mut reign) = Reign::begin_once(endpoint, settings, &mut config).await? {
-        reign.settle(|_| ()).await?;
-        reign.resign().await;
+    if let Some(mut leader) = LeaderSession::begin_once(endpoint, settings, &mut config).await? {
+        leader.settle(|_| ()).await?;
+        leader.resign().await;
     }
     Ok(())
 }

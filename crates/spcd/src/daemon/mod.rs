@@ -1,35 +1,34 @@
-//! The one loop: a wake, a look at files and database, a plan, and its work.
+//! The daemon. A leader's loop takes an event, has `spcd_core::scheduler` decide, and carries out the
+//! commands (`executors`).
 //!
-//! A wake carries nothing and is never branched on. What takes long (sources, writing) happens in
-//! jobs beside the loop, so that a source that hangs holds up nobody else's change.
+//! What takes long (sources, writing) happens in jobs beside the loop, so that a source that hangs
+//! holds up no other connection.
 
-mod drift;
-mod files;
-mod gate;
-mod jobs;
+mod executors;
 mod log;
-mod look;
-mod memory;
-mod pass;
-mod requests;
-mod sources;
+mod run;
 
-use std::collections::{BTreeMap, HashMap};
+pub use run::run;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use spcd_core::config::{Compat, HubSettings, Inputs};
+use spcd_core::config::{Compat, Desired, HubSettings, Inputs};
 use spcd_core::health::Options;
-use spcd_core::scheduler::Backoff;
+use spcd_core::plan::Work;
+use spcd_core::scheduler::{
+    self, Event, Failure, JobOutcome, NextAttempt, PassOutcome, Start, State, is_refresh,
+};
 use spcd_core::sql;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use crate::config::Config;
 use crate::hub::apply::Writer;
 use crate::hub::connect::{Endpoint, Session};
+use crate::hub::crash::Recorded;
 use crate::hub::lead::{self, Lead};
 use crate::hub::pool::Pool;
 use crate::hub::state::{HubState, Shared};
@@ -37,94 +36,97 @@ use crate::hub::steampipe::Steampipe;
 use crate::hub::{HubError, Limits, crash, inputs, migrate};
 use crate::service;
 use crate::settings::Settings;
-use crate::source::{self, ProbeEvent, Probes};
+use crate::source::{self, Probes};
 use crate::telemetry::{Observation, observe};
 use crate::tunnel::Tunnels;
 use crate::watch::Watcher;
-use drift::Drift;
-use files::CsvFiles;
-use jobs::Jobs;
-use memory::Memory;
-use requests::Requests;
-use sources::Sources;
+use executors::drift::Drift;
+use executors::files::CsvFiles;
+use executors::jobs::Jobs;
+use executors::jobs::sources::Sources;
+use log::log_job;
 
-/// How often everything is looked at although nothing woke us.
-const FULL_LOOK: Duration = Duration::from_secs(60);
 /// How often what is too old to be kept is removed.
 const SWEEP: Duration = Duration::from_secs(3600);
-/// How often to look whether a password that was refused is another one now.
-const LOOK_FOR_PASSWORD: Duration = Duration::from_millis(500);
 
-/// A daemon that leads.
-pub struct Reign<'a> {
+/// A daemon that leads, or a command that leads for one run.
+pub struct LeaderSession<'a> {
+    state: State,
+    /// The scheduler's times are counted from here.
+    began: Instant,
     config: &'a mut Config,
+    /// Notices changed files, where this goes on.
+    watcher: Option<&'a mut Watcher>,
     /// The files that the applied state came from, as the database has them.
     inputs: Inputs,
     endpoint: Arc<Endpoint>,
     lead: Lead,
     jobs: Jobs,
     tunnels: Arc<Tunnels>,
-    requests: Requests,
-    memory: Memory,
-    /// When sources are tried again where no connection says so: it may change.
+    /// The health options of connections that have none: they may change.
     health: watch::Receiver<Options>,
     steampipe: Option<Steampipe>,
     csv: CsvFiles,
     listener: Session,
     drift: Drift,
-    /// Something waits until it is known what was altered.
-    held: bool,
-    /// For some of what was wanted something else has to end first.
-    is_deferred: bool,
-    passes: u64,
-    is_first_pass_logged: bool,
-    /// How often in a row the server had no room to write.
-    failed_writes: u32,
-    /// When the next look is due where it had none.
-    retry_at: Option<Instant>,
     limits: Limits,
     /// Probes the sources, where this goes on.
     probes: Option<Probes>,
-    /// Which sources answered, as an earlier leader knew.
+    /// Which sources answered, as an earlier leader recorded.
     answered: BTreeMap<String, bool>,
-    /// When the change of a file was noticed that the next pass looks at.
+    /// What the files want, as the last look found it.
+    desired: Arc<Desired>,
+    /// When the last pass began, and how long its look took.
+    pass_began: Instant,
+    looked_for: Duration,
+    /// What the last pass did.
+    outcome: Option<PassOutcome>,
+    /// A pass came to its end.
+    has_passed: bool,
+    /// When the change of a file was noticed that the last look found.
     noticed: Option<Instant>,
     /// The same for connections that are being made as their files say.
     following: HashMap<String, Instant>,
 }
 
-/// What a pass did, for those who wait for it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Passed {
-    /// Nothing differed and nothing is under way.
-    pub idle: bool,
+/// What the loop does by the clock beside the scheduler's work.
+struct Clocks {
+    beat: Interval,
+    sweep: Interval,
+    keepalive: Interval,
+    settings: watch::Receiver<HubSettings>,
 }
 
-impl<'a> Reign<'a> {
-    /// Brings spcd's schema up to date and takes the lead. As long as another daemon has it: waits
-    /// where `wait` says so, else gives `None`.
+impl Clocks {
+    fn new(mut settings: watch::Receiver<HubSettings>) -> Self {
+        let keepalive = every(settings.borrow_and_update().keepalive);
+        let interval = |period| {
+            let mut interval = tokio::time::interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        };
+        Self {
+            beat: interval(lead::HEARTBEAT),
+            sweep: interval(SWEEP),
+            keepalive,
+            settings,
+        }
+    }
+}
+
+impl<'a> LeaderSession<'a> {
+    /// Brings spcd's schema up to date and takes the lead. While another daemon has it: waits if there
+    /// is a `watcher`, since this one goes on, else returns `None`.
     pub async fn begin(
         endpoint: &Arc<Endpoint>,
         pool: &Pool,
         settings: &Settings,
         config: &'a mut Config,
         health: watch::Receiver<Options>,
-        wait: bool,
+        watcher: Option<&'a mut Watcher>,
     ) -> anyhow::Result<Option<Self>> {
-        let session = endpoint.connect("migrate").await?;
-        // A file may take as long as it takes; the locks have limits of their own.
-        let patient = "SET statement_timeout = 0";
-        session.client.batch_execute(patient).await?;
-        for name in migrate::migrate(&session.client).await? {
-            tracing::info!(migration = name, "applied");
-        }
-        drop(session);
-        // To read thousands of files takes as long as to take the lead: the first pass finds them read.
-        let roots = config.required_roots().map(<[String]>::to_vec);
-        let reading = async { tokio::task::block_in_place(|| drop(config.load())) };
-        let taking = lead::take(endpoint, &settings.instance, roots.as_deref(), wait);
-        let (lead, ()) = tokio::join!(taking, reading);
-        let Some(lead) = lead? else {
+        migrate_hub(endpoint).await?;
+        let Some(lead) = take_lead(endpoint, settings, config, watcher.is_some()).await? else {
             return Ok(None);
         };
         let inputs = inputs::read(&lead.control.client).await?;
@@ -141,54 +143,35 @@ impl<'a> Reign<'a> {
         let listen = format!("LISTEN {}", sql::ident(spcd_protocol::WAKE_CHANNEL));
         listener.client.batch_execute(&listen).await?;
         let observer = endpoint.connect("observer").await?;
-        let limits = Limits::read(&lead.control.client).await?;
-        pool.fit(limits);
-        if limits.sessions < Limits::ENOUGH {
-            tracing::warn!(
-                sessions = limits.sessions,
-                "the server lets this role have few sessions, so that much takes longer; \
-                 `spcd doctor` says what to do"
-            );
-        }
-        if limits.are_few() {
-            // What is needed all the time has its place before what comes and goes.
-            pool.get().await?.give_back_after(&Ok::<_, HubError>(()));
-        }
-        let (answered, held) = source::known(&lead.control.client).await?;
-        let crashes = endpoint.shared().take_crashes();
-        crash::record(&lead.control.client, lead.epoch, &crashes).await?;
-        let mut memory = Memory {
-            held,
-            ..Memory::default()
-        };
-        memory.recall_crashes(crash::recorded(&lead.control.client).await?);
+        let limits = fit_pool(pool, &lead).await?;
+        let (state, answered) = first_state(endpoint, &lead, watcher.is_some()).await?;
         let tunnels = Tunnels::new(&settings.state_dir, endpoint);
         let sources = Sources::new(endpoint.clone(), pool.clone(), tunnels.clone(), limits);
         let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
         let jobs = Jobs::new(sources, writer);
         Ok(Some(Self {
+            state,
+            began: Instant::now(),
             config,
+            watcher,
             inputs,
             endpoint: endpoint.clone(),
             drift: Drift::new(observer, jobs.count()),
             jobs,
             tunnels,
             lead,
-            requests: Requests::default(),
-            memory,
             health,
             steampipe,
             csv: CsvFiles::default(),
             listener,
-            held: false,
-            is_deferred: false,
-            passes: 0,
-            is_first_pass_logged: false,
-            failed_writes: 0,
-            retry_at: None,
             limits,
             probes: None,
             answered,
+            desired: Arc::default(),
+            pass_began: Instant::now(),
+            looked_for: Duration::ZERO,
+            outcome: None,
+            has_passed: false,
             noticed: None,
             following: HashMap::new(),
         }))
@@ -204,7 +187,7 @@ impl<'a> Reign<'a> {
         let endpoint = Arc::new(endpoint.clone().with_shared(shared));
         let pool = Pool::new(endpoint.clone());
         let (_, health) = watch::channel(settings.health);
-        Self::begin(&endpoint, &pool, settings, config, health, false).await
+        Self::begin(&endpoint, &pool, settings, config, health, None).await
     }
 
     /// Gives up the lead, and says so.
@@ -220,8 +203,8 @@ impl<'a> Reign<'a> {
     }
 
     /// Asks every source in the next pass.
-    pub fn ask_all(&mut self) {
-        self.memory.ask_all = true;
+    pub fn refresh_all(&mut self) {
+        self.state.refresh_all();
     }
 
     /// From now on what people hung on a connection that goes, goes with it.
@@ -229,131 +212,189 @@ impl<'a> Reign<'a> {
         self.jobs.drop_dependents();
     }
 
-    /// Looks and works until the lead or the database is lost.
-    pub async fn serve(&mut self, watcher: &mut Watcher) -> Result<(), HubError> {
+    /// Serves until the lead or the database is lost.
+    pub async fn serve(&mut self) -> Result<(), HubError> {
         let Some(mut lock) = self.lead.lock.take() else {
             return Err(HubError::LeadLost);
         };
-        // Beside the work: a statement that gets no answer would else hold up its own discovery.
+        // Beside the loop: a statement that gets no answer would else hold up its own discovery.
         tokio::select! {
-            ended = self.work(watcher) => ended,
+            ended = self.run() => ended,
             ended = lead::keep(&mut lock) => ended,
         }
     }
 
-    async fn work(&mut self, watcher: &mut Watcher) -> Result<(), HubError> {
-        let mut beat = tokio::time::interval(lead::HEARTBEAT);
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut sweep = tokio::time::interval(SWEEP);
-        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut settings = self.endpoint.shared().watch_settings();
-        let mut keepalive = every(settings.borrow_and_update().keepalive);
-        let mut altered = None;
-        let answered = std::mem::take(&mut self.answered);
-        let (endpoint, epoch) = (self.endpoint.clone(), self.lead.epoch);
+    /// Passes until nothing is left to do: `spcd apply` without a daemon.
+    pub async fn settle(&mut self, mut progress: impl FnMut(usize)) -> Result<(), HubError> {
+        loop {
+            self.outcome = None;
+            self.handle(Event::Woken).await?;
+            self.handle(Event::Idle).await?;
+            if self.outcome.is_some_and(|outcome| outcome.is_idle) {
+                self.jobs.rest().await;
+                return Ok(());
+            }
+            loop {
+                let running = self.state.running_jobs();
+                progress(running);
+                if running == 0 || self.state.is_look_due() {
+                    break;
+                }
+                let event = self.jobs.event().await;
+                self.handle(event).await?;
+            }
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), HubError> {
+        let mut clocks = Clocks::new(self.endpoint.shared().watch_settings());
         self.probes = Some(Probes::start(
-            endpoint,
-            epoch,
+            self.endpoint.clone(),
+            self.lead.epoch,
             self.limits,
             self.tunnels.clone(),
-            answered,
+            std::mem::take(&mut self.answered),
             self.jobs.count(),
         ));
         loop {
-            let began = Instant::now();
-            // The first pass finds everything pending, and it takes what was altered to say more.
-            let wait = self.passes == 0;
-            // Whatever woke us: a change that was noticed meanwhile is in this look, too.
-            self.noticed = tokio::select! {
-                biased;
-                when = watcher.noticed() => Some(when),
-                () = std::future::ready(()) => None,
+            self.handle(Event::Idle).await?;
+            service::alive();
+            let event = self.next_event(&mut clocks).await?;
+            self.handle(event).await?;
+            // One pass for all that ended meanwhile.
+            while let Some(event) = self.jobs.try_event() {
+                self.handle(event).await?;
+            }
+        }
+    }
+
+    /// Waits for an event. Meanwhile keeps the lead and the sessions alive.
+    async fn next_event(&mut self, clocks: &mut Clocks) -> Result<Event, HubError> {
+        loop {
+            let wake_at = self.began + Duration::from_millis(self.state.wake_at());
+            let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+            let kept = tokio::select! {
+                () = noticed(&mut self.watcher) => return Ok(Event::Woken),
+                () = sleep_until(wake_at) => return Ok(Event::Woken),
+                () = self.csv.late() => return Ok(Event::Woken),
+                () = self.tunnels.moved() => return Ok(Event::Woken),
+                event = self.jobs.event() => return Ok(event),
+                drift = self.drift.answer() => drift.map(Event::DriftAnswered).map(Some),
+                event = probed(&mut self.probes) => return Ok(event),
+                message = self.listener.messages.recv() => match message {
+                    Some(_) => return Ok(Event::Woken),
+                    None => return Err(HubError::NoSession),
+                },
+                _ = clocks.sweep.tick() => lead::sweep(client, epoch).await.map(|_| None),
+                _ = clocks.beat.tick() => lead::beat(client, epoch).await.map(|_| None),
+                _ = clocks.keepalive.tick() => self.keep_alive().await.map(|()| None),
+                _ = clocks.settings.changed() => {
+                    clocks.keepalive = every(clocks.settings.borrow_and_update().keepalive);
+                    self.keep_alive().await.map(|()| None)
+                }
             };
-            self.retry_at = None;
-            let passed = self.pass(Some(watcher), altered.take(), wait).await;
-            self.bear(passed)?;
-            let mut places = self.csv.watched();
-            places.add(self.config.places());
-            watcher.follow(&places.list());
-            // A look that takes long is not repeated so often that it would matter.
-            let pause = FULL_LOOK.max((began.elapsed() + self.drift.took()) * 100);
-            let mut until = Instant::now() + pause;
-            until = self.memory.next_due().map_or(until, |due| due.min(until));
-            loop {
-                service::alive();
-                tokio::select! {
-                    _ = watcher.noticed() => break,
-                    () = sleep_until(self.retry_at.unwrap_or(until)) => break,
-                    () = self.csv.late() => break,
-                    () = self.tunnels.moved() => break,
-                    answer = self.drift.answer() => {
-                        let answer = answer?;
-                        let follows = self.follow(&answer).await;
-                        if self.bear(follows)?.unwrap_or_default() {
-                            altered = Some(answer);
-                            break;
-                        }
-                    }
-                    (finished, again) = self.jobs.next() => {
-                        let finished = self.finish(finished).await;
-                        let mut look = self.bear(finished)?.unwrap_or_default() || again;
-                        // One look for all that ended meanwhile.
-                        while let Some((finished, again)) = self.jobs.try_next() {
-                            let finished = self.finish(finished).await;
-                            look |= self.bear(finished)?.unwrap_or_default() || again;
-                        }
-                        if look {
-                            break;
-                        }
-                        if let Some(due) = self.memory.next_due() {
-                            until = until.min(due);
-                        }
-                    }
-                    message = self.listener.messages.recv() => match message {
-                        Some(_) => break,
-                        None => return Err(HubError::NoSession),
-                    },
-                    _ = keepalive.tick() => self.keep_alive().await?,
-                    _ = settings.changed() => {
-                        keepalive = every(settings.borrow_and_update().keepalive);
-                        self.keep_alive().await?;
-                    }
-                    event = probe_event(&mut self.probes) => match event {
-                        ProbeEvent::Restored(name) => if self.memory.is_back(&name) {
-                            break;
-                        },
-                        ProbeEvent::RequestAnswered(_) => {
-                            let answered = self.answer_requests().await;
-                            if self.bear(answered)? == Some(true) {
-                                break;
-                            }
-                        }
-                    },
-                    _ = sweep.tick() => {
-                        let swept = lead::sweep(&self.lead.control.client, self.lead.epoch).await;
-                        self.bear(swept)?;
-                    }
-                    _ = beat.tick() => {
-                        let beaten = lead::beat(&self.lead.control.client, self.lead.epoch).await;
-                        self.bear(beaten)?;
-                    }
+            match kept {
+                Ok(None) => {}
+                Ok(Some(event)) => return Ok(event),
+                Err(error) => {
+                    self.bear(error)?;
+                    return Ok(Event::ServerFull);
                 }
             }
         }
     }
 
-    /// Keeps the lead although the server has no room to write something down: to begin anew would
-    /// write more. The next look tries again, later each time.
-    fn bear<T>(&mut self, result: Result<T, HubError>) -> Result<Option<T>, HubError> {
-        match result {
-            Err(error) if error.is_out_of_room() => {
-                let pause = jobs::later(self.failed_writes);
-                tracing::warn!(%error, ?pause, "the server cannot write now");
-                self.failed_writes = self.failed_writes.saturating_add(1);
-                self.retry_at = Some(Instant::now() + pause);
-                Ok(None)
+    /// Takes an event, and carries out what follows from it.
+    async fn handle(&mut self, event: Event) -> Result<(), HubError> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            self.note(&event);
+            let mut is_full = false;
+            let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            for command in scheduler::step(&mut self.state, event, now) {
+                match self.execute(command).await {
+                    Ok(event) => events.extend(event),
+                    Err(error) => {
+                        self.bear(error)?;
+                        is_full = true;
+                    }
+                }
             }
-            result => result.map(Some),
+            events.extend(is_full.then_some(Event::ServerFull));
+        }
+        Ok(())
+    }
+
+    /// Keeps the lead although the server has no room to write: to begin anew would write more.
+    fn bear(&self, error: HubError) -> Result<(), HubError> {
+        match error.is_out_of_room() && self.watcher.is_some() {
+            true => {
+                tracing::warn!(%error, "the server cannot write now");
+                Ok(())
+            }
+            false => Err(error),
+        }
+    }
+
+    /// Counts and logs an event.
+    fn note(&mut self, event: &Event) {
+        let Event::JobEnded { name, outcome } = event else {
+            return;
+        };
+        self.drift.ended(name);
+        if let Some(origin) = self.jobs.ended(name) {
+            log_job(name, outcome, &origin);
+        }
+        match outcome {
+            JobOutcome::Later { .. } | JobOutcome::Waits | JobOutcome::Cancelled => {}
+            JobOutcome::Done => {
+                if let Some(noticed) = self.following.remove(name) {
+                    let lag = noticed.elapsed();
+                    observe(Observation::Followed { lag });
+                }
+            }
+            JobOutcome::Same | JobOutcome::Failed { .. } => drop(self.following.remove(name)),
+        }
+    }
+
+    /// Takes note of when the change of a file was noticed that the next look finds.
+    async fn notice_files(&mut self) {
+        self.noticed = match &mut self.watcher {
+            Some(watcher) => tokio::select! {
+                biased;
+                when = watcher.noticed() => Some(when),
+                () = std::future::ready(()) => None,
+            },
+            None => None,
+        };
+    }
+
+    /// Counts how long it takes until a connection is as its changed file says.
+    fn follow_change(&mut self, work: &Work) {
+        if let Some(noticed) = self.noticed.filter(|_| !is_refresh(work)) {
+            self.following.insert(work.name.clone(), noticed);
+        }
+    }
+
+    /// Ends a pass.
+    fn report(&mut self, outcome: PassOutcome) {
+        observe(Observation::Passed {
+            pass: outcome.pass,
+            connections: outcome.connections,
+            altered: outcome.drifted,
+            rows: outcome.rows,
+            work: outcome.work,
+            under_way: outcome.running,
+            look: self.looked_for,
+            took: self.pass_began.elapsed(),
+        });
+        self.outcome = Some(outcome);
+        self.has_passed = true;
+        self.noticed = None;
+        if let Some(watcher) = &mut self.watcher {
+            let mut places = self.csv.watched();
+            places.add(self.config.places());
+            watcher.follow(&places.list());
         }
     }
 
@@ -367,26 +408,88 @@ impl<'a> Reign<'a> {
         }
         self.drift.keep_alive(settings).await
     }
+}
 
-    /// Passes until nothing is left to do: `spcd apply` without a daemon.
-    pub async fn settle(&mut self, mut progress: impl FnMut(usize)) -> Result<(), HubError> {
-        loop {
-            let passed = self.pass(None, None, true).await?;
-            if passed.idle {
-                self.jobs.rest().await;
-                return Ok(());
-            }
-            loop {
-                progress(self.jobs.len());
-                if self.jobs.len() == 0 {
-                    break;
-                }
-                let (finished, again) = self.jobs.next().await;
-                if self.finish(finished).await? || again {
-                    break;
-                }
-            }
-        }
+/// Brings spcd's schema up to date.
+async fn migrate_hub(endpoint: &Endpoint) -> anyhow::Result<()> {
+    let session = endpoint.connect("migrate").await?;
+    // A file may take as long as it takes; the locks have limits of their own.
+    let patient = "SET statement_timeout = 0";
+    session.client.batch_execute(patient).await?;
+    for name in migrate::migrate(&session.client).await? {
+        tracing::info!(migration = name, "applied");
+    }
+    Ok(())
+}
+
+/// Takes the lead, and reads the files meanwhile: that takes as long where there are thousands, and
+/// the first pass finds them read.
+async fn take_lead(
+    endpoint: &Arc<Endpoint>,
+    settings: &Settings,
+    config: &mut Config,
+    waits: bool,
+) -> anyhow::Result<Option<Lead>> {
+    let roots = config.required_roots().map(<[String]>::to_vec);
+    let reading = async { tokio::task::block_in_place(|| drop(config.load())) };
+    let taking = lead::take(endpoint, &settings.instance, roots.as_deref(), waits);
+    let (lead, ()) = tokio::join!(taking, reading);
+    lead
+}
+
+/// Fits the pool into what the server has room for.
+async fn fit_pool(pool: &Pool, lead: &Lead) -> anyhow::Result<Limits> {
+    let limits = Limits::read(&lead.control.client).await?;
+    pool.fit(limits);
+    if limits.sessions < Limits::ENOUGH {
+        tracing::warn!(
+            sessions = limits.sessions,
+            "the server lets this role have few sessions, so that much takes longer; \
+             `spcd doctor` says what to do"
+        );
+    }
+    if limits.are_few() {
+        // What is needed all the time has its place before what comes and goes.
+        pool.get().await?.give_back_after(&Ok::<_, HubError>(()));
+    }
+    Ok(limits)
+}
+
+/// Returns the state that a leader starts with, and which sources answered an earlier one.
+async fn first_state(
+    endpoint: &Endpoint,
+    lead: &Lead,
+    goes_on: bool,
+) -> anyhow::Result<(State, BTreeMap<String, bool>)> {
+    let client = &lead.control.client;
+    let (answered, paused) = source::known(client).await?;
+    let crashes = endpoint.shared().take_crashes();
+    crash::record(client, lead.epoch, &crashes).await?;
+    let state = State::new(Start {
+        seed: RandomState::new().hash_one(lead.epoch),
+        paused,
+        crashes: failures(crash::recorded(client).await?),
+    });
+    let state = match goes_on {
+        true => state.with_probes(),
+        false => state.waiting_for_drift(),
+    };
+    Ok((state, answered))
+}
+
+/// Waits until a file changes; for ever where none is watched.
+async fn noticed(watcher: &mut Option<&mut Watcher>) {
+    match watcher {
+        Some(watcher) => drop(watcher.noticed().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for an event of the probes; for ever where there are none.
+async fn probed(probes: &mut Option<Probes>) -> Event {
+    match probes {
+        Some(probes) => probes.event().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -394,106 +497,21 @@ impl<'a> Reign<'a> {
 fn every(milliseconds: u64) -> Interval {
     let pause = Duration::from_millis(milliseconds.max(1));
     let mut interval = tokio::time::interval_at(Instant::now() + pause, pause);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }
 
-async fn probe_event(probes: &mut Option<Probes>) -> ProbeEvent {
-    match probes {
-        Some(probes) => probes.event().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Returns the pause before the database is tried again after this many failures.
-fn back_off(times: u32, settings: &HubSettings) -> Duration {
-    let share = RandomState::new().hash_one(times) as f64 / u64::MAX as f64;
-    let backoff = Backoff::new(settings.backoff_min, settings.backoff_max);
-    Duration::from_millis(backoff.jittered(times, share))
-}
-
-/// Keeps a database true to the files, for ever: takes the lead, serves, and starts anew when the
-/// database went away. Returns only when it cannot start at all.
-pub async fn run(
-    endpoint: Arc<Endpoint>,
-    pool: &Pool,
-    settings: &Settings,
-    config: &mut Config,
-    watcher: &mut Watcher,
-    health: &watch::Receiver<Options>,
-) -> anyhow::Result<()> {
-    let hub = endpoint.shared().clone();
-    let mut times = 0_u32;
-    let mut has_led = false;
-    loop {
-        service::alive();
-        let mut served = None;
-        let error =
-            match Reign::begin(&endpoint, pool, settings, config, health.clone(), true).await {
-                Ok(None) => continue,
-                Ok(Some(mut reign)) => {
-                    has_led = true;
-                    let began = served.insert(Instant::now());
-                    match reign.serve(watcher).await {
-                        Ok(()) => continue,
-                        Err(error) => {
-                            // One that served for a while was well.
-                            if began.elapsed() > Duration::from_millis(hub.settings().backoff_max) {
-                                times = 0;
-                            }
-                            anyhow::Error::from(error)
-                        }
-                    }
-                }
-                // What was good enough once will be so again.
-                Err(error) if !has_led && is_final(&error) => {
-                    return Err(error).context("cannot start");
-                }
-                Err(error) => error,
-            };
-        // What is still open may lead to a server that is no longer the one.
-        pool.clear();
-        let reason = format!("{error:#}");
-        hub.lost(&reason);
-        service::status(&format!("waiting for the database: {reason}"));
-        if endpoint.is_refused() {
-            tracing::warn!(
-                "{reason}; trying again when the password or the settings change, and now and then"
-            );
-            wait_for_password(&endpoint).await;
-            continue;
-        }
-        times = times.saturating_add(1);
-        let pause = back_off(times, &hub.settings());
-        observe(Observation::Lost {
-            why: &reason,
-            pause,
-        });
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = hub.asked_to_retry() => {}
-        }
-    }
-}
-
-/// Waits until there is a point in asking a server again that did not let us in.
-async fn wait_for_password(endpoint: &Endpoint) {
-    while endpoint.is_refused() {
-        service::alive();
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_FOR_PASSWORD) => {}
-            () = endpoint.shared().asked_to_retry() => {}
-        }
-    }
-}
-
-/// Whether trying again cannot help.
-fn is_final(error: &anyhow::Error) -> bool {
-    use crate::hub::connect::ConnectError;
-    if let Some(error @ HubError::Refused { .. }) = error.downcast_ref() {
-        return !error.is_passing();
-    }
-    matches!(error.downcast_ref(), Some(ConnectError::Configuration(_)))
-        || error.downcast_ref::<lead::OtherInstance>().is_some()
-        || error.downcast_ref::<inputs::OtherConfig>().is_some()
+/// Returns the failures of connections whose last attempt ended a server process.
+fn failures(crashes: BTreeMap<String, Recorded>) -> BTreeMap<String, Failure> {
+    let failure = |(name, recorded): (String, Recorded)| {
+        let pause = u64::try_from(recorded.pause.as_millis()).unwrap_or(u64::MAX);
+        let failure = Failure {
+            target_hash: recorded.target_hash,
+            error: recorded.reason,
+            times: recorded.times,
+            next: NextAttempt::At(pause),
+        };
+        (name, failure)
+    };
+    crashes.into_iter().map(failure).collect()
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use spcd_core::scheduler::{Backoff, stuck_sessions};
+use spcd_core::backoff::Backoff;
+use spcd_core::scheduler::stuck_sessions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use spcd_core::backoff::Backoff;
 use spcd_core::config::{Desired, Target, Tunnel};
 use spcd_core::health::NO_TUNNEL;
-use spcd_core::scheduler::Backoff;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};

@@ -1,13 +1,14 @@
-//! Whether something was altered behind our back, asked beside the loop.
+//! Finding out what has drifted, beside the loop.
 //!
-//! The sums of row versions take ten times as long to read as all else of a look, so no saved file
-//! waits for them: the answer is one more wake.
+//! The sums of row versions take about ten times as long to read as the rest of a look, so no saved
+//! file waits for them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use spcd_core::config::HubSettings;
+use spcd_core::scheduler::DriftReport;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -23,34 +24,19 @@ const REST: Duration = Duration::from_secs(3);
 /// The question, of which one is under way at a time.
 pub struct Drift {
     observer: Arc<Session>,
-    question: JoinSet<Result<Altered, HubError>>,
+    question: JoinSet<Result<DriftReport, HubError>>,
+    /// When the pass began that asked.
+    began: Instant,
+    /// How long the last answer came after the begin of its pass.
+    since: Duration,
     /// A later pass wants to know too.
     again: Option<(u64, Instant)>,
     /// The connections whose jobs ended since it was put: it may not have seen what they wrote.
     ended: BTreeSet<String>,
     /// How many jobs are under way.
     jobs: watch::Receiver<usize>,
-    /// Somebody waits for the answer.
+    /// The answer is waited for.
     hurry: Arc<Notify>,
-    took: Duration,
-}
-
-/// What was altered since spcd wrote it.
-#[derive(Debug)]
-pub struct Altered {
-    /// The connections, and what they looked like then.
-    pub names: BTreeMap<String, String>,
-    /// The pass that asked. What it had seen was there when the question was asked.
-    pub pass: u64,
-    began: Instant,
-    took: Duration,
-}
-
-impl Altered {
-    /// How long it is since the pass that asked began.
-    pub fn since(&self) -> Duration {
-        self.began.elapsed()
-    }
 }
 
 impl Drift {
@@ -59,18 +45,19 @@ impl Drift {
         Self {
             observer: Arc::new(observer),
             question: JoinSet::new(),
+            began: Instant::now(),
+            since: Duration::ZERO,
             again: None,
             ended: BTreeSet::new(),
             jobs,
             hurry: Arc::default(),
-            took: Duration::ZERO,
         }
     }
 
     /// Asks on behalf of a pass that began then; once more after the answer that is still to come.
-    /// Where nobody waits for it (`leisure`), what many jobs do may go first.
-    pub fn ask(&mut self, pass: u64, began: Instant, leisure: bool) {
-        if !leisure {
+    /// Unless it `is_urgent`, many jobs may go first.
+    pub fn ask(&mut self, pass: u64, began: Instant, is_urgent: bool) {
+        if is_urgent {
             self.hurry.notify_one();
         }
         if !self.question.is_empty() {
@@ -78,6 +65,7 @@ impl Drift {
             return;
         }
         self.ended.clear();
+        self.began = began;
         let (observer, mut jobs, hurry) =
             (self.observer.clone(), self.jobs.clone(), self.hurry.clone());
         self.question.spawn(async move {
@@ -87,37 +75,36 @@ impl Drift {
                 _ = timeout(REST, jobs.wait_for(|jobs| *jobs < MANY_JOBS)) => {}
             }
             let asked = Instant::now();
-            Ok(Altered {
+            Ok(DriftReport {
                 names: observe::drifted(&observer.client).await?,
                 pass,
-                began,
-                took: asked.elapsed(),
+                took: u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX),
             })
         });
     }
 
     /// Waits for the answer; for ever if nothing was asked. Nothing is lost if this is not awaited
     /// to its end.
-    pub async fn answer(&mut self) -> Result<Altered, HubError> {
+    pub async fn answer(&mut self) -> Result<DriftReport, HubError> {
         loop {
             let Some(answer) = self.question.join_next().await else {
                 return std::future::pending().await;
             };
-            let altered = answer.map_err(|_| HubError::NoSession)??;
-            self.took = altered.took;
+            let report = answer.map_err(|_| HubError::NoSession)??;
             // To take what was before a job for what is there now would hide the same damage the
-            // next time that somebody does it.
-            let is_stale = (altered.names.keys()).any(|name| self.ended.contains(name));
+            // next time that another session does it.
+            let is_stale = (report.names.keys()).any(|name| self.ended.contains(name));
             let again = self.again.take();
+            self.since = self.began.elapsed();
             if is_stale {
-                let (pass, began) = again.unwrap_or((altered.pass, altered.began));
-                self.ask(pass, began, false);
+                let (pass, began) = again.unwrap_or((report.pass, self.began));
+                self.ask(pass, began, true);
                 continue;
             }
             if let Some((pass, began)) = again {
-                self.ask(pass, began, true);
+                self.ask(pass, began, false);
             }
-            return Ok(altered);
+            return Ok(report);
         }
     }
 
@@ -139,8 +126,8 @@ impl Drift {
         }
     }
 
-    /// How long the last answer took.
-    pub fn took(&self) -> Duration {
-        self.took
+    /// How long the last answer came after the begin of its pass.
+    pub fn since(&self) -> Duration {
+        self.since
     }
 }

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::{BRISK, CANCEL, GRACE, Sources, deadline};
-use crate::daemon::gate::{Pass, Place};
+use crate::daemon::executors::jobs::gate::{Pass, Place};
 use crate::hub::connect::Session;
 use crate::hub::crash::Crash;
 use crate::hub::pool::Pooled;

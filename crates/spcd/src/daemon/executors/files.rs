@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spcd_core::config::{Csv, Desired};
+use spcd_core::scheduler::Files;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -48,17 +49,6 @@ struct Known {
     read_at: Option<Instant>,
 }
 
-/// Connections to ask.
-#[derive(Debug, Default)]
-pub struct Changed {
-    /// Those whose files are not the ones that were read, and whether any were.
-    pub names: Vec<(String, bool)>,
-    /// Those whose files have not shown up yet.
-    pub late: Vec<String>,
-    /// When to look again although nothing else wakes us.
-    pub again: Option<Duration>,
-}
-
 impl Default for CsvFiles {
     fn default() -> Self {
         let (sender, looked) = mpsc::unbounded_channel();
@@ -74,7 +64,7 @@ impl Default for CsvFiles {
 impl CsvFiles {
     /// Looks at all of them. Where a client waits for what the look finds (`awaited`), files that
     /// change all the time are read without a pause, too.
-    pub async fn look(&mut self, desired: &Desired, awaited: bool) -> Changed {
+    pub async fn look(&mut self, desired: &Desired, awaited: bool) -> Files {
         let wanted: BTreeMap<&String, &Csv> = (desired.connections.iter())
             .filter(|(_, connection)| connection.enabled)
             .filter_map(|(name, connection)| {
@@ -118,12 +108,12 @@ impl CsvFiles {
                 _ => break,
             }
         }
-        let mut changed = Changed::default();
+        let mut files = Files::default();
         let pause = if awaited { Duration::ZERO } else { PAUSE };
         for (name, known) in &mut self.known {
             known.is_late = known.looking;
             if known.is_late {
-                changed.late.push(name.clone());
+                files.late.push(name.clone());
             }
             if known.found.is_none() || known.found == known.read {
                 continue;
@@ -136,13 +126,14 @@ impl CsvFiles {
                 wait
             };
             if !wait.is_zero() {
-                changed.again = Some(changed.again.map_or(wait, |again| again.min(wait)));
+                let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                files.again = Some(files.again.map_or(wait, |again| again.min(wait)));
             }
             if since.is_none_or(|since| since >= pause) {
-                changed.names.push((name.clone(), since.is_some()));
+                files.changed.push((name.clone(), since.is_some()));
             }
         }
-        changed
+        files
     }
 
     /// Waits for a look that was late and found something else.
@@ -153,16 +144,6 @@ impl CsvFiles {
                 return;
             }
         }
-    }
-
-    /// The connections whose files are looked at.
-    pub fn names(&self) -> impl Iterator<Item = &String> {
-        self.known.keys()
-    }
-
-    /// Whether a connection's files have not shown up yet.
-    pub fn is_late(&self, name: &str) -> bool {
-        self.known.get(name).is_some_and(|known| known.is_late)
     }
 
     /// Takes note of a look; true if the files are not the ones that were read.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use spcd_core::config::Connection;
@@ -10,8 +10,8 @@ use spcd_core::plan;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::work::Shared;
-use crate::daemon::gate::Place;
+use super::JobContext;
+use super::gate::Place;
 use crate::hub::{HubError, comments};
 
 /// After all that somebody waits for.
@@ -31,6 +31,35 @@ pub struct Commenting {
     pub generation: i64,
 }
 
+/// Which job looks for a connection's comments, or was the last to do so.
+#[derive(Default)]
+pub struct Comments(Mutex<BTreeMap<String, u64>>);
+
+impl Comments {
+    /// Whether a connection's comments were looked for, or are being, since the daemon started.
+    pub fn has_begun(&self, name: &str) -> bool {
+        self.jobs().contains_key(name)
+    }
+
+    /// Takes note that from now on the job of this number looks for a connection's comments.
+    pub fn begin(&self, name: &str, number: u64) {
+        self.jobs().insert(name.to_owned(), number);
+    }
+
+    /// Gives up looking for a connection's comments, until they are wanted anew.
+    pub fn leave(&self, name: &str) {
+        self.jobs().remove(name);
+    }
+
+    fn is_of(&self, name: &str, number: u64) -> bool {
+        self.jobs().get(name) == Some(&number)
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Those whose turn is still to come: one after the other, since ten thousand may wait for long.
 #[derive(Clone)]
 pub struct Queue {
@@ -42,7 +71,7 @@ pub struct Queue {
 
 impl Queue {
     /// An empty one, and what is to be run to work on it.
-    pub fn new(shared: Arc<Shared>) -> (Self, impl Future<Output = ()>) {
+    pub fn new(context: Arc<JobContext>) -> (Self, impl Future<Output = ()>) {
         let (sender, mut receiver) = mpsc::unbounded_channel::<(Instant, Commenting)>();
         let waiting = watch::Sender::new(0);
         let hurried = Arc::new(AtomicBool::new(false));
@@ -54,7 +83,7 @@ impl Queue {
         let work = async move {
             while let Some((since, wanted)) = receiver.recv().await {
                 let began = Instant::now();
-                shared.comment(since, &wanted).await;
+                context.comment(since, &wanted).await;
                 waiting.send_modify(|waiting| *waiting -= 1);
                 // Half of the time is for what somebody saves meanwhile.
                 if !hurried.load(Ordering::Relaxed) {
@@ -81,22 +110,7 @@ impl Queue {
     }
 }
 
-impl Shared {
-    /// Whether a connection's comments were looked for, or are being, since the daemon started.
-    pub fn has_commented(&self, name: &str) -> bool {
-        self.commenting().contains_key(name)
-    }
-
-    /// Takes note that from now on the job of this number looks for a connection's comments.
-    pub fn will_comment(&self, name: &str, number: u64) {
-        self.commenting().insert(name.to_owned(), number);
-    }
-
-    /// Gives up looking for a connection's comments, until they are wanted anew.
-    pub fn leave_comments(&self, name: &str) {
-        self.commenting().remove(name);
-    }
-
+impl JobContext {
     /// Puts the source's comments on the tables of a connection that is ready. Where that fails, the
     /// next answer of its source is an occasion to try again.
     async fn comment(&self, since: Instant, wanted: &Commenting) {
@@ -106,7 +120,7 @@ impl Shared {
         let _ = timeout_at(since + PATIENCE, quiet).await;
         for _ in 0..TRIES {
             // A later job asks the source as it is to be asked now.
-            if self.commenting().get(&wanted.name) != Some(&wanted.number) {
+            if !self.comments.is_of(&wanted.name, wanted.number) {
                 return;
             }
             match self.try_comment(wanted).await {
@@ -147,11 +161,5 @@ impl Shared {
             self.writer.write(unit, generation).await?;
         }
         Ok(())
-    }
-
-    fn commenting(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        self.commenting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,7 +5,7 @@ mod sessions;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use spcd_core::config::{OptionValue, Target};
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 
+use super::AskedAt;
 use super::gate::{Gate, Pass, Place};
 use crate::hub::connect::Endpoint;
 use crate::hub::pool::Pool;
@@ -120,7 +121,7 @@ pub struct Asker<'a> {
     /// What tells its source from others.
     pub source: &'a str,
     /// Is told when its source is asked.
-    pub began: &'a OnceLock<Instant>,
+    pub asked: &'a AskedAt,
 }
 
 /// What keeps others waiting.
@@ -285,19 +286,19 @@ impl Sources {
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<(Offer, Held), HubError> {
         if target.tunnel.is_some() {
-            let _ = asker.began.set(Instant::now());
+            asker.asked.now();
             self.tunnels.ready(target).await?;
         }
         let risk = match target.is_cancellable() {
             true => None,
             false => {
-                let _ = asker.began.set(Instant::now());
+                asker.asked.now();
                 let urgent = asker.place.turn == 0;
                 self.risk(target, asker.source, urgent).await?
             }
         };
         let pass = self.brisk.enter(asker.place, 1).await;
-        let _ = asker.began.set(Instant::now());
+        asker.asked.now();
         let (limited, hasty) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
         let began = Instant::now();

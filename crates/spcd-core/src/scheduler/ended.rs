@@ -1,0 +1,192 @@
+//! What follows from the end of a job, and from the answers of the observer and the probes.
+
+use super::probes::PROBES_PER_SECOND;
+use super::record::{Failure, JobOutcome, ManualProbe};
+use super::state::State;
+use super::{Command, DriftReport, ProbeCommand};
+use crate::health::Kind;
+
+impl State {
+    /// Takes note of the end of a job.
+    pub(super) fn job_ended(&mut self, name: &str, outcome: JobOutcome, now: u64) -> Vec<Command> {
+        let is_done = outcome == JobOutcome::Done;
+        let record = self.record(name);
+        let job = record.job.take();
+        let is_aggregator = record.members.is_some();
+        let is_shown = record.shown;
+        let mut again = record.refresh || job.is_some_and(|job| job.look_again);
+        let waits = |record: &super::record::ConnectionRecord| record.waits_for_members;
+        self.are_members_due |= is_shown && (is_done || self.connections.values().any(waits));
+        again |= self.can_aggregators_follow(now);
+        // What an aggregator let go of can be dropped, and its members may have changed meanwhile: who
+        // waits for it waits for one more pass.
+        if is_aggregator {
+            self.are_members_due = true;
+            again |= !matches!(outcome, JobOutcome::Later { .. } | JobOutcome::Same);
+        }
+        let mut commands = self.crash_is_over(name, &outcome);
+        if !matches!(outcome, JobOutcome::Later { .. } | JobOutcome::Cancelled) {
+            self.record(name).locks.holder = None;
+        }
+        match outcome {
+            JobOutcome::Done | JobOutcome::Same => {
+                let record = self.record(name);
+                record.failure = None;
+                record.locks = Default::default();
+                commands.extend(self.import_ended(name, true));
+            }
+            JobOutcome::Failed {
+                target_hash,
+                error,
+                kind,
+            } => commands.extend(self.job_failed(name, target_hash, error, kind, now)),
+            JobOutcome::Later { reason, is_lock } => {
+                let record = self.record(name);
+                // Also where only a source's answer would tell that something differs.
+                record.refresh = true;
+                let pause = record.lock_timed_out(reason, is_lock, now);
+                self.wake_by(now + pause);
+            }
+            JobOutcome::Waits => {
+                self.record(name).refresh = true;
+                self.wake_soon(now);
+            }
+            JobOutcome::Cancelled => {
+                commands.push(Command::FilesUnread(name.to_owned()));
+                again = true;
+                self.wake_soon(now);
+            }
+        }
+        let record = self.record(name);
+        if record.probe == Some(ManualProbe::AfterImport) {
+            record.probe = Some(ManualProbe::Requested);
+            let names = vec![name.to_owned()];
+            commands.push(Command::Probe(ProbeCommand::Request(names)));
+        }
+        self.is_look_due |= again;
+        commands.extend(self.report_start(now));
+        commands.extend(self.answers(now));
+        commands
+    }
+
+    /// A connection that ended a server process and was asked since then is like any other again.
+    fn crash_is_over(&mut self, name: &str, outcome: &JobOutcome) -> Vec<Command> {
+        let is_answered = matches!(
+            outcome,
+            JobOutcome::Done | JobOutcome::Same | JobOutcome::Failed { kind: Some(_), .. }
+        );
+        match is_answered && std::mem::take(&mut self.record(name).crashed) {
+            true => vec![Command::ForgetCrash(name.to_owned())],
+            false => Vec::new(),
+        }
+    }
+
+    fn job_failed(
+        &mut self,
+        name: &str,
+        target_hash: String,
+        error: String,
+        kind: Option<Kind>,
+        now: u64,
+    ) -> Option<Command> {
+        self.requests.failed(name, &error);
+        let schedule = self.schedule(name);
+        // Those that fail make room for each other.
+        let least_pause = self.failures() as u64 * 1_000 / u64::from(PROBES_PER_SECOND);
+        let record = self.record(name);
+        let failure = Failure::after(
+            record.failure.as_ref(),
+            target_hash.clone(),
+            error.clone(),
+            kind.map(|kind| (kind, schedule)),
+            least_pause,
+            now,
+        );
+        record.failure = Some(failure);
+        if let Some(at) = record.next_due() {
+            self.wake_at = self.wake_at.min(at);
+        }
+        match kind {
+            Some(Kind::Authentication) => self.credentials_rejected(name, target_hash, error),
+            Some(Kind::Other) | None => None,
+            Some(_) => self.import_ended(name, false),
+        }
+    }
+
+    fn import_ended(&self, name: &str, answered: bool) -> Option<Command> {
+        let name = name.to_owned();
+        let ended = ProbeCommand::ImportEnded { name, answered };
+        self.has_probes.then_some(Command::Probe(ended))
+    }
+
+    fn credentials_rejected(
+        &mut self,
+        name: &str,
+        target_hash: String,
+        error: String,
+    ) -> Option<Command> {
+        let record = self.record(name);
+        let is_requested = record.probe == Some(ManualProbe::AfterImport);
+        if is_requested {
+            record.probe = Some(ManualProbe::Requested);
+        }
+        let rejected = ProbeCommand::CredentialsRejected {
+            name: name.to_owned(),
+            target_hash,
+            error,
+            is_requested,
+        };
+        self.has_probes.then_some(Command::Probe(rejected))
+    }
+
+    /// Takes the answer to what has drifted. Another pass is made unless nothing was put off for it and
+    /// all that drifted is under way.
+    pub(super) fn drift_answered(&mut self, drift: DriftReport, now: u64) -> Vec<Command> {
+        self.drift_took = drift.took;
+        if self.needs_drift || drift.names.keys().any(|name| !self.is_running(name)) {
+            self.drift = Some(drift);
+            self.is_look_due = true;
+            return Vec::new();
+        }
+        let mut commands = self.drift_settled(&drift, now);
+        commands.push(Command::ReportNoDrift { pass: drift.pass });
+        commands
+    }
+
+    /// Answers who waited until it was known what has drifted.
+    pub(super) fn drift_settled(&mut self, drift: &DriftReport, now: u64) -> Vec<Command> {
+        if !self.is_deferred {
+            self.requests.passed(drift.pass);
+        }
+        self.answers(now)
+    }
+
+    /// Takes note that a connection's requested probe is answered.
+    pub(super) fn probe_answered(&mut self, name: &str, now: u64) -> Vec<Command> {
+        if let Some(record) = self.connections.get_mut(name) {
+            record.probe = None;
+        }
+        self.answers(now)
+    }
+
+    /// Returns the answers to requests of which nothing is under way any more.
+    fn answers(&mut self, now: u64) -> Vec<Command> {
+        let mut requests = std::mem::take(&mut self.requests);
+        let answers = requests.answer(self, now);
+        self.requests = requests;
+        (answers.into_iter())
+            .map(|(id, error)| Command::Answer { id, error })
+            .collect()
+    }
+
+    /// Reports the start once what the first pass began is over, but for sources that take long.
+    pub(super) fn report_start(&mut self, now: u64) -> Option<Command> {
+        let is_over = || !self.connections.values().any(|record| record.is_brisk(now));
+        if self.is_start_reported || !is_over() {
+            return None;
+        }
+        self.is_start_reported = true;
+        let running = self.running_jobs();
+        Some(Command::ReportStart { running })
+    }
+}

@@ -1,0 +1,430 @@
+//! The running jobs: one a connection, in a task of its own.
+
+mod comments;
+mod drop;
+mod gate;
+mod grant;
+mod import;
+pub mod sources;
+mod sync_aggregator;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use spcd_core::config::Connection;
+use spcd_core::health::Kind;
+use spcd_core::plan::{self, GRANT, Task, Unit, Work};
+use spcd_core::scheduler::{Event, JobOutcome, is_refresh};
+use spcd_protocol::Status;
+use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::hub::HubError;
+use crate::hub::apply::Writer;
+use crate::hub::comments::are_offered;
+use crate::telemetry::{Observation, observe};
+use comments::{Commenting, Comments, Queue};
+use drop::Dropping;
+use gate::{Gate, Pass, Place};
+use sources::Sources;
+
+/// Maximum number of tables on their way to the writer, which takes some hundreds at a time: enough
+/// to keep it busy, and no more than fit into memory as text.
+const MOST_UNWRITTEN_TABLES: usize = 4000;
+/// What a connection counts as beside its tables.
+const CONNECTION_SIZE: usize = 4;
+
+/// The running jobs of a leader.
+pub struct Jobs {
+    context: Arc<JobContext>,
+    running: BTreeMap<String, Handle>,
+    /// How many were started.
+    started: u64,
+    events: mpsc::UnboundedReceiver<Event>,
+    sender: mpsc::UnboundedSender<Event>,
+    /// Ends them when the jobs are dropped.
+    tasks: JoinSet<()>,
+    comments: Queue,
+    /// The same for what works on that queue.
+    _commenter: JoinSet<()>,
+}
+
+struct Handle {
+    number: u64,
+    cancel: Arc<Notify>,
+    /// For the log.
+    origin: Origin,
+}
+
+/// Where a job comes from, as the log tells its end.
+pub struct Origin {
+    /// Where the connection is written; empty: nowhere any more.
+    pub place: String,
+    /// A failure leaves the row as it is.
+    pub is_refresh: bool,
+    /// The row is disabled or removed if the job succeeds.
+    pub is_removal: bool,
+}
+
+/// What all jobs share.
+pub struct JobContext {
+    pub(super) sources: Sources,
+    pub(super) writer: Writer,
+    /// Permits for tables on their way to the writer.
+    room: Gate,
+    /// Members that change views of their aggregators do so one after the other: each starts from
+    /// what the one before left.
+    pub(super) following: Arc<Mutex<()>>,
+    /// Whether aggregators have views, and in which pass that was asked.
+    pub(super) have_aggregators_views: Mutex<(i64, bool)>,
+    /// What people hung on a connection that goes, goes with it.
+    drop_dependents: AtomicBool,
+    /// The number of running jobs.
+    pub(super) busy: watch::Sender<usize>,
+    /// Which job looks for a connection's comments.
+    pub(super) comments: Comments,
+}
+
+/// A job.
+pub struct Job {
+    pub name: String,
+    /// What the row says when the job begins.
+    pub status: Status,
+    /// The row's error then.
+    pub error: Option<String>,
+    pub generation: i64,
+    /// When its turn comes.
+    pub place: Place,
+    pub asked: AskedAt,
+}
+
+/// When a job asked its source.
+pub struct AskedAt {
+    at: OnceLock<Instant>,
+    name: String,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl AskedAt {
+    /// Takes note that the source is asked.
+    pub fn now(&self) {
+        if self.at.set(Instant::now()).is_ok() {
+            // The loop is gone where the lead is lost.
+            let _ = self.events.send(Event::SourceAsked(self.name.clone()));
+        }
+    }
+
+    /// How long ago that was.
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.at.get().map(Instant::elapsed)
+    }
+}
+
+impl Jobs {
+    /// None yet.
+    pub fn new(sources: Sources, writer: Writer) -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        let context = Arc::new(JobContext {
+            sources,
+            writer,
+            room: Gate::new(MOST_UNWRITTEN_TABLES),
+            following: Arc::default(),
+            have_aggregators_views: Mutex::default(),
+            drop_dependents: AtomicBool::new(false),
+            busy: watch::Sender::default(),
+            comments: Comments::default(),
+        });
+        let (comments, work) = Queue::new(context.clone());
+        let mut commenter = JoinSet::new();
+        commenter.spawn(work);
+        Self {
+            context,
+            running: BTreeMap::new(),
+            started: 0,
+            events,
+            sender,
+            tasks: JoinSet::new(),
+            comments,
+            _commenter: commenter,
+        }
+    }
+
+    /// From now on what people hung on a connection that goes, goes with it.
+    pub fn drop_dependents(&self) {
+        self.context.drop_dependents.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives up looking for a connection's comments, until they are wanted anew.
+    pub fn leave_comments(&self, name: &str) {
+        self.context.comments.leave(name);
+    }
+
+    /// The number of running jobs, as it changes.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.context.busy.subscribe()
+    }
+
+    /// Waits for an event of a job.
+    pub async fn event(&mut self) -> Event {
+        match self.events.recv().await {
+            Some(event) => event,
+            // The channel stays open: `self` holds a sender.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns an event of a job that waits.
+    pub fn try_event(&mut self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+
+    /// Takes note that the end of a job is told. Returns where it came from.
+    pub fn ended(&mut self, name: &str) -> Option<Origin> {
+        let handle = self.running.remove(name);
+        self.context.busy.send_replace(self.running.len());
+        handle.map(|handle| handle.origin)
+    }
+
+    /// Cancels a connection's job.
+    pub fn cancel(&self, name: &str) {
+        if let Some(handle) = self.running.get(name) {
+            handle.cancel.notify_one();
+        }
+    }
+
+    /// Lets a connection's job go before all others.
+    pub fn prioritize(&self, name: &str) {
+        if let Some(handle) = self.running.get(name) {
+            self.context.sources.hurry(handle.number);
+            self.context.room.hurry(handle.number);
+        }
+    }
+
+    /// Starts a job for its `connection`, if that is still written anywhere.
+    pub fn start(
+        &mut self,
+        work: Work,
+        connection: Option<Arc<Connection>>,
+        generation: i64,
+        is_urgent: bool,
+    ) {
+        let cancel = Arc::new(Notify::new());
+        self.started += 1;
+        let number = self.started;
+        let turn = match (is_urgent, is_refresh(&work)) {
+            (true, _) => 0,
+            (false, false) => 1,
+            (false, true) => 2,
+        };
+        let job = Job {
+            name: work.name.clone(),
+            status: work.status,
+            error: work.error.clone(),
+            generation,
+            place: Place { turn, number },
+            asked: AskedAt {
+                at: OnceLock::new(),
+                name: work.name.clone(),
+                events: self.sender.clone(),
+            },
+        };
+        let handle = Handle {
+            number,
+            cancel: cancel.clone(),
+            origin: Origin::of(&work, connection.as_deref()),
+        };
+        self.running.insert(work.name.clone(), handle);
+        self.context.busy.send_replace(self.running.len());
+        let commenting = match &work.task {
+            Task::Import(import) if !import.hidden && are_offered(&import.target) => connection
+                .map(|connection| Commenting {
+                    name: work.name.clone(),
+                    connection,
+                    number,
+                    generation,
+                }),
+            _ => None,
+        };
+        let (context, sender) = (self.context.clone(), self.sender.clone());
+        let queue = self.comments.clone();
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(async move {
+            let began = Instant::now();
+            let outcome = context.run(&job, work.task, &cancel).await;
+            observe(Observation::Worked {
+                outcome: outcome.name(),
+                took: began.elapsed(),
+            });
+            let is_ready = matches!(outcome, JobOutcome::Done | JobOutcome::Same);
+            if let Some(commenting) = commenting.filter(|_| is_ready) {
+                context.comments.begin(&commenting.name, commenting.number);
+                queue.add(commenting);
+            }
+            let name = job.name;
+            let _ = sender.send(Event::JobEnded { name, outcome });
+        });
+    }
+
+    /// Looks for the comments of a connection that is ready and has none, unless that was done since
+    /// the daemon started.
+    pub fn comment(&mut self, name: &str, connection: &Arc<Connection>) {
+        let are_offered = connection.target.as_ref().is_ok_and(are_offered);
+        let is_done = self.context.comments.has_begun(name) || self.running.contains_key(name);
+        if !are_offered || is_done {
+            return;
+        }
+        self.started += 1;
+        self.context.comments.begin(name, self.started);
+        self.comments.add(Commenting {
+            name: name.to_owned(),
+            connection: connection.clone(),
+            number: self.started,
+            generation: 0,
+        });
+    }
+
+    /// Waits until what is done beside the jobs is over.
+    pub async fn rest(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+        self.comments.is_empty().await;
+    }
+}
+
+impl Origin {
+    fn of(work: &Work, connection: Option<&Connection>) -> Self {
+        Self {
+            place: connection.map_or_else(String::new, place),
+            is_refresh: match &work.task {
+                Task::Import(import) => {
+                    is_refresh(work) && import.target.csv.is_none() && !import.hidden
+                }
+                _ => false,
+            },
+            is_removal: match &work.task {
+                Task::Import(import) => import.hidden,
+                Task::Drop { .. } => true,
+                Task::Unite(_) | Task::Grant { .. } => false,
+            },
+        }
+    }
+}
+
+/// Where a connection is written, as the log tells it.
+pub fn place(connection: &Connection) -> String {
+    format!("{}:{}", connection.file, connection.start_line)
+}
+
+impl JobContext {
+    /// Carries out a job, until it is cancelled.
+    async fn run(&self, job: &Job, task: Task, cancel: &Notify) -> JobOutcome {
+        match task {
+            Task::Drop {
+                keep,
+                applied,
+                tables,
+            } => {
+                let dropping = Dropping {
+                    keep,
+                    applied,
+                    tables,
+                };
+                let result = self.drop_connection(job, dropping).await;
+                self.conclude(job, result, "", None).await
+            }
+            Task::Grant { tables } => {
+                let result = self.grant(job, &tables).await;
+                self.conclude(job, result, GRANT, None).await
+            }
+            Task::Unite(sync) => {
+                let result = self.sync_aggregator(job, &sync, cancel).await;
+                self.conclude(job, result, &sync.target_hash, None).await
+            }
+            Task::Import(import) => self.import(job, &import, cancel).await,
+        }
+    }
+
+    /// Returns what came of a job. Its row says why it failed.
+    async fn conclude(
+        &self,
+        job: &Job,
+        result: Result<JobOutcome, HubError>,
+        target_hash: &str,
+        kind: Option<Kind>,
+    ) -> JobOutcome {
+        match outcome_of(result) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let (hash, text) = (target_hash.to_owned(), error.to_string());
+                self.failed(job, hash, text, kind).await
+            }
+        }
+    }
+
+    /// Writes why a job failed, unless the row says just that already.
+    pub(super) async fn failed(
+        &self,
+        job: &Job,
+        target_hash: String,
+        error: String,
+        kind: Option<Kind>,
+    ) -> JobOutcome {
+        if job.status != Status::Error || job.error.as_ref() != Some(&error) {
+            let unit = plan::error_unit(&job.name, job.status, error.clone());
+            if self.writer.write(unit, job.generation).await.is_err() {
+                return JobOutcome::Cancelled;
+            }
+        }
+        JobOutcome::Failed {
+            target_hash,
+            error,
+            kind,
+        }
+    }
+
+    /// Writes what a job makes.
+    pub(super) async fn write(&self, job: &Job, unit: Unit) -> Result<JobOutcome, HubError> {
+        match self.writer.write(unit, job.generation).await {
+            Err(error) if error.is_passing() || error.is_out_of_room() => Ok(JobOutcome::Later {
+                reason: error.to_string(),
+                is_lock: error.is_blocked(),
+            }),
+            Err(error) => Err(error),
+            Ok(()) => Ok(JobOutcome::Done),
+        }
+    }
+
+    /// Waits until so many tables more may be on their way to the writer.
+    pub(super) async fn room_for(&self, job: &Job, tables: usize) -> Pass {
+        self.room.enter(job.place, CONNECTION_SIZE + tables).await
+    }
+
+    /// Whether what people hung on a connection that goes, goes with it.
+    pub(super) fn drops_dependents(&self) -> bool {
+        self.drop_dependents.load(Ordering::Relaxed)
+    }
+}
+
+/// Returns the outcome of a job, or the error that its row is to say.
+pub(super) fn outcome_of(result: Result<JobOutcome, HubError>) -> Result<JobOutcome, HubError> {
+    match result {
+        Err(error) if error.is_stale() => Ok(JobOutcome::Later {
+            reason: error.to_string(),
+            is_lock: false,
+        }),
+        // The database's own matter: the loop meets it too.
+        Err(
+            HubError::Lost(_)
+            | HubError::Crashed
+            | HubError::Silent
+            | HubError::LeadLost
+            | HubError::InTheWay
+            | HubError::ReadOnly
+            | HubError::NotLeading
+            | HubError::NoSession,
+        ) => Ok(JobOutcome::Cancelled),
+        result => result,
+    }
+}

@@ -1,0 +1,88 @@
+//! Dropping what was made for a connection.
+
+use spcd_core::observed::{Applied, Written};
+use spcd_core::plan;
+use spcd_core::scheduler::JobOutcome;
+
+use super::{Job, JobContext};
+use crate::hub::{HubError, dependents, union};
+
+/// What is dropped.
+pub struct Dropping {
+    /// What the row of a connection that stays, disabled, says then.
+    pub keep: Option<Box<Written>>,
+    /// What was made.
+    pub applied: Applied,
+    /// Its tables.
+    pub tables: Vec<String>,
+}
+
+impl JobContext {
+    /// Drops it once no aggregator reads it.
+    pub(super) async fn drop_connection(
+        &self,
+        job: &Job,
+        dropping: Dropping,
+    ) -> Result<JobOutcome, HubError> {
+        let Dropping {
+            keep,
+            applied,
+            tables,
+        } = dropping;
+        let _room = self.room_for(job, tables.len()).await;
+        let Ok(readers) = self.readers(job).await else {
+            return Ok(JobOutcome::Cancelled);
+        };
+        if let Some((aggregator, _)) = readers.iter().find(|(_, in_error)| *in_error) {
+            let error = format!(
+                "the aggregator {aggregator:?} still shows its tables, and cannot let go of them: see \
+                 the error there"
+            );
+            return Ok(self.failed(job, String::new(), error, None).await);
+        }
+        if !readers.is_empty() {
+            return Ok(JobOutcome::Waits);
+        }
+        let dependents = self.drops_dependents();
+        if dependents && self.log_dependents(job, &tables).await.is_err() {
+            return Ok(JobOutcome::Cancelled);
+        }
+        let (name, keep) = (&job.name, keep.as_deref());
+        let unit = plan::drop_unit(name, job.status, &applied, &tables, keep, dependents);
+        self.write(job, unit).await
+    }
+
+    /// Logs what people made that will go with a connection.
+    async fn log_dependents(&self, job: &Job, tables: &[String]) -> Result<(), HubError> {
+        let session = self.sources.session(job.place).await?;
+        let found = dependents::of_all(session.client(), &job.name, tables).await;
+        session.give_back_after(&found);
+        for what in found? {
+            tracing::warn!(connection = job.name, "dropped along with it: {what}");
+        }
+        Ok(())
+    }
+
+    /// Returns the aggregators whose views read a connection's tables, and whether each is in error.
+    /// Whether any aggregator has views is asked once a pass.
+    async fn readers(&self, job: &Job) -> Result<Vec<(String, bool)>, HubError> {
+        let mut have_views = self.have_aggregators_views.lock().await;
+        let (asked, any) = *have_views;
+        if asked == job.generation && !any {
+            return Ok(Vec::new());
+        }
+        let session = self.sources.session(job.place).await?;
+        if asked != job.generation {
+            let any = union::any(session.client()).await;
+            *have_views = (job.generation, any.as_ref().is_ok_and(|any| *any));
+            if !matches!(any, Ok(true)) {
+                session.give_back_after(&any);
+                return any.map(|_| Vec::new());
+            }
+        }
+        drop(have_views);
+        let readers = union::readers(session.client(), &job.name).await;
+        session.give_back_after(&readers);
+        readers
+    }
+}

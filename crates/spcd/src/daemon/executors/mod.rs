@@ -1,0 +1,108 @@
+//! Carrying out the scheduler's commands: each in a file of its own, and without a choice.
+
+pub mod drift;
+pub mod files;
+mod hub;
+pub mod jobs;
+mod look;
+mod requests;
+
+use spcd_core::plan::Task;
+use spcd_core::scheduler::{Command, Event, ProbeCommand};
+use tokio::time::Instant;
+
+use super::LeaderSession;
+use crate::hub::{HubError, crash};
+
+impl LeaderSession<'_> {
+    /// Carries out a command. Returns the event that reports it, unless that comes later or never.
+    pub(super) async fn execute(&mut self, command: Command) -> Result<Option<Event>, HubError> {
+        match command {
+            Command::ReadRequests { open } => {
+                self.pass_began = Instant::now();
+                self.notice_files().await;
+                let client = &self.lead.control.client;
+                return requests::read(client, &open).await.map(Some);
+            }
+            Command::AskDrift { pass, is_urgent } => {
+                self.drift.ask(pass, self.pass_began, is_urgent);
+            }
+            Command::Look {
+                waits_for_drift,
+                drift,
+                is_awaited,
+            } => return (self.look(waits_for_drift, drift, is_awaited).await).map(Some),
+            Command::CreateExtensions(names) => {
+                return self.create_extensions(&names).await.map(Some);
+            }
+            Command::RecordPause { names, is_pause } => {
+                return self.record_pause(names, is_pause).await.map(Some);
+            }
+            Command::AdmitReaders => {
+                let admit = "SELECT spcd.admit_readers()";
+                self.lead.control.client.batch_execute(admit).await?;
+            }
+            Command::SetSearchPath(change) => {
+                return self.set_search_path(&change).await.map(Some);
+            }
+            Command::Publish {
+                rows,
+                touched,
+                diagnostics,
+            } => return (self.publish(&rows, &touched, diagnostics.as_ref()).await).map(Some),
+            Command::Answer { id, error } => {
+                let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+                requests::answer(client, epoch, id, error).await?;
+                return Ok(Some(Event::Answered(id)));
+            }
+            Command::ForgetCrash(name) => {
+                crash::forget(&self.lead.control.client, self.lead.epoch, &name).await?;
+            }
+            Command::ReportStart { running } => self.log_start(running).await?,
+            command => self.execute_beside(command),
+        }
+        Ok(None)
+    }
+
+    /// Carries out a command that needs no session of the loop.
+    fn execute_beside(&mut self, command: Command) {
+        match command {
+            Command::Start {
+                work,
+                generation,
+                is_urgent,
+            } => {
+                if let Task::Import(_) = &work.task {
+                    self.csv.reading(&work.name);
+                }
+                self.follow_change(&work);
+                let connection = self.desired.connections.get(&work.name).cloned();
+                self.jobs.start(work, connection, generation, is_urgent);
+            }
+            Command::Cancel(name) => self.jobs.cancel(&name),
+            Command::Prioritize(name) => self.jobs.prioritize(&name),
+            Command::FilesUnread(name) => self.csv.unread(&name),
+            Command::Comment(names) => {
+                for name in names {
+                    if let Some(connection) = self.desired.connections.get(&name) {
+                        self.jobs.comment(&name, connection);
+                    }
+                }
+            }
+            Command::Probe(command) => self.tell_probes(command),
+            Command::Report(outcome) => self.report(outcome),
+            Command::ReportNoDrift { pass } => {
+                let micros = self.drift.since().as_micros() as u64;
+                tracing::debug!(pass, micros, "nothing was altered");
+            }
+            // Those that `execute` carries out.
+            _ => {}
+        }
+    }
+
+    fn tell_probes(&self, command: ProbeCommand) {
+        if let Some(probes) = &self.probes {
+            probes.tell(command);
+        }
+    }
+}

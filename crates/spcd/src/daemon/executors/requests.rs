@@ -1,0 +1,93 @@
+//! Reading and answering the requests of clients (`spcd.refresh_request`).
+
+use spcd_core::scheduler::{Action, Event, Request};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+
+use crate::hub::HubError;
+
+/// Maximum number of requests that are held in memory at once, and of the names in them. The others
+/// stay queued in the table until these are answered. The oldest is always held.
+const MOST_OPEN: i64 = 100;
+const MOST_NAMES: i64 = 200_000;
+/// Maximum number of names that are kept of an answered request.
+const MOST_KEPT: i32 = 100;
+
+/// Reads the requests that are not open.
+pub async fn read(client: &Client, open: &[i64]) -> Result<Event, HubError> {
+    // Whatever there is in the array: members that are NULL, or arrays of arrays.
+    let sql = r#"SELECT q.id, CASE WHEN f.fits AND q.connections IS NOT NULL THEN ARRAY(
+                   SELECT DISTINCT name COLLATE "C" FROM pg_catalog.unnest(q.connections) AS n (name)
+                   WHERE name IS NOT NULL) END, q.action, f.fits, q.retries_refused
+               FROM (SELECT id, connections, action, retries_refused, row_number() OVER w AS n,
+                            sum(name_count) OVER w AS names
+                     FROM spcd.refresh_request
+                     WHERE done_at IS NULL WINDOW w AS (ORDER BY id)) q
+               CROSS JOIN LATERAL (
+                   SELECT q.n = 1 OR (q.n <= $2 AND q.names <= $3) AS fits) f
+               WHERE q.n <= $2 + 1 AND q.id <> ALL ($1)
+               ORDER BY q.id"#;
+    let rows = client.query(sql, &[&open, &MOST_OPEN, &MOST_NAMES]).await?;
+    take_retries(client, &rows).await?;
+    let (mut requests, mut is_crowded) = (Vec::new(), false);
+    for row in rows {
+        if !row.try_get::<_, bool>(3)? {
+            is_crowded = true;
+            break;
+        }
+        let (id, mut names): (i64, Option<Vec<String>>) = (row.try_get(0)?, row.try_get(1)?);
+        if let Some(names) = &mut names {
+            // The database sorts in another order.
+            names.sort_unstable();
+        }
+        let action = match row.try_get(2)? {
+            "reconnect" => Action::Reconnect,
+            "disconnect" => Action::Disconnect,
+            "retry" => Action::Retry,
+            _ => Action::Refresh,
+        };
+        let request = Request {
+            action,
+            names,
+            retries_refused: row.try_get(4)?,
+        };
+        requests.push((id, request));
+    }
+    Ok(Event::Requested {
+        requests,
+        is_crowded,
+    })
+}
+
+/// Writes the answer to a request.
+pub async fn answer(
+    client: &Client,
+    epoch: i64,
+    id: i64,
+    error: Option<String>,
+) -> Result<(), HubError> {
+    let sql = "UPDATE spcd.refresh_request
+               SET done_at = pg_catalog.clock_timestamp(), error = $2,
+                   connections = CASE WHEN name_count > $4 THEN connections[1:$4]
+                                      ELSE connections END
+               WHERE id = $1 AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = $3)";
+    let params: [&(dyn ToSql + Sync); 4] = [&id, &error, &epoch, &MOST_KEPT];
+    client.execute(sql, &params).await?;
+    Ok(())
+}
+
+/// Leaves only a refresh of retries that were read for the next leader: a retry may end the server
+/// once more.
+async fn take_retries(client: &Client, rows: &[Row]) -> Result<(), HubError> {
+    let mut ids: Vec<i64> = Vec::new();
+    for row in rows {
+        if row.try_get::<_, &str>(2)? == "retry" && row.try_get(3)? {
+            ids.push(row.try_get(0)?);
+        }
+    }
+    if !ids.is_empty() {
+        let taken = "UPDATE spcd.refresh_request SET action = 'refresh' WHERE id = ANY ($1)";
+        client.execute(taken, &[&ids]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Taking the lead again and again: the database may go away, or another daemon may lead.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use spcd_core::backoff::Backoff;
+use spcd_core::config::HubSettings;
+use spcd_core::health::Options;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::LeaderSession;
+use crate::config::Config;
+use crate::hub::connect::Endpoint;
+use crate::hub::pool::Pool;
+use crate::hub::{HubError, inputs, lead};
+use crate::service;
+use crate::settings::Settings;
+use crate::telemetry::{Observation, observe};
+use crate::watch::Watcher;
+
+/// How often to look whether a password that was refused is another one now.
+const LOOK_FOR_PASSWORD: Duration = Duration::from_millis(500);
+
+/// Returns the pause before the database is tried again after this many failures.
+fn back_off(times: u32, settings: &HubSettings) -> Duration {
+    let share = RandomState::new().hash_one(times) as f64 / u64::MAX as f64;
+    let backoff = Backoff::new(settings.backoff_min, settings.backoff_max);
+    Duration::from_millis(backoff.jittered(times, share))
+}
+
+/// Keeps a database true to the files, for ever: takes the lead, serves, and starts anew when the
+/// database went away. Returns only when it cannot start at all.
+pub async fn run(
+    endpoint: Arc<Endpoint>,
+    pool: &Pool,
+    settings: &Settings,
+    config: &mut Config,
+    watcher: &mut Watcher,
+    health: &watch::Receiver<Options>,
+) -> anyhow::Result<()> {
+    let hub = endpoint.shared().clone();
+    let mut times = 0_u32;
+    let mut has_led = false;
+    loop {
+        service::alive();
+        let mut served = None;
+        let error = match LeaderSession::begin(
+            &endpoint,
+            pool,
+            settings,
+            config,
+            health.clone(),
+            Some(watcher),
+        )
+        .await
+        {
+            Ok(None) => continue,
+            Ok(Some(mut leader)) => {
+                has_led = true;
+                let began = served.insert(Instant::now());
+                match leader.serve().await {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        // One that served for a while was well.
+                        if began.elapsed() > Duration::from_millis(hub.settings().backoff_max) {
+                            times = 0;
+                        }
+                        anyhow::Error::from(error)
+                    }
+                }
+            }
+            // What was good enough once will be so again.
+            Err(error) if !has_led && is_final(&error) => {
+                return Err(error).context("cannot start");
+            }
+            Err(error) => error,
+        };
+        // What is still open may lead to a server that is no longer the one.
+        pool.clear();
+        let reason = format!("{error:#}");
+        hub.lost(&reason);
+        service::status(&format!("waiting for the database: {reason}"));
+        if endpoint.is_refused() {
+            tracing::warn!(
+                "{reason}; trying again when the password or the settings change, and now and then"
+            );
+            wait_for_password(&endpoint).await;
+            continue;
+        }
+        times = times.saturating_add(1);
+        let pause = back_off(times, &hub.settings());
+        observe(Observation::Lost {
+            why: &reason,
+            pause,
+        });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = hub.asked_to_retry() => {}
+        }
+    }
+}
+
+/// Waits until there is a point in asking a server again that did not let us in.
+async fn wait_for_password(endpoint: &Endpoint) {
+    while endpoint.is_refused() {
+        service::alive();
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_FOR_PASSWORD) => {}
+            () = endpoint.shared().asked_to_retry() => {}
+        }
+    }
+}
+
+/// Whether trying again cannot help.
+fn is_final(error: &anyhow::Error) -> bool {
+    use crate::hub::connect::ConnectError;
+    if let Some(error @ HubError::Refused { .. }) = error.downcast_ref() {
+        return !error.is_passing();
+    }
+    matches!(error.downcast_ref(), Some(ConnectError::Configuration(_)))
+        || error.downcast_ref::<lead::OtherInstance>().is_some()
+        || error.downcast_ref::<inputs::OtherConfig>().is_some()
+}

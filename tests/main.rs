@@ -48,6 +48,7 @@ mod secrets;
 mod service;
 mod session;
 mod settings;
+mod source_types;
 mod steampipe;
 mod stop;
 mod support;

@@ -1,7 +1,7 @@
 //! One table that cannot be imported costs that table.
 
-use crate::support::hub::{columns, serving, until};
-use crate::support::{Database, query, shared, try_query, value};
+use crate::support::hub::{columns, postgres, serving, until};
+use crate::support::{Database, Spcd, query, shared, try_query, value};
 
 async fn warnings(hub: &str) -> Vec<String> {
     let sql = "SELECT unnest(warnings) FROM spcd.connection_state ORDER BY 1";
@@ -25,7 +25,11 @@ async fn types_that_the_hub_does_not_know_cost_their_tables_and_come_with_the_ty
          CREATE TABLE small (x \"Sma\"\"ll\"); CREATE TABLE turned (id integer, how text)",
     )
     .await;
-    let mut spcd = serving(&hub, &source, &["a"]).await;
+    let mut spcd = Spcd::new(&hub.url);
+    let skip = "\n  import {\n    unknown_types = \"skip\"\n  }\n}";
+    spcd.write("a.spc", &postgres("a", &source).replace("\n}", skip));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
     assert_eq!(tables(&hub.url, "a").await, ["good", "turned"]);
     let warned = warnings(&hub.url).await;
     assert_eq!(warned.len(), 2, "{warned:?}");

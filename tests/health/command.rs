@@ -20,7 +20,7 @@ fn line<'a>(text: &'a str, what: &str) -> &'a str {
 
 /// All that a hub could have kept of a test, beside spcd's own schema.
 const LEFT: &str = "SELECT (SELECT count(*) FROM pg_foreign_server)
-    + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'spcd%' AND nspname NOT IN ('spcd', 'spcd_union', 'spcd_lock'))";
+    + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'spcd%' AND nspname NOT IN ('spcd', 'spcd_union', 'spcd_type', 'spcd_lock'))";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_in_a_file_is_tested_without_a_daemon() {

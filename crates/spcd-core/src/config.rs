@@ -19,7 +19,7 @@ mod ssh;
 pub use crate::csv::Csv;
 pub use crate::model::{
     Connection, DatabaseOptions, Desired, Doubt, Import, Kind, OptionValue, Probe, Ssh, Target,
-    Tunnel,
+    Tunnel, UnknownTypes,
 };
 
 pub use connection::View;

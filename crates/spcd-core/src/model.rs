@@ -216,6 +216,9 @@ impl Target {
             put(&list.len().to_string());
             list.iter().for_each(|pattern| put(pattern));
         }
+        if let Some(unknown_types) = self.import.unknown_types {
+            put(&format!("{unknown_types:?}"));
+        }
         for (name, value) in &self.import_options {
             put(name);
             put(value);
@@ -278,6 +281,36 @@ pub struct Import {
     pub refresh_interval: Option<u64>,
     /// How long an import may take, in seconds; `None`: the default.
     pub timeout: Option<u64>,
+    /// What becomes of columns whose types the hub does not have; `None`: what the plugin says.
+    pub unknown_types: Option<UnknownTypes>,
+}
+
+/// What becomes of a column of another Postgres whose type the hub does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownTypes {
+    /// Enums are read as text and domains as the type below them, which loses nothing. A table with a
+    /// column of another unknown type is left out.
+    #[default]
+    Known,
+    /// Every unknown type is read as text.
+    Text,
+    /// Each table with such a column is left out.
+    Skip,
+}
+
+impl UnknownTypes {
+    /// The values of the attribute `unknown_types`.
+    pub const WORDS: [&str; 3] = ["known", "text", "skip"];
+
+    /// The value with that name.
+    pub fn named(word: &str) -> Option<Self> {
+        match word {
+            "known" => Some(Self::Known),
+            "text" => Some(Self::Text),
+            "skip" => Some(Self::Skip),
+            _ => None,
+        }
+    }
 }
 
 impl Import {

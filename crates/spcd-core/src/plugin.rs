@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use crate::health;
-use crate::model::Probe;
+use crate::model::{Probe, UnknownTypes};
 use spcd_lang::nearest::{is_slip, nearest};
 use spcd_lang::settings::Settings;
 
@@ -50,6 +50,8 @@ pub struct Definition {
     pub ask: BTreeMap<String, String>,
     /// Options of the import statement itself.
     pub import_options: BTreeMap<String, String>,
+    /// What becomes of columns whose types the hub does not have, unless the connection says that.
+    pub unknown_types: Option<UnknownTypes>,
     /// Attributes that not every version of the wrapper takes, and from which on it does.
     pub since: BTreeMap<String, String>,
     /// Attributes that hold paths.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::health;
-use crate::model::Import;
+use crate::model::{Import, UnknownTypes};
 use crate::pattern::Pattern;
 use spcd_lang::nearest::nearest;
 use spcd_lang::settings::{Section, Settings};
@@ -58,7 +58,14 @@ pub(super) fn health(section: &Section, problems: &mut Vec<Problem>) -> health::
 }
 
 pub(super) fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {
-    const KNOWN: [&str; 5] = ["schema", "tables", "exclude", "refresh_interval", "timeout"];
+    const KNOWN: [&str; 6] = [
+        "schema",
+        "tables",
+        "exclude",
+        "refresh_interval",
+        "timeout",
+        "unknown_types",
+    ];
     let settings = &section.settings;
     for setting in &settings.list {
         if !KNOWN.contains(&&*setting.name) {
@@ -68,8 +75,10 @@ pub(super) fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {
             );
             problems.push(match nearest(&setting.name, KNOWN.into_iter()) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                None => problem
-                    .hint("it has `schema`, `tables`, `exclude`, `refresh_interval` and `timeout`"),
+                None => problem.hint(
+                    "it has `schema`, `tables`, `exclude`, `refresh_interval`, `timeout` and \
+                     `unknown_types`",
+                ),
             });
         }
     }
@@ -98,7 +107,21 @@ pub(super) fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {
         exclude,
         refresh_interval: seconds(settings, "refresh_interval", problems),
         timeout: seconds(settings, "timeout", problems),
+        unknown_types: unknown_types(settings, problems),
     }
+}
+
+fn unknown_types(settings: &Settings, problems: &mut Vec<Problem>) -> Option<UnknownTypes> {
+    let setting = settings.get("unknown_types")?;
+    let text = setting.text(problems)?;
+    let found = UnknownTypes::named(&text);
+    if found.is_none() {
+        let message = "this is no value for `unknown_types`";
+        let problem = Problem::new(setting.value_span, message);
+        let words = UnknownTypes::WORDS.map(|word| format!("`\"{word}\"`"));
+        problems.push(problem.hint(format!("write {}", words.join(" or "))));
+    }
+    found
 }
 
 /// A duration: seconds as a number, or a text with a unit. For `refresh_interval`, `"never"` is 0.

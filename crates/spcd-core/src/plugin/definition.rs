@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Definition, PluginName};
-use crate::model::Probe;
+use crate::model::{Probe, UnknownTypes};
 use spcd_lang::nearest::nearest;
 use spcd_lang::settings::{Setting, Settings};
 use spcd_lang::syntax::Problem;
 use spcd_lang::value::Value;
 
 /// What a definition says.
-const ATTRIBUTES: [&str; 34] = [
+const ATTRIBUTES: [&str; 35] = [
     "aliases",
     "allow_visible_secrets",
     "ask",
@@ -22,6 +22,7 @@ const ATTRIBUTES: [&str; 34] = [
     "extension",
     "files",
     "import_options",
+    "unknown_types",
     "join",
     "lacks",
     "mapping",
@@ -122,6 +123,12 @@ impl Definition {
                         .hint("write `schema_mode = \"dynamic\"` or `\"static\"`"),
                 ),
             },
+            "unknown_types" => {
+                self.unknown_types = text.as_deref().and_then(UnknownTypes::named);
+                if self.unknown_types.is_none() {
+                    wrong("`\"known\"`, `\"text\"` or `\"skip\"`");
+                }
+            }
             "probe" => match text.as_deref() {
                 Some("import") => self.probe = Probe::Import,
                 Some("files") => self.probe = Probe::Files,

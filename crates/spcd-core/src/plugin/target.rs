@@ -71,7 +71,10 @@ pub(crate) fn target(
         probe: definition.probe,
         positional: definition.positional,
         column_name_option: definition.column_name.clone(),
-        import,
+        import: Import {
+            unknown_types: import.unknown_types.or(definition.unknown_types),
+            ..import
+        },
         ..Target::default()
     };
     builder.required(settings);

@@ -93,7 +93,7 @@ async fn remove(
         plan::show(&plan::plan(&desired, &observed), &observed)
     );
     println!(
-        "- schemas \"spcd\", \"spcd_union\" and \"spcd_lock\", with the state and its history"
+        "- schemas \"spcd\", \"spcd_union\", \"spcd_type\" and \"spcd_lock\", with the state and its history"
     );
     if steampipe::is_there(&session.client).await? {
         println!("- schema \"steampipe_internal\", and the roles that were made with it");

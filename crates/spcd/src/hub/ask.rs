@@ -28,9 +28,7 @@ pub async fn ask(session: &Session, target: &Target) -> Result<Offer, HubError> 
         return csv::ask(client, &name, target, csv).await;
     }
     let mut answer = None;
-    // What an import does by its own options is not read from the catalog.
-    let is_plain = target.import_options.is_empty();
-    if is_plain && target.extension == catalog::WRAPPER && target.wrapper == catalog::WRAPPER {
+    if catalog::is_read(target) {
         let mut look = rolled_back(client, look(session, &name, target, false)).await;
         if look.as_ref().is_err_and(HubError::is_of_encoding) {
             look = rolled_back(client, self::look(session, &name, target, true)).await;

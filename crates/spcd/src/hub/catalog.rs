@@ -4,6 +4,8 @@
 //! the remote column of each. Here three foreign tables over the source's catalog are joined over
 //! there, in one statement, and nothing but types is looked up here.
 
+mod types;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use spcd_core::config::Target;
@@ -29,8 +31,13 @@ pub struct Answer {
 
 /// The wrapper that this is about.
 pub const WRAPPER: &str = "postgres_fdw";
+/// Whether a source's catalog is read. What an import does by options of its own is not.
+pub fn is_read(target: &Target) -> bool {
+    target.import_options.is_empty() && target.extension == WRAPPER && target.wrapper == WRAPPER
+}
+
 /// How many columns the query returns.
-const WIDTH: usize = 6;
+const WIDTH: usize = 8;
 
 /// A foreign table over one of a source's catalog, in a schema that exists, on a server that does;
 /// both of that name.
@@ -170,9 +177,10 @@ fn question(name: &str, target: &Target, only: Option<&[u32]>) -> String {
     format!(
         "SELECT c.relname, k.attnum, k.attname,
                 pg_catalog.format_type(k.atttypid, k.atttypmod), k.attnotnull,
-                k.attnum IS NOT NULL AND (k.atttypid >= 10000 OR k.attgenerated <> ''
+                k.attnum IS NOT NULL AND (k.attgenerated <> ''
                     OR k.attcollation NOT IN (0, 100, 950)
-                    OR (k.attcollation = 950) <> (k.atttypid IN (19, 1003)))
+                    OR (k.attcollation = 950) <> (k.atttypid IN (19, 1003))),
+                CASE WHEN k.atttypid >= 10000 THEN k.atttypid END, k.atttypmod
          FROM {} n
          JOIN {} c ON c.relnamespace = n.oid
          LEFT JOIN {} k ON k.attrelid = c.oid AND k.attnum > 0 AND NOT k.attisdropped
@@ -214,6 +222,7 @@ pub async fn look(
     let text = [before, &tables(name), &question(name, target, None)].concat();
     let mut rows = Rows::default();
     rows.add(&client.simple_query(&text).await?, target)?;
+    types::resolve(client, name, target, &mut rows).await?;
     Ok(rows.into_answer(target))
 }
 
@@ -230,6 +239,7 @@ pub async fn look_in_parts(
     let (messages, unheld) = in_parts(client, name, target, part).await?;
     let mut rows = Rows::default();
     rows.add(&messages, target)?;
+    types::resolve(client, name, target, &mut rows).await?;
     let (mut bad, mut warnings) = (Vec::new(), Vec::new());
     for (oid, text) in unheld {
         let class = sql::qualified(name, "pg_class");
@@ -312,6 +322,17 @@ struct Rows {
     others: BTreeSet<String>,
     columns: BTreeMap<String, BTreeMap<i16, Column>>,
     odd: Vec<String>,
+    /// Columns whose types are not every server's own.
+    of_source_types: Vec<OfSourceType>,
+}
+
+/// A column whose type is not every server's own.
+struct OfSourceType {
+    table: String,
+    number: i16,
+    /// The type's OID in the source.
+    oid: u32,
+    modifier: i32,
 }
 
 impl Rows {
@@ -329,13 +350,23 @@ impl Rows {
                 continue;
             }
             let data_type = row.try_get(3)?.unwrap_or_default();
-            if is_true(row, 5)? || data_type.starts_with(UNKNOWN_TYPE) {
+            let oid = row.try_get(6)?.and_then(|oid| oid.parse().ok());
+            if is_true(row, 5)? || (oid.is_none() && data_type.starts_with(UNKNOWN_TYPE)) {
                 self.odd.push(table.to_owned());
             }
             let columns = self.columns.entry(table.to_owned()).or_default();
             let Some(number) = row.try_get(1)?.and_then(|number| number.parse().ok()) else {
                 continue;
             };
+            if let Some(oid) = oid {
+                let modifier = row.try_get(7)?.and_then(|modifier| modifier.parse().ok());
+                self.of_source_types.push(OfSourceType {
+                    table: table.to_owned(),
+                    number,
+                    oid,
+                    modifier: modifier.unwrap_or(-1),
+                });
+            }
             let column = Column {
                 name: row.try_get(2)?.unwrap_or_default().to_owned(),
                 data_type: data_type.to_owned(),

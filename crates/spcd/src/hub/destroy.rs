@@ -42,6 +42,8 @@ BEGIN
     END LOOP;
     BEGIN
         DROP SCHEMA IF EXISTS spcd_union;
+        DROP DOMAIN IF EXISTS spcd_type.text;
+        DROP SCHEMA IF EXISTS spcd_type;
         DROP SCHEMA spcd;
         DROP TABLE spcd_lock.migration, spcd_lock.lead, spcd_lock.event_order;
         DROP SCHEMA spcd_lock;

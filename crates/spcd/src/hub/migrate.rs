@@ -16,11 +16,18 @@ struct Migration {
 }
 
 /// All of them, in order.
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "state",
-    text: include_str!("../../../../migrations/0001_state.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "state",
+        text: include_str!("../../../../migrations/0001_state.sql"),
+    },
+    Migration {
+        number: 2,
+        name: "source_types",
+        text: include_str!("../../../../migrations/0002_source_types.sql"),
+    },
+];
 
 /// The functions and views: applied again whenever they change.
 const FUNCTIONS: &str = concat!(

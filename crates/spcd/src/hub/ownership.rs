@@ -21,7 +21,7 @@ pub async fn check(client: &Client) -> Result<(), HubError> {
     let sql = "
         WITH n AS (
             SELECT oid, nspname, nspowner FROM pg_catalog.pg_namespace
-            WHERE nspname IN ('spcd', 'spcd_lock', 'spcd_union')
+            WHERE nspname IN ('spcd', 'spcd_lock', 'spcd_type', 'spcd_union')
         ), o (class, oid, owner) AS (
             SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass, oid, nspowner FROM n
             UNION ALL

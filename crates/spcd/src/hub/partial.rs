@@ -14,7 +14,7 @@ use spcd_core::sql;
 use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
 
 use super::connect::Session;
-use super::{HubError, one_line, tables};
+use super::{HubError, catalog, one_line, tables};
 
 /// So many tables that cannot be imported are told one by one; beyond that it is the source's
 /// fault as a whole.
@@ -70,7 +70,8 @@ pub async fn import(
     };
     tables.extend(long.into_iter().map(|name| bare(name, None)));
     let unfit = importer.unfit.into_iter();
-    tables.extend(unfit.map(|(name, why)| bare(name, Some(why.to_string()))));
+    let why = |why: &HubError| why.to_string() + way_out(why, target);
+    tables.extend(unfit.map(|(name, error)| bare(name, Some(why(&error)))));
     shape::normalize(&mut tables, target.traits());
     let mut offer = Offer {
         tables,
@@ -79,6 +80,22 @@ pub async fn import(
     };
     (offer.tables).retain(|table| target.import.takes(&table.name));
     Ok(offer)
+}
+
+/// What to do about a table that cannot be imported.
+fn way_out(error: &HubError, target: &Target) -> &'static str {
+    match error {
+        HubError::Refused { code, .. }
+            if *code == SqlState::UNDEFINED_OBJECT && catalog::is_read(target) =>
+        {
+            " (create the type in this database, or read it as text: write \
+             `unknown_types = \"text\"` in the block `import`)"
+        }
+        HubError::Refused { code, .. } if *code == SqlState::UNDEFINED_OBJECT => {
+            " (create the type in this database)"
+        }
+        _ => "",
+    }
 }
 
 /// An import under way.

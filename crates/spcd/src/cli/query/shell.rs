@@ -33,8 +33,7 @@ const HELP: &str = "\
 Statements end with a semicolon. A pattern is CONNECTION, TABLE or CONNECTION.TABLE, with * and ?.";
 
 /// Schemas that people did not configure.
-const INNER: &str =
-    "('pg_catalog', 'information_schema', 'spcd', 'spcd_union', 'spcd_lock', 'steampipe_internal')";
+const INNER: &str = "('pg_catalog', 'information_schema', 'spcd', 'spcd_union', 'spcd_type', 'spcd_lock', 'steampipe_internal')";
 
 /// Reads statements until the end.
 pub async fn run(

@@ -1,0 +1,119 @@
+//! Columns of types that only the source has.
+
+use crate::support::hub::{columns, postgres, serving, until};
+use crate::support::{query, shared, value};
+
+const TYPES: &str = "
+    CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+    CREATE DOMAIN \"Sma\"\"ll\" AS integer CHECK (value < 10);
+    CREATE DOMAIN smaller AS \"Sma\"\"ll\"; CREATE DOMAIN code AS varchar(5);
+    CREATE DOMAIN mood2 AS mood; CREATE TYPE pair AS (a integer, b text);";
+
+/// The first column of an answer, on one line.
+async fn list(hub: &str, sql: &str) -> String {
+    query(hub, sql).await.concat().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enums_and_domains_are_read_and_compared_without_their_types() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    let tables = "
+        CREATE TABLE t (id integer PRIMARY KEY, how mood NOT NULL, hows mood[], small smaller,
+                        code code, also mood2);
+        INSERT INTO t VALUES (1, 'sad', '{sad,ok}', 3, 'abc', 'ok'), (2, 'happy', '{happy}', 4, 'z', 'sad')";
+    query(&source.url, &format!("{TYPES}{tables}")).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    let text = "spcd_type.text";
+    assert_eq!(
+        columns(&hub.url, "a.t").await,
+        [
+            "id integer",
+            &format!("how {text}"),
+            &format!("hows {text}[]"),
+            "small integer",
+            "code character varying(5)",
+            &format!("also {text}")
+        ]
+    );
+    let warned = "SELECT cardinality(warnings) FROM spcd.connection_state";
+    assert_eq!(value(&hub.url, warned).await, "0");
+    // A condition that would fail at the source, where a text does not compare with an enum.
+    for (sql, answer) in [
+        ("SELECT id FROM a.t WHERE how = 'sad'", "1"),
+        ("SELECT id FROM a.t WHERE how || '' = 'sad'", "1"),
+        ("SELECT id FROM a.t WHERE lower(how) LIKE 's%'", "1"),
+        ("SELECT id FROM a.t WHERE how IN ('happy', 'x')", "2"),
+        ("SELECT id FROM a.t WHERE 'happy' = ANY (hows)", "2"),
+        ("SELECT id FROM a.t WHERE hows = '{sad,ok}'", "1"),
+        ("SELECT id FROM a.t ORDER BY how", "2 1"),
+        ("SELECT max(how) FROM a.t", "sad"),
+        ("SELECT b.id FROM a.t JOIN a.t b ON a.t.how = b.also", "2"),
+        ("SELECT id FROM a.t WHERE small = 3 AND code = 'abc'", "1"),
+    ] {
+        assert_eq!(list(&hub.url, sql).await, answer, "{sql}");
+    }
+    query(
+        &hub.url,
+        "INSERT INTO a.t (id, how, hows, small) VALUES (3, 'ok', '{ok}', 5);
+         UPDATE a.t SET how = 'happy' WHERE how = 'sad'; DELETE FROM a.t WHERE how = 'ok'",
+    )
+    .await;
+    let there = "SELECT string_agg(how::text, ' ' ORDER BY id) FROM t";
+    assert_eq!(value(&source.url, there).await, "happy happy");
+    // Nothing is left to do, and nothing differs.
+    assert_eq!(spcd.spcd(&["refresh", "a", "--wait"]).code, 0);
+    assert_eq!(spcd.spcd(&["plan", "--refresh"]).stdout, "nothing to do\n");
+    // A type that the hub gets is used. A view keeps its columns.
+    query(&hub.url, "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy')").await;
+    assert_eq!(spcd.spcd(&["refresh", "a", "--wait"]).code, 0);
+    assert_eq!(columns(&hub.url, "a.t").await[1], "how mood");
+    // What spcd's state loses costs no column.
+    query(&hub.url, "DROP SCHEMA spcd CASCADE").await;
+    assert_eq!(columns(&hub.url, "a.t").await.len(), 6);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_types_are_left_out_unless_they_are_asked_for_as_text() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    let tables = "
+        CREATE TABLE pairs (id integer, pair pair, pairs pair[], smalls smaller[]);
+        CREATE TABLE good (id integer);
+        INSERT INTO pairs VALUES (1, '(1,x)', '{\"(1,x)\"}', '{1,2}')";
+    query(&source.url, &format!("{TYPES}{tables}")).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    let warning = "SELECT warnings[1] FROM spcd.connection_state";
+    let warned = value(&hub.url, warning).await;
+    assert!(
+        warned.starts_with("table \"pairs\" is left out: "),
+        "{warned}"
+    );
+    assert!(
+        warned.contains("create the type in this database"),
+        "{warned}"
+    );
+    assert!(warned.contains("`unknown_types = \"text\"`"), "{warned}");
+    let text = "\n  import {\n    unknown_types = \"text\"\n  }\n}";
+    spcd.write("a.spc", &postgres("a", &source).replace("\n}", text));
+    crate::support::eventually("they are text", crate::support::DEADLINE, || async {
+        let sql = "SELECT count(*) FROM pg_class WHERE relname = 'pairs' AND relkind = 'f'";
+        (value(&hub.url, sql).await == "1").then_some(())
+    })
+    .await;
+    until(&hub.url, &["a ready"]).await;
+    let sql = "SELECT pair || pairs[1] || smalls[2] FROM a.pairs WHERE pair = '(1,x)'";
+    assert_eq!(value(&hub.url, sql).await, "(1,x)(1,x)2");
+    let sql = "SELECT cardinality(warnings) FROM spcd.connection_state";
+    assert_eq!(value(&hub.url, sql).await, "0");
+    spcd.write(
+        "a.spc",
+        &postgres("a", &source).replace("\n}", &text.replace("text\"", "txt\"")),
+    );
+    let told = spcd.spcd(&["check"]);
+    assert!(
+        told.stderr
+            .contains("write `\"known\"` or `\"text\"` or `\"skip\"`"),
+        "{told:?}"
+    );
+    spcd.stop();
+}

@@ -32,113 +32,137 @@ pub struct Pieces {
 
 /// Splits a file's text at the borders of its top-level blocks.
 pub fn split_blocks(text: &str) -> Pieces {
-    let mut pieces: Vec<Piece> = Vec::new();
-    let mut counted = (0, 1);
-    let mut line_of = |offset: usize| {
-        let newlines = text.as_bytes()[counted.0..offset]
-            .iter()
-            .filter(|&&b| b == b'\n')
-            .count();
-        counted = (
-            offset,
-            counted.1 + u32::try_from(newlines).unwrap_or(u32::MAX),
-        );
-        counted.1
-    };
-    // Of the piece being read: its start, its open braces, and where its current line began.
-    let mut start: Option<usize> = None;
-    let mut braces: Vec<usize> = Vec::new();
-    let mut line_start = 0;
-    let mut equal_in_line = false;
-    let mut end = 0;
-    let mut first = TokenKind::End;
-
+    let mut splitter = Splitter::new(text);
     for token in Lexer::new(text) {
-        let Token { kind, .. } = token;
         if let Some(problem) = never_closed(&token) {
-            let from = start.unwrap_or(token.start);
+            let from = splitter.start.unwrap_or(token.start);
+            let mut pieces = splitter.pieces;
             pieces.retain(|piece| piece.end <= from);
             return Pieces {
                 pieces,
                 open: Some(problem),
             };
         }
-        match kind {
-            TokenKind::Comment => continue,
-            TokenKind::Newline | TokenKind::End => {
-                if let (Some(from), true) = (start, braces.is_empty()) {
-                    let line = line_of(from);
-                    // A header whose brace stands on the next line belongs to it.
-                    let headless = first == TokenKind::OpenBrace;
-                    match pieces.last_mut() {
-                        Some(header) if headless && is_header(&text[header.start..header.end]) => {
-                            header.end = end;
-                        }
-                        _ => {
-                            let stray = first == TokenKind::CloseBrace;
-                            if stray {
-                                mark_loose(&mut pieces, text);
-                            }
-                            pieces.push(Piece {
-                                start: from,
-                                end,
-                                line,
-                                stray,
-                            });
-                        }
-                    }
-                    start = None;
+        match token.kind {
+            TokenKind::Comment => {}
+            TokenKind::Newline | TokenKind::End => splitter.end_line(&token),
+            _ => splitter.take(&token),
+        }
+    }
+    let open = splitter.open_brace();
+    Pieces {
+        pieces: splitter.pieces,
+        open,
+    }
+}
+
+/// The pieces that were read, and the one that is being read.
+struct Splitter<'a> {
+    text: &'a str,
+    pieces: Vec<Piece>,
+    /// Up to where lines were counted, and the line there.
+    counted: (usize, u32),
+    /// Where the piece that is being read starts and ends, and its first token.
+    start: Option<usize>,
+    end: usize,
+    first: TokenKind,
+    /// Its open braces.
+    braces: Vec<usize>,
+    /// Where the current line began, and whether a `=` stands in it.
+    line_start: usize,
+    equal_in_line: bool,
+}
+
+impl<'a> Splitter<'a> {
+    fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            pieces: Vec::new(),
+            counted: (0, 1),
+            start: None,
+            end: 0,
+            first: TokenKind::End,
+            braces: Vec::new(),
+            line_start: 0,
+            equal_in_line: false,
+        }
+    }
+
+    fn line_of(&mut self, offset: usize) -> u32 {
+        let (at, line) = self.counted;
+        self.counted = (offset, line + newlines(&self.text[at..offset]));
+        self.counted.1
+    }
+
+    /// A piece ends with a line in which no brace is open.
+    fn end_line(&mut self, token: &Token) {
+        if let (Some(from), true) = (self.start, self.braces.is_empty()) {
+            let (text, end) = (self.text, self.end);
+            let line = self.line_of(from);
+            // A header whose brace stands on the next line belongs to it.
+            let headless = self.first == TokenKind::OpenBrace;
+            match self.pieces.last_mut() {
+                Some(header) if headless && is_header(&text[header.start..header.end]) => {
+                    header.end = end;
                 }
-                line_start = token.end;
-                equal_in_line = false;
-                continue;
+                _ => {
+                    let stray = self.first == TokenKind::CloseBrace;
+                    if stray {
+                        mark_loose(&mut self.pieces, text);
+                    }
+                    self.pieces.push(Piece {
+                        start: from,
+                        end,
+                        line,
+                        stray,
+                    });
+                }
             }
-            _ => {}
+            self.start = None;
         }
-        if start.is_none() {
-            start = Some(token.start);
-            first = kind;
+        self.line_start = token.end;
+        self.equal_in_line = false;
+    }
+
+    fn take(&mut self, token: &Token) {
+        if self.start.is_none() {
+            self.start = Some(token.start);
+            self.first = token.kind;
         }
-        end = token.end;
-        match kind {
-            TokenKind::OpenBrace => {
-                braces.push(token.start);
-            }
-            TokenKind::CloseBrace => {
-                braces.pop();
-            }
-            TokenKind::Equal => equal_in_line = true,
+        self.end = token.end;
+        match token.kind {
+            TokenKind::OpenBrace => self.braces.push(token.start),
+            TokenKind::CloseBrace => drop(self.braces.pop()),
+            TokenKind::Equal => self.equal_in_line = true,
             // What an open quote has swallowed up to the line's end is nearly always the brace
             // of a header (`connection "a {`) or of a one-line block (`{ plugin = "aws }`).
             TokenKind::Quoted if token.flaw == Some(Flaw::Quote) => {
-                let swallowed = token.text(text).trim_end();
-                if swallowed.ends_with('{') && !equal_in_line {
-                    braces.push(token.start + swallowed.len() - 1);
-                } else if swallowed.ends_with('}')
-                    && braces.last().is_some_and(|&brace| brace >= line_start)
-                {
-                    braces.pop();
+                let swallowed = token.text(self.text).trim_end();
+                let is_of_line = |brace: &usize| *brace >= self.line_start;
+                if swallowed.ends_with('{') && !self.equal_in_line {
+                    self.braces.push(token.start + swallowed.len() - 1);
+                } else if swallowed.ends_with('}') && self.braces.last().is_some_and(is_of_line) {
+                    self.braces.pop();
                 }
             }
             _ => {}
         }
     }
 
-    let open = braces.first().map(|&outer| {
-        let from = start.unwrap_or(outer);
-        let brace = braces.last().copied().unwrap_or(outer);
+    /// The problem of a brace that is still open at the end.
+    fn open_brace(&mut self) -> Option<Problem> {
+        let outer = *self.braces.first()?;
+        let from = self.start.unwrap_or(outer);
+        let brace = self.braces.last().copied().unwrap_or(outer);
         let problem = Problem::new(Span::new(brace, brace + 1), "this brace is never closed");
-        match next_header(text, from) {
-            Some(offset) => {
-                let line = line_of(from) + newlines(&text[from..offset]);
-                problem.hint(format!(
-                    "type `}}` before line {line}, where the next block begins"
-                ))
-            }
-            None => problem.hint("type `}` where the block ends"),
-        }
-    });
-    Pieces { pieces, open }
+        let Some(offset) = next_header(self.text, from) else {
+            return Some(problem.hint("type `}` where the block ends"));
+        };
+        let line = self.line_of(from) + newlines(&self.text[from..offset]);
+        Some(problem.hint(format!(
+            "type `}}` before line {line}, where the next block begins"
+        )))
+    }
 }
 
 fn newlines(text: &str) -> u32 {

@@ -107,25 +107,7 @@ impl Parser<'_> {
                 self.next();
                 self.heredoc(&token)
             }
-            TokenKind::Number => {
-                self.next();
-                let value = self.number(&token)?;
-                // An address or a version: `10.0.0.1`, `1.2.3`, `30s`, `10.0.0.0/8`.
-                let next = self.token(self.at);
-                if next.start == token.end
-                    && matches!(
-                        next.kind,
-                        TokenKind::Dot | TokenKind::Word | TokenKind::Number
-                    )
-                {
-                    let problem = Problem::new(span.to(self.span_of(&next)), "this is no number");
-                    return Err(self.problem(problem.hint("put a text in quotes: `\"…\"`")));
-                }
-                Ok(Expression {
-                    span,
-                    kind: ExpressionKind::Literal(value),
-                })
-            }
+            TokenKind::Number => self.number_literal(&token),
             TokenKind::Word => {
                 self.next();
                 let name = token.text(self.text);
@@ -155,29 +137,32 @@ impl Parser<'_> {
                 let problem = Problem::new(span, "expected a value");
                 Err(self.problem(problem.hint("put a path or pattern in quotes: `\"…\"`")))
             }
-            TokenKind::Unknown => match mark_hint(token.text(self.text)) {
-                Some(hint) => {
-                    let message = match token.text(self.text) {
-                        "'" => "single quotes make no text",
-                        "`" => "backticks make no text",
-                        "“" | "”" | "„" | "«" | "»" | "‘" | "’" | "‚" => {
-                            "curly quotes make no text"
-                        }
-                        _ => "expected a value",
-                    };
-                    let message = match invisible(token.text(self.text)) {
-                        Some(invisible) => format!("expected a value, found {invisible}"),
-                        None => message.to_owned(),
-                    };
-                    Err(self.problem(Problem::new(span, message).hint(hint)))
-                }
-                None => {
-                    let problem = Problem::new(span, "expected a value");
-                    Err(self.problem(problem.hint("put a text in quotes: `\"…\"`")))
-                }
-            },
+            TokenKind::Unknown => {
+                let problem = unknown_mark(token.text(self.text), span);
+                Err(self.problem(problem))
+            }
             _ => Err(self.unexpected(&token, "a value")),
         }
+    }
+
+    fn number_literal(&mut self, token: &Token) -> Result<Expression> {
+        let span = self.span_of(token);
+        self.next();
+        let value = self.number(token)?;
+        // An address or a version: `10.0.0.1`, `1.2.3`, `30s`, `10.0.0.0/8`.
+        let next = self.token(self.at);
+        let continues = matches!(
+            next.kind,
+            TokenKind::Dot | TokenKind::Word | TokenKind::Number
+        );
+        if next.start == token.end && continues {
+            let problem = Problem::new(span.to(self.span_of(&next)), "this is no number");
+            return Err(self.problem(problem.hint("put a text in quotes: `\"…\"`")));
+        }
+        Ok(Expression {
+            span,
+            kind: ExpressionKind::Literal(value),
+        })
     }
 
     /// Reads with newlines as white space, up to what closes it.
@@ -578,4 +563,23 @@ fn same_digits(written: &str, kept: &str) -> bool {
             .to_owned()
     };
     digits(written) == digits(kept)
+}
+
+/// The problem of a character that begins no token.
+fn unknown_mark(mark: &str, span: Span) -> Problem {
+    let Some(hint) = mark_hint(mark) else {
+        let problem = Problem::new(span, "expected a value");
+        return problem.hint("put a text in quotes: `\"…\"`");
+    };
+    let message = match mark {
+        "'" => "single quotes make no text",
+        "`" => "backticks make no text",
+        "“" | "”" | "„" | "«" | "»" | "‘" | "’" | "‚" => "curly quotes make no text",
+        _ => "expected a value",
+    };
+    let message = match invisible(mark) {
+        Some(invisible) => format!("expected a value, found {invisible}"),
+        None => message.to_owned(),
+    };
+    Problem::new(span, message).hint(hint)
 }

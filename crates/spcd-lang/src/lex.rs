@@ -151,7 +151,6 @@ impl<'a> Lexer<'a> {
             };
         };
         let (kind, length) = match (first, self.byte(1)) {
-            (b'\n', _) => (TokenKind::Newline, 1),
             (b'#', _) | (b'/', b'/') => (TokenKind::Comment, line_end(self.text, start) - start),
             (b'/', b'*') => match self.text[start + 2..].find("*/") {
                 Some(length) => (TokenKind::Comment, length + 4),
@@ -177,40 +176,8 @@ impl<'a> Lexer<'a> {
                 }
                 None => (TokenKind::Less, 1),
             },
-            (b'{', _) => (TokenKind::OpenBrace, 1),
-            (b'}', _) => (TokenKind::CloseBrace, 1),
-            (b'[', _) => (TokenKind::OpenBracket, 1),
-            (b']', _) => (TokenKind::CloseBracket, 1),
-            (b'(', _) => (TokenKind::OpenParen, 1),
-            (b')', _) => (TokenKind::CloseParen, 1),
-            (b',', _) => (TokenKind::Comma, 1),
-            (b'.', b'.') if self.byte(2) == b'.' => (TokenKind::Ellipsis, 3),
-            (b'.', _) => (TokenKind::Dot, 1),
-            (b'=', b'=') => (TokenKind::EqualEqual, 2),
-            (b'=', b'>') => (TokenKind::Arrow, 2),
-            (b'=', _) => (TokenKind::Equal, 1),
-            (b':', _) => (TokenKind::Colon, 1),
-            (b'?', _) => (TokenKind::Question, 1),
-            (b'+', _) => (TokenKind::Plus, 1),
-            (b'-', _) => (TokenKind::Minus, 1),
-            (b'*', _) => (TokenKind::Star, 1),
-            (b'/', _) => (TokenKind::Slash, 1),
-            (b'%', _) => (TokenKind::Percent, 1),
-            (b'!', b'=') => (TokenKind::NotEqual, 2),
-            (b'!', _) => (TokenKind::Bang, 1),
-            (b'&', b'&') => (TokenKind::And, 2),
-            (b'|', b'|') => (TokenKind::Or, 2),
-            (b'<', b'=') => (TokenKind::LessEqual, 2),
-            (b'<', _) => (TokenKind::Less, 1),
-            (b'>', b'=') => (TokenKind::GreaterEqual, 2),
-            (b'>', _) => (TokenKind::Greater, 1),
-            _ => match word_length(&self.text[start..]) {
-                0 => (
-                    TokenKind::Unknown,
-                    self.text[start..].chars().next().map_or(1, char::len_utf8),
-                ),
-                length => (TokenKind::Word, length),
-            },
+            (first, second) => punctuation(first, second, self.byte(2))
+                .unwrap_or_else(|| word_or_unknown(&self.text[start..])),
         };
         self.at = start + length;
         Token {
@@ -374,6 +341,52 @@ pub fn quoted_end(text: &str, start: usize) -> (usize, bool) {
     }
     let end = line_end(text, start);
     (start + text[start..end].trim_end_matches('\r').len(), false)
+}
+
+/// The token that one to three bytes make, with its length; `None`: they are no punctuation.
+fn punctuation(first: u8, second: u8, third: u8) -> Option<(TokenKind, usize)> {
+    Some(match (first, second) {
+        (b'\n', _) => (TokenKind::Newline, 1),
+        (b'{', _) => (TokenKind::OpenBrace, 1),
+        (b'}', _) => (TokenKind::CloseBrace, 1),
+        (b'[', _) => (TokenKind::OpenBracket, 1),
+        (b']', _) => (TokenKind::CloseBracket, 1),
+        (b'(', _) => (TokenKind::OpenParen, 1),
+        (b')', _) => (TokenKind::CloseParen, 1),
+        (b',', _) => (TokenKind::Comma, 1),
+        (b'.', b'.') if third == b'.' => (TokenKind::Ellipsis, 3),
+        (b'.', _) => (TokenKind::Dot, 1),
+        (b'=', b'=') => (TokenKind::EqualEqual, 2),
+        (b'=', b'>') => (TokenKind::Arrow, 2),
+        (b'=', _) => (TokenKind::Equal, 1),
+        (b':', _) => (TokenKind::Colon, 1),
+        (b'?', _) => (TokenKind::Question, 1),
+        (b'+', _) => (TokenKind::Plus, 1),
+        (b'-', _) => (TokenKind::Minus, 1),
+        (b'*', _) => (TokenKind::Star, 1),
+        (b'/', _) => (TokenKind::Slash, 1),
+        (b'%', _) => (TokenKind::Percent, 1),
+        (b'!', b'=') => (TokenKind::NotEqual, 2),
+        (b'!', _) => (TokenKind::Bang, 1),
+        (b'&', b'&') => (TokenKind::And, 2),
+        (b'|', b'|') => (TokenKind::Or, 2),
+        (b'<', b'=') => (TokenKind::LessEqual, 2),
+        (b'<', _) => (TokenKind::Less, 1),
+        (b'>', b'=') => (TokenKind::GreaterEqual, 2),
+        (b'>', _) => (TokenKind::Greater, 1),
+        _ => return None,
+    })
+}
+
+/// The token at the start of a text that is no punctuation, with its length.
+fn word_or_unknown(text: &str) -> (TokenKind, usize) {
+    match word_length(text) {
+        0 => {
+            let length = text.chars().next().map_or(1, char::len_utf8);
+            (TokenKind::Unknown, length)
+        }
+        length => (TokenKind::Word, length),
+    }
 }
 
 #[cfg(test)]

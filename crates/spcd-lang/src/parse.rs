@@ -375,9 +375,10 @@ impl<'a> Parser<'a> {
     }
 
     /// A block from after its type.
-    fn block(&mut self, kind: &str, span: Span) -> Result<Block> {
+    /// Reads a block's labels and its opening brace.
+    fn header(&mut self, kind: &str) -> Result<(Vec<Label>, Token)> {
         let mut labels = Vec::new();
-        let open = loop {
+        loop {
             let token = self.peek();
             match token.kind {
                 TokenKind::Word => {
@@ -396,28 +397,8 @@ impl<'a> Parser<'a> {
                         span: self.span_of(&token),
                     });
                 }
-                TokenKind::OpenBrace => break self.next(),
-                TokenKind::Newline => {
-                    let mut next = self.at;
-                    while self.token(next).kind == TokenKind::Newline {
-                        next += 1;
-                    }
-                    if self.token(next).kind == TokenKind::OpenBrace {
-                        let brace = self.token(next);
-                        let problem = Problem::new(
-                            self.span_of(&brace),
-                            "the opening brace stands on another line than its block's name",
-                        );
-                        self.problem(problem.hint(format!("write `{kind} … {{` on one line")));
-                        self.at = next + 1;
-                        break brace;
-                    }
-                    let message = "expected `=` after the name, or `{` at the end of the line";
-                    let span = self.span_of(&token);
-                    return Err(self.problem(Problem::new(span, message).hint(
-                        "write `name = …` for an attribute, `type \"label\" {` for a block",
-                    )));
-                }
+                TokenKind::OpenBrace => return Ok((labels, self.next())),
+                TokenKind::Newline => return Ok((labels, self.brace_below(kind, &token)?)),
                 // As in other languages: `connection "name": {`, `connection "name" = {`.
                 TokenKind::Equal | TokenKind::Colon
                     if self.token(self.at + 1).kind == TokenKind::OpenBrace =>
@@ -436,7 +417,31 @@ impl<'a> Parser<'a> {
                 }
                 _ => return Err(self.unexpected(&token, "a block's label in quotes, or `{`")),
             }
-        };
+        }
+    }
+
+    /// Takes an opening brace that stands on a line below its block's name.
+    fn brace_below(&mut self, kind: &str, newline: &Token) -> Result<Token> {
+        let mut next = self.at;
+        while self.token(next).kind == TokenKind::Newline {
+            next += 1;
+        }
+        let brace = self.token(next);
+        if brace.kind == TokenKind::OpenBrace {
+            let message = "the opening brace stands on another line than its block's name";
+            let problem = Problem::new(self.span_of(&brace), message);
+            self.problem(problem.hint(format!("write `{kind} … {{` on one line")));
+            self.at = next + 1;
+            return Ok(brace);
+        }
+        let message = "expected `=` after the name, or `{` at the end of the line";
+        let problem = Problem::new(self.span_of(newline), message);
+        let hint = "write `name = …` for an attribute, `type \"label\" {` for a block";
+        Err(self.problem(problem.hint(hint)))
+    }
+
+    fn block(&mut self, kind: &str, span: Span) -> Result<Block> {
+        let (labels, open) = self.header(kind)?;
         let outer = std::mem::replace(&mut self.multiline, false);
         let body = self.deeper(Self::body);
         self.multiline = outer;

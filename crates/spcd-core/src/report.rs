@@ -316,19 +316,7 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
                     (None, _) | (Some(_), false) => index,
                     (Some(_), true) => index + 2,
                 };
-                let mut braces = 0_usize;
-                let mut end = from;
-                loop {
-                    match kind(end) {
-                        TokenKind::End => break,
-                        TokenKind::Newline if braces == 0 => break,
-                        TokenKind::CloseBrace if braces == 0 => break,
-                        TokenKind::OpenBrace => braces += 1,
-                        TokenKind::CloseBrace => braces -= 1,
-                        _ => {}
-                    }
-                    end += 1;
-                }
+                let end = end_of_value(from, kind);
                 let plain = |block: &&str| ["import", "labels", "health"].contains(block);
                 let import = blocks.get(1).is_some_and(plain) && blocks.len() == 2;
                 if let (Some(first), Some(last)) =
@@ -350,6 +338,21 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
         }
     }
     hidden
+}
+
+/// The token after a value: the line's end, or the brace that closes the block around it.
+fn end_of_value(from: usize, kind: impl Fn(usize) -> TokenKind) -> usize {
+    let (mut braces, mut end) = (0_usize, from);
+    loop {
+        match kind(end) {
+            TokenKind::End => return end,
+            TokenKind::Newline | TokenKind::CloseBrace if braces == 0 => return end,
+            TokenKind::OpenBrace => braces += 1,
+            TokenKind::CloseBrace => braces -= 1,
+            _ => {}
+        }
+        end += 1;
+    }
 }
 
 /// Whether tokens are one value and nothing behind it: a second one may be somebody else's.

@@ -126,78 +126,28 @@ pub(super) fn read(
 ) -> Read {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
-    let plugin = block
-        .body
-        .attributes
-        .iter()
-        .find(|attribute| &*attribute.name == "plugin");
+    let mut attributes = block.body.attributes.iter();
+    let plugin = attributes.find(|attribute| &*attribute.name == "plugin");
     let reference = plugin.and_then(|attribute| reference(&attribute.value));
-    let without: &[&str] = if reference.is_some() {
-        &["plugin"]
-    } else {
-        &[]
+    let without: &[&str] = match reference.is_some() {
+        true => &["plugin"],
+        false => &[],
     };
     let settings = Settings::of(&block.body, without, lookup, &mut problems);
     warnings.extend(ends_in_newline(block, &settings));
 
-    let plugin_span = plugin.map_or(block.span, |attribute| attribute.value.span);
-    let written = match &reference {
-        Some(label) => Some(label.clone()),
-        None => settings.text("plugin", &mut problems),
-    };
-    let resolved = match (&reference, &written) {
-        (Some(label), _) => Some(instances.reference(label)),
-        (None, Some(text)) if text.trim().is_empty() => {
-            problems.push(Problem::new(plugin_span, "a plugin's name cannot be empty"));
-            None
-        }
-        (None, Some(text)) => Some(instances.named(text)),
-        (None, None) => {
-            if !settings.was_written("plugin") {
-                problems.push(
-                    Problem::new(block.span, "a connection needs the attribute `plugin`")
-                        .hint("write `plugin = \"postgres\"`, or the name of another plugin"),
-                );
-            }
-            None
-        }
-    };
-    let resolved = match resolved {
-        Some(Ok(resolved)) => Some(resolved),
-        Some(Err((message, hint))) => {
-            problems.push(Problem {
-                span: plugin_span,
-                message,
-                hint,
-            });
-            None
-        }
-        None => None,
-    };
-    if let Some(warning) = resolved
-        .as_ref()
-        .and_then(|resolved| resolved.warning.clone())
-    {
-        warnings.push(Problem::new(plugin_span, warning));
-    }
+    let (written, resolved) = plugin_of(
+        block,
+        &settings,
+        reference,
+        instances,
+        &mut problems,
+        &mut warnings,
+    );
 
     let mut connections_span = block.span;
     let kind = kind(&settings, block.span, &mut connections_span, &mut problems);
-    let enabled = match settings.text("import_schema", &mut problems).as_deref() {
-        None | Some("enabled") => true,
-        Some("disabled") => false,
-        Some(_) => {
-            let span = settings
-                .get("import_schema")
-                .map_or(block.span, |s| s.value_span);
-            let problem = Problem::new(
-                span,
-                "expected \"enabled\" or \"disabled\" for `import_schema`",
-            );
-            problems.push(problem.hint("write `import_schema = \"disabled\"`"));
-            true
-        }
-    };
+    let enabled = enabled(&settings, block.span, &mut problems);
     let Sections {
         import,
         labels,
@@ -205,37 +155,33 @@ pub(super) fn read(
     } = sections(&settings, &mut problems, &mut warnings);
     let of_plugin = (resolved.as_ref()).map_or_else(Default::default, |r| r.definition.health);
 
-    let mut target_or = Target::default();
-    if let Some(Resolved { definition, .. }) = &resolved {
-        if kind == Kind::Plugin {
-            let plugin = written.as_deref().unwrap_or("");
-            let ssh = super::ssh::read(&settings, file, &mut problems);
+    let target = match &resolved {
+        Some(Resolved { definition, .. }) if kind == Kind::Plugin => {
             let context = Context {
                 file,
-                ssh,
+                ssh: super::ssh::read(&settings, file, &mut problems),
                 whole,
-                plugin,
+                plugin: written.as_deref().unwrap_or(""),
                 span: block.span,
             };
-            target_or = target(&settings, definition, import, &context, &mut problems);
-        } else {
-            aggregator(&settings, &mut problems);
+            target(&settings, definition, import, &context, &mut problems)
         }
-    }
-
+        Some(_) => {
+            aggregator(&settings, &mut problems);
+            Target::default()
+        }
+        None => Target::default(),
+    };
     let connection = Connection {
         name: name.to_owned(),
         plugin: written.unwrap_or_default(),
-        plugin_instance: resolved
-            .as_ref()
-            .map(|resolved| resolved.instance.clone())
-            .unwrap_or_default(),
+        plugin_instance: (resolved.as_ref()).map_or_else(String::new, |r| r.instance.clone()),
         kind,
         enabled,
         file: file.to_owned(),
         start_line: 0,
         end_line: 0,
-        target: Ok(target_or),
+        target: Ok(target),
         warnings: Vec::new(),
         labels,
         health: health.or(of_plugin),
@@ -248,6 +194,78 @@ pub(super) fn read(
         connections_span,
         settings,
         definition: resolved.map(|resolved| resolved.definition),
+    }
+}
+
+/// The plugin as it is written, and the definition that it means.
+fn plugin_of(
+    block: &Block,
+    settings: &Settings,
+    reference: Option<String>,
+    instances: &Instances,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) -> (Option<String>, Option<Resolved>) {
+    let mut attributes = block.body.attributes.iter();
+    let plugin = attributes.find(|attribute| &*attribute.name == "plugin");
+    let span = plugin.map_or(block.span, |attribute| attribute.value.span);
+    let is_reference = reference.is_some();
+    let written = reference.or_else(|| settings.text("plugin", problems));
+    if written.is_none() && !settings.was_written("plugin") {
+        let problem = Problem::new(block.span, "a connection needs the attribute `plugin`");
+        let hint = "write `plugin = \"postgres\"`, or the name of another plugin";
+        problems.push(problem.hint(hint));
+    }
+    let resolved = (written.as_deref())
+        .and_then(|written| resolve(instances, written, is_reference, span, problems));
+    let warning = resolved.as_ref().and_then(|r| r.warning.clone());
+    warnings.extend(warning.map(|warning| Problem::new(span, warning)));
+    (written, resolved)
+}
+
+/// The definition that `plugin` means.
+fn resolve(
+    instances: &Instances,
+    written: &str,
+    is_reference: bool,
+    span: Span,
+    problems: &mut Vec<Problem>,
+) -> Option<Resolved> {
+    let found = match is_reference {
+        true => instances.reference(written),
+        false if written.trim().is_empty() => {
+            problems.push(Problem::new(span, "a plugin's name cannot be empty"));
+            return None;
+        }
+        false => instances.named(written),
+    };
+    match found {
+        Ok(resolved) => Some(resolved),
+        Err((message, hint)) => {
+            problems.push(Problem {
+                span,
+                message,
+                hint,
+            });
+            None
+        }
+    }
+}
+
+/// Whether `import_schema` wants the connection's schema.
+fn enabled(settings: &Settings, block: Span, problems: &mut Vec<Problem>) -> bool {
+    match settings.text("import_schema", problems).as_deref() {
+        None | Some("enabled") => true,
+        Some("disabled") => false,
+        Some(_) => {
+            let span = settings
+                .get("import_schema")
+                .map_or(block, |s| s.value_span);
+            let message = "expected \"enabled\" or \"disabled\" for `import_schema`";
+            let problem = Problem::new(span, message);
+            problems.push(problem.hint("write `import_schema = \"disabled\"`"));
+            true
+        }
     }
 }
 

@@ -126,93 +126,12 @@ pub(crate) fn public() -> BTreeSet<String> {
 }
 
 fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
-    let names = || KNOWN.iter().map(|(name, _)| *name);
-    let list = names().collect::<Vec<_>>().join(", ");
-    for setting in &settings.list {
-        if names().any(|name| *name == *setting.name) {
-            continue;
-        }
-        let problem = Problem::new(
-            setting.span,
-            format!("there is no setting `{}`", setting.name),
-        );
-        problems.push(match nearest(&setting.name, names()) {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => problem.hint(format!("there are: {list}")),
-        });
-    }
-    let (mut hub, mut health) = (None, None);
-    for section in &settings.sections {
-        if &*section.kind == "hub" {
-            if hub.is_some() {
-                let problem = Problem::new(section.span, "`hub` is written twice");
-                problems.push(problem.hint("join the two"));
-            }
-            hub = Some(hub::hub(section, problems));
-            continue;
-        }
-        if &*section.kind == "health" {
-            if health.is_some() {
-                let problem = Problem::new(section.span, "`health` is written twice");
-                problems.push(problem.hint("join the two"));
-            }
-            health = Some(sections::health(section, problems));
-            continue;
-        }
-        let problem = Problem::new(section.span, "settings are not written as blocks");
-        problems.push(match &*section.kind {
-            "connection" | "plugin" | "options" => problem.hint(
-                "connections, plugins and options belong into a file `*.spc` in the config directory",
-            ),
-            _ => problem.hint(format!("write `name = \"value\"`; there are: {list}")),
-        });
-    }
-    let texts = |name: &str, problems: &mut Vec<Problem>| -> Vec<String> {
-        let Some(setting) = settings.get(name) else {
-            return Vec::new();
-        };
-        let (many, values) = match &setting.value {
-            Value::List(values) => (matches!(name, "config" | "http_hosts"), values.as_slice()),
-            one => (true, std::slice::from_ref(one)),
-        };
-        let text = |value: &Value| match value {
-            Value::String(text) => Some(text.to_string()),
-            _ => None,
-        };
-        let found: Option<Vec<String>> = values.iter().map(text).collect();
-        match found.filter(|_| many) {
-            Some(found) => found,
-            None => {
-                let wanted = KNOWN.iter().find(|(known, _)| *known == name);
-                let wanted = wanted.map_or("a text", |(_, wanted)| *wanted);
-                let message = format!(
-                    "expected {wanted} for `{name}`, found {}",
-                    setting.value.kind()
-                );
-                problems.push(Problem::new(setting.value_span, message));
-                Vec::new()
-            }
-        }
-    };
+    let list = KNOWN.map(|(name, _)| name).join(", ");
+    unknown(settings, &list, problems);
+    let (hub, health) = blocks(settings, &list, problems);
+    let texts = |name: &str, problems: &mut Vec<Problem>| texts(settings, name, problems);
     let config = texts("config", problems);
-    if let Some(setting) = settings.get("instance")
-        && let Value::String(name) = &setting.value
-        && !is_instance_name(name)
-    {
-        problems.push(Problem::new(setting.value_span, INSTANCE_NAME));
-    }
-    if let Some(setting) = settings.get("compat")
-        && let Value::String(name) = &setting.value
-        && Compat::named(name).is_none()
-    {
-        problems.push(Problem::new(setting.value_span, COMPAT));
-    }
-    if let Some(setting) = settings.get("http")
-        && let Value::String(text) = &setting.value
-        && let Err(problem) = Listen::parse(text)
-    {
-        problems.push(Problem::new(setting.value_span, problem));
-    }
+    refused(settings, problems);
     let http_hosts = texts("http_hosts", problems);
     let mut one = |name: &str| texts(name, problems).into_iter().next();
     DaemonSettings {
@@ -230,4 +149,95 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
         http_hosts,
         http_token_file: one("http_token_file"),
     }
+}
+
+/// Tells names that no setting has.
+fn unknown(settings: &Settings, list: &str, problems: &mut Vec<Problem>) {
+    let names = || KNOWN.iter().map(|(name, _)| *name);
+    for setting in &settings.list {
+        if names().any(|name| *name == *setting.name) {
+            continue;
+        }
+        let message = format!("there is no setting `{}`", setting.name);
+        let problem = Problem::new(setting.span, message);
+        problems.push(match nearest(&setting.name, names()) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem.hint(format!("there are: {list}")),
+        });
+    }
+}
+
+/// Reads the blocks `hub` and `health`.
+fn blocks(
+    settings: &Settings,
+    list: &str,
+    problems: &mut Vec<Problem>,
+) -> (Option<HubGiven>, Option<health::Options>) {
+    let (mut hub, mut health) = (None, None);
+    for section in &settings.sections {
+        let kind = &*section.kind;
+        if (kind == "hub" && hub.is_some()) || (kind == "health" && health.is_some()) {
+            let problem = Problem::new(section.span, format!("`{kind}` is written twice"));
+            problems.push(problem.hint("join the two"));
+        }
+        match kind {
+            "hub" => hub = Some(hub::hub(section, problems)),
+            "health" => health = Some(sections::health(section, problems)),
+            _ => {
+                let problem = Problem::new(section.span, "settings are not written as blocks");
+                problems.push(match kind {
+                    "connection" | "plugin" | "options" => problem.hint(
+                        "connections, plugins and options belong into a file `*.spc` in the config \
+                         directory",
+                    ),
+                    _ => problem.hint(format!("write `name = \"value\"`; there are: {list}")),
+                });
+            }
+        }
+    }
+    (hub, health)
+}
+
+/// The texts of a setting, of which only some take several.
+fn texts(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Vec<String> {
+    let Some(setting) = settings.get(name) else {
+        return Vec::new();
+    };
+    let (many, values) = match &setting.value {
+        Value::List(values) => (matches!(name, "config" | "http_hosts"), values.as_slice()),
+        one => (true, std::slice::from_ref(one)),
+    };
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.to_string()),
+        _ => None,
+    };
+    let found: Option<Vec<String>> = values.iter().map(text).collect();
+    if let Some(found) = found.filter(|_| many) {
+        return found;
+    }
+    let wanted = KNOWN.iter().find(|(known, _)| *known == name);
+    let wanted = wanted.map_or("a text", |(_, wanted)| *wanted);
+    let kind = setting.value.kind();
+    let message = format!("expected {wanted} for `{name}`, found {kind}");
+    problems.push(Problem::new(setting.value_span, message));
+    Vec::new()
+}
+
+/// Tells texts that their settings do not take.
+fn refused(settings: &Settings, problems: &mut Vec<Problem>) {
+    let mut check = |name: &str, problem: &dyn Fn(&str) -> Option<String>| {
+        if let Some(setting) = settings.get(name)
+            && let Value::String(text) = &setting.value
+            && let Some(problem) = problem(text)
+        {
+            problems.push(Problem::new(setting.value_span, problem));
+        }
+    };
+    check("instance", &|name| {
+        (!is_instance_name(name)).then(|| INSTANCE_NAME.to_owned())
+    });
+    check("compat", &|name| {
+        Compat::named(name).is_none().then(|| COMPAT.to_owned())
+    });
+    check("http", &|text| Listen::parse(text).err());
 }

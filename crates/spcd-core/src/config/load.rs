@@ -201,33 +201,54 @@ impl<'a, 'g> Pass<'a, 'g> {
                 return self.doubt(file);
             }
         };
-        if source.path.ends_with(".json") {
-            let key = key([&source.path, text]);
-            let entry = cache.entry(key, || {
-                let json::File { blocks, broken } = json::parse(text);
-                Entry { blocks, broken }
-            });
-            for index in 0..entry.blocks.len() {
-                let entry = entry.clone();
-                items.push(Item {
-                    file,
-                    base: 0,
-                    line: None,
-                    stray: false,
-                    entry,
-                    index,
-                    extra: Vec::new(),
-                    settled: None,
-                    key,
-                    end: text.len(),
-                });
-            }
-            if let Some(problem) = &entry.broken {
-                self.tell(file, 0, Severity::Error, problem, None);
-                self.doubt(file);
-            }
-            return;
+        match source.path.ends_with(".json") {
+            true => self.read_json(source, text, file, cache, items),
+            false => self.read_native(source, text, file, cache, items),
         }
+    }
+
+    fn read_json(
+        &mut self,
+        source: &Source,
+        text: &'a str,
+        file: usize,
+        cache: &mut Cache,
+        items: &mut Vec<Item>,
+    ) {
+        let key = key([&source.path, text]);
+        let entry = cache.entry(key, || {
+            let json::File { blocks, broken } = json::parse(text);
+            Entry { blocks, broken }
+        });
+        for index in 0..entry.blocks.len() {
+            let entry = entry.clone();
+            items.push(Item {
+                file,
+                base: 0,
+                line: None,
+                stray: false,
+                entry,
+                index,
+                extra: Vec::new(),
+                settled: None,
+                key,
+                end: text.len(),
+            });
+        }
+        if let Some(problem) = &entry.broken {
+            self.tell(file, 0, Severity::Error, problem, None);
+            self.doubt(file);
+        }
+    }
+
+    fn read_native(
+        &mut self,
+        source: &Source,
+        text: &'a str,
+        file: usize,
+        cache: &mut Cache,
+        items: &mut Vec<Item>,
+    ) {
         let pieces = cache.pieces(key([&source.path, text]), || {
             let Pieces { pieces, open } = split_blocks(text);
             let key = |piece: Piece| (key([&source.path, &text[piece.start..piece.end]]), piece);

@@ -161,23 +161,27 @@ impl<'a> Records<'a> {
             }
             None if in_quotes => return Err(Fault::OpenQuote { line: quote_line }),
             None => self.at = at,
-            Some(found) => {
-                if let Some(before) = self.end.filter(|before| *before != found) {
-                    return Err(Fault::LineEnds {
-                        line: self.line,
-                        found: found.name(),
-                        before: before.name(),
-                    });
-                }
-                self.end = Some(found);
-                self.line += 1;
-                self.at = at + if found == End::CrLf { 2 } else { 1 };
-            }
+            Some(found) => self.end_line(found, at)?,
         }
         if &bytes[begin..at] == br"\." {
             return Err(Fault::EndMark { line: row.line });
         }
         Ok(true)
+    }
+
+    /// Goes on behind a line's end. All lines of a file end alike.
+    fn end_line(&mut self, found: End, at: usize) -> Result<(), Fault> {
+        if let Some(before) = self.end.filter(|before| *before != found) {
+            return Err(Fault::LineEnds {
+                line: self.line,
+                found: found.name(),
+                before: before.name(),
+            });
+        }
+        self.end = Some(found);
+        self.line += 1;
+        self.at = at + if found == End::CrLf { 2 } else { 1 };
+        Ok(())
     }
 }
 

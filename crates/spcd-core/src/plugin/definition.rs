@@ -58,6 +58,14 @@ pub(crate) const STEAMPIPE_ATTRIBUTES: [&str; 6] = [
     "scope",
 ];
 
+/// Whether a value was taken; an error says what is expected.
+type Taken = Result<(), &'static str>;
+
+fn put<T>(slot: &mut T, value: Option<T>, expected: &'static str) -> Taken {
+    *slot = value.ok_or(expected)?;
+    Ok(())
+}
+
 impl Definition {
     /// Takes what a block says and keeps the rest.
     pub(crate) fn change(&mut self, settings: &Settings, problems: &mut Vec<Problem>) {
@@ -73,134 +81,155 @@ impl Definition {
     }
 
     fn change_one(&mut self, setting: &Setting, problems: &mut Vec<Problem>) {
-        let span = setting.value_span;
-        let mut wrong = |expected: &str| {
-            let message = format!(
-                "expected {expected} for `{}`, found {}",
-                setting.name,
-                setting.value.kind()
-            );
-            problems.push(Problem::new(span, message));
-        };
-        let text = setting.value.as_text();
-        let boolean = match &setting.value {
-            Value::Bool(value) => Some(*value),
-            _ => None,
-        };
-        match &*setting.name {
-            "extension" | "wrapper" | "package" | "schema" | "column_name" | "body"
-            | "connection_string" | "schema_attribute" => {
-                let Some(text) = text else {
-                    return wrong("text");
-                };
-                let optional = Some(text.clone()).filter(|text| !text.is_empty());
-                match &*setting.name {
-                    "extension" => self.extension = text,
-                    "wrapper" => self.wrapper = text,
-                    "package" => self.package = text,
-                    "schema" => self.schema = text,
-                    "column_name" => self.column_name = optional,
-                    "body" => self.body = optional,
-                    "connection_string" => self.connection_string = optional,
-                    _ => self.schema_attribute = optional,
-                }
+        let (name, value) = (&*setting.name, &setting.value);
+        let taken = self
+            .take_plain(name, value)
+            .or_else(|| self.take_collection(name, value))
+            .or_else(|| self.take_word(name, value));
+        match taken {
+            Some(Ok(())) => {}
+            // One of several words, written in backticks.
+            Some(Err(words)) if words.starts_with('`') => {
+                let problem =
+                    Problem::new(setting.value_span, format!("this is no value for `{name}`"));
+                problems.push(problem.hint(format!("write {words}")));
             }
-            "positional" | "verbatim" | "allow_visible_secrets" => {
-                let Some(value) = boolean else {
-                    return wrong("true or false");
-                };
-                match &*setting.name {
-                    "positional" => self.positional = value,
-                    "verbatim" => self.verbatim = value,
-                    _ => self.allow_visible_secrets = value,
-                }
+            Some(Err(expected)) => {
+                let kind = value.kind();
+                let message = format!("expected {expected} for `{name}`, found {kind}");
+                problems.push(Problem::new(setting.value_span, message));
             }
-            "schema_mode" => match text.as_deref() {
-                Some("dynamic") => self.dynamic = true,
-                Some("static") => self.dynamic = false,
-                _ => problems.push(
-                    Problem::new(span, "expected a schema mode")
-                        .hint("write `schema_mode = \"dynamic\"` or `\"static\"`"),
-                ),
-            },
-            "unknown_types" => {
-                self.unknown_types = text.as_deref().and_then(UnknownTypes::named);
-                if self.unknown_types.is_none() {
-                    wrong("`\"known\"`, `\"text\"` or `\"skip\"`");
-                }
-            }
-            "probe" => match text.as_deref() {
-                Some("import") => self.probe = Probe::Import,
-                Some("files") => self.probe = Probe::Files,
-                Some("none") => self.probe = Probe::None,
-                _ => problems.push(
-                    Problem::new(span, "this is no way to find out whether a source is there")
-                        .hint("write `probe = \"import\"`, `\"files\"` or `\"none\"`"),
-                ),
-            },
-            "public" | "paths" | "files" | "dynamic" | "requires" | "aliases" => {
-                let Some(names) = names(&setting.value) else {
-                    return wrong("a list of names");
-                };
-                match &*setting.name {
-                    "public" => self.public = names,
-                    "paths" => self.paths = names,
-                    "dynamic" => self.ask_each = names,
-                    "requires" => self.requires = names,
-                    "aliases" => self.aliases = names,
-                    _ => self.files = names,
-                }
-            }
-            "required" => match names(&setting.value) {
-                Some(names) => self.required = names.into_iter().collect(),
-                None => wrong("a list of names"),
-            },
-            "words" => match objects(&setting.value) {
-                Some(words) => self.words = words,
-                None => wrong("an object of objects of texts"),
-            },
-            "join" => match pairs(&setting.value) {
-                Some(pairs) => self.join = pairs,
-                None => wrong("an object of lists of two texts"),
-            },
-            "server" | "mapping" => {
-                let Some(options) = renames(&setting.value) else {
-                    return wrong("a list of names or an object");
-                };
-                if &*setting.name == "server" {
-                    self.server = options
-                } else {
-                    self.mapping = options
-                }
-            }
-            "defaults" | "ask" | "import_options" | "since" | "values" | "lacks" | "needs"
-            | "tunnel" | "synonyms" => {
-                let Some(values) = texts(&setting.value) else {
-                    return wrong("an object of texts");
-                };
-                match &*setting.name {
-                    "defaults" => self.defaults = values,
-                    "ask" => self.ask = values,
-                    "since" => self.since = values,
-                    "tunnel" => self.tunnel = values,
-                    "values" => self.values = values,
-                    "lacks" => self.lacks = values,
-                    "needs" => self.needs = values,
-                    "synonyms" => self.synonyms = values,
-                    _ => self.import_options = values,
-                }
-            }
-            "source" => {}
-            steampipe if STEAMPIPE_ATTRIBUTES.contains(&steampipe) => {}
-            unknown => {
-                let message = format!("a plugin block has no attribute `{unknown}`");
+            None if name == "source" || STEAMPIPE_ATTRIBUTES.contains(&name) => {}
+            None => {
+                let message = format!("a plugin block has no attribute `{name}`");
                 let problem = Problem::new(setting.span, message);
-                problems.push(match nearest(unknown, ATTRIBUTES.into_iter()) {
+                problems.push(match nearest(name, ATTRIBUTES.into_iter()) {
                     Some(known) => problem.hint(format!("did you mean `{known}`?")),
                     None => problem,
                 });
             }
         }
+    }
+
+    /// Takes a text, or true or false. `None`: it is another attribute; an error says what is expected.
+    fn take_plain(&mut self, name: &str, value: &Value) -> Option<Taken> {
+        let text = value.as_text();
+        let slot = match name {
+            "extension" => &mut self.extension,
+            "wrapper" => &mut self.wrapper,
+            "package" => &mut self.package,
+            "schema" => &mut self.schema,
+            _ => return self.take_optional(name, value),
+        };
+        Some(put(slot, text, "text"))
+    }
+
+    fn take_optional(&mut self, name: &str, value: &Value) -> Option<Taken> {
+        let flag = match value {
+            Value::Bool(value) => Some(*value),
+            _ => None,
+        };
+        let slot = match name {
+            "column_name" => &mut self.column_name,
+            "body" => &mut self.body,
+            "connection_string" => &mut self.connection_string,
+            "schema_attribute" => &mut self.schema_attribute,
+            "positional" => return Some(put(&mut self.positional, flag, "true or false")),
+            "verbatim" => return Some(put(&mut self.verbatim, flag, "true or false")),
+            "allow_visible_secrets" => {
+                return Some(put(&mut self.allow_visible_secrets, flag, "true or false"));
+            }
+            _ => return None,
+        };
+        let text = value
+            .as_text()
+            .map(|text| Some(text).filter(|text| !text.is_empty()));
+        Some(put(slot, text, "text"))
+    }
+
+    /// Takes a list or an object.
+    fn take_collection(&mut self, name: &str, value: &Value) -> Option<Taken> {
+        const NAMES: &str = "a list of names";
+        const TEXTS: &str = "an object of texts";
+        let of_names = match name {
+            "public" => Some(&mut self.public),
+            "paths" => Some(&mut self.paths),
+            "files" => Some(&mut self.files),
+            "dynamic" => Some(&mut self.ask_each),
+            "requires" => Some(&mut self.requires),
+            "aliases" => Some(&mut self.aliases),
+            _ => None,
+        };
+        if let Some(slot) = of_names {
+            return Some(put(slot, names(value), NAMES));
+        }
+        let of_texts = match name {
+            "defaults" => &mut self.defaults,
+            "ask" => &mut self.ask,
+            "import_options" => &mut self.import_options,
+            "since" => &mut self.since,
+            "values" => &mut self.values,
+            "lacks" => &mut self.lacks,
+            "needs" => &mut self.needs,
+            "tunnel" => &mut self.tunnel,
+            "synonyms" => &mut self.synonyms,
+            "required" => {
+                let names = names(value).map(|names| names.into_iter().collect());
+                return Some(put(&mut self.required, names, NAMES));
+            }
+            "server" | "mapping" => {
+                let slot = match name {
+                    "server" => &mut self.server,
+                    _ => &mut self.mapping,
+                };
+                return Some(put(slot, renames(value), "a list of names or an object"));
+            }
+            "words" => {
+                let expected = "an object of objects of texts";
+                return Some(put(&mut self.words, objects(value), expected));
+            }
+            "join" => {
+                let expected = "an object of lists of two texts";
+                return Some(put(&mut self.join, pairs(value), expected));
+            }
+            _ => return None,
+        };
+        Some(put(of_texts, texts(value), TEXTS))
+    }
+
+    /// Takes one of several words.
+    fn take_word(&mut self, name: &str, value: &Value) -> Option<Taken> {
+        let text = value.as_text();
+        let word = text.as_deref().unwrap_or_default();
+        Some(match name {
+            "schema_mode" => {
+                let dynamic = match word {
+                    "dynamic" => Some(true),
+                    "static" => Some(false),
+                    _ => None,
+                };
+                put(&mut self.dynamic, dynamic, "`\"dynamic\"` or `\"static\"`")
+            }
+            "probe" => {
+                let probe = match word {
+                    "import" => Some(Probe::Import),
+                    "files" => Some(Probe::Files),
+                    "none" => Some(Probe::None),
+                    _ => None,
+                };
+                put(
+                    &mut self.probe,
+                    probe,
+                    "`\"import\"`, `\"files\"` or `\"none\"`",
+                )
+            }
+            "unknown_types" => {
+                let found = UnknownTypes::named(word).map(Some);
+                let expected = "`\"known\"`, `\"text\"` or `\"skip\"`";
+                put(&mut self.unknown_types, found, expected)
+            }
+            _ => return None,
+        })
     }
 
     /// The rule for undefined plugins, for one of them.

@@ -44,23 +44,17 @@ pub fn merge(
     hold: bool,
 ) -> Merged {
     let mut merged = Merged::default();
-    let mut wanted: BTreeMap<&str, ViewColumn> = BTreeMap::new();
-    let mut order: Vec<&str> = Vec::new();
-    for column in having.iter().flat_map(|(_, table)| &table.columns) {
-        if column.name == CONNECTION_NAME {
-            merged.warnings.push(format!(
-                "table {name:?}: the members' own column {CONNECTION_NAME} is left out, \
-                 the connection's name stands in its place"
-            ));
-            continue;
-        }
-        match wanted.get_mut(column.name.as_str()) {
-            None => {
-                order.push(&column.name);
-                wanted.insert(&column.name, ViewColumn::of(column));
-            }
-            Some(so_far) => so_far.widen(column),
-        }
+    let (order, mut wanted) = columns(having);
+    let is_own = |column: &&Column| column.name == CONNECTION_NAME;
+    if having
+        .iter()
+        .flat_map(|(_, table)| &table.columns)
+        .any(|column| is_own(&column))
+    {
+        merged.warnings.push(format!(
+            "table {name:?}: the members' own column {CONNECTION_NAME} is left out, \
+             the connection's name stands in its place"
+        ));
     }
 
     let people: BTreeSet<&str> = (made.iter())
@@ -127,6 +121,25 @@ pub fn merge(
     merged.warnings.sort();
     merged.warnings.dedup();
     merged
+}
+
+/// The columns that members have, in the order of their first appearance, each with a type that
+/// takes the values of all.
+fn columns<'a>(
+    having: &'a [(Member<'_>, &Table)],
+) -> (Vec<&'a str>, BTreeMap<&'a str, ViewColumn>) {
+    let (mut order, mut wanted) = (Vec::new(), BTreeMap::<&str, ViewColumn>::new());
+    let of_members = having.iter().flat_map(|(_, table)| &table.columns);
+    for column in of_members.filter(|column| column.name != CONNECTION_NAME) {
+        match wanted.get_mut(column.name.as_str()) {
+            None => {
+                order.push(column.name.as_str());
+                wanted.insert(&column.name, ViewColumn::of(column));
+            }
+            Some(so_far) => so_far.widen(column),
+        }
+    }
+    (order, wanted)
 }
 
 impl Merged {

@@ -161,12 +161,7 @@ impl Pass<'_, '_> {
             if matches!(read.connection.kind, Kind::Aggregator { .. }) {
                 spans.insert(name.clone(), (item.clone(), read.connections_span));
             }
-            let instance = &read.connection.plugin_instance;
-            if !self.loaded.public.contains_key(instance) {
-                let public = read.definition.as_ref().map(|d| d.public.clone());
-                let public = public.unwrap_or_default();
-                self.loaded.public.insert(instance.clone(), public);
-            }
+            self.note_public(&read);
             let plain = !calls && error.is_none() && read.warnings.is_empty();
             let connection = Arc::new(self.view(read, error));
             if let (true, Kind::Plugin, Some(line), None) =
@@ -186,6 +181,16 @@ impl Pass<'_, '_> {
             connections.entry(name).or_insert(connection);
         }
         self.aggregators(&spans);
+    }
+
+    /// Remembers which attributes of a plugin instance may be shown.
+    fn note_public(&mut self, read: &Read) {
+        let instance = &read.connection.plugin_instance;
+        if !self.loaded.public.contains_key(instance) {
+            let public = read.definition.as_ref().map(|d| d.public.clone());
+            let public = public.unwrap_or_default();
+            self.loaded.public.insert(instance.clone(), public);
+        }
     }
 
     /// Tells what is wrong with a connection that cannot have its name; `check` lists it.

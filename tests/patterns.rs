@@ -62,3 +62,37 @@ async fn a_pattern_that_matches_nothing_is_a_warning() {
     );
     spcd.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_of_an_import_statement_are_explained_as_well() {
+    let hub = shared().database().await;
+    let source = made_by("CREATE TABLE users (id integer); CREATE TABLE orders (id integer)").await;
+    let mut spcd = Spcd::new(&hub.url);
+    let own = "plugin \"own\" {\n  source = \"postgres\"\n  \
+               import_options = { import_not_null = \"false\" }\n}\n";
+    let import = "  import {\n    tables = [\"USERS\", \"public.x\", \"other.x\"]\n    \
+                  exclude = [\"ORDERS\", \"orders\"]\n  }\n";
+    let block = postgres_with("a", &source, import).replacen("\"postgres\"", "plugin.own", 1);
+    spcd.write("a.spc", &(own.to_owned() + &block));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let sql = "SELECT unnest(warnings) FROM spcd.connection_state ORDER BY 1";
+    let none = |list: &str, pattern: &str, hint: &str| {
+        format!("the pattern {pattern:?} in import.{list} matches no table of the source{hint}")
+    };
+    let case = |name: &str| format!("; upper and lower case count: there is {name:?}");
+    assert_eq!(
+        query(&hub.url, sql).await.concat(),
+        [
+            none("exclude", "ORDERS", &case("orders")),
+            none("tables", "USERS", &case("users")),
+            none("tables", "other.x", ""),
+            none(
+                "tables",
+                "public.x",
+                "; patterns are of names without their schema, write \"x\""
+            ),
+        ]
+    );
+    spcd.stop();
+}

@@ -47,3 +47,49 @@ async fn what_the_sources_role_may_not_read_is_named() {
     }
     spcd.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_closed_and_a_source_that_does_not_tell_are_named() {
+    let hub = shared().database().await;
+    let source = guarded("hunter2").await;
+    let mut spcd = Spcd::new(&hub.url);
+    // Asked by reading the catalog, and by an import with options of its own.
+    let own = "plugin \"own\" {\n  source = \"postgres\"\n  \
+               import_options = { import_not_null = \"false\" }\n}\n";
+    let block = reader("b", source.port(), "hunter2").replacen("\"postgres\"", "plugin.own", 1);
+    spcd.write("a.spc", &reader("a", source.port(), "hunter2"));
+    spcd.write("b.spc", &(own.to_owned() + &block));
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready"]).await;
+    let warnings =
+        "SELECT connection_name || ': ' || unnest(warnings) FROM spcd.connection_state ORDER BY 1";
+    assert_eq!(query(&hub.url, warnings).await.concat(), [""; 0]);
+    for (sql, said) in [
+        (
+            "REVOKE SELECT ON t FROM reader",
+            "table \"t\" cannot be read: the source's role may not SELECT from it",
+        ),
+        (
+            "GRANT SELECT ON t TO reader; REVOKE USAGE ON SCHEMA public FROM PUBLIC",
+            "no table can be read: the source's role has no USAGE on the schema \"public\"",
+        ),
+        (
+            "GRANT USAGE ON SCHEMA public TO reader;
+             REVOKE SELECT ON information_schema.enabled_roles FROM PUBLIC",
+            "it is not known whether the source's role may read the tables: \
+             permission denied for view enabled_roles",
+        ),
+    ] {
+        query(&source.url("postgres"), sql).await;
+        assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+        let found = query(&hub.url, warnings).await.concat();
+        assert_eq!(found.len(), 2, "{sql}: {found:?}");
+        for (name, found) in ["a", "b"].iter().zip(&found) {
+            assert!(
+                found.starts_with(&format!("{name}: {said}")),
+                "{sql}: {found}"
+            );
+        }
+    }
+    spcd.stop();
+}

@@ -160,6 +160,7 @@ async fn ogr_reads_a_geopackage() {
         &format!(
             "connection \"maps\" {{\n  plugin = \"ogr\"\n  datasource = \"../{name}\"\n  format = \"GPKG\"\n}}\n\
              connection \"towns\" {{\n  plugin = \"ogr\"\n  datasource = \"../{name}\"\n  layers = \"to\"\n}}\n\
+             connection \"none\" {{\n  plugin = \"ogr\"\n  datasource = \"../{name}\"\n  layers = \"village\"\n}}\n\
              connection \"nowhere\" {{\n  plugin = \"ogr\"\n  datasource = \"nowhere.gpkg\"\n}}\n\
              connection \"url\" {{\n  plugin = \"ogr\"\n  datasource = \"/vsicurl/http://me:hunter2@127.0.0.1:{closed}/x.gpkg\"\n}}\n\
              connection \"driver\" {{\n  plugin = \"ogr\"\n  datasource = \"PG:host=127.0.0.1 port={closed} password=hunter2\"\n}}\n"
@@ -169,6 +170,7 @@ async fn ogr_reads_a_geopackage() {
     let wanted = [
         "driver error",
         "maps ready",
+        "none ready",
         "nowhere error",
         "towns ready",
         "url error",
@@ -180,6 +182,11 @@ async fn ogr_reads_a_geopackage() {
         let error = until_error(&hub, name, part).await;
         assert!(!error.contains("hunter2"), "{error}");
     }
+    let warned = "SELECT warnings[1] FROM spcd.connection_state WHERE connection_name = 'none'";
+    assert_eq!(
+        value(&hub, warned).await,
+        "no layer of the source has a name that begins with \"village\" (attribute `layers`)"
+    );
     let tables =
         "SELECT string_agg(relnamespace::regnamespace::text || '.' || relname, ' ' ORDER BY 1)
                   FROM pg_class WHERE relkind = 'f'";

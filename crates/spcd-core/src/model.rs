@@ -326,7 +326,8 @@ impl Import {
     }
 
     /// Returns a warning for each pattern that matches none of the source's tables: `taken` are those
-    /// that are wanted, `others` the rest, where the source tells them all.
+    /// that are wanted, `others` the rest, where they are known. Without them nothing can be said of
+    /// `exclude`.
     pub fn unmatched(&self, taken: &[&str], others: Option<&[&str]>) -> Vec<String> {
         let all = || taken.iter().chain(others.into_iter().flatten()).copied();
         let matches = |text: &str| {
@@ -346,8 +347,8 @@ impl Import {
                     format!("; upper and lower case count: there is {name:?}")
                 } else if text.contains('%') {
                     "; `%` is no wildcard here, write `*`".to_owned()
-                } else if let Some((_, table)) = text.split_once('.')
-                    && (others.is_none() || matches(table))
+                } else if let Some((schema, table)) = text.split_once('.')
+                    && (schema == self.schema || matches(table))
                 {
                     format!("; patterns are of names without their schema, write {table:?}")
                 } else {

@@ -42,16 +42,7 @@ pub async fn ask(session: &Session, target: &Target) -> Result<Offer, HubError> 
     }
     let answer = match answer {
         Some(answer) => answer,
-        None => rolled_back(client, import(session, &name, target))
-            .await
-            .map(|mut offer| {
-                let taken: Vec<&str> = (offer.tables.iter())
-                    .map(|table| table.name.as_str())
-                    .collect();
-                let unmatched = target.import.unmatched(&taken, None);
-                offer.warnings.extend(unmatched);
-                offer
-            }),
+        None => rolled_back(client, import(session, &name, target)).await,
     };
     match answer {
         Ok(mut offer) => {
@@ -142,7 +133,7 @@ async fn look(
     if !answer.odd.is_empty() {
         let into = format!("{name}_odd");
         client.batch_execute(&sql::create_schema(&into)).await?;
-        let odd = partial::import(session, target, name, &into, Some(&answer.odd)).await?;
+        let (odd, _) = partial::import(session, target, name, &into, Some(&answer.odd)).await?;
         offer.tables.extend(odd.tables);
         offer.warnings.extend(odd.warnings);
         offer.notices.extend(odd.notices);
@@ -159,8 +150,31 @@ async fn look(
 async fn import(session: &Session, name: &str, target: &Target) -> Result<Offer, HubError> {
     let text = prepare(&session.client, name, target).await?;
     session.client.batch_execute(&text).await?;
-    partial::import(session, target, name, name, None).await
+    let (mut offer, others) = partial::import(session, target, name, name, None).await?;
+    let taken: Vec<String> = offer.tables.iter().map(|t| t.name.clone()).collect();
+    let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
+    let others: Option<Vec<&str>> =
+        (others.as_ref()).map(|others| others.iter().map(String::as_str).collect());
+    let unmatched = target.import.unmatched(&taken, others.as_deref());
+    offer.warnings.extend(unmatched);
+    let is_none = taken.is_empty() && others.is_none_or(|others| others.is_empty());
+    let prefix = &target.import.schema;
+    if is_none && target.wrapper == OGR && prefix != ALL_LAYERS {
+        offer.warnings.push(format!(
+            "no layer of the source has a name that begins with {prefix:?} (attribute `layers`)"
+        ));
+    }
+    // Of tables that connections share each may have another role.
+    if target.dynamic && target.wrapper == catalog::WRAPPER && !offer.tables.is_empty() {
+        let unreadable = privileges::warnings(&session.client, name, target, &offer.tables).await?;
+        offer.warnings.extend(unreadable);
+    }
+    Ok(offer)
 }
+
+/// The wrapper for all that GDAL reads, and its remote schema that means every layer.
+const OGR: &str = "ogr_fdw";
+const ALL_LAYERS: &str = "ogr_all";
 
 /// Many wrappers say whatever is wrong with the code of an internal error, by which the server
 /// itself means that the same may succeed a moment later.

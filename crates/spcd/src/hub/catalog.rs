@@ -42,11 +42,12 @@ const WIDTH: usize = 8;
 /// A foreign table over one of a source's catalog, in a schema that exists, on a server that does;
 /// both of that name.
 pub(super) fn table(name: &str, table: &str, columns: &[(&str, &str)]) -> String {
-    foreign(name, table, ("pg_catalog", table), columns)
+    foreign(name, name, table, ("pg_catalog", table), columns)
 }
 
-/// The same over any table of the source, under another name.
+/// The same over any table of the source, in another schema and under another name.
 fn foreign(
+    into: &str,
     name: &str,
     local: &str,
     (schema, table): (&str, &str),
@@ -72,7 +73,7 @@ fn foreign(
         ..Table::default()
     };
     let mut text = String::new();
-    sql::create_table(name, name, &table, &mut text);
+    sql::create_table(into, name, &table, &mut text);
     text
 }
 
@@ -111,10 +112,10 @@ pub(super) fn tables(name: &str) -> String {
     .concat()
 }
 
-/// The foreign tables for the question who may read what.
-pub(super) fn privilege_tables(name: &str) -> String {
+/// The foreign tables for the question who may read what, in a schema of their own.
+pub(super) fn privilege_tables(into: &str, name: &str) -> String {
     let of = |local: &str, schema: &str, table: &str, columns: &[(&str, &str)]| {
-        foreign(name, local, (schema, table), columns)
+        foreign(into, name, local, (schema, table), columns)
     };
     [
         of(
@@ -133,7 +134,12 @@ pub(super) fn privilege_tables(name: &str) -> String {
             "acl_namespace",
             "pg_catalog",
             "pg_namespace",
-            &[("oid", "oid"), ("nspname", "text")],
+            &[
+                ("oid", "oid"),
+                ("nspname", "text"),
+                ("nspowner", "oid"),
+                ("nspacl", "text[]"),
+            ],
         ),
         of(
             "acl_class",

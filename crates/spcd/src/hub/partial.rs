@@ -21,14 +21,15 @@ use super::{HubError, catalog, one_line, tables};
 const MOST_UNFIT: usize = 200;
 
 /// Imports the tables that a target takes (`only` those, if given) into a schema that is there,
-/// inside a transaction. Those that cannot be imported are in the answer too, and say why.
+/// inside a transaction. Those that cannot be imported are in the answer too, and say why. Beside it:
+/// the tables that are not wanted, where they are known.
 pub async fn import(
     session: &Session,
     target: &Target,
     server: &str,
     into: &str,
     only: Option<&[String]>,
-) -> Result<Offer, HubError> {
+) -> Result<(Offer, Option<Vec<String>>), HubError> {
     let mut importer = Importer {
         session,
         target,
@@ -49,6 +50,7 @@ pub async fn import(
     if names.is_none() {
         names = importer.all().await?;
     }
+    let are_all_there = names.is_none();
     // Cut off, such a name would mean another table or none; that it is too long is told below.
     let (long, names): (Vec<_>, Vec<_>) =
         (names.unwrap_or_default().into_iter()).partition(|name| name.len() > shape::LONGEST_NAME);
@@ -78,8 +80,15 @@ pub async fn import(
         warnings: importer.warnings,
         notices: importer.notices,
     };
-    (offer.tables).retain(|table| target.import.takes(&table.name));
-    Ok(offer)
+    let mut others = Vec::new();
+    offer.tables.retain(|table| {
+        let is_wanted = target.import.takes(&table.name);
+        if !is_wanted {
+            others.push(table.name.clone());
+        }
+        is_wanted
+    });
+    Ok((offer, are_all_there.then_some(others)))
 }
 
 /// What to do about a table that cannot be imported.

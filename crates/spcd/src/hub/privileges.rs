@@ -20,7 +20,7 @@ const MOST_NAMED: usize = 20;
 
 /// Returns a warning for each of these tables that the source's role may not read, wholly or in some
 /// columns. Schema, server and mapping of that `name` are there, in an open transaction of which
-/// nothing stays. A source that does not tell has no warnings.
+/// nothing stays. A source that does not tell has one warning that says so.
 pub async fn warnings(
     client: &Client,
     name: &str,
@@ -28,11 +28,26 @@ pub async fn warnings(
     tables: &[Table],
 ) -> Result<Vec<String>, HubError> {
     client.batch_execute("SAVEPOINT spcd_privileges").await?;
-    let found = match ask(client, name, target).await {
-        Err(error @ HubError::Lost(_)) => return Err(error),
-        found => found.unwrap_or_default(),
-    };
+    let found = ask(client, name, target).await;
+    if let Err(error @ HubError::Lost(_)) = found {
+        return Err(error);
+    }
     client.batch_execute("ROLLBACK TO spcd_privileges").await?;
+    let found = match found {
+        Ok(Found::Columns(found)) => found,
+        Ok(Found::ClosedSchema) => {
+            return Ok(vec![format!(
+                "no table can be read: the source's role has no USAGE on the schema {:?}",
+                target.import.schema
+            )]);
+        }
+        Err(error) => {
+            let error = super::ask::in_public(&super::one_line(&error.to_string()), name, target);
+            return Ok(vec![format!(
+                "it is not known whether the source's role may read the tables: {error}"
+            )]);
+        }
+    };
     let mut warnings: Vec<String> = (tables.iter())
         .filter_map(|table| {
             let columns = found.get(&table.name)?;
@@ -64,22 +79,37 @@ pub async fn warnings(
     Ok(warnings)
 }
 
-/// The columns that the role may not read, by table.
-async fn ask(
-    client: &Client,
-    name: &str,
-    target: &Target,
-) -> Result<BTreeMap<String, BTreeSet<String>>, HubError> {
-    let table = |table: &str| sql::qualified(name, table);
-    client
-        .batch_execute(&catalog::privilege_tables(name))
-        .await?;
+/// What the role may not read.
+enum Found {
+    /// These columns, by table.
+    Columns(BTreeMap<String, BTreeSet<String>>),
+    /// Nothing at all: it may not use the schema.
+    ClosedSchema,
+}
+
+async fn ask(client: &Client, name: &str, target: &Target) -> Result<Found, HubError> {
+    let into = format!("{name}_acl");
+    let table = |table: &str| sql::qualified(&into, table);
+    let create = sql::create_schema(&into) + &catalog::privilege_tables(&into, name);
+    client.batch_execute(&create).await?;
     let roles = format!("SELECT role_name FROM {}", table("enabled_roles"));
     let roles: BTreeSet<String> = (client.query(&roles, &[]).await?.iter())
         .filter_map(|row| row.try_get(0).ok())
         .collect();
     if roles.is_empty() || roles.contains(READS_ALL) {
-        return Ok(BTreeMap::new());
+        return Ok(Found::Columns(BTreeMap::new()));
+    }
+    let schema = format!(
+        "SELECT o.rolname, n.nspacl FROM {} n JOIN {} o ON o.oid = n.nspowner WHERE n.nspname = {}",
+        table("acl_namespace"),
+        table("pg_roles"),
+        sql::literal(&target.import.schema)
+    );
+    if let Some(row) = client.query_opt(&schema, &[]).await? {
+        let (owner, list): (String, Option<Vec<String>>) = (row.try_get(0)?, row.try_get(1)?);
+        if !roles.contains(&owner) && !may('U', list.as_deref(), &roles) {
+            return Ok(Found::ClosedSchema);
+        }
     }
     let lists = format!(
         "SELECT c.oid, c.relname, o.rolname, c.relacl
@@ -95,7 +125,7 @@ async fn ask(
         let list: Option<Vec<String>> = row.try_get(3)?;
         let name: String = row.try_get(1)?;
         if !roles.contains(&owner)
-            && !may_select(list.as_deref(), &roles)
+            && !may('r', list.as_deref(), &roles)
             && target.import.takes(&name)
         {
             closed.insert(row.try_get(0)?, name);
@@ -103,7 +133,7 @@ async fn ask(
     }
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     if closed.is_empty() {
-        return Ok(found);
+        return Ok(Found::Columns(found));
     }
     let oids: Vec<u32> = closed.keys().copied().collect();
     let columns = format!(
@@ -115,22 +145,22 @@ async fn ask(
     for row in client.query(&columns, &[]).await? {
         let list: Option<Vec<String>> = row.try_get(2)?;
         if let Some(table) = closed.get(&row.try_get::<_, u32>(0)?)
-            && !may_select(list.as_deref(), &roles)
+            && !may('r', list.as_deref(), &roles)
         {
             let columns = found.entry(table.clone()).or_default();
             columns.insert(row.try_get(1)?);
         }
     }
-    Ok(found)
+    Ok(Found::Columns(found))
 }
 
-/// Whether an access list grants SELECT to PUBLIC or to one of the roles. (Without a list only the
-/// owner has a right.)
-fn may_select(list: Option<&[String]>, roles: &BTreeSet<String>) -> bool {
+/// Whether an access list grants a right (`r`: SELECT, `U`: USAGE) to PUBLIC or to one of the roles.
+/// (Without a list only the owner has a right.)
+fn may(right: char, list: Option<&[String]>, roles: &BTreeSet<String>) -> bool {
     list.into_iter().flatten().any(|item| {
         let (grantee, rest) = grantee(item);
         let rights = rest.split('/').next().unwrap_or_default();
-        rights.contains('r') && (grantee.is_empty() || roles.contains(&grantee))
+        rights.contains(right) && (grantee.is_empty() || roles.contains(&grantee))
     })
 }
 
@@ -159,7 +189,7 @@ mod tests {
     #[test]
     fn access_lists_are_read_as_the_server_writes_them() {
         let roles = BTreeSet::from(["reader".to_owned(), "my \"=role".to_owned()]);
-        for (item, may) in [
+        for (item, expected) in [
             ("reader=r/owner", true),
             ("reader=arwdDxt/owner", true),
             ("reader=r*w/owner", true),
@@ -171,8 +201,10 @@ mod tests {
             ("\"my \"\"=role\"=w/owner", false),
         ] {
             let list = [item.to_owned()];
-            assert_eq!(may_select(Some(&list), &roles), may, "{item}");
+            assert_eq!(may('r', Some(&list), &roles), expected, "{item}");
         }
-        assert!(!may_select(None, &roles));
+        assert!(!may('r', None, &roles));
+        let list = ["reader=U/owner".to_owned()];
+        assert!(may('U', Some(&list), &roles) && !may('r', Some(&list), &roles));
     }
 }

@@ -153,7 +153,8 @@ plugin "mysql" {
     "reconnect", "secure_auth", "sql_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_cipher",
     "statement_timeout", "truncatable", "use_remote_estimate",
   ]
-  defaults = { host = "127.0.0.1" }
+  # On a hub with another encoding than UTF8 the wrapper's own default holds.
+  defaults = { character_set = "utf8mb4", host = "127.0.0.1" }
   since    = { mysql_default_file = "mysql_fdw 2.9.2", truncatable = "mysql_fdw 2.9.0" }
 
   words = {

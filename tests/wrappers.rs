@@ -1,6 +1,8 @@
 //! Every wrapper that ships with a definition, against the real one; and wrappers that nobody has
 //! defined.
 
+mod mysql_types;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -23,6 +23,8 @@ impl MariaDb {
             .args(["--no-defaults", "--auth-root-authentication-method=normal"])
             .args(["--skip-test-db", "--skip-name-resolve", "--basedir=/usr"])
             .arg(format!("--datadir={}", dir.join("data").display()))
+            // A server that starts removes the temporary tables of others in the same directory.
+            .arg(format!("--tmpdir={}", dir.display()))
             // The one who runs it may not reach the directory of the tests.
             .current_dir(&dir)
             .stdin(Stdio::null());
@@ -98,6 +100,7 @@ impl MariaDb {
             .args(["--character-set-server=utf8mb4", "--performance-schema=off"])
             .arg(format!("--port={}", self.port))
             .arg(format!("--datadir={}", path("data")))
+            .arg(format!("--tmpdir={}", self.dir.display()))
             .arg(format!("--socket={}", path("socket")))
             .arg(format!("--pid-file={}", path("pid")))
             .env(MARK, mark())

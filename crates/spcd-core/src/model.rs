@@ -34,6 +34,26 @@ impl Desired {
     }
 }
 
+/// The wrapper for MySQL and MariaDB.
+pub const MYSQL: &str = "mysql_fdw";
+
+impl Desired {
+    /// Takes back a default that holds for a hub in UTF8 only: mysql_fdw hands on the text that it gets
+    /// in `character_set` as if it were in the hub's encoding.
+    pub fn adapt_to_other_encoding(&mut self) {
+        let is_utf8 = |target: &Target| {
+            target.wrapper == MYSQL && target.default_options.contains("character_set")
+        };
+        for connection in self.connections.values_mut() {
+            if connection.target.as_ref().is_ok_and(is_utf8)
+                && let Ok(target) = &mut Arc::make_mut(connection).target
+            {
+                target.server.remove("character_set");
+            }
+        }
+    }
+}
+
 /// A place of which it is not known what it wants. Connections that the database knows from
 /// there, and that no readable block names, keep what they have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +157,8 @@ pub struct Target {
     pub wrapper: String,
     /// Options of the server, with defaults from the definition applied.
     pub server: BTreeMap<String, OptionValue>,
+    /// Those of them that the connection does not give.
+    pub default_options: BTreeSet<String>,
     /// Options of the user mapping; always secret.
     pub mapping: BTreeMap<String, Secret>,
     /// Server options that hold only while the source is asked (`keep_connections = off`).

@@ -7,8 +7,10 @@ use spcd_core::config::{
     Cache, Desired, Doubt, Given, Inputs, Inspection, Loaded, Seen, inspect, load,
 };
 use spcd_lang::evaluate::Function;
+use tokio_postgres::Client;
 
 use crate::files::{DirState, Files, Look, Place, Places};
+use crate::hub::HubError;
 use crate::service;
 use crate::tunnel;
 
@@ -44,6 +46,8 @@ pub struct Config {
     nothing: bool,
     /// Where tunnels write down the ports at which they end.
     state_dir: Option<PathBuf>,
+    /// The hub has another encoding than UTF8.
+    other_encoding: bool,
 }
 
 impl Config {
@@ -60,7 +64,14 @@ impl Config {
             adopts: false,
             nothing: false,
             state_dir: None,
+            other_encoding: false,
         }
+    }
+
+    /// Takes note of the hub's encoding.
+    pub async fn learn_encoding(&mut self, hub: &Client) -> Result<(), HubError> {
+        self.other_encoding = !crate::hub::is_utf8(hub).await?;
+        Ok(())
     }
 
     /// With what a daemon has written down in its state directory.
@@ -104,6 +115,9 @@ impl Config {
             loaded.desired.database.manage_search_path = Some(false);
         }
         self.lead_through_tunnels(&mut loaded);
+        if self.other_encoding {
+            loaded.desired.adapt_to_other_encoding();
+        }
         named.add(self.files.places());
         self.places = named.list();
         // Of one that never came to rest nothing is said, and nothing follows.

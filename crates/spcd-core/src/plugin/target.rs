@@ -541,6 +541,7 @@ impl Builder<'_, '_> {
                     public,
                 };
                 self.target.server.insert(option.clone(), value);
+                self.target.default_options.insert(option.clone());
             }
         }
         if self.target.import.schema.is_empty() {

@@ -13,6 +13,7 @@ use spcd_core::shape::{self, Obstacles};
 use super::AdoptArgs;
 use super::follow::{self, Ended};
 use crate::config::Config;
+use crate::hub;
 use crate::hub::adopt::{self, Found};
 use crate::hub::connect::{Endpoint, Session};
 use crate::hub::migrate::migrate;
@@ -26,20 +27,26 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// shown what that means and was told to.
 pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCode> {
     let name = &args.name;
-    let Loaded { desired, .. } = Config::new(&settings.config_dirs, false)
+    let Loaded { mut desired, .. } = Config::new(&settings.config_dirs, false)
         .with_state(&settings.state_dir)
         .load();
-    let Some(connection) = desired.connections.get(name) else {
+    if !desired.connections.contains_key(name) {
         bail!(
             "no connection is named {name:?} in the files: write its block first, \
              with what its schema and server are to be"
         );
+    }
+    let endpoint = super::endpoint(settings)?;
+    let mut session = endpoint.connect("adopt").await?;
+    if !hub::is_utf8(&session.client).await? {
+        desired.adapt_to_other_encoding();
+    }
+    let Some(connection) = desired.connections.get(name) else {
+        return Ok(ExitCode::FAILURE);
     };
     if let Err(error) = &connection.target {
         bail!("mend the block of {name:?} first: {error}");
     }
-    let endpoint = super::endpoint(settings)?;
-    let mut session = endpoint.connect("adopt").await?;
     migrate(&session.client).await?;
     let Some(found) = adopt::find(&session.client, connection).await? else {
         println!(

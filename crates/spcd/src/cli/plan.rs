@@ -18,6 +18,7 @@ use tokio_postgres::Client;
 use super::PlanArgs;
 use crate::config::Config;
 use crate::csv;
+use crate::hub;
 use crate::hub::connect::Endpoint;
 use crate::hub::{ahead, inputs, observe};
 use crate::settings::Settings;
@@ -45,6 +46,9 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
     let (endpoint, cluster) = super::hub(settings).await?;
     let endpoint = Arc::new(endpoint);
     let session = endpoint.connect("plan").await?;
+    if !hub::is_utf8(&session.client).await? {
+        desired.adapt_to_other_encoding();
+    }
     let tunnels = Tunnels::new(&settings.state_dir, &endpoint);
     let looked = match doubt_vanished(&mut config, &session.client, &mut desired).await {
         Ok(()) => look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await,

@@ -129,6 +129,7 @@ impl<'a> LeaderSession<'a> {
         let Some(lead) = take_lead(endpoint, settings, config, watcher.is_some()).await? else {
             return Ok(None);
         };
+        config.learn_encoding(&lead.control.client).await?;
         let inputs = inputs::read(&lead.control.client).await?;
         observe(Observation::Led { epoch: lead.epoch });
         service::status("leading");

@@ -300,6 +300,12 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Whether the hub's database is in UTF8.
+pub async fn is_utf8(client: &Client) -> Result<bool, HubError> {
+    let sql = "SELECT pg_catalog.current_setting('server_encoding') = 'UTF8'";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{FEW, Limits, OWN, foreign_function};

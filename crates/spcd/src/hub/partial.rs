@@ -1,6 +1,7 @@
 //! An import of everything that can be imported. IMPORT FOREIGN SCHEMA is all or nothing: a table
 //! of a type that the hub does not know stops it, so it is done again without that one.
 
+mod mysql_types;
 mod namesakes;
 pub(super) mod remote_names;
 
@@ -40,12 +41,17 @@ pub async fn import(
         notices: Vec::new(),
         cut: Vec::new(),
         has_type_path: false,
+        type_schema: None,
     };
     let client = &session.client;
     // That an identifier is cut off is a notice.
     client
         .batch_execute("SET LOCAL client_min_messages = notice")
         .await?;
+    let is_mysql = target.wrapper == remote_names::MYSQL;
+    if is_mysql {
+        mysql_types::before(&mut importer).await?;
+    }
     let mut names = only.map(<[String]>::to_vec);
     if names.is_none() {
         names = importer.all().await?;
@@ -64,6 +70,9 @@ pub async fn import(
         )
         .await?;
     let mut tables = tables::of_schema(client, into, target.traits()).await?;
+    if is_mysql {
+        mysql_types::correct(&mut importer, &mut tables).await?;
+    }
     shape::mark_truncated(&mut tables, &importer.cut);
     let bare = |name: String, unfit: Option<String>| Table {
         name,
@@ -120,6 +129,8 @@ pub(super) struct Importer<'a> {
     /// The identifiers that the server cut off, in full.
     cut: Vec<String>,
     has_type_path: bool,
+    /// A schema of types that the wrapper names and Postgres does not have.
+    type_schema: Option<String>,
 }
 
 /// Why an import failed, and at which table.
@@ -171,7 +182,7 @@ impl Importer<'_> {
                 return Err(failed);
             }
             self.has_type_path = true;
-            if !open_type_path(self.session).await? {
+            if !open_type_path(self.session, self.type_schema.as_deref()).await? {
                 return Err(failed);
             }
         }
@@ -356,7 +367,7 @@ fn is_of_a_definition(error: &HubError) -> bool {
 
 /// Lets unqualified types of extensions be found, wherever those are installed; `false`: there are
 /// none. Only after an import failed: what a wrapper's statements name otherwise is in `pg_catalog`.
-async fn open_type_path(session: &Session) -> Result<bool, HubError> {
+async fn open_type_path(session: &Session, own: Option<&str>) -> Result<bool, HubError> {
     let schemas = "SELECT DISTINCT n.nspname::text
                    FROM pg_catalog.pg_depend d
                    JOIN pg_catalog.pg_type t ON t.oid = d.objid
@@ -365,10 +376,12 @@ async fn open_type_path(session: &Session) -> Result<bool, HubError> {
                      AND d.refclassid = 'pg_catalog.pg_extension'::regclass
                      AND n.nspname <> 'pg_catalog' ORDER BY 1";
     let mut path = vec![sql::ident("pg_catalog")];
+    path.extend(own.map(sql::ident));
+    let without = path.len();
     for row in session.client.query(schemas, &[]).await? {
         path.push(sql::ident(row.try_get(0)?));
     }
-    if path.len() == 1 {
+    if path.len() == without {
         return Ok(false);
     }
     let set = format!("SET LOCAL search_path = {}", path.join(", "));

@@ -42,7 +42,7 @@ pub async fn warnings(
             )]);
         }
         Err(error) => {
-            let error = super::ask::in_public(&super::one_line(&error.to_string()), name, target);
+            let error = super::one_line(&error.to_string());
             return Ok(vec![format!(
                 "it is not known whether the source's role may read the tables: {error}"
             )]);

@@ -2,6 +2,7 @@
 
 use spcd_core::shape::{Column, Table};
 use spcd_core::sql;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
 use super::{Failed, Importer};
@@ -9,7 +10,7 @@ use crate::hub::{HubError, catalog};
 
 /// A wrapper that does not escape the names that it is given, and whose source may take two of them
 /// for one: to leave some out of an import would leave out others, too, or fail.
-pub const MYSQL: &str = "mysql_fdw";
+pub use spcd_core::model::MYSQL;
 
 /// The names of the tables that the target takes, after an import of all failed; `None`: the source
 /// is not asked for them.
@@ -42,31 +43,51 @@ pub(super) async fn of(
     Ok(None)
 }
 
-/// What the source's catalog lists. Nothing of what asks for it stays.
-async fn of_mysql(importer: &Importer<'_>) -> Result<Vec<String>, HubError> {
+/// Columns of a table of MySQL's information_schema, for the target's schema. Nothing of what asks for
+/// them stays.
+pub(super) async fn of_information_schema(
+    importer: &Importer<'_>,
+    table: &str,
+    columns: &[&str],
+) -> Result<Vec<Row>, HubError> {
     let (client, target) = (&importer.session.client, importer.target);
-    let column = |name: &str| Column {
-        name: name.into(),
+    let column = |name: &&str| Column {
+        name: (*name).into(),
         data_type: "text".into(),
         ..Column::default()
     };
-    let options = [("dbname", "information_schema"), ("table_name", "TABLES")];
+    let options = [("dbname", "information_schema"), ("table_name", table)];
     let option = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-    let table = Table {
-        name: "TABLES".into(),
-        columns: ["TABLE_SCHEMA", "TABLE_NAME"].map(column).into(),
+    // A name that no table of the source has here.
+    let local = format!("information_schema.{table}");
+    let foreign = Table {
+        name: local.clone(),
+        columns: columns
+            .iter()
+            .chain(&["TABLE_SCHEMA"])
+            .map(column)
+            .collect(),
         options: options.into_iter().map(option).collect(),
         ..Table::default()
     };
     let mut create = "SAVEPOINT spcd_names;\n".to_owned();
-    sql::create_table(importer.into, importer.server, &table, &mut create);
+    sql::create_table(importer.into, importer.server, &foreign, &mut create);
     client.batch_execute(&create).await?;
+    let columns: Vec<_> = columns.iter().map(|name| sql::ident(name)).collect();
     let question = format!(
-        "SELECT \"TABLE_NAME\" FROM {} WHERE \"TABLE_SCHEMA\" = $1",
-        sql::qualified(importer.into, "TABLES")
+        "SELECT {} FROM {} WHERE \"TABLE_SCHEMA\" = $1",
+        columns.join(", "),
+        sql::qualified(importer.into, &local)
     );
     let rows = client.query(&question, &[&target.import.schema]).await?;
     client.batch_execute("ROLLBACK TO spcd_names").await?;
+    Ok(rows)
+}
+
+/// What the source's catalog lists.
+async fn of_mysql(importer: &Importer<'_>) -> Result<Vec<String>, HubError> {
+    let target = importer.target;
+    let rows = of_information_schema(importer, "TABLES", &["TABLE_NAME"]).await?;
     let mut names = Vec::new();
     for row in rows {
         let name: String = row.try_get(0)?;

@@ -54,6 +54,8 @@ say "lints"
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 cargo deny --log-level error check licenses bans sources
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+say "20,000 simulated schedules"
+scripts/simulate.sh 20000
 say "tests"
 cargo test --workspace --quiet "$@"
 for bindir in $(other_bindirs); do

@@ -13,6 +13,8 @@ mod probes;
 mod record;
 mod requests;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,6 +60,8 @@ pub enum Event {
     },
     /// Pauses were recorded.
     PausesRecorded(Vec<String>),
+    /// It was forgotten that a connection ended a server process.
+    CrashForgotten(String),
     /// A pass's changes were published.
     Published {
         /// The generation that its jobs write.
@@ -74,6 +78,15 @@ pub enum Event {
     },
     /// A probe says that a source answers again.
     SourceRestored(String),
+    /// A probe's credentials were rejected.
+    CredentialsRejected {
+        /// Its connection.
+        name: String,
+        /// The target that was asked.
+        target_hash: String,
+        /// The wrapper's message.
+        error: String,
+    },
     /// A requested probe is answered.
     ProbeAnswered(String),
     /// A request's answer is written.
@@ -145,7 +158,7 @@ pub enum Command {
     Comment(Vec<String>),
     /// A connection's files were not read after all.
     FilesUnread(String),
-    /// Forget that a connection ended a server process.
+    /// Forget that a connection ended a server process: [`Event::CrashForgotten`].
     ForgetCrash(String),
     /// Answer a request: [`Event::Answered`].
     Answer {
@@ -213,10 +226,16 @@ pub fn step(state: &mut State, event: Event, now: u64) -> Vec<Command> {
                 state.unrecorded_pauses.remove(&name);
             }
         }
+        Event::CrashForgotten(name) => drop(state.unforgotten_crashes.remove(&name)),
         Event::Published { generation } => return state.published(generation, now),
         Event::SourceAsked(name) => state.source_asked(&name, now),
         Event::JobEnded { name, outcome } => return state.job_ended(&name, outcome, now),
         Event::SourceRestored(name) => state.is_look_due |= state.source_restored(&name, now),
+        Event::CredentialsRejected {
+            name,
+            target_hash,
+            error,
+        } => return state.credentials_rejected(&name, target_hash, error, now),
         Event::ProbeAnswered(name) => return state.probe_answered(&name, now),
         Event::Answered(id) => state.is_look_due |= state.requests.answered(id),
         Event::ServerFull => state.server_full(now),

@@ -219,12 +219,20 @@ impl ProbeTask {
             Found::Answer {
                 number,
                 name,
+                target_hash,
                 answer,
             } => {
-                let why = match &answer {
-                    ProbeAnswer::Failed(failure) => failure.one_line(),
-                    _ => String::new(),
-                };
+                let mut why = String::new();
+                if let ProbeAnswer::Failed(failure) = &answer {
+                    why = failure.one_line();
+                    if failure.kind == Kind::Authentication {
+                        self.report(Event::CredentialsRejected {
+                            name: name.clone(),
+                            target_hash,
+                            error: failure.text.clone(),
+                        });
+                    }
+                }
                 match self.scheduler.answered(number, &name, answer, now) {
                     Some(Turn::Lost) => {
                         tracing::warn!(connection = name, "its source does not answer: {why}");

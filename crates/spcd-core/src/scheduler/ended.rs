@@ -1,9 +1,9 @@
 //! What follows from the end of a job, and from the answers of the observer and the probes.
 
 use super::probes::PROBES_PER_SECOND;
-use super::record::{Failure, JobOutcome, ManualProbe};
+use super::record::{Failure, JobKey, JobOutcome, ManualProbe, RunningJob};
 use super::state::State;
-use super::{Command, DriftReport, ProbeCommand};
+use super::{Command, DriftReport, ProbeCommand, WatchedSource};
 use crate::health::Kind;
 
 impl State {
@@ -14,7 +14,8 @@ impl State {
         let job = record.job.take();
         let is_aggregator = record.members.is_some();
         let is_shown = record.shown;
-        let mut again = record.refresh || job.is_some_and(|job| job.look_again);
+        let mut again = record.refresh || job.as_ref().is_some_and(|job| job.look_again);
+        let is_import = job.is_some_and(|job| matches!(job.key, JobKey::Import { .. }));
         let waits = |record: &super::record::ConnectionRecord| record.waits_for_members;
         self.are_members_due |= is_shown && (is_done || self.connections.values().any(waits));
         again |= self.can_aggregators_follow(now);
@@ -31,9 +32,14 @@ impl State {
         match outcome {
             JobOutcome::Done | JobOutcome::Same => {
                 let record = self.record(name);
-                record.failure = None;
                 record.locks = Default::default();
-                commands.extend(self.import_ended(name, true));
+                // Nothing else sent the credentials that were rejected.
+                if is_import || !record.is_rejected() {
+                    record.failure = None;
+                }
+                if is_import {
+                    commands.extend(self.import_ended(name, true));
+                }
             }
             JobOutcome::Failed {
                 target_hash,
@@ -75,10 +81,11 @@ impl State {
             outcome,
             JobOutcome::Done | JobOutcome::Same | JobOutcome::Failed { kind: Some(_), .. }
         );
-        match is_answered && std::mem::take(&mut self.record(name).crashed) {
-            true => vec![Command::ForgetCrash(name.to_owned())],
-            false => Vec::new(),
+        if !is_answered || !std::mem::take(&mut self.record(name).crashed) {
+            return Vec::new();
         }
+        self.unforgotten_crashes.insert(name.to_owned());
+        vec![Command::ForgetCrash(name.to_owned())]
     }
 
     fn job_failed(
@@ -107,7 +114,7 @@ impl State {
             self.wake_at = self.wake_at.min(at);
         }
         match kind {
-            Some(Kind::Authentication) => self.credentials_rejected(name, target_hash, error),
+            Some(Kind::Authentication) => self.tell_of_rejection(name, target_hash, error),
             Some(Kind::Other) | None => None,
             Some(_) => self.import_ended(name, false),
         }
@@ -119,14 +126,16 @@ impl State {
         self.has_probes.then_some(Command::Probe(ended))
     }
 
-    fn credentials_rejected(
+    fn tell_of_rejection(
         &mut self,
         name: &str,
         target_hash: String,
         error: String,
     ) -> Option<Command> {
         let record = self.record(name);
-        let is_requested = record.probe == Some(ManualProbe::AfterImport);
+        let is_requested = record
+            .probe
+            .is_some_and(|probe| probe != ManualProbe::Requested);
         if is_requested {
             record.probe = Some(ManualProbe::Requested);
         }
@@ -137,6 +146,42 @@ impl State {
             is_requested,
         };
         self.has_probes.then_some(Command::Probe(rejected))
+    }
+
+    /// Takes note that a probe's credentials were rejected: no import sends them again either, nor does
+    /// one whose turn to ask has not come yet.
+    pub(super) fn credentials_rejected(
+        &mut self,
+        name: &str,
+        target_hash: String,
+        error: String,
+        now: u64,
+    ) -> Vec<Command> {
+        let place = |one: &WatchedSource| one.connection.name.as_str().cmp(name);
+        let watched = (self.watched.binary_search_by(place)).map(|place| &self.watched[place]);
+        // The answer may be about an earlier target.
+        if watched.map_or("", |one| one.connection.target_hash()) != target_hash {
+            return Vec::new();
+        }
+        let import = Some((Kind::Authentication, self.schedule(name)));
+        let record = self.record(name);
+        let waits = |job: &&mut RunningJob| job.asked_at.is_none() && job.imports(&target_hash);
+        let cancelled = record
+            .job
+            .as_mut()
+            .filter(waits)
+            .and_then(|job| job.cancel(name));
+        // This is the answer that a client waits for.
+        let is_awaited = (record.probe).take_if(|probe| *probe != ManualProbe::Requested);
+        let before = record.failure.as_ref();
+        let failure = Failure::after(before, target_hash.clone(), error.clone(), import, 0, now);
+        record.failure = Some(failure);
+        if is_awaited.is_some() || cancelled.is_some() {
+            self.requests.failed(name, &error);
+        }
+        // The probe may have begun before its source was watched anew.
+        let rejected = self.tell_of_rejection(name, target_hash, error);
+        cancelled.into_iter().chain(rejected).collect()
     }
 
     /// Takes the answer to what has drifted. Another pass is made unless nothing was put off for it and

@@ -163,7 +163,7 @@ impl State {
         now: u64,
     ) -> Vec<Command> {
         self.drop_stale(observed, &plan, now);
-        let mut commands = self.recorded_pauses();
+        let mut commands = self.unrecorded();
         let (mut is_complete, is_deferred) =
             self.reconcile_jobs(&plan, desired, drift.is_some(), &mut commands);
         is_complete &= !plan.undecided;
@@ -211,8 +211,15 @@ impl State {
             self.record(name).waits_for_members = true;
         }
         plan.touched.retain(|name| !self.is_running(name));
-        // A running job writes itself how it ends.
-        plan.rows.retain(|row| !self.is_running(&row.name));
+        // A running job writes itself how it ends, and what the row repeats of the files comes after that.
+        plan.rows.retain(|row| {
+            let record = self.connections.get_mut(&row.name);
+            let Some(job) = record.and_then(|record| record.job.as_mut()) else {
+                return true;
+            };
+            job.look_again |= row.written.is_some() || row.warnings.is_some();
+            false
+        });
         // Whatever causes a pass, a lock is left to its holder until the pause is over.
         plan.work.retain(|work| {
             let record = self.get(&work.name);
@@ -344,10 +351,7 @@ impl State {
             } else if !planned.contains_key(name.as_str()) && !is_drift_known {
                 is_complete = false;
             } else {
-                if !std::mem::replace(&mut job.is_cancelled, true) {
-                    commands.push(Command::Cancel(name.clone()));
-                }
-                job.look_again = true;
+                commands.extend(job.cancel(name));
                 is_deferred = true;
             }
         }
@@ -389,8 +393,10 @@ impl State {
         rest
     }
 
-    fn recorded_pauses(&self) -> Vec<Command> {
-        let mut commands = Vec::new();
+    /// Returns what is to be recorded, and could not be when it happened.
+    fn unrecorded(&self) -> Vec<Command> {
+        let crashes = self.unforgotten_crashes.iter().cloned();
+        let mut commands: Vec<Command> = crashes.map(Command::ForgetCrash).collect();
         for is_pause in [true, false] {
             let names: Vec<String> = (self.unrecorded_pauses.iter())
                 .filter(|(_, paused)| **paused == is_pause)
@@ -468,6 +474,28 @@ impl State {
         names.filter(is_without).cloned().collect()
     }
 
+    /// Returns what the probes are to know of sources that they did not watch when an import's
+    /// credentials were rejected.
+    fn newly_watched_rejections(&self, before: &[WatchedSource]) -> Vec<ProbeCommand> {
+        let names = before.iter().map(|one| one.connection.name.as_str());
+        let before: BTreeSet<&str> = names.collect();
+        let new = (self.watched.iter())
+            .map(|one| &one.connection)
+            .filter(|connection| !before.contains(connection.name.as_str()));
+        new.filter_map(|connection| {
+            let failure = self.get(&connection.name)?.failure.as_ref()?;
+            let is_rejected = failure.next == NextAttempt::OnRequest
+                && failure.target_hash == connection.target_hash();
+            is_rejected.then(|| ProbeCommand::CredentialsRejected {
+                name: connection.name.clone(),
+                target_hash: failure.target_hash.clone(),
+                error: failure.error.clone(),
+                is_requested: false,
+            })
+        })
+        .collect()
+    }
+
     /// Returns the commands that keep the probes up to date.
     fn watch_sources(&mut self, desired: &Desired) -> Vec<Command> {
         let is_left_alone = |name: &str, is_enabled: bool| {
@@ -482,11 +510,13 @@ impl State {
             });
         let mut commands = Vec::new();
         if watched != self.watched {
-            self.watched.clone_from(&watched);
+            let before = std::mem::replace(&mut self.watched, watched.clone());
             let names = watched.iter().map(|one| one.connection.name.as_str());
             let importing = names.filter(|name| self.is_running(name));
             let importing = importing.map(str::to_owned).collect();
+            let rejected = self.newly_watched_rejections(&before);
             commands.push(Command::Probe(ProbeCommand::Watch { watched, importing }));
+            commands.extend(rejected.into_iter().map(Command::Probe));
         }
         for (name, record) in &mut self.connections {
             let place = |one: &WatchedSource| one.connection.name.as_str().cmp(name);

@@ -242,7 +242,8 @@ impl ProbeScheduler {
         }
         if requested {
             self.request(name, now);
-        } else if record.probe.is_some() {
+        } else if record.probe.is_some() || record.health.next.is_none() {
+            // It is about to be found, or known already.
             return None;
         }
         self.record_answer(name, ProbeAnswer::Failed(failure), now)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::Command;
 use crate::backoff::Backoff;
 use crate::health::{Kind, Options, Schedule};
 use crate::plan::{Task, Why, Work};
@@ -274,7 +275,19 @@ impl RunningJob {
 
     /// Whether the source is being asked although nothing differs from a target.
     pub fn is_refresh_of(&self, wanted: &str) -> bool {
-        self.is_refresh && matches!(&self.key, JobKey::Import { target, .. } if target == wanted)
+        self.is_refresh && self.imports(wanted)
+    }
+
+    /// Whether it imports a target.
+    pub fn imports(&self, wanted: &str) -> bool {
+        matches!(&self.key, JobKey::Import { target, .. } if target == wanted)
+    }
+
+    /// Has the job of this connection cancelled, once.
+    pub fn cancel(&mut self, name: &str) -> Option<Command> {
+        self.look_again = true;
+        let is_new = !std::mem::replace(&mut self.is_cancelled, true);
+        is_new.then(|| Command::Cancel(name.to_owned()))
     }
 
     fn is_slow(&self, now: u64) -> bool {

@@ -39,6 +39,8 @@ pub struct State {
     pub(super) refused_paths: BTreeMap<String, String>,
     /// Whether connections are paused, as it is to be recorded.
     pub(super) unrecorded_pauses: BTreeMap<String, bool>,
+    /// Connections that ended a server process before, as it is to be forgotten.
+    pub(super) unforgotten_crashes: BTreeSet<String>,
     /// The diagnostics in the database.
     pub(super) diagnostics: Option<Value>,
     /// The sources that were handed to the probes last.

@@ -32,6 +32,7 @@ pub enum Found {
     Answer {
         number: u64,
         name: String,
+        target_hash: String,
         answer: ProbeAnswer,
     },
     /// Its session is free again. Without an answer before it, none is known.
@@ -123,6 +124,7 @@ pub async fn ask(
     let answer = |answer| Found::Answer {
         number,
         name: name.clone(),
+        target_hash: connection.target_hash().to_owned(),
         answer,
     };
     // Nobody listens any more where the lead is over.

@@ -363,7 +363,8 @@ impl JobContext {
         }
     }
 
-    /// Writes why a job failed, unless the row says just that already.
+    /// Writes why a job failed, unless the row says just that already. Where the server has no room for
+    /// that now, the next pass writes it: to begin anew would ask the source again.
     pub(super) async fn failed(
         &self,
         job: &Job,
@@ -373,8 +374,11 @@ impl JobContext {
     ) -> JobOutcome {
         if job.status != Status::Error || job.error.as_ref() != Some(&error) {
             let unit = plan::error_unit(&job.name, job.status, error.clone());
-            if self.writer.write(unit, job.generation).await.is_err() {
-                return JobOutcome::Cancelled;
+            match self.writer.write(unit, job.generation).await {
+                Err(error) if !error.is_passing() && !error.is_out_of_room() => {
+                    return JobOutcome::Cancelled;
+                }
+                _ => {}
             }
         }
         JobOutcome::Failed {

@@ -57,6 +57,7 @@ impl LeaderSession<'_> {
             }
             Command::ForgetCrash(name) => {
                 crash::forget(&self.lead.control.client, self.lead.epoch, &name).await?;
+                return Ok(Some(Event::CrashForgotten(name)));
             }
             Command::ReportStart { running } => self.log_start(running).await?,
             command => self.execute_beside(command),

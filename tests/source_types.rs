@@ -117,3 +117,61 @@ async fn other_types_are_left_out_unless_they_are_asked_for_as_text() {
     );
     spcd.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_columns_and_collations_beside_such_types_cost_no_table() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    let tables = "
+        CREATE DOMAIN tag AS text COLLATE \"C\"; CREATE DOMAIN label AS name;
+        CREATE COLLATION own (provider = icu, locale = 'de');
+        CREATE TABLE t (id integer PRIMARY KEY, how mood,
+                        twice integer GENERATED ALWAYS AS (id * 2) STORED,
+                        c text COLLATE \"C\", tag tag, label label, other name COLLATE \"default\");
+        CREATE TABLE alien (how mood, c text COLLATE own);
+        INSERT INTO t VALUES (1, 'sad', DEFAULT, 'b'), (2, 'ok', DEFAULT, 'B')";
+    query(&source.url, &format!("{TYPES}{tables}")).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    let collations = "
+        SELECT string_agg(format('%s %s %s', attname, atttypid::regtype, attcollation::regcollation),
+                          ', ' ORDER BY attnum)
+        FROM pg_attribute WHERE attrelid = 'a.t'::regclass AND attnum > 3";
+    assert_eq!(
+        value(&hub.url, collations).await,
+        "c text \"C\", tag text \"C\", label name \"C\", other name \"default\""
+    );
+    let sql = "SELECT id || how || twice FROM a.t WHERE how <> 'x' ORDER BY c";
+    assert_eq!(list(&hub.url, sql).await, "2ok4 1sad2");
+    let warned = "SELECT unnest(warnings) FROM spcd.connection_state ORDER BY 1";
+    let warned = query(&hub.url, warned).await.concat();
+    assert_eq!(warned.len(), 2, "{warned:?}");
+    let expected =
+        "table \"alien\" is left out: column c: collation \"public\".\"own\" does not exist";
+    assert!(warned[0].starts_with(expected), "{warned:?}");
+    let expected = "table \"t\" is imported without generated expressions, ";
+    assert!(warned[1].starts_with(expected), "{warned:?}");
+    assert_eq!(spcd.spcd(&["plan", "--refresh"]).stdout, "nothing to do\n");
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_type_of_the_hub_is_not_taken_for_a_type_of_the_source() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    let tables = "
+        CREATE TYPE span AS RANGE (subtype = float8);
+        CREATE TABLE t (how mood); CREATE TABLE spans (span span); CREATE TABLE pairs (pair pair);
+        INSERT INTO t VALUES ('sad'); INSERT INTO spans VALUES ('[1,2)'); INSERT INTO pairs VALUES ('(1,x)')";
+    query(&source.url, &format!("{TYPES}{tables}")).await;
+    let here = "CREATE TABLE mood (code integer, label text); CREATE VIEW span AS SELECT 1 AS a;
+                CREATE TYPE pair AS (a integer, b text)";
+    query(&hub.url, here).await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    assert_eq!(value(&hub.url, "SELECT how FROM a.t").await, "sad");
+    assert_eq!(value(&hub.url, "SELECT (pair).b FROM a.pairs").await, "x");
+    // What is read as no other type is left out, not broken in a query.
+    let warned = "SELECT unnest(warnings) FROM spcd.connection_state";
+    let warned = list(&hub.url, warned).await;
+    let expected =
+        "table \"spans\" is left out: the type public.span in this database is a table's row type";
+    assert!(warned.starts_with(expected), "{warned}");
+    spcd.stop();
+}

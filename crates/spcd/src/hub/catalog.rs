@@ -4,6 +4,7 @@
 //! the remote column of each. Here three foreign tables over the source's catalog are joined over
 //! there, in one statement, and nothing but types is looked up here.
 
+mod collations;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -183,9 +184,9 @@ fn question(name: &str, target: &Target, only: Option<&[u32]>) -> String {
     format!(
         "SELECT c.relname, k.attnum, k.attname,
                 pg_catalog.format_type(k.atttypid, k.atttypmod), k.attnotnull,
-                k.attnum IS NOT NULL AND (k.attgenerated <> ''
-                    OR k.attcollation NOT IN (0, 100, 950)
-                    OR (k.attcollation = 950) <> (k.atttypid IN (19, 1003))),
+                CASE WHEN k.attgenerated <> '' OR k.attcollation NOT IN (0, 100, 950)
+                       OR (k.attcollation = 950) <> (k.atttypid IN (19, 1003))
+                     THEN k.attgenerated::pg_catalog.text || k.attcollation::pg_catalog.text END,
                 CASE WHEN k.atttypid >= 10000 THEN k.atttypid END, k.atttypmod
          FROM {} n
          JOIN {} c ON c.relnamespace = n.oid
@@ -268,7 +269,7 @@ pub async fn look_in_parts(
     let mut answer = rows.into_answer(target);
     bad.retain(|table| target.import.takes(&table.name));
     answer.tables.extend(bad);
-    answer.warnings = warnings;
+    answer.warnings.extend(warnings);
     Ok(answer)
 }
 
@@ -330,6 +331,33 @@ struct Rows {
     odd: Vec<String>,
     /// Columns whose types are not every server's own.
     of_source_types: Vec<OfSourceType>,
+    /// Columns that are generated or of another collation than most.
+    special: Vec<Special>,
+    /// Tables that cannot be imported, and why.
+    unfit: BTreeMap<String, String>,
+    warnings: Vec<String>,
+}
+
+/// A column that is generated or of another collation than most.
+struct Special {
+    table: String,
+    number: i16,
+    is_generated: bool,
+    /// The collation's OID in the source; 0 for a type without any.
+    collation: u32,
+}
+
+impl Special {
+    /// Reads `attgenerated`, if it is set, and the collation's OID.
+    fn of(table: &str, number: i16, text: &str) -> Self {
+        let collation = text.trim_start_matches(|c: char| !c.is_ascii_digit());
+        Self {
+            table: table.to_owned(),
+            number,
+            is_generated: collation.len() < text.len(),
+            collation: collation.parse().unwrap_or(0),
+        }
+    }
 }
 
 /// A column whose type is not every server's own.
@@ -357,13 +385,16 @@ impl Rows {
             }
             let data_type = row.try_get(3)?.unwrap_or_default();
             let oid = row.try_get(6)?.and_then(|oid| oid.parse().ok());
-            if is_true(row, 5)? || (oid.is_none() && data_type.starts_with(UNKNOWN_TYPE)) {
+            let special = row.try_get(5)?;
+            if special.is_some() || (oid.is_none() && data_type.starts_with(UNKNOWN_TYPE)) {
                 self.odd.push(table.to_owned());
             }
             let columns = self.columns.entry(table.to_owned()).or_default();
             let Some(number) = row.try_get(1)?.and_then(|number| number.parse().ok()) else {
                 continue;
             };
+            let special = special.map(|text| Special::of(table, number, text));
+            self.special.extend(special);
             if let Some(oid) = oid {
                 let modifier = row.try_get(7)?.and_then(|modifier| modifier.parse().ok());
                 self.of_source_types.push(OfSourceType {
@@ -387,9 +418,10 @@ impl Rows {
     fn into_answer(mut self, target: &Target) -> Answer {
         self.odd.sort();
         self.odd.dedup();
+        self.odd.retain(|name| !self.unfit.contains_key(name));
         let odd = &self.odd;
         self.columns
-            .retain(|name, _| odd.binary_search(name).is_err());
+            .retain(|name, _| odd.binary_search(name).is_err() && !self.unfit.contains_key(name));
         let schema = &target.import.schema;
         let table = |(name, columns): (String, BTreeMap<i16, Column>)| Table {
             columns: columns.into_values().collect(),
@@ -399,11 +431,17 @@ impl Rows {
             name,
             ..Table::default()
         };
+        let unfit = |(name, why)| Table {
+            name,
+            unfit: Some(why),
+            ..Table::default()
+        };
+        let tables = self.columns.into_iter().map(table);
         Answer {
-            tables: self.columns.into_iter().map(table).collect(),
+            tables: tables.chain(self.unfit.into_iter().map(unfit)).collect(),
             odd: self.odd,
             others: self.others,
-            warnings: Vec::new(),
+            warnings: self.warnings,
         }
     }
 }

@@ -8,7 +8,7 @@ pub(super) mod remote_names;
 use std::collections::BTreeMap;
 use std::slice;
 
-use spcd_core::config::Target;
+use spcd_core::config::{Target, UnknownTypes};
 use spcd_core::plan::{Notice, Offer, quoted_names};
 use spcd_core::shape::{self, Table};
 use spcd_core::sql;
@@ -104,7 +104,9 @@ pub async fn import(
 fn way_out(error: &HubError, target: &Target) -> &'static str {
     match error {
         HubError::Refused { code, .. }
-            if *code == SqlState::UNDEFINED_OBJECT && catalog::is_read(target) =>
+            if *code == SqlState::UNDEFINED_OBJECT
+                && catalog::is_read(target)
+                && target.import.unknown_types != Some(UnknownTypes::Text) =>
         {
             " (create the type in this database, or read it as text: write \
              `unknown_types = \"text\"` in the block `import`)"

@@ -7,7 +7,7 @@ use spcd_core::sql;
 use tokio_postgres::types::Oid;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{Rows, table};
+use super::{Rows, collations, table};
 use crate::hub::HubError;
 
 /// A value of the source as text. Conditions on it are not sent to the source.
@@ -31,14 +31,23 @@ struct SourceType {
     element: Oid,
 }
 
+/// A type of the hub with the name of one of the source.
+struct HubType {
+    oid: Oid,
+    /// It may hold the values: it is no table's row type where the source has another kind of type.
+    is_fit: bool,
+}
+
 /// What a column of a type becomes.
 enum Here {
     /// The same type, which the hub has.
     Same(String),
     /// Another type that holds its values.
     Instead(String),
-    /// Nothing: its table cannot be imported.
+    /// Nothing: the hub has no such type.
     Nothing,
+    /// Nothing: the hub has another type of that name.
+    Another(String),
 }
 
 /// Gives columns of types that only the source has the types that `unknown_types` says. Tables of
@@ -54,47 +63,77 @@ pub(super) async fn resolve(
         return Ok(());
     }
     let rule = target.import.unknown_types.unwrap_or_default();
-    let known = match rule {
-        UnknownTypes::Skip => BTreeMap::new(),
-        UnknownTypes::Known | UnknownTypes::Text => {
-            let oids = columns.iter().map(|column| column.oid).collect();
-            of_source(client, name, oids).await?
-        }
-    };
+    let oids = columns.iter().map(|column| column.oid).collect();
+    let known = of_source(client, name, oids).await?;
     let hub = on_hub(client, &known).await?;
     let mut tables: BTreeMap<&str, Vec<(i16, Here)>> = BTreeMap::new();
     for column in &columns {
         let here = match hub.get(&column.oid) {
-            Some(oid) => Here::Same(formatted(client, *oid, column.modifier).await?),
-            None => instead(client, &known, &hub, column.oid, rule).await?,
+            Some(here) if here.is_fit => {
+                Here::Same(formatted(client, here.oid, column.modifier).await?)
+            }
+            there => {
+                let here = instead(client, &known, &hub, column.oid, rule).await?;
+                match (here, there) {
+                    (Here::Nothing, Some(other)) => {
+                        Here::Another(formatted(client, other.oid, -1).await?)
+                    }
+                    (here, _) => here,
+                }
+            }
         };
         let table = tables.entry(&column.table).or_default();
         table.push((column.number, here));
     }
+    let mut read = BTreeSet::new();
     for (table, columns) in tables {
+        if rows.give(table, &columns) {
+            read.insert(table.to_owned());
+        }
+    }
+    collations::resolve(client, name, rows, &read).await
+}
+
+impl Rows {
+    /// Gives a table's columns their types here. Returns whether the catalog tells all of them: an
+    /// import could not, since it needs the types that the source has.
+    fn give(&mut self, table: &str, columns: &[(i16, Here)]) -> bool {
+        let another = columns.iter().find_map(|(_, here)| match here {
+            Here::Another(name) => Some(name),
+            _ => None,
+        });
+        if let Some(another) = another {
+            let why = format!(
+                "the type {another} in this database is a table's row type, in the source it is \
+                 another (rename the table, or read the type as text: write \
+                 `unknown_types = \"text\"` in the block `import`)"
+            );
+            self.unfit.insert(table.to_owned(), why);
+            return false;
+        }
         let is_any = |is: fn(&Here) -> bool| columns.iter().any(|(_, here)| is(here));
         let is_odd = is_any(|here| matches!(here, Here::Nothing))
             || !is_any(|here| matches!(here, Here::Instead(_)));
         if is_odd {
-            rows.odd.push(table.to_owned());
-            continue;
+            self.odd.push(table.to_owned());
+            return false;
         }
-        let there = rows.columns.get_mut(table).into_iter().flatten();
+        let there = self.columns.get_mut(table).into_iter().flatten();
         for (number, column) in there {
             let here = columns.iter().find(|(other, _)| other == number);
             if let Some((_, Here::Same(data_type) | Here::Instead(data_type))) = here {
                 column.data_type.clone_from(data_type);
             }
         }
+        true
     }
-    Ok(())
 }
 
 /// What a column of a type becomes that the hub does not have.
 async fn instead(
     client: &Client,
     known: &BTreeMap<Oid, SourceType>,
-    hub: &BTreeMap<Oid, Oid>,
+    hub: &BTreeMap<Oid, HubType>,
     oid: Oid,
     rule: UnknownTypes,
 ) -> Result<Here, HubError> {
@@ -104,14 +143,17 @@ async fn instead(
             false => TEXT.to_owned(),
         })
     };
+    if rule == UnknownTypes::Skip {
+        return Ok(Here::Nothing);
+    }
     let (mut at, mut modifier) = (oid, -1);
     for _ in 0..MAX_DEPTH {
         let here = match at < FIRST_OF_SOURCE {
-            true => Some(&at),
-            false => hub.get(&at),
+            true => Some(at),
+            false => (hub.get(&at).filter(|here| here.is_fit)).map(|here| here.oid),
         };
         if let Some(here) = here {
-            return Ok(Here::Instead(formatted(client, *here, modifier).await?));
+            return Ok(Here::Instead(formatted(client, here, modifier).await?));
         }
         let Some(found) = known.get(&at) else { break };
         match found.kind.as_str() {
@@ -197,14 +239,24 @@ async fn of_source(
 async fn on_hub(
     client: &Client,
     known: &BTreeMap<Oid, SourceType>,
-) -> Result<BTreeMap<Oid, Oid>, HubError> {
+) -> Result<BTreeMap<Oid, HubType>, HubError> {
+    // An array says nothing of its elements.
+    let kind = |found: &SourceType| match known.get(&found.element) {
+        Some(element) => element.kind.clone(),
+        None => found.kind.clone(),
+    };
     let column = |of: fn(&SourceType) -> &str| -> Vec<&str> { known.values().map(of).collect() };
     let oids: Vec<Oid> = known.keys().copied().collect();
     let (schemas, names) = (column(|t| &t.schema), column(|t| &t.name));
-    let sql = "SELECT DISTINCT ON (s.oid) s.oid, t.oid
+    let kinds: Vec<String> = known.values().map(kind).collect();
+    let sql = "SELECT DISTINCT ON (s.oid) s.oid, t.oid,
+                      coalesce(e.typtype, t.typtype) NOT IN ('c', 'p')
+                      OR coalesce(e.typtype, t.typtype)::pg_catalog.text = s.kind
                FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]),
                                pg_catalog.unnest($2::pg_catalog.text[]),
-                               pg_catalog.unnest($3::pg_catalog.text[])) AS s (oid, schema, name)
+                               pg_catalog.unnest($3::pg_catalog.text[]),
+                               pg_catalog.unnest($4::pg_catalog.text[]))
+                    AS s (oid, schema, name, kind)
                JOIN pg_catalog.pg_type t ON t.typname = s.name
                JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
                LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem
@@ -213,10 +265,14 @@ async fn on_hub(
                    WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
                      AND d.objid IN (t.oid, e.oid) AND d.deptype = 'e')
                ORDER BY s.oid, n.nspname <> s.schema";
-    let rows = client.query(sql, &[&oids, &schemas, &names]).await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect()
+    let rows = client
+        .query(sql, &[&oids, &schemas, &names, &kinds])
+        .await?;
+    let found = rows.iter().map(|row| {
+        let (oid, is_fit) = (row.try_get(1)?, row.try_get(2)?);
+        Ok((row.try_get(0)?, HubType { oid, is_fit }))
+    });
+    found.collect()
 }
 
 /// A type of the hub as the catalog writes it.

@@ -99,7 +99,10 @@ async fn read_json(client: &Client, args: &EventsArgs) -> anyhow::Result<Value> 
 
 fn table(events: &[Event]) -> String {
     let name = |event: &Event| event.connection.clone().unwrap_or_else(|| "(all)".into());
-    let width = events.iter().map(|event| name(event).chars().count()).max();
+    let width = events
+        .iter()
+        .map(|event| terminal::width(&name(event)))
+        .max();
     let width = width.unwrap_or(0).max("CONNECTION".len());
     let mut out = format!("TIME                 {:width$}  CHANGE\n", "CONNECTION");
     for event in events {
@@ -115,9 +118,9 @@ fn table(events: &[Event]) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(
             out,
-            "{}  {:width$}  {change}{lasted}",
+            "{}  {}  {change}{lasted}",
             event.time,
-            name(event)
+            terminal::padded(&name(event), width)
         );
         if let Some(error) = &event.error {
             let _ = writeln!(out, "    {error}");

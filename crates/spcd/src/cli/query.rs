@@ -361,7 +361,7 @@ fn marked(sql: &str, position: u32) -> Option<String> {
     let before: String = sql.chars().take(skip).collect();
     let number = before.matches('\n').count();
     let line = sql.split('\n').nth(number)?;
-    let column = before.rsplit('\n').next()?.chars().count();
+    let column = terminal::width(before.rsplit('\n').next()?);
     let head = format!("LINE {}: ", number + 1);
     Some(format!(
         "{head}{line}\n{}^",

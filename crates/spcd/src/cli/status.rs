@@ -263,7 +263,7 @@ fn table(rows: &[ConnectionState], health: &BTreeMap<String, Row>) -> String {
     let watched = rows
         .iter()
         .any(|row| health.contains_key(&row.connection_name));
-    let width = rows.iter().map(|row| row.connection_name.chars().count());
+    let width = rows.iter().map(|row| terminal::width(&row.connection_name));
     let width = width.max().unwrap_or(0).max("CONNECTION".len());
     let mut out = format!("{:width$}  STATUS    TABLES  SINCE", "CONNECTION");
     out.push_str(if watched {
@@ -288,8 +288,9 @@ fn table(rows: &[ConnectionState], health: &BTreeMap<String, Row>) -> String {
         };
         let _ = writeln!(
             out,
-            "{:width$}  {:8}  {tables:>6}  {since}{short}",
-            row.connection_name, row.status
+            "{}  {:8}  {tables:>6}  {since}{short}",
+            terminal::padded(&row.connection_name, width),
+            row.status
         );
         if let Some(error) = &row.error {
             let _ = writeln!(out, "    {error}");

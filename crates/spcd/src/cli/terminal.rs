@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Stdout, StdoutLock, Write};
 
 use spcd_core::terminal::plain;
+use unicode_width::UnicodeWidthStr as _;
 
 macro_rules! print {
     ($($arg:tt)*) => { $crate::cli::terminal::to_stdout(format_args!($($arg)*)) };
@@ -77,6 +78,25 @@ pub fn human_unlocked() -> Plain<Stdout> {
     }
 }
 
+/// Returns how many columns of a terminal a text takes, as it is shown there.
+pub fn width(text: &str) -> usize {
+    plain(text).width()
+}
+
+/// Returns a text with spaces behind it, so that it takes that many columns.
+pub fn padded(text: &str, columns: usize) -> String {
+    text.to_owned() + &blanks(text, columns)
+}
+
+/// The same with the spaces before it.
+pub fn padded_left(text: &str, columns: usize) -> String {
+    blanks(text, columns) + text
+}
+
+fn blanks(text: &str, columns: usize) -> String {
+    " ".repeat(columns.saturating_sub(width(text)))
+}
+
 /// A writer that writes what acts on a terminal as escapes.
 pub struct Plain<W> {
     out: W,
@@ -111,6 +131,22 @@ impl<W: Write> Write for Plain<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_those_of_the_terminal() {
+        for (text, columns) in [
+            ("näme", 4),
+            ("名前", 4),
+            ("😀", 2),
+            ("e\u{301}", 1),
+            ("\u{1b}", 6),
+        ] {
+            assert_eq!(width(text), columns, "{text:?}");
+        }
+        assert_eq!(padded("名前", 6), "名前  ");
+        assert_eq!(padded_left("名前", 6), "  名前");
+        assert_eq!(padded("名前", 3), "名前");
+    }
 
     #[test]
     fn characters_cut_by_writes_stay_whole_and_control_sequences_are_escaped() {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use tokio_postgres::types::Type;
 
 use crate::cli::Output;
+use crate::cli::terminal::{padded, padded_left, width};
 
 /// A column of a result.
 pub struct Column {
@@ -80,7 +81,7 @@ impl<'a, W: Write> Printer<'a, W> {
             .max()
             .unwrap_or(0);
         for (column, value) in self.columns.iter().zip(values) {
-            let name = padded(&column.name, width, false);
+            let name = padded(&column.name, width);
             writeln!(
                 self.out,
                 "{name} | {}",
@@ -105,7 +106,7 @@ impl<'a, W: Write> Printer<'a, W> {
         let line = |cells: Vec<String>| cells.join(" | ").trim_end().to_owned();
         let names = self.columns.iter().zip(&widths);
         let names = names
-            .map(|(column, width)| padded(&column.name, *width, false))
+            .map(|(column, width)| padded(&column.name, *width))
             .collect();
         writeln!(self.out, " {}", line(names))?;
         let rules: Vec<String> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
@@ -119,26 +120,16 @@ impl<'a, W: Write> Printer<'a, W> {
                 let cells = lines.iter().zip(&self.columns).zip(&widths);
                 let cells = cells.map(|((lines, column), width)| {
                     let text = lines.get(at).copied().unwrap_or_default();
-                    padded(text, *width, is_number(column.kind.as_ref()))
+                    match is_number(column.kind.as_ref()) {
+                        true => padded_left(text, *width),
+                        false => padded(text, *width),
+                    }
                 });
                 writeln!(self.out, " {}", line(cells.collect()))?;
             }
         }
         let noun = if self.count == 1 { "row" } else { "rows" };
         writeln!(self.out, "({} {noun})", self.count)
-    }
-}
-
-fn width(text: &str) -> usize {
-    text.chars().count()
-}
-
-fn padded(text: &str, width_wanted: usize, right: bool) -> String {
-    let blanks = " ".repeat(width_wanted.saturating_sub(width(text)));
-    if right {
-        blanks + text
-    } else {
-        text.to_owned() + &blanks
     }
 }
 

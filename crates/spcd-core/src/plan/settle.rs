@@ -1,10 +1,14 @@
 //! What is written for one connection, once its source has answered.
 
+mod schema;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use spcd_protocol::Status;
+
+use schema::{admit_readers, schema_statements};
 
 use super::{Import, Imported, Offer, RowChange, Why, merged};
 use crate::csv::{keep_types, known_types};
@@ -266,6 +270,61 @@ fn mode(dynamic: bool) -> &'static str {
     if dynamic { "dynamic" } else { "static" }
 }
 
+/// The wanted tables whose names nothing else in the schema has.
+fn without_clashes<'a>(
+    wanted: &'a [Table],
+    detail: &Detail,
+    warnings: &mut Vec<String>,
+) -> Cow<'a, [Table]> {
+    let mut wanted = Cow::Borrowed(wanted);
+    if !detail.others.is_empty() {
+        wanted.to_mut().retain(|table| {
+            let clashes = detail.others.contains(&table.name);
+            if clashes {
+                let table = &table.name;
+                warnings.push(format!(
+                    "table {table:?} is left out: something else in the schema has its name"
+                ));
+            }
+            !clashes
+        });
+    }
+    wanted
+}
+
+/// Makes tables, in pieces where they are all new and many, or changes them.
+fn change_tables(
+    name: &str,
+    schema: &str,
+    changes: &[TableChange],
+    detail: &Detail,
+    record: &Record,
+    sql: &mut String,
+) -> Vec<Piece> {
+    let new = changes.iter().map(|change| match change {
+        TableChange::Create(table) => Some(table),
+        _ => None,
+    });
+    if let Some(new) = new.collect::<Option<Vec<&Table>>>() {
+        return create_in_pieces(name, schema, &new, &detail.tables, record, sql);
+    }
+    let others = changes
+        .iter()
+        .filter(|change| !matches!(change, TableChange::Drop(_)));
+    others.for_each(|change| sql::change_table(schema, name, change, sql));
+    Vec::new()
+}
+
+/// The statuses that a connection passes through; `same`: nothing of it changes.
+fn route(status: Status, hidden: bool, same: bool) -> Vec<Status> {
+    match (status, same) {
+        (status, _) if hidden => Status::route(Some(status), Status::Disabled),
+        // What was asked while ready, or tried again while in error, and does differ.
+        (Status::Ready | Status::Error, false) => vec![Status::Updating, Status::Ready],
+        (status, _) => Status::route(Some(status), Status::Ready),
+    }
+}
+
 /// What a source's answer means for the database; `None`: nothing.
 ///
 /// `status` is what the row says now. `detail` is what there is, `wanted` what the source has,
@@ -284,20 +343,7 @@ pub fn settle(
     let target = &import.target;
     let wanted = wanted.with_skipped(&detail.tables, &target.import);
     let mut warnings = wanted.warnings.clone();
-    let mut wanted = Cow::Borrowed(&wanted.tables[..]);
-    if !detail.others.is_empty() {
-        wanted.to_mut().retain(|table| {
-            let clashes = detail.others.contains(&table.name);
-            if clashes {
-                let table = &table.name;
-                warnings.push(format!(
-                    "table {table:?} is left out: something else in the schema has its name"
-                ));
-            }
-            !clashes
-        });
-    }
-
+    let wanted = without_clashes(&wanted.tables, detail, &mut warnings);
     let changes = import.changes(detail, &wanted);
     let (changes, mut kept) = shape::guard(changes, obstacles);
     if let (false, Some((wrapper, _)), [first, ..]) =
@@ -318,25 +364,10 @@ pub fn settle(
     warnings.extend(shape::unfit(&detail.tables, &wanted));
     let after = shape::after(&detail.tables, &wanted, &changes);
 
-    let mut sql = String::new();
     let made = import.applied.as_ref();
-    let has_schema = made.is_some_and(|applied| applied.schema == Presence::Ours);
     let has_server = made.is_some_and(|applied| applied.server == Presence::Ours);
     let schema = import.schema(name);
-    let was = made.map_or(schema.as_str(), |applied| applied.schema_of(name));
-    let moves = has_schema && was != schema;
-    if !has_schema {
-        sql.push_str(&sql::create_schema(&schema));
-    }
-    if moves {
-        sql.push_str(&sql::rename_schema(was, &schema));
-        if import.hidden && import.readers {
-            sql.push_str(&sql::revoke_schema(&schema));
-        }
-    }
-    if made.is_some_and(|applied| union::is_of_aggregator(&applied.target_hash)) {
-        sql.push_str(&sql::drop_views(name, false));
-    }
+    let mut sql = schema_statements(name, import);
     let drops = changes
         .iter()
         .filter(|change| matches!(change, TableChange::Drop(_)));
@@ -358,31 +389,9 @@ pub fn settle(
         hidden_schema: import.hidden.then(|| schema.clone()),
         types: import.known_types(&after, &wanted),
     };
-    let new = changes.iter().map(|change| match change {
-        TableChange::Create(table) => Some(table),
-        _ => None,
-    });
-    let mut pieces = Vec::new();
-    match new.collect::<Option<Vec<&Table>>>() {
-        Some(new) => {
-            pieces = create_in_pieces(name, &schema, &new, &detail.tables, &record, &mut sql);
-        }
-        None => (changes.iter())
-            .filter(|change| !matches!(change, TableChange::Drop(_)))
-            .for_each(|change| sql::change_table(&schema, name, change, &mut sql)),
-    }
+    let pieces = change_tables(name, &schema, &changes, detail, &record, &mut sql);
     if import.readers && !import.hidden {
-        let fresh = changes.iter().filter_map(|change| match change {
-            TableChange::Create(table) | TableChange::Rebuild { table, .. } => {
-                Some(table.name.as_str())
-            }
-            TableChange::Drop(_) | TableChange::Alter { .. } => None,
-        });
-        let unreadable = detail.unreadable.iter().map(String::as_str);
-        let there = |name: &&str| after.iter().any(|table| table.name == *name);
-        let tables: BTreeSet<&str> = fresh.chain(unreadable).filter(there).collect();
-        let look = !has_schema || moves || made.is_some_and(|applied| !applied.readable);
-        grant(name, look, tables, &mut sql);
+        admit_readers(name, import, detail, &changes, &after, &mut sql);
     }
 
     let mapping_is_there = has_server
@@ -400,12 +409,7 @@ pub fn settle(
     {
         return Ok(None);
     }
-    let route = match (status, same) {
-        (status, _) if import.hidden => Status::route(Some(status), Status::Disabled),
-        // What was asked while ready, or tried again while in error, and does differ.
-        (Status::Ready | Status::Error, false) => vec![Status::Updating, Status::Ready],
-        (status, _) => Status::route(Some(status), Status::Ready),
-    };
+    let route = route(status, import.hidden, same);
     Ok(Some(Unit {
         name: name.into(),
         sql,

@@ -256,7 +256,6 @@ const INCOMPLETE: &str = "aggregator:incomplete";
 pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) -> Vec<Unit> {
     let mut changes = union::changes(name, found, None, false);
     let made = unite.applied.as_ref();
-    let has_schema = made.is_some_and(|applied| applied.schema == Presence::Ours);
     let tables = std::mem::take(&mut changes.tables);
     let warnings = warnings(unite, found, std::mem::take(&mut changes.warnings));
     let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
@@ -274,28 +273,7 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
         })
     };
 
-    let mut first = String::new();
-    if !has_schema {
-        first.push_str(&sql::create_schema(name));
-    }
-    if made.is_some_and(|applied| applied.server == Presence::Ours) {
-        settle::drop_tables(name, &unite.tables, &mut first);
-        first.push_str(&sql::drop_server(name));
-    }
-    if unite.readers {
-        if made.is_none_or(|applied| !applied.readable) || !has_schema {
-            first.push_str(&sql::grant_schema(name));
-        }
-        let unreadable = found
-            .made
-            .iter()
-            .filter(|view| view.there && view.unreadable);
-        let unreadable: Vec<&str> = unreadable.map(|view| view.name.as_str()).collect();
-        if !unreadable.is_empty() {
-            first.push_str(&sql::grant_tables(name, unreadable));
-        }
-    }
-
+    let mut first = before_views(name, unite, found);
     let mut units: Vec<Unit> = Vec::new();
     let mut packages = changes.packages(found.locks / SHARE_OF_LOCKS);
     let last = packages.pop().unwrap_or_default();
@@ -351,6 +329,33 @@ pub fn settle_union(name: &str, status: Status, unite: &Unite, found: &Found) ->
         ..Unit::default()
     });
     units
+}
+
+/// What is written before an aggregator's views: its schema, the end of what a plugin's connection of
+/// its name had there, and what readers lack.
+fn before_views(name: &str, unite: &Unite, found: &Found) -> String {
+    let made = unite.applied.as_ref();
+    let has_schema = made.is_some_and(|applied| applied.schema == Presence::Ours);
+    let mut first = String::new();
+    if !has_schema {
+        first.push_str(&sql::create_schema(name));
+    }
+    if made.is_some_and(|applied| applied.server == Presence::Ours) {
+        settle::drop_tables(name, &unite.tables, &mut first);
+        first.push_str(&sql::drop_server(name));
+    }
+    if unite.readers {
+        if made.is_none_or(|applied| !applied.readable) || !has_schema {
+            first.push_str(&sql::grant_schema(name));
+        }
+        let is_closed = |view: &&union::Made| view.there && view.unreadable;
+        let unreadable = found.made.iter().filter(is_closed);
+        let unreadable: Vec<&str> = unreadable.map(|view| view.name.as_str()).collect();
+        if !unreadable.is_empty() {
+            first.push_str(&sql::grant_tables(name, unreadable));
+        }
+    }
+    first
 }
 
 fn warnings(unite: &Unite, found: &Found, mut warnings: Vec<String>) -> Vec<String> {

@@ -139,6 +139,17 @@ async fn the_schema_dropped_under_a_running_daemon_is_made_again() {
     )
     .await;
     until(&hub.url, &["a ready"]).await;
+
+    // Nothing but the lead itself is in the way of this one.
+    let lead = query(&hub.url, "DROP SCHEMA spcd_lock CASCADE");
+    let given_way = tokio::time::timeout(DEADLINE, lead).await;
+    assert!(
+        given_way.is_ok(),
+        "the daemon keeps the lead: {}",
+        spcd.log()
+    );
+    spcd.write("b.spc", &postgres("b", &source));
+    until(&hub.url, &["a ready", "b ready"]).await;
     spcd.stop();
 }
 

@@ -166,7 +166,9 @@ async fn a_lock_of_a_superuser_is_named_and_the_daemon_goes_on_after_it() {
         "spcd.daemon",
         "spcd_lock.event_order",
     ] {
-        let lock = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+        let lock = format!(
+            "SET LOCAL application_name = 'lock of {table}'; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
+        );
         let held = holding(&hub.url, &lock).await;
         // Another change each time: one that was made before would not be written.
         let import = format!("\n  import {{\n    exclude = [\"not {table}\"]\n  }}\n}}");
@@ -177,6 +179,7 @@ async fn a_lock_of_a_superuser_is_named_and_the_daemon_goes_on_after_it() {
             || async { (http.get("/readyz").status == 503).then_some(()) },
         )
         .await;
+        spcd.logged(&format!("(lock of {table}) holds a lock on {table}"));
         held.batch_execute("ROLLBACK").await.unwrap();
         eventually("ready again", DEADLINE, || async {
             (http.get("/readyz").status == 200).then_some(())

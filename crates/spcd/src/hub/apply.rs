@@ -508,6 +508,13 @@ pub async fn prepare_for_secrets(client: &Client) -> Result<(), HubError> {
         EXCEPTION WHEN insufficient_privilege THEN
             -- `spcd doctor` says what to do about it.
             NULL;
+        END $$;
+        DO $$ BEGIN
+            -- A message during the COPY has the line that is read in its CONTEXT.
+            PERFORM pg_catalog.set_config('log_error_verbosity', 'terse', false);
+        EXCEPTION WHEN insufficient_privilege THEN
+            -- docs/operations.md says what remains then.
+            NULL;
         END $$";
     Ok(client.batch_execute(prepare).await?)
 }

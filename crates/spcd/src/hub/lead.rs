@@ -65,6 +65,36 @@ pub async fn take(
     wait: bool,
 ) -> anyhow::Result<Option<Lead>> {
     let control = endpoint.connect("control").await?;
+    match take_with(&control, endpoint, instance, config, wait).await {
+        Ok(None) => Ok(None),
+        Ok(Some((epoch, lock))) => Ok(Some(Lead {
+            epoch,
+            lock: Some(lock),
+            control,
+        })),
+        Err(error) if is_blocked(&error) => {
+            let holders = holders(&control.client).await?;
+            Err(error.context(format!("cannot become the leader: {holders}")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a lock of another session is the reason.
+fn is_blocked(error: &anyhow::Error) -> bool {
+    let of_driver = error.downcast_ref::<tokio_postgres::Error>();
+    let of_hub = error.downcast_ref::<HubError>();
+    of_driver.is_some_and(|error| error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+        || of_hub.is_some_and(HubError::is_blocked)
+}
+
+async fn take_with(
+    control: &Session,
+    endpoint: &Arc<Endpoint>,
+    instance: &str,
+    config: Option<&[String]>,
+    wait: bool,
+) -> anyhow::Result<Option<(i64, Session)>> {
     check_instance(&control.client, instance).await?;
     let lock = endpoint.connect("lead").await?;
     lock.client
@@ -92,24 +122,17 @@ pub async fn take(
     let renamed = check_config(&control.client, config).await?;
 
     let me = me();
-    let epoch: i64 = control
-        .client
-        .query_one(
-            "SELECT spcd.take_lead($1, $2, $3)",
-            &[&instance, &me, &env!("CARGO_PKG_VERSION")],
-        )
+    let take = "SELECT spcd.take_lead($1, $2, $3)";
+    let epoch: i64 = (control.client)
+        .query_one(take, &[&instance, &me, &env!("CARGO_PKG_VERSION")])
         .await
         .context("cannot become the leader")?
         .get(0);
-    for session in [&control, &lock] {
+    for session in [control, &lock] {
         register_pid(&control.client, epoch, &session.client).await?;
     }
     inputs::rename(&control.client, epoch, &renamed).await?;
-    Ok(Some(Lead {
-        epoch,
-        lock: Some(lock),
-        control,
-    }))
+    Ok(Some((epoch, lock)))
 }
 
 /// Waits until the leader is gone, and sees to it that one that hangs goes.

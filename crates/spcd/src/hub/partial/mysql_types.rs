@@ -43,8 +43,21 @@ pub(super) async fn correct(
     let mut types: HashMap<(String, String), String> = HashMap::new();
     if is_asked {
         let names = ["TABLE_NAME", "COLUMN_NAME", "COLUMN_TYPE"];
-        for row in of_information_schema(importer, "COLUMNS", &names).await? {
-            types.insert((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?);
+        match of_information_schema(importer, "COLUMNS", &names).await {
+            Ok(rows) => {
+                for row in rows {
+                    types.insert((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?);
+                }
+            }
+            Err(error @ HubError::Refused { .. }) => {
+                let client = &importer.session.client;
+                client.batch_execute("ROLLBACK TO spcd_names").await?;
+                importer.warnings.push(format!(
+                    "it is not known which columns are unsigned; large values of them cannot be read: \
+                     {error}"
+                ));
+            }
+            Err(error) => return Err(error),
         }
     }
     for table in tables {

@@ -549,3 +549,51 @@ fn what_a_row_repeats_of_its_file_follows_the_job_that_kept_it_back() {
     assert!(harness.state.is_look_due());
     assert_eq!(rows(&harness.pass(Some(&[]))).len(), 1);
 }
+
+#[test]
+fn a_requested_probe_that_waits_is_answered_by_a_rejection_that_comes_meanwhile() {
+    let reconnect = |harness: &mut Harness| {
+        harness.request(Request {
+            action: Action::Reconnect,
+            retries_refused: true,
+            ..refresh(Some(&["a"]))
+        });
+    };
+    let probes = |command: &Command| matches!(command, Command::Probe(ProbeCommand::Request(_)));
+    for (rejected, is_probed) in [(false, true), (true, false)] {
+        let mut harness = Harness::settled(&plain(&["a"]));
+        reconnect(&mut harness);
+        // The server is full before the pass comes to the probe.
+        harness.step(Event::Woken);
+        harness.step(Event::Idle);
+        let requests = std::mem::take(&mut harness.requests);
+        harness.step(Event::Requested {
+            requests,
+            is_crowded: false,
+        });
+        harness.step(Event::Looked(Box::new(Look {
+            desired: harness.desired.clone(),
+            observed: harness.observed.clone(),
+            ..Look::default()
+        })));
+        harness.step(Event::ServerFull);
+        for target in ["of another time", harness.desired.clone().target_hash("a")] {
+            harness.step(Event::CredentialsRejected {
+                name: "a".into(),
+                target_hash: target.to_owned(),
+                error: "rejected".into(),
+            });
+            if !rejected {
+                break;
+            }
+        }
+        let commands = harness.pass(Some(&[]));
+        let is_asked = !started(&commands).is_empty();
+        let ended = match is_asked {
+            true => harness.ends("a", JobOutcome::Same),
+            false => commands,
+        };
+        assert_eq!(is_asked, is_probed);
+        assert_eq!(ended.iter().any(probes), is_probed);
+    }
+}

@@ -1,10 +1,10 @@
 //! Scripts that once showed a defect, as small as they could be made.
 
-use spcd_core::health::Kind::{Authentication, Other, Refused};
+use spcd_core::health::Kind::{Authentication, Refused};
 use spcd_core::scheduler::Action::{Disconnect, Reconnect, Refresh};
 
 use crate::script::Act::{
-    Alter, Full, Kill, LoseSession, RefuseExtension, Remove, Request, Reshape, Source, Write,
+    Full, Kill, LoseSession, RefuseExtension, Remove, Request, Reshape, Source, Write,
 };
 use crate::script::Behaviour::{Crashes, Fails, Hangs, IsSlow};
 use crate::script::{Definition, Timed};
@@ -158,42 +158,6 @@ pub fn golden() -> Vec<Golden> {
                 (632, Request(Disconnect, Some(3), false)),
                 (5_340, Request(Reconnect, None, false)),
                 (161_809, RefuseExtension(true)),
-            ],
-        ),
-        golden(
-            "the row of a connection whose job runs repeats an earlier file until the next full look",
-            131180,
-            vec![
-                (0, Write(0, enabled(1))),
-                (0, Write(1, enabled(1))),
-                (0, Write(2, enabled(1))),
-                (0, Write(3, enabled(1))),
-                (1_291, Request(Disconnect, None, false)),
-                (1_100, Write(3, disabled(1))),
-                (779, Write(0, enabled(1))),
-                (360_241, LoseSession),
-                (899, Write(1, enabled(0))),
-                (6_707, Write(2, enabled(1))),
-                (577, Source(1, Fails(Other))),
-                (497, Request(Reconnect, Some(0), false)),
-                (1_442, Alter(2)),
-                (17_874, Remove(0)),
-            ],
-        ),
-        golden(
-            "a requested probe that waits for a full server follows a rejection that came meanwhile",
-            488641,
-            vec![
-                (0, Write(1, enabled(1))),
-                (0, Write(2, enabled(1))),
-                (0, Write(3, enabled(1))),
-                (207, Write(0, enabled(1))),
-                (54_013, Full(true)),
-                (496, Write(2, disabled(0))),
-                (13_490, Source(1, Fails(Authentication))),
-                (13_038, Request(Reconnect, Some(1), false)),
-                (16_540, Write(3, disabled(1))),
-                (73_895, Write(0, enabled(0))),
             ],
         ),
     ]

@@ -1,6 +1,7 @@
 //! Which paths of files a connection may name.
 
 use crate::pattern::Pattern;
+use crate::secret::masked;
 
 /// Where Steampipe's plugins fetch files from without a scheme.
 const HOSTS: [&str; 4] = ["bitbucket.org/", "git@", "github.com/", "gitlab.com/"];
@@ -51,7 +52,9 @@ pub(super) fn unfit(paths: &[String]) -> Option<(String, &'static str)> {
 
 /// A path as a message may show it: without a password or a query, and on one line.
 fn plain(path: &str) -> String {
-    let path = path.split(['?', '#']).next().unwrap_or(path);
+    // A password may contain any of the signs that part a URL.
+    let masked = masked(path);
+    let path = masked.split(['?', '#']).next().unwrap_or(&masked);
     let path = match path.split_once("://") {
         Some((scheme, rest)) => {
             let (host, file) = rest.split_once('/').unwrap_or((rest, ""));
@@ -92,6 +95,10 @@ mod tests {
                 "https://x.com/a.csv",
             ),
             ("s3::https://b/a.csv", "s3::https://b/a.csv"),
+            (
+                "git::https://me:sec/ret@x.com/a.csv",
+                "git::https://x.com/a.csv",
+            ),
             ("github.com/me/it//*.csv", "github.com/me/it//*.csv"),
         ] {
             let wanted = format!("remote files are not supported here: `{shown}`");

@@ -74,7 +74,14 @@ async fn no_command_hands_a_terminal_what_a_name_a_source_or_a_row_holds() {
         "c.spc",
         "connection \"c\" {\n  plugin = \u{9b}1m\u{202e} \u{1b}[31m\n}\n",
     );
-    assert!(!acts(&spcd.spcd(&["check"])));
+    // So is a value that is public, and the name of its file.
+    spcd.write(
+        "d\u{9b}1m\u{202e}.spc",
+        "connection \"d\" {\n  plugin = \"postgres\"\n  host   = \"\u{9b}1m\u{202e}:5432\"\n}\n",
+    );
+    let check = spcd.spcd(&["check"]);
+    assert!(check.stderr.contains(":5432\""), "{check:?}");
+    assert!(!acts(&check), "{check:?}");
     // What programs read is the data.
     let csv = spcd.spcd(&["query", "--output", "csv", "SELECT E'\\u202e' AS x"]);
     assert_eq!(csv.stdout, "x\n\u{202e}\n");

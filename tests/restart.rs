@@ -3,7 +3,7 @@
 use spcd_protocol::Status;
 
 use crate::support::hub::{made_by, postgres, serving, until, until_error};
-use crate::support::{DEADLINE, Spcd, connect, eventually, query, shared, value};
+use crate::support::{DEADLINE, Spcd, connect, eventually, eventually_now, query, shared, value};
 
 const STATES: &str =
     "SELECT connection_name, status, error, time_changed, last_ready, warnings, generation
@@ -193,9 +193,63 @@ async fn a_server_that_cannot_write_keeps_its_leader_and_its_states() {
     assert_eq!(query(&hub.url, STATES).await, before);
     query(&hub.url, "DROP TRIGGER full_disk ON spcd.connection_state").await;
     until(&hub.url, &["a ready", "b ready", "c ready"]).await;
+    // Nor is it an error of a connection whose work does not find the room.
+    query(
+        &hub.url,
+        "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.status = 'ready' THEN
+                 RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full';
+             END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON spcd.connection_state
+         FOR EACH ROW EXECUTE FUNCTION full_disk()",
+    )
+    .await;
+    spcd.write("d.spc", &postgres("d", &source));
+    spcd.logged("waits, and is tried again");
+    query(&hub.url, "DROP TRIGGER full_disk ON spcd.connection_state").await;
+    until(&hub.url, &["a ready", "b ready", "c ready", "d ready"]).await;
+    let errors = "SELECT count(*) FROM spcd.connection_event WHERE status = 'error'";
+    assert_eq!(value(&hub.url, errors).await, "0");
     let led = "SELECT count(*) FROM spcd.connection_event WHERE status = 'resync'";
     assert_eq!(value(&hub.url, led).await, "1");
     spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_says_so_already_has_no_event() {
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    let hub = shared().database().await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    spcd.stop();
+    let publish = async |route: &str, error: &str| {
+        let change = format!(r#"[{{"name": "a", "route": {route}, "error": {error}}}]"#);
+        let publish = format!("SELECT spcd.publish(nextval('spcd.generation'), '{change}')");
+        query(&hub.url, &publish).await;
+    };
+    let last = value(&hub.url, "SELECT max(id) FROM spcd.connection_event").await;
+    let before = query(&hub.url, STATES).await;
+    publish(r#"["ready"]"#, "null").await;
+    let time = |states: &[Vec<String>]| states[0][3].clone();
+    assert_eq!(time(&query(&hub.url, STATES).await), time(&before));
+    publish(r#"["updating"]"#, "null").await;
+    publish(r#"["updating"]"#, "null").await;
+    publish(r#"["error"]"#, "\"one\"").await;
+    publish(r#"["error"]"#, "\"one\"").await;
+    publish(r#"["error"]"#, "\"two\"").await;
+    let events = format!(
+        "SELECT previous, status, coalesce(error, '') FROM spcd.connection_event WHERE id > {last} ORDER BY id"
+    );
+    assert_eq!(
+        query(&hub.url, &events).await,
+        [
+            ["ready", "updating", ""],
+            ["updating", "error", "one"],
+            ["error", "error", "two"]
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,14 +267,13 @@ async fn the_log_says_what_became_ready_or_broke_and_where_it_is_written() {
     until(&hub.url, &["a ready", "b error"]).await;
     let place =
         |name: &str, line: usize| format!("{}/{name}.spc:{line}", spcd.config_dir().display());
+    // The table says so a moment before the log does.
     let line = |parts: &[&str]| {
-        let log = spcd.log();
-        let found = log
-            .lines()
-            .find(|line| parts.iter().all(|part| line.contains(part)));
-        found
-            .map(str::to_owned)
-            .unwrap_or_else(|| panic!("{parts:?} is not in {log}"))
+        eventually_now(&format!("the log has {parts:?}"), || {
+            let log = spcd.log();
+            let found = (log.lines()).find(|line| parts.iter().all(|part| line.contains(part)));
+            found.map(str::to_owned)
+        })
     };
     let error = line(&[
         "\"in error\"",

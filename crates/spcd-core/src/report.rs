@@ -485,6 +485,8 @@ mod tests {
             "nested { password = SECRET }",
             "connection_string = \"postgres://me:SECRET@x/y?bogus=SECRET\"",
             "password = \"SECRET\\u0000\"",
+            // A part of a public value, which is quoted for the port in it.
+            "host = \"x?password=SECRET:5432\"",
         ] {
             let text = format!(
                 "connection \"a\" {{\n  plugin = \"postgres\"\n  {line}\n  bogus = 1\n}}\n"

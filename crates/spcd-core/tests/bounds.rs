@@ -238,6 +238,26 @@ fn aggregators_that_show_too_many_connections_together_are_refused() {
 }
 
 #[test]
+fn aggregators_of_aggregators_that_show_too_many_connections_are_refused() {
+    let mut text = String::new();
+    for n in 0..2_000 {
+        let _ = write!(
+            text,
+            "connection \"c{n}\" {{\n  plugin = \"postgres\"\n  host = \"h\"\n}}\n"
+        );
+    }
+    text += &aggregator("base", &["c*"]);
+    for n in 0..4_000 {
+        text += &aggregator(&format!("a{n:04}"), &["base"]);
+    }
+    let loaded = read(&sources("a.spc", &text), &mut Cache::default());
+    let refused = |name: &str| loaded.desired.connections[name].target.is_err();
+    assert!(!refused("a0000") && !refused("base") && !refused("c0") && refused("a3999"));
+    let members = union::members(&loaded.desired, &BTreeMap::new());
+    assert_eq!((members["a0000"].len(), members["a3999"].len()), (2_000, 0));
+}
+
+#[test]
 fn long_files_take_no_more_than_their_length() {
     const N: usize = 10_000;
     let connection =

@@ -268,10 +268,18 @@ async fn who_comes_when_there_is_no_room_waits_until_one_goes() {
     other.try_write(request("/metrics").as_bytes()).unwrap();
     assert!(got(&other).await.starts_with(b"HTTP/1.1 503 "));
     // Those end after one answer, so that they are free for the next.
+    let mut probes = vec![late];
     for _ in 0..2 * super::PROBES {
         let probe = asks().await;
         assert!(got(&probe).await.starts_with(b"HTTP/1.1 "));
+        probes.push(probe);
     }
+    // One that does not ask is cut off much earlier than elsewhere.
+    for _ in 0..super::PROBES {
+        probes.push(UnixStream::connect(&path).await.unwrap());
+    }
+    sleep(super::PROBE_HEADERS).await;
+    assert!(got(&asks().await).await.starts_with(b"HTTP/1.1 "));
     drop(clients.pop());
     let other = UnixStream::connect(&path).await.unwrap();
     other.try_write(request("/metrics").as_bytes()).unwrap();

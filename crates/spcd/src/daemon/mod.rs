@@ -358,16 +358,18 @@ impl<'a> LeaderSession<'a> {
         }
     }
 
-    /// Takes note of when the change of a file was noticed that the next look finds.
+    /// Takes note of when the change of a file was noticed that the next look finds. A pass may look
+    /// twice, once before and once after extensions are created: the first time counts.
     async fn notice_files(&mut self) {
-        self.noticed = match &mut self.watcher {
-            Some(watcher) => tokio::select! {
-                biased;
-                when = watcher.noticed() => Some(when),
-                () = std::future::ready(()) => None,
-            },
-            None => None,
+        let Some(watcher) = &mut self.watcher else {
+            return;
         };
+        let noticed = tokio::select! {
+            biased;
+            when = watcher.noticed() => Some(when),
+            () = std::future::ready(()) => None,
+        };
+        self.noticed = self.noticed.or(noticed);
     }
 
     /// Counts how long it takes until a connection is as its changed file says.

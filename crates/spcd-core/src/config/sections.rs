@@ -144,7 +144,7 @@ fn seconds(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Opti
         .ok()
         .zip(factor)
         .and_then(|(n, factor)| n.checked_mul(factor));
-    // Beyond a hundred years nobody means it, and the database's intervals would overflow.
+    // More than a hundred years is a mistake, and would overflow the database's intervals.
     match seconds.filter(|seconds| (1..=3_155_760_000).contains(seconds)) {
         Some(seconds) => Some(seconds),
         None if never => Some(0),

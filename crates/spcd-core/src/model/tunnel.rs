@@ -59,7 +59,7 @@ impl Tunnel {
         ])
     }
 
-    /// The port on this machine where it is expected, unless somebody else has that: then `times`
+    /// The port on this machine where it is expected, unless another program has it: then `times`
     /// is how often it was so.
     pub fn usual_port(&self, times: u16) -> u16 {
         let key = self.key();

@@ -30,23 +30,22 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
     let Loaded { mut desired, .. } = Config::new(&settings.config_dirs, false)
         .with_state(&settings.state_dir)
         .load();
-    if !desired.connections.contains_key(name) {
-        bail!(
+    let missing = || {
+        format!(
             "no connection is named {name:?} in the files: write its block first, \
              with what its schema and server are to be"
-        );
+        )
+    };
+    let connection = desired.connections.get(name).with_context(missing)?;
+    if let Err(error) = &connection.target {
+        bail!("mend the block of {name:?} first: {error}");
     }
     let endpoint = super::endpoint(settings)?;
     let mut session = endpoint.connect("adopt").await?;
     if !hub::is_utf8(&session.client).await? {
         desired.adapt_to_other_encoding();
     }
-    let Some(connection) = desired.connections.get(name) else {
-        return Ok(ExitCode::FAILURE);
-    };
-    if let Err(error) = &connection.target {
-        bail!("mend the block of {name:?} first: {error}");
-    }
+    let connection = desired.connections.get(name).with_context(missing)?;
     migrate(&session.client).await?;
     let Some(found) = adopt::find(&session.client, connection).await? else {
         println!(

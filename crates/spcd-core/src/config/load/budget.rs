@@ -97,7 +97,7 @@ fn look_up(
             Function::File => "the file",
             Function::Credential => "the credential",
         };
-        // Where a secret lies is none; but somebody may have put the secret itself there.
+        // The place of a secret is not secret, but the argument may be the secret itself.
         let is_name = argument.len() <= 200
             && argument
                 .chars()

@@ -1,40 +1,43 @@
-# The plugin definitions that ship with spcd: how connections of a plugin become Postgres objects.
+# Shipped plugin definitions: how connections of a plugin become Postgres objects.
 #
-#   extension, wrapper   what brings the foreign data wrapper, and its name
-#   package              what to install where the extension is not available
-#   requires             other extensions whose types its tables may have: created where available
+#   extension, wrapper   extension that provides the foreign data wrapper, and the wrapper's name
+#   package              package or page to install if the extension is not available
+#   requires             further extensions whose types its tables may have; created if available
 #   server, mapping      attributes that become options of the server, and of the user mapping
 #                        (always secret): a list of names, or { attribute = "option" }
 #   public               attributes whose values may be shown; all others are secret
-#   required             attributes that must be given
-#   defaults             options of the server where the connection gives none
-#   ask                  options of the server that hold only while the source is asked
-#   import_options       options of the import statement itself
-#   since                attributes that not every version of the wrapper takes: { name = "version" }
+#   required             required attributes
+#   defaults             options of the server if the connection gives none
+#   ask                  options of the server that are set only during an import
+#   import_options       options of the IMPORT FOREIGN SCHEMA statement
+#   since                minimum wrapper version of attributes: { name = "version" }
 #   paths                attributes that hold paths: relative ones begin at the file's directory
-#   schema               the remote schema to import; schema_attribute: the attribute that names it
-#   schema_mode          "dynamic": each connection is asked for its tables; "static": all
+#   schema               remote schema to import; schema_attribute: attribute that names it
+#   schema_mode          "dynamic": each connection is imported by itself; "static": all
 #                        connections of the plugin share one set of tables
-#   probe                how one finds out whether a source is there: "import" (a table that does
-#                        not exist; the default), "files" (they are opened) or "none"
-#   column_name          the wrapper's option for a column's remote name
+#   probe                method of probing a source: "import" (of a table that does not exist; the
+#                        default), "files" (opens them) or "none"
+#   column_name          column option for the remote name
 #   positional           columns are mapped by position
-#   connection_string    an attribute that takes a libpq connection string
-#   values               what attributes must be: "host", "port", "flag" (true or false), "seconds"
+#   connection_string    attribute that takes a libpq connection string
+#   values               kinds of values: "host", "port", "flag" (true or false), "seconds"
 #                        and "milliseconds" (10, "500ms", "5m"), "path" (an absolute one, on the
 #                        host of the database), or words between |
-#   words                attributes in plain words: the options of the server that each means. {ms}
-#                        and {s} stand for a time
-#   join                 options to which words add: what stands before the first, and between two
-#   lacks                attributes that the wrapper has no option for, with what to do instead
-#   tunnel               which options a tunnel through ssh changes: { address, host, port }, and
+#   words                attributes that expand to options of the server; {ms} and {s} stand for a
+#                        time
+#   join                 options that several words contribute to: the prefix, and the separator
+#   lacks                attributes that the wrapper does not support, with a hint
+#   tunnel               options that a tunnel through ssh changes: { address, host, port }, and
 #                        the default_port of the source
-#   aliases              what else people call the plugin, to tell them its name
-#   synonyms             what other programs call an attribute: { their_name = "attribute" }
-#   needs                attributes (or "attribute=value") of no use without another, or one of
-#                        several between |
+#   aliases              other names of the plugin, for "did you mean"
+#   synonyms             names of attributes in other programs: { their_name = "attribute" }
+#   gateway              true: the wrapper runs in the gateway, where there is one
+#   lanes                number of sessions of the gateway over which the plugin's connections are
+#                        spread, 1 to 64
+#   needs                attributes (or "attribute=value") that require another one, or one of
+#                        several separated by |
 #
-# A `plugin` block of your own with the same label changes what it says and keeps the rest.
+# Your own `plugin` block with the same label changes the attributes that it gives; others stay.
 
 plugin "postgres" {
   extension   = "postgres_fdw"
@@ -59,8 +62,8 @@ plugin "postgres" {
   }
 
   words = {
-    # INSERT, UPDATE and DELETE are refused by the first, TRUNCATE by the second, and what a view or
-    # function over there would write by the third.
+    # The first option refuses INSERT, UPDATE and DELETE, the second TRUNCATE, and the third writes
+    # by views and functions of the source.
     read_only = {
       updatable   = "false"
       truncatable = "false"
@@ -70,7 +73,7 @@ plugin "postgres" {
   }
   join = { options = ["", " "] }
 
-  # `host` stays as it is: certificates and password files go by it.
+  # `host` stays: certificates and password files are matched by it.
   tunnel = { address = "hostaddr", host = "host", port = "port", default_port = "5432" }
 
   values = {
@@ -90,7 +93,7 @@ plugin "postgres" {
   needs = {
     "sslmode=verify-ca"   = "sslrootcert"
     "sslmode=verify-full" = "sslrootcert"
-    # Without one libpq takes a socket of the hub's own machine, which is hardly meant then.
+    # Without a host libpq would use a socket on the hub's machine.
     password = "host|hostaddr|service"
     port     = "host|hostaddr|service"
     sslmode  = "host|hostaddr|service"
@@ -131,7 +134,7 @@ plugin "mysql" {
   package     = "Debian's package postgresql-NN-mysql-fdw"
   schema_mode = "dynamic"
 
-  # What MySQL calls a database is what is imported.
+  # MySQL's database is the remote schema.
   schema_attribute = "database"
 
   server = [
@@ -153,15 +156,15 @@ plugin "mysql" {
     "reconnect", "secure_auth", "sql_mode", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_cipher",
     "statement_timeout", "truncatable", "use_remote_estimate",
   ]
-  # On a hub with another encoding than UTF8 the wrapper's own default holds.
+  # On a hub with another encoding than UTF8 the wrapper's default applies.
   defaults = { character_set = "utf8mb4", host = "127.0.0.1" }
   since    = { mysql_default_file = "mysql_fdw 2.9.2", truncatable = "mysql_fdw 2.9.0" }
 
   words = {
     # The wrapper has no option for it, so the source itself refuses INSERT, UPDATE, DELETE and
-    # TRUNCATE. What MariaDB calls it and what MySQL does: each reads its own comment only.
+    # TRUNCATE. MariaDB and MySQL have different variables: each reads only its own comment.
     read_only         = { init_command = "/*M!tx_read_only=1*/ /*!50720 transaction_read_only=1*/" }
-    # MySQL's is for SELECT alone.
+    # MySQL's variable applies to SELECT only.
     statement_timeout = { init_command = "/*M!max_statement_time={s}*/ /*!50720 max_execution_time={ms}*/" }
   }
   join = { init_command = ["SET ", ", "] }
@@ -184,7 +187,7 @@ plugin "mysql" {
   }
   needs = { ssl_cert = "ssl_key", ssl_key = "ssl_cert" }
 
-  # An enum would need a type of its own in Postgres, which nobody has made.
+  # An enum would need its own type in Postgres, which does not exist.
   import_options = { import_enum_as_text = "true" }
 }
 
@@ -232,6 +235,7 @@ plugin "mssql" {
 
 plugin "ogr" {
   extension   = "ogr_fdw"
+  gateway     = true
   wrapper     = "ogr_fdw"
   package     = "Debian's package postgresql-NN-ogr-fdw"
   schema_mode = "dynamic"
@@ -240,7 +244,7 @@ plugin "ogr" {
 
   schema_attribute = "layers"
 
-  # A datasource is a path, a URL or a driver's own string, which may hold a password.
+  # A datasource is a path, a URL or a driver's string, which may contain a password.
   aliases  = ["gdal", "ogr_fdw", "shapefile", "geopackage"]
   synonyms = { path = "datasource", file = "datasource", source = "datasource", encoding = "character_encoding", driver = "format" }
   server = ["character_encoding", "config_options", "datasource", "format", "open_options", "updateable"]
@@ -256,7 +260,7 @@ plugin "csv" {
   schema_mode = "dynamic"
   positional  = true
 
-  # One table a file; spcd reads their heads and infers the columns.
+  # One table per file; spcd reads the files and infers the columns.
   aliases  = ["file", "file_fdw", "tsv"]
   synonyms = {
     delimiter = "separator", delim = "separator", sep = "separator"
@@ -278,18 +282,19 @@ plugin "fdw" {
   public      = ["wrapper", "extension", "schema", "column_name"]
 }
 
-# Whatever nobody else defines may be a Steampipe plugin's standalone extension. {name} is the
+# An undefined plugin may be a Steampipe plugin's standalone extension. {name} is the
 # plugin's name. Its server option is the connection's body as HCL, which every role can read.
 plugin "*" {
   extension   = "steampipe_postgres_{name}"
   wrapper     = "steampipe_postgres_{name}"
   package     = "https://hub.steampipe.io/plugins/{org}/{name}"
-  # Steampipe creates it, too: tables of some plugins have columns of its type.
+  # Tables of some plugins have columns of its type.
   requires    = ["ltree"]
   schema_mode = "static"
   schema      = "{name}"
   body        = "config"
-  # What it imports is its own list of tables, for which it asks nobody.
+  gateway     = true
+  # The extension contains its list of tables and does not contact a source for it.
   probe       = "none"
   public = [
     "account", "account_id", "cloud", "config_path", "default_region", "domain",
@@ -297,7 +302,7 @@ plugin "*" {
     "organization", "paths", "port", "profile", "project", "project_id", "region", "regions",
     "site", "subscription_id", "tenant_id", "workspace",
   ]
-  # These ask each source for its tables.
+  # The tables of these plugins depend on the source.
   dynamic = [
     "airtable", "csv", "googlesheets", "kubernetes", "ldap", "openapi", "prometheus",
     "salesforce", "servicenow",

@@ -14,6 +14,12 @@
 #
 # state_dir = "/var/lib/spcd"
 
+# Where wrappers run that may crash or that have secrets in their options: "private" (a second
+# Postgres beside the first, which starts when a connection uses it; the default beside a hub on this
+# machine), a URL, or "off". See docs/gateway.md.
+#
+# gateway = "private"
+
 # A name of its own, where several daemons keep databases of one server.
 #
 # instance = "spcd"

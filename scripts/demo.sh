@@ -25,7 +25,7 @@ finish() {
 }
 trap finish EXIT
 
-# Postgres refuses to run as root: then the source runs as somebody else, as the hub does.
+# Postgres refuses to run as root: then the source runs as another user, as the hub does.
 run() { "$@"; }
 mkdir "$dir/source"
 if [ "$(id -u)" = 0 ]; then

@@ -27,6 +27,7 @@ seeds() {
             printf 'id,name,at\n1,"a, ""b""\nc",2024-01-02 03:04:05\n007,,\n' >"$dir/seed-1"
             ;;
         json) for from in tests/spc/*.json; do cp "$from" "$dir/$(basename "$from")"; done ;;
+        yaml) for from in tests/spc/*.y*ml; do cp "$from" "$dir/$(basename "$from")"; done ;;
         *)
             for from in tests/spc/*.spc config/*.spc config/conf.d/*.spc ../shared/corpus/spc/*.spc; do
                 [ ! -f "$from" ] || cp "$from" "$dir/$(basename "$from")"

@@ -43,7 +43,7 @@ need_packages() {
 }
 
 # A Postgres server with its contrib modules. Debian's package would also make and start a cluster
-# of its own, which nobody asked for here.
+# of its own, which is not needed here.
 need_postgres() {
     server_bindir >/dev/null && return
     command -v apt-get >/dev/null || die "No Postgres server is installed.
@@ -107,8 +107,8 @@ other_bindirs() {
     printf '%s\n' "$PWD"/target/servers/1[0-9]/bin
 }
 
-# Unpacks Debian's packages into a directory: for those that would start a service that nobody asked
-# for here.
+# Unpacks Debian's packages into a directory: for those that would start a service that is not
+# needed here.
 unpack() {
     local dir=$1 package
     shift
@@ -163,7 +163,7 @@ need_promtool() {
     [ ! -x "$dir/usr/bin/promtool" ] && ! command -v promtool >/dev/null || return 0
     command -v apt-get >/dev/null || die "promtool is not installed, which some of the tests need. It comes with Prometheus."
     unpack "$dir" prometheus
-    # The server itself is twice as large, and nobody runs it.
+    # The server itself is twice as large and not needed.
     rm "$dir/usr/bin/prometheus"
 }
 
@@ -195,7 +195,7 @@ need_drivers() {
 
 # The wrappers that spcd has definitions for, as Debian packages them for the server that is used, and
 # what the tests read through them: a MariaDB (its programs alone: the package mariadb-server would
-# start a service that nobody asked for here) and GDAL's, which make a GeoPackage.
+# start a service that is not needed here) and GDAL's, which make a GeoPackage.
 need_wrappers() {
     command -v apt-get >/dev/null || return 0
     local version
@@ -218,7 +218,8 @@ need_c_wrappers() {
     mkdir -p "$dir"
     for source in tests/wrappers/*.c; do
         object=$dir/$(basename "$source" .c).so
-        [ "$object" -nt "$source" ] && [ "$object" -nt "$bindir/postgres" ] && continue
+        [ "$object" -nt "$source" ] && [ "$object" -nt "$bindir/postgres" ] &&
+            [ -z "$(find tests/wrappers -name '*.h' -newer "$object")" ] && continue
         say "building $(basename "$object")"
         cc -O1 -Wall -Wno-unused-parameter -fPIC -shared -I"$include" -o "$object" "$source"
     done

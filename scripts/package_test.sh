@@ -17,7 +17,7 @@ mount -t tmpfs tmpfs "$root/dev/shm"
 mount --bind "$archives" "$root/var/cache/apt/archives"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 chmod 755 "$root"
-# No package starts its service here, and Postgres makes no cluster that nobody asked for.
+# No package starts its service here, and Postgres creates no cluster.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 mkdir -p "$root/etc/postgresql-common"

@@ -100,6 +100,32 @@ async fn a_schema_and_server_made_by_hand_are_taken_over_and_brought_up_to_date(
 }
 
 #[tokio::test]
+async fn a_server_without_a_block_is_described_by_one() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    by_hand(&hub, &source).await;
+    let mut spcd = Spcd::new(&hub.url);
+    let described = spcd.spcd(&["adopt", "shop"]);
+    assert_eq!(described.code, 1, "{described:?}");
+    assert!(
+        described.stdout.contains("host   = \"elsewhere\"")
+            && described.stdout.contains("user   = env(\"SHOP_USER\")")
+            && !described.stdout.contains("nobody"),
+        "{described:?}"
+    );
+    spcd.write("shop.spc", &described.stdout);
+    let without_secret = spcd.spcd(&["adopt", "shop", "--yes"]);
+    assert!(
+        without_secret.code == 1 && without_secret.stderr.contains("SHOP_USER"),
+        "{without_secret:?}"
+    );
+    let adopted = spcd
+        .env("SHOP_USER", "nobody")
+        .spcd(&["adopt", "shop", "--yes"]);
+    assert_eq!(adopted.code, 0, "{adopted:?}");
+    assert!(!adopted.stdout.contains("~ server"), "{adopted:?}");
+}
+
+#[tokio::test]
 async fn what_is_adopted_without_a_daemon_waits_for_the_next_pass() {
     let (hub, source) = (shared().database().await, shared().database().await);
     query(&source.url, "CREATE TABLE t (id integer)").await;
@@ -125,7 +151,7 @@ async fn what_is_adopted_without_a_daemon_waits_for_the_next_pass() {
 }
 
 #[tokio::test]
-async fn a_source_that_does_not_answer_hinders_nobody_from_adopting() {
+async fn a_source_that_does_not_answer_does_not_prevent_adoption() {
     let (hub, source) = (shared().database().await, shared().database().await);
     by_hand(&hub, &source).await;
     let spcd = Spcd::new(&hub.url);

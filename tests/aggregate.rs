@@ -349,9 +349,10 @@ async fn a_connection_becomes_an_aggregator_and_back() {
     let source = source("CREATE TABLE t (id integer); INSERT INTO t VALUES (1)").await;
     let mut spcd = serving(&hub, &source, &["a", "x"]).await;
     let kind = "SELECT relkind FROM pg_class WHERE oid = 'x.t'::regclass";
-    for (text, wanted) in [
-        (aggregator("x", &["a"]), "v"),
-        (postgres("x", &source), "f"),
+    let mode = "SELECT schema_mode FROM spcd.connection_state WHERE connection_name = 'x'";
+    for (text, wanted, wanted_mode) in [
+        (aggregator("x", &["a"]), "v", ""),
+        (postgres("x", &source), "f", "dynamic"),
     ] {
         spcd.write("x.spc", &text);
         eventually("it is what it should be", DEADLINE, || async {
@@ -361,8 +362,9 @@ async fn a_connection_becomes_an_aggregator_and_back() {
         .await;
         until(&hub.url, &["a ready", "x ready"]).await;
         assert_eq!(value(&hub.url, "SELECT count(*) FROM x.t").await, "1");
+        assert_eq!(value(&hub.url, mode).await, wanted_mode);
     }
-    // Somebody else's schema is left alone.
+    // A schema of another owner is not changed.
     query(
         &hub.url,
         "CREATE SCHEMA mine; CREATE TABLE mine.t (id integer)",

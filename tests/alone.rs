@@ -83,7 +83,7 @@ async fn a_wrapper_that_ends_its_server_process_is_not_asked_again_at_once() {
     spcd.write("bad.spc", &bad("one"));
     let settled = ["bad error", "good ready", "other ready"];
     until(&hub.url, &settled).await;
-    let error = until_error(&hub.url, "bad", "ended the server process").await;
+    let error = until_error(&hub.url, "bad", "ended its server process").await;
     assert!(
         error.contains("alone_a") && error.contains("spcd retry bad"),
         "{error}"

@@ -256,7 +256,7 @@ async fn what_a_plugin_instance_shares_is_asked_for_once() {
         )
     };
     let mut spcd = Spcd::new(&hub.url);
-    // The first one cannot be asked, which costs nobody else.
+    // The first one cannot be asked, which affects no other connection.
     let nowhere = here("a0", "").replace(&format!("port   = {}", server.port()), "port   = 1");
     let mut text = STATIC.to_owned() + &nowhere;
     for n in 1..9 {
@@ -294,7 +294,7 @@ async fn what_a_plugin_instance_shares_is_asked_for_once() {
                    WHERE a.fingerprint IS DISTINCT FROM f.fingerprint";
     assert_eq!(value(&hub.url, altered).await, "0");
 
-    // A new one is a copy, and nobody is asked.
+    // A new one is a copy, and no source is asked.
     spcd.write("b.spc", &here("b", ""));
     until(&hub.url, &[&all[..9], &["b ready", "few ready"]].concat()).await;
     assert_eq!(times_asked(&server), asked);
@@ -361,11 +361,11 @@ fn shared_port() -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sources_that_never_answer_hold_up_nobody() {
+async fn sources_that_never_answer_delay_no_other() {
     let server = Cluster::start(&["max_connections = 100"]);
     let (hub, source) = (server.database().await, server.database().await);
     query(&source.url, "CREATE TABLE t (id integer)").await;
-    // It accepts, and says nothing: the kernel does that for a listener whom nobody asks.
+    // It accepts and stays silent: the kernel does that for a listener that does not call accept.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     let connection = |name: &str, port: u16, more: &str| {

@@ -38,7 +38,7 @@ async fn sources_that_cannot_be_used() {
             connection("nodb", &format!("  host = \"127.0.0.1\"\n  port = {port}\n  dbname = \"no such\"\n  user = \"postgres\"")),
             connection("nohost", "  host = \"no-such-host.invalid\"\n"),
             connection("norole", &format!(
-                "  host = \"127.0.0.1\"\n  port = {port}\n  dbname = \"{}\"\n  user = \"nobody_here\"\n  password = \"hunter2hunter2\"",
+                "  host = \"127.0.0.1\"\n  port = {port}\n  dbname = \"{}\"\n  user = \"unknown_user\"\n  password = \"hunter2hunter2\"",
                 source.name
             )),
             postgres_with("noschema", &source, "  import {\n    schema = \"nowhere\"\n  }\n"),
@@ -99,7 +99,7 @@ async fn an_unreachable_source_keeps_what_was_imported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_else_made_is_never_touched() {
+async fn objects_of_other_owners_are_never_touched() {
     let (hub, source) = (shared().database().await, source().await);
     query(
         &hub.url,
@@ -136,7 +136,7 @@ async fn what_somebody_else_made_is_never_touched() {
         "1"
     );
 
-    // Made by spcd, then dropped and made again by somebody: no longer spcd's.
+    // Created by spcd, then dropped and created again by a user: no longer spcd's.
     query(
         &hub.url,
         "DROP SCHEMA good CASCADE; CREATE SCHEMA good; CREATE TABLE good.mine (x integer)",
@@ -309,7 +309,7 @@ fn files_that_cannot_be_used_are_told_each_with_its_reason() {
     let huge = std::fs::File::create(conf.join("huge.spc")).unwrap();
     huge.set_len(100 << 20).unwrap();
 
-    // Whoever runs the tests may be one who can read everything; somebody else may not even reach
+    // The user of the tests may be able to read everything; another user may not even reach
     // the directory that the program was built in.
     let program = spcd.dir().join("spcd");
     std::fs::copy(env!("CARGO_BIN_EXE_spcd"), &program).unwrap();

@@ -132,16 +132,16 @@ async fn what_will_not_come_is_the_callers_error_with_the_reason() {
     let error = client.query("SELECT * FROM off.t", &[]).await.unwrap_err();
     assert_disabled(&error);
     for sql in [
-        "SELECT * FROM nobody.t",
+        "SELECT * FROM unknown.t",
         "SELECT * FROM good.missing",
         "SELECT * FROM missing",
-        "CREATE TABLE nobody.t ()",
+        "CREATE TABLE unknown.t ()",
     ] {
         let error = client.query(sql, &[]).await.unwrap_err();
         assert!(matches!(error, Error::Database(_)), "{sql}: {error:?}");
     }
     assert_eq!(
-        code(&client.query("SELECT nobody.f()", &[]).await.unwrap_err()),
+        code(&client.query("SELECT unknown.f()", &[]).await.unwrap_err()),
         "3F000"
     );
     assert_eq!(
@@ -207,7 +207,7 @@ async fn a_bare_name_waits_for_what_the_search_path_needs() {
     waits(&count).await;
     load(&hub.url, "s1").await;
     load(&hub.url, "d").await;
-    // The second of its plugin is still on its way, and nobody waits for it.
+    // The second of its plugin is still being imported, and no client waits for it.
     let (mut client, rows) = asked.await.unwrap();
     assert_eq!(rows.unwrap()[0].get::<_, i32>(0), 1);
     assert_eq!(
@@ -369,7 +369,10 @@ async fn a_wait_ends_when_all_that_was_named_is_ready_or_cannot_become_so() {
         .unwrap();
     assert!(channels.is_empty());
 
-    let error = client.wait_ready(&["a", "nobody"], LONG).await.unwrap_err();
+    let error = client
+        .wait_ready(&["a", "unknown"], LONG)
+        .await
+        .unwrap_err();
     assert!(
         matches!(
             error,

@@ -92,7 +92,7 @@ impl Files {
     }
 }
 
-/// Not gone, and not a dead child that nobody has asked after.
+/// Not gone, and not a zombie.
 fn is_alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         !stat
@@ -282,7 +282,7 @@ async fn whatever_is_killed_in_whatever_order_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_pid_file_that_names_a_stranger_stops_nobody() {
+async fn a_pid_file_that_names_another_process_stops_none() {
     let mut spcd = Spcd::with_private_cluster();
     let files = Files::of(&spcd);
     spcd.start();

@@ -178,7 +178,7 @@ async fn a_comment_that_a_person_wrote_is_theirs() {
     until_comments(&hub.url, "a", &owned(&followed)).await;
 
     // The person's stands in the way of a drop; spcd's own, which the table bears too, is not named.
-    // A column that is not there on account of that is in nobody's way.
+    // A column that is missing for that reason does no harm.
     query(
         &source.url,
         "ALTER TABLE t DROP COLUMN a, DROP COLUMN b, ADD COLUMN d integer;

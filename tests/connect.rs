@@ -100,7 +100,7 @@ async fn every_way_to_authenticate_works_and_says_why_when_not() {
     refuses(
         &spcd,
         &server,
-        "user=nobody_known dbname=nowhere",
+        "user=unknown_user dbname=nowhere",
         &["pg_hba.conf"],
     );
     refuses(
@@ -132,7 +132,7 @@ async fn every_way_to_authenticate_works_and_says_why_when_not() {
     let done = spcd.spcd(&["--database", &format!("{socket} user=scram"), "migrate"]);
     assert_eq!(done.code, 1, "{done:?}");
 
-    // Passwords from a file: only if nobody else can read it, and read anew each time.
+    // Passwords from a file: only if no other user can read it, and read again each time.
     let passfile = spcd.home().join(".pgpass");
     write_private(
         &passfile,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::support::hub::{postgres, until};
-use crate::support::{Cluster, DEADLINE, Spcd, connect, eventually, query, shared, value};
+use crate::support::{
+    Cluster, DEADLINE, Spcd, connect, eventually, query, shared, try_query, value,
+};
+use tokio_postgres::error::SqlState;
 
 const CONNECTIONS: usize = 1000;
 const ROUNDS: usize = 3;
@@ -171,13 +174,51 @@ async fn another_daemon_waits_and_takes_over_also_from_one_that_hangs() {
     third.stop();
 }
 
+/// Makes `CREATE EXTENSION` wait until `public.go` has a row.
+const SLOW_EXTENSION: &str = "
+    CREATE TABLE public.go ();
+    CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        WHILE NOT EXISTS (SELECT FROM public.go) LOOP
+            PERFORM pg_catalog.pg_sleep(0.02);
+        END LOOP;
+    END $$;
+    CREATE EVENT TRIGGER wait ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION')
+        EXECUTE FUNCTION public.wait()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_waits_for_an_extension_that_is_being_created() {
+    let source = shared().database().await;
+    query(&source.url, "CREATE TABLE t (id integer)").await;
+    let hub = shared().database().await;
+    query(&hub.url, SLOW_EXTENSION).await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.start();
+    eventually("the extension is being created", DEADLINE, || async {
+        let creating = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()
+                        AND state = 'active' AND query LIKE '%CREATE EXTENSION%'
+                        AND pid <> pg_backend_pid()";
+        query(&hub.url, creating).await.pop()
+    })
+    .await;
+    // The row is there already, although its work waits.
+    until(&hub.url, &["a pending"]).await;
+    let take_lead = "SET lock_timeout = '300ms'; UPDATE spcd.daemon SET epoch = epoch + 1";
+    let error = try_query(&hub.url, take_lead).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE), "{error}");
+    query(&hub.url, "INSERT INTO public.go DEFAULT VALUES").await;
+    until(&hub.url, &["a ready"]).await;
+    spcd.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_another_instance_does_not_lead_here() {
     let hub = shared().database().await;
     let mut spcd = Spcd::new(&hub.url);
     spcd.start();
     eventually("it leads", DEADLINE, || async {
-        crate::support::try_query(&hub.url, "SELECT 1 FROM spcd.daemon")
+        try_query(&hub.url, "SELECT 1 FROM spcd.daemon")
             .await
             .ok()?
             .pop()
@@ -188,7 +229,7 @@ async fn one_of_another_instance_does_not_lead_here() {
     other.start();
     assert_eq!(other.ended().code(), Some(1));
     assert!(
-        other.log().contains("kept by the instance"),
+        other.log().contains("managed by the instance"),
         "{}",
         other.log()
     );

@@ -256,7 +256,7 @@ async fn whatever_becomes_a_table_can_be_read() {
         ("wide_row", "a,b\n1,2,3\n", Err("line 2 has 3 values")),
         ("open", "a,b\n1,\"2\n", Err("the quote on line 2")),
         ("end_mark", "a\n\\.\nb\n", Err("line 2 is `\\.`")),
-        ("nul", "a\n\0\n", Err("there is a NUL byte on line 2")),
+        ("nul", "a\n\0\n", Err("line 2 contains a NUL byte")),
         ("empty", "", Err("it is empty")),
     ];
     let files: Vec<_> = cases
@@ -385,7 +385,7 @@ async fn nothing_is_written_where_nothing_differs() {
     assert_eq!(value(&fixture.hub.url, events).await, "0");
     fixture.spcd.stop();
 
-    // What changed while nobody looked is found by the next start.
+    // Changes while no daemon ran are found by the next start.
     fixture.put("a.csv", "x,y\n1,2\n");
     fixture.spcd.start();
     fixture.until_columns("a", &["x bigint", "y bigint"]).await;
@@ -485,7 +485,7 @@ async fn a_role_that_is_no_superuser_needs_one_membership() {
     spcd.start();
     let error = until_error(&hub.url, "files", "pg_read_server_files").await;
     assert!(
-        error.starts_with(&format!("the role {role:?} may not make tables of files")),
+        error.starts_with(&format!("the role {role:?} is not allowed to read files")),
         "{error}"
     );
     query(&hub.url, &format!("GRANT pg_read_server_files TO {role}")).await;

@@ -44,7 +44,7 @@ async fn events_are_shown_in_order_with_their_errors() {
     let events = events.as_array().unwrap();
     assert!(events.iter().all(|event| event["connection_name"] == "b"));
     assert_eq!(events.last().unwrap()["status"], "ready");
-    let none = spcd.spcd(&["events", "nobody"]);
+    let none = spcd.spcd(&["events", "unknown"]);
     assert_eq!((none.code, none.stdout.as_str()), (0, ""));
     assert!(none.stderr.contains("no event"), "{}", none.stderr);
     spcd.stop();

@@ -105,9 +105,9 @@ impl Waiters {
 
     async fn woken(self) {
         let ended = tokio::time::timeout(DEADLINE * 2, self.client).await;
-        assert_eq!(ended.expect("nobody hangs").unwrap(), Ok(()));
+        assert_eq!(ended.expect("no client hangs").unwrap(), Ok(()));
         let ended = tokio::time::timeout(DEADLINE * 2, self.command).await;
-        let ended = ended.expect("nobody hangs").unwrap();
+        let ended = ended.expect("no client hangs").unwrap();
         assert_eq!(ended.code, 0, "{ended:?}");
     }
 }
@@ -303,7 +303,7 @@ async fn a_server_that_takes_no_more_writes_is_left_for_the_one_that_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readiness_does_not_outlive_the_lead_where_nobody_hears_of_its_end() {
+async fn readiness_ends_with_the_lead_even_unnoticed() {
     let server = Cluster::start(&[]);
     let hub = server.database().await;
     let way = Proxy::to(server.port()).await;
@@ -314,7 +314,7 @@ async fn readiness_does_not_outlive_the_lead_where_nobody_hears_of_its_end() {
     asked.until_ready();
     let before = epoch(&hub.url).await;
     // As where a server vanishes with its machine and another one takes its address: what was open
-    // stays open, and says nothing any more. New sessions lead to a server that nobody leads.
+    // stays open, and says nothing any more. New sessions lead to a server without a leader.
     way.freeze();
     let end = "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity
                WHERE application_name LIKE 'spcd %'";

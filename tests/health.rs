@@ -103,9 +103,9 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
         panic!("one change: {payload}");
     };
     assert_eq!(change.connection, "shop");
-    assert_eq!(change.health, Some(spcd_client::Health::Lost));
+    assert_eq!(change.health, Some(spcd_client::HealthChange::Lost));
     let ready = spcd_client::Status::Ready;
-    assert_eq!(change.status, spcd_client::Reported::Status(ready));
+    assert_eq!(change.status, spcd_client::AnnouncedStatus::Status(ready));
     assert_eq!(change.previous, Some(ready));
     let event = format!(
         "SELECT health FROM spcd.connection_event WHERE id = {}",
@@ -136,7 +136,7 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
         "{payload}"
     );
 
-    // It lets in whoever comes, and never answers.
+    // It accepts connections and never answers.
     proxy.swallow(true);
     until_health(&hub.url, "shop", "NOT reachable AND attempts > 1").await;
     let failure = health(&hub.url, "shop", "last_failure").await;
@@ -144,7 +144,7 @@ async fn a_postgres_that_stops_and_hangs_and_refuses_is_followed() {
     proxy.swallow(false);
     until_health(&hub.url, "shop", WELL).await;
 
-    // Its password changes there: nothing but a new one, or somebody who asks, makes it try again.
+    // Its password changes there: only a new one or a request makes it try again.
     query(&source.url("postgres"), "ALTER ROLE reader PASSWORD 'two'").await;
     until_health(&hub.url, "shop", REFUSED).await;
     let failure = health(&hub.url, "shop", "last_failure").await;
@@ -317,7 +317,7 @@ async fn a_mariadb_that_stops_and_hangs_and_refuses_is_followed() {
     );
 }
 
-/// Its first import failed: nobody has to say anything when the source comes.
+/// Its first import failed: it needs no request when the source starts.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_failed_is_tried_again_by_itself() {
     let hub = shared().database().await;
@@ -377,10 +377,12 @@ async fn a_source_that_is_left_alone_is_asked_nothing() {
     )
     .await;
     query(&source.url, "CREATE TABLE u (id integer)").await;
-    let unknown = spcd.spcd(&["disconnect", "nobody"]);
+    let unknown = spcd.spcd(&["disconnect", "unknown"]);
     assert_eq!(unknown.code, 1, "{unknown:?}");
     assert!(
-        unknown.stderr.contains("no connection is named \"nobody\""),
+        unknown
+            .stderr
+            .contains("no connection is named \"unknown\""),
         "{unknown:?}"
     );
     // Another source is asked several times over, and this one is not, also by a daemon that starts.
@@ -509,7 +511,7 @@ async fn labels_touch_nothing_but_the_row() {
     assert_eq!(shown.code, 0, "{shown:?}");
     assert!(shown.stdout.contains("\na "), "{}", shown.stdout);
     assert!(!shown.stdout.contains("\nb "), "{}", shown.stdout);
-    let json = spcd.spcd(&["status", "--json", "--label", "team=nobody"]);
+    let json = spcd.spcd(&["status", "--json", "--label", "team=none"]);
     assert_eq!(json.stdout.trim(), "[]");
     let json = spcd.spcd(&["status", "--json", "a"]);
     let rows: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();

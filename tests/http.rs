@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::support::http::{Http, segment, until};
 use crate::support::hub::{self, made_by, postgres};
 use crate::support::{
-    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, shared, value,
+    Cluster, DEADLINE, Database, Spcd, eventually, eventually_now, free_port, query, shared, value,
 };
 
 /// A name that every layer would like to take apart.
@@ -423,6 +423,17 @@ async fn readiness_is_the_truth_while_the_database_comes_and_goes() {
     let reason = gone.json()["checks"]["files"]["reason"].to_string();
     assert!(reason.contains("conf.d"), "{reason}");
     fs::rename(spcd.dir().join("away"), &dir).unwrap();
+    until(&http, "/readyz", |answer| answer.status == 200);
+
+    // A leader whose heartbeat is older than 15 s leads in name only; the next one mends that.
+    let url = cluster.url("postgres");
+    let stale = "UPDATE spcd.daemon SET heartbeat = clock_timestamp() - interval '16 s'";
+    let silent = eventually("a stale heartbeat is no lead", DEADLINE, || async {
+        query(&url, stale).await;
+        Some(http.get("/readyz")).filter(|answer| answer.status == 503)
+    })
+    .await;
+    assert_eq!(checks(&silent), [false, true, true]);
     until(&http, "/readyz", |answer| answer.status == 200);
 
     // A second daemon follows, and is as ready.

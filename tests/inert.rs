@@ -8,7 +8,7 @@ const HOSTILE: &str = "\u{1b}[31m\u{1b}]0;x\u{7}\u{8}\u{9b}1m\u{202e}\u{2066}";
 
 fn acts(answer: &Finished) -> bool {
     let all = [answer.stdout.as_str(), answer.stderr.as_str()].concat();
-    all.chars().any(spcd_core::terminal::acts)
+    all.chars().any(spcd_core::terminal::is_terminal_control)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,6 +127,20 @@ async fn a_schema_of_another_role_is_not_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_a_superuser_made_is_used() {
+    let server = Cluster::start(&[]);
+    let roles = "CREATE ROLE other SUPERUSER LOGIN; CREATE ROLE keeper LOGIN";
+    query(&server.url("postgres"), roles).await;
+    let hub = server.database().await;
+    assert_eq!(Spcd::new(&hub.url).spcd(&["migrate"]).code, 0);
+    let migrated = Spcd::new(&server.url_as("other", &hub.name)).spcd(&["migrate"]);
+    assert_eq!(migrated.code, 0, "{migrated:?}");
+    // The rights of an ordinary role are too few, but the owner is no reason to refuse.
+    let ordinary = Spcd::new(&server.url_as("keeper", &hub.name)).spcd(&["migrate"]);
+    assert!(!ordinary.stderr.contains("belongs to"), "{ordinary:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_schema_dropped_under_a_running_daemon_is_made_again() {
     let (hub, source) = (shared().database().await, source().await);
     let mut spcd = serving(&hub, &source, &["a"]).await;

@@ -236,7 +236,7 @@ async fn a_schema_of_a_later_version_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_schema_of_somebody_elses_is_left_alone() {
+async fn a_schema_of_another_owner_is_not_changed() {
     let hub = shared().database().await;
     query(
         &hub.url,
@@ -265,7 +265,7 @@ async fn who_waits_may_come_before_the_daemon_has_made_its_schema() {
     let waiter = std::thread::spawn(|| finish(waiting));
     let sessions = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND application_name = 'spcd client'";
-    eventually("somebody waits", DEADLINE, || async {
+    eventually("a daemon waits", DEADLINE, || async {
         (value(&hub.url, sessions).await == "1").then_some(())
     })
     .await;

@@ -75,6 +75,20 @@ async fn a_daemon_without_superuser_rights_does_its_whole_work() {
     spcd.remove("a.spc");
     until(&admin, &["all ready", "b ready"]).await;
 
+    // A source that asks for no password is none for an ordinary role, which is told what to write.
+    let open = reader("open", remote.port(), "").replace("reader", "postgres");
+    let open: Vec<&str> = open
+        .lines()
+        .filter(|line| !line.contains("password"))
+        .collect();
+    spcd.write("open.spc", &(open.join("\n") + "\n"));
+    let error = until_error(&admin, "open", "password is required").await;
+    let advice =
+        "(write `password`, or, if spcd's role is a superuser, `password_required = false`)";
+    assert!(error.ends_with(advice), "{error}");
+    spcd.remove("open.spc");
+    until(&admin, &["all ready", "b ready"]).await;
+
     // A take-over, and the end.
     let mut second = Spcd::beside(&spcd);
     second.start();
@@ -86,4 +100,39 @@ async fn a_daemon_without_superuser_rights_does_its_whole_work() {
     assert_eq!(destroyed.code, 0, "{destroyed:?}");
     let left = "SELECT count(*) FROM pg_namespace WHERE nspname ~ '^(spcd|a$|b$|all$)'";
     assert_eq!(value(&admin, left).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_another_owner_stays_as_it_is_and_the_grant_is_named() {
+    let server = Cluster::start(&[]);
+    let remote = guarded("hunter2").await;
+    let (mut spcd, admin) = hub(&server).await;
+    spcd.write("a.spc", &reader("a", remote.port(), "hunter2"));
+    spcd.start();
+    until(&admin, &["a ready"]).await;
+    let owned = "CREATE ROLE \"The other\"; ALTER FOREIGN TABLE a.t OWNER TO \"The other\"";
+    query(&admin, owned).await;
+    let more =
+        "ALTER TABLE t ADD more text; CREATE TABLE u (id integer); GRANT SELECT ON u TO reader";
+    query(&remote.url("postgres"), more).await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    let columns = "SELECT string_agg(attrelid::regclass || '.' || attname, ' ' ORDER BY attrelid::regclass::text, attnum)
+                   FROM pg_attribute WHERE attrelid IN ('a.t'::regclass, 'a.u'::regclass) AND attnum > 0";
+    assert_eq!(value(&admin, columns).await, "a.t.id a.u.id");
+    let warnings = "SELECT connection_name || ': ' || unnest(warnings) FROM spcd.connection_state";
+    let told = query(&admin, warnings).await.concat();
+    let reason = "it belongs to role \"The other\", and spcd's role has none of its rights: \
+                  GRANT \"The other\" TO \"keeper\"";
+    assert!(
+        told.iter()
+            .any(|one| one.starts_with("a: table \"t\"") && one.contains(reason)),
+        "{told:?}"
+    );
+    until(&admin, &["a ready"]).await;
+
+    query(&admin, "GRANT \"The other\" TO \"keeper\"").await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    assert_eq!(value(&admin, columns).await, "a.t.id a.t.more a.u.id");
+    assert_eq!(query(&admin, warnings).await.concat(), [""; 0]);
+    spcd.stop();
 }

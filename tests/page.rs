@@ -267,7 +267,7 @@ async fn names_and_errors_are_text_and_fit_on_a_phone() {
     let foreign = "document.querySelectorAll('img, svg, iframe, object, embed, base, script:not([src=\"/page.js\"]), [onerror], [onload], [style*=url]').length";
     assert_eq!(page.value(foreign), 0);
     assert_eq!(page.complaints(), [""; 0], "nothing was even tried");
-    // Nor could it have been: a script that somebody got in would not run.
+    // An injected script would not run either.
     page.value("(() => { const it = document.createElement('script'); try { it.text = 'window.pwned = 1'; document.body.append(it); } catch {} it.remove(); })()");
     assert!(page.value("window.pwned").is_null());
     spcd.stop();

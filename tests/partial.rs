@@ -53,8 +53,18 @@ async fn types_that_the_hub_does_not_know_cost_their_tables_and_come_with_the_ty
         assert!(asked.stderr.contains(why), "{}", asked.stderr);
         assert_eq!(asked.code, 1);
     }
+    let quoted = spcd.spcd(&["query", "SELECT * FROM a.\"Moo\"\"dy\""]);
+    assert!(quoted.stderr.contains("is left out: "), "{}", quoted.stderr);
     let other = spcd.spcd(&["query", "SELECT * FROM a.smal"]);
     assert!(!other.stderr.contains("left out"), "{}", other.stderr);
+    // A schema that an earlier version made has no such rows yet.
+    let left_out = "SELECT table_name FROM spcd.left_out_table ORDER BY 1";
+    query(&hub.url, "DELETE FROM spcd.left_out_table").await;
+    assert_eq!(spcd.spcd(&["refresh", "a", "--wait"]).code, 0);
+    assert_eq!(
+        query(&hub.url, left_out).await.concat(),
+        ["Moo\"dy", "small"]
+    );
 
     // One that is there already stays as it was.
     query(
@@ -74,6 +84,10 @@ async fn types_that_the_hub_does_not_know_cost_their_tables_and_come_with_the_ty
             .any(|text| text.starts_with("table \"turned\" stays as it was: ")),
         "{warned:?}"
     );
+    assert_eq!(
+        query(&hub.url, left_out).await.concat(),
+        ["Moo\"dy", "small"]
+    );
     // With the type there is nothing to warn of.
     query(
         &hub.url,
@@ -90,6 +104,7 @@ async fn types_that_the_hub_does_not_know_cost_their_tables_and_come_with_the_ty
         ["id integer", "how mood"]
     );
     assert_eq!(warnings(&hub.url).await, Vec::<String>::new());
+    assert_eq!(query(&hub.url, left_out).await.concat(), [""; 0]);
     spcd.stop();
 }
 

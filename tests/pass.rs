@@ -295,7 +295,7 @@ async fn a_waiting_client_is_woken_with_what_it_waited_for() {
         error.code().map(|code| code.code().to_owned())
     };
     assert_eq!(
-        code("SELECT spcd.wait_until_ready('{nobody}')")
+        code("SELECT spcd.wait_until_ready('{unknown}')")
             .await
             .as_deref(),
         Some("SP003")
@@ -328,7 +328,7 @@ async fn commands_answer_with_their_exit_codes() {
     let status = spcd.spcd(&["status", "--json"]);
     let rows: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
     assert_eq!(rows[0]["status"], "ready");
-    assert_eq!(spcd.spcd(&["status", "nobody"]).code, 1);
+    assert_eq!(spcd.spcd(&["status", "unknown"]).code, 1);
     // Nobody is there to answer.
     let wait = spcd.spcd(&["wait", "--timeout", "50ms"]);
     assert_eq!(wait.code, 3, "{}", wait.stderr);
@@ -336,8 +336,8 @@ async fn commands_answer_with_their_exit_codes() {
 
     spcd.start();
     until(&hub.url, &["a ready"]).await;
-    assert_eq!(spcd.spcd(&["wait", "nobody"]).code, 1);
-    assert_eq!(spcd.spcd(&["refresh", "nobody", "--wait"]).code, 1);
+    assert_eq!(spcd.spcd(&["wait", "unknown"]).code, 1);
+    assert_eq!(spcd.spcd(&["refresh", "unknown", "--wait"]).code, 1);
     assert_eq!(spcd.spcd(&["apply"]).code, 0);
     assert_eq!(spcd.spcd(&["apply", "--force"]).code, 0);
     spcd.write(

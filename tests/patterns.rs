@@ -1,6 +1,7 @@
 //! Patterns of an import that match no table of the source are named, with what explains it.
 
 use crate::support::hub::{STATIC, made_by, postgres_with, until};
+use crate::support::mariadb::{MariaDb, mysql};
 use crate::support::{Spcd, query, shared};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +36,7 @@ async fn a_pattern_that_matches_nothing_is_a_warning() {
     let said = |list: &str, pattern: &str, hint: &str| {
         format!("the pattern {pattern:?} in import.{list} matches no table of the source{hint}")
     };
-    let case = |name: &str| format!("; upper and lower case count: there is {name:?}");
+    let case = |name: &str| format!("; patterns are case-sensitive: there is {name:?}");
     let mut wanted = vec![
         said("exclude", "ORDERS", &case("orders")),
         said("exclude", "nothing*", ""),
@@ -44,9 +45,9 @@ async fn a_pattern_that_matches_nothing_is_a_warning() {
         said(
             "tables",
             "public.users",
-            "; patterns are of names without their schema, write \"users\"",
+            "; patterns match names without their schema, write \"users\"",
         ),
-        said("tables", "u%", "; `%` is no wildcard here, write `*`"),
+        said("tables", "u%", "; `%` is not a wildcard, write `*`"),
     ];
     wanted.sort();
     let mut found = warnings("a").await;
@@ -80,7 +81,7 @@ async fn patterns_of_an_import_statement_are_explained_as_well() {
     let none = |list: &str, pattern: &str, hint: &str| {
         format!("the pattern {pattern:?} in import.{list} matches no table of the source{hint}")
     };
-    let case = |name: &str| format!("; upper and lower case count: there is {name:?}");
+    let case = |name: &str| format!("; patterns are case-sensitive: there is {name:?}");
     assert_eq!(
         query(&hub.url, sql).await.concat(),
         [
@@ -90,8 +91,35 @@ async fn patterns_of_an_import_statement_are_explained_as_well() {
             none(
                 "tables",
                 "public.x",
-                "; patterns are of names without their schema, write \"x\""
+                "; patterns match names without their schema, write \"x\""
             ),
+        ]
+    );
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_are_explained_where_a_table_fails_the_import_of_all() {
+    let source = MariaDb::start();
+    // The wrapper does not escape its name, so an import of all fails.
+    source.run(
+        "CREATE DATABASE shop; USE shop; CREATE TABLE users (id int); CREATE TABLE orders (id int);
+         CREATE TABLE `it's` (id int)",
+    );
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let import = "  user = \"root\"\n  import {\n    tables = [\"users\", \"Orders\", \"it*\"]\n    \
+                  exclude = [\"it*\", \"gone\"]\n  }\n";
+    spcd.write("a.spc", &mysql("a", source.port(), import));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let sql = "SELECT unnest(warnings) FROM spcd.connection_state ORDER BY 1";
+    assert_eq!(
+        query(&hub.url, sql).await.concat(),
+        [
+            "the pattern \"Orders\" in import.tables matches no table of the source; patterns are \
+             case-sensitive: there is \"orders\"",
+            "the pattern \"gone\" in import.exclude matches no table of the source",
         ]
     );
     spcd.stop();

@@ -404,14 +404,48 @@ async fn a_watched_status_on_a_terminal_is_a_table_that_stays_in_its_place() {
     watch.until("\x1b[H");
     watch.until("sales       ready");
     watch.until("\x1b[J");
-    let gone = json!({"name": "sales", "route": ["updating", "error"], "error": "no route"});
+    let error = "no \x1b[31m\u{202e}route";
+    let gone = json!({"name": "sales", "route": ["updating", "error"], "error": error});
     publish(&hub.url, "", json!([gone, to("stock", &["pending"])])).await;
     watch.until("\x1b[HCONNECTION");
     watch.until("sales       error");
-    watch.until("no route");
+    watch.until("no \\u{1b}[31m\\u{202e}route");
     watch.until("stock       pending");
     watch.keys("\x03");
     assert_eq!(watch.ended(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_gets_no_control_sequences_in_what_programs_read_and_in_the_log() {
+    let hub = kept().await;
+    load(&hub.url, "sales").await;
+    let error =
+        json!({"name": "sales", "route": ["updating", "error"], "error": "\x1b[31m\u{202e}x"});
+    publish(&hub.url, "", json!([error])).await;
+    let spcd = Spcd::new(&hub.url);
+    for args in [
+        "query --output csv \"SELECT U&'\\202e\\009b' AS x\"",
+        "query --output json \"SELECT U&'\\202e\\009b' AS x\"",
+    ] {
+        let mut terminal = Terminal::run(&spcd, &args.replace('\\', "\\\\"));
+        terminal.until("\\u{202e}\\u{9b}");
+        assert_eq!(terminal.ended(), Some(0));
+    }
+    for args in ["status --json", "events"] {
+        let mut terminal = Terminal::run(&spcd, args);
+        terminal.until("\\u{202e}x");
+        assert_eq!(terminal.ended(), Some(0));
+    }
+    // The daemon's log, which has colours of its own there.
+    let spcd = Spcd::new(&shared().database().await.url);
+    spcd.write(
+        "a.spc",
+        "connection \"a\" {\n  plugin = \"no\u{202e}ne\"\n}\n",
+    );
+    let mut daemon = Terminal::run(&spcd, "run");
+    daemon.until("\\u{202e}");
+    daemon.keys("\x03");
+    assert_eq!(daemon.ended(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

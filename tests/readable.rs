@@ -93,3 +93,103 @@ async fn a_schema_that_is_closed_and_a_source_that_does_not_tell_are_named() {
     }
     spcd.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_role_of_shared_tables_is_checked_by_itself() {
+    let hub = shared().database().await;
+    let source = guarded("hunter2").await;
+    query(
+        &source.url("postgres"),
+        "CREATE SCHEMA app; CREATE TABLE app.t (id integer); CREATE TABLE app.u (id integer)",
+    )
+    .await;
+    let plugin = "plugin \"app\" {\n  extension = \"postgres_fdw\"\n  schema_mode = \"static\"\n  \
+                  column_name = \"column_name\"\n  server = [\"host\", \"port\", \"dbname\"]\n  \
+                  mapping = [\"user\", \"password\"]\n  public = [\"host\", \"port\", \"dbname\"]\n}\n";
+    let app = |name: &str, more: &str| {
+        let block =
+            reader(name, source.port(), "hunter2").replacen("\"postgres\"", "plugin.app", 1);
+        let end = block.rfind('}').unwrap();
+        format!(
+            "{}  import {{\n    schema = \"app\"\n{more}  }}\n}}\n",
+            &block[..end]
+        )
+    };
+    let owner = app("owner", "").replace("\"reader\"", "\"postgres\"");
+    let port = format!("port     = {}", source.port());
+    let away = app("away", "").replace(&port, "port     = 1");
+    let mut spcd = Spcd::new(&hub.url);
+    let few = app("few", "    tables = [\"t\"]\n");
+    spcd.write(
+        "a.spc",
+        &[plugin, &app("all", ""), &few, &owner, &away].concat(),
+    );
+    spcd.start();
+    until(
+        &hub.url,
+        &["all ready", "away ready", "few ready", "owner ready"],
+    )
+    .await;
+    let warnings = "SELECT connection_name || ': ' || unnest(warnings) FROM spcd.connection_state
+                    WHERE connection_name <> 'away' ORDER BY 1";
+    let closed = "no table can be read: the source's role has no USAGE on the schema \"app\"";
+    assert_eq!(
+        query(&hub.url, warnings).await.concat(),
+        [format!("all: {closed}"), format!("few: {closed}")]
+    );
+    // A source that is down keeps no connection from tables that others have told.
+    let of_away = "SELECT warnings[1] FROM spcd.connection_state WHERE connection_name = 'away'";
+    let said = query(&hub.url, of_away).await.concat().concat();
+    let unknown =
+        "it is not known whether the source's role may read the tables: could not connect";
+    assert!(said.starts_with(unknown), "{said}");
+    spcd.logged("\"cannot check what the source's role may read\",\"connection\":\"away\",\"error\":\"could not");
+
+    let open = "GRANT USAGE ON SCHEMA app TO reader; GRANT SELECT ON app.t TO reader";
+    query(&source.url("postgres"), open).await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    assert_eq!(
+        query(&hub.url, warnings).await.concat(),
+        ["all: table \"u\" cannot be read: the source's role may not SELECT from it"]
+    );
+    // A dry run says nothing else.
+    let planned = spcd.spcd(&["plan"]);
+    assert_eq!(planned.code, 0, "{}", planned.stdout);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_with_one_source_and_role_are_checked_by_one_question() {
+    let hub = shared().database().await;
+    let source = guarded("hunter2").await;
+    let log = "ALTER ROLE reader SET log_statement = 'all'; ALTER ROLE postgres SET log_statement = 'all'";
+    query(&source.url("postgres"), log).await;
+    let plugin = "plugin \"app\" {\n  source = \"postgres\"\n  schema_mode = \"static\"\n}\n";
+    let app = |name: &str| {
+        reader(name, source.port(), "hunter2").replacen("\"postgres\"", "plugin.app", 1)
+    };
+    let owner = app("owner").replace("\"reader\"", "\"postgres\"");
+    let readers: String = (0..10).map(|n| app(&format!("c{n}"))).collect();
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.write("a.spc", &[plugin, &readers, &owner].concat());
+    spcd.start();
+    let names: Vec<String> = (0..10).map(|n| format!("c{n} ready")).collect();
+    let mut all: Vec<&str> = names.iter().map(String::as_str).collect();
+    all.push("owner ready");
+    until(&hub.url, &all).await;
+    let questions = || {
+        source
+            .log()
+            .matches("information_schema.enabled_roles")
+            .count()
+    };
+    assert_eq!(questions(), 2);
+
+    // A later request asks again: privileges may have changed.
+    query(&source.url("postgres"), "REVOKE SELECT ON t FROM reader").await;
+    assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
+    assert_eq!(questions(), 4);
+    let warned = "SELECT count(*) FROM spcd.connection_state WHERE warnings <> '{}'";
+    assert_eq!(query(&hub.url, warned).await.concat(), ["10"]);
+    spcd.stop();
+}

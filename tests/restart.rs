@@ -27,7 +27,7 @@ async fn events_follow_the_table(hub: &str) {
         let is_permitted = match (previous, row[2].as_str()) {
             (Some(Status::Deleting), "deleted") => true,
             (_, "deleted") => false,
-            (None, status) => Status::FIRST.contains(&status.parse().unwrap()),
+            (None, status) => Status::INITIAL.contains(&status.parse().unwrap()),
             (Some(previous), status) => previous.may_become(status.parse().unwrap()),
         };
         assert!(is_permitted, "{row:?}");
@@ -128,7 +128,7 @@ async fn a_restart_keeps_what_nothing_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_holds_a_lock_is_named_in_the_warnings_and_in_no_event() {
+async fn the_holder_of_a_lock_is_named_in_the_warnings_and_in_no_event() {
     let source = made_by("CREATE TABLE t (id integer)").await;
     let hub = shared().database().await;
     let mut spcd = serving(&hub, &source, &["a", "b"]).await;
@@ -208,7 +208,7 @@ async fn a_server_that_cannot_write_keeps_its_leader_and_its_states() {
     )
     .await;
     spcd.write("d.spc", &postgres("d", &source));
-    spcd.logged("waits, and is tried again");
+    spcd.logged("waits for a retry");
     query(&hub.url, "DROP TRIGGER full_disk ON spcd.connection_state").await;
     until(&hub.url, &["a ready", "b ready", "c ready", "d ready"]).await;
     let errors = "SELECT count(*) FROM spcd.connection_event WHERE status = 'error'";
@@ -287,12 +287,58 @@ async fn the_log_says_what_became_ready_or_broke_and_where_it_is_written() {
     let summary = "\"ready\",\"connections\":1,\"in_error\":1,\"under_way\":0";
     spcd.logged(summary);
 
-    // A start finds both as they were.
+    // A start finds both as they were: they are counted, and not logged one by one.
     spcd.stop();
     spcd.start();
     eventually("it is counted once each start", DEADLINE, || async {
         (spcd.log().matches(summary).count() == 2).then_some(())
     })
     .await;
+    let log = spcd.log();
+    let of_a = log
+        .lines()
+        .filter(|line| line.contains("\"connection\":\"a\""));
+    assert_eq!(of_a.filter(|line| line.contains("\"ready\"")).count(), 1);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_what_is_repaired_and_what_fails_while_a_daemon_runs() {
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.env("SPCD_LOG_FORMAT", "json");
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    spcd.logged("\"ready\",\"connections\":1");
+    let lines = |parts: &[&str]| {
+        let log = spcd.log();
+        let found = (log.lines()).filter(|line| parts.iter().all(|part| line.contains(part)));
+        found.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // A block that is repaired is ready again without any work.
+    spcd.write(
+        "a.spc",
+        "connection \"a\" {\n  plugin = \"postgres\"\n  frob = 1\n}\n",
+    );
+    until(&hub.url, &["a error"]).await;
+    spcd.write("a.spc", &postgres("a", &source));
+    until(&hub.url, &["a ready"]).await;
+    eventually_now("it is logged that a is ready again", || {
+        (lines(&["INFO", "\"ready\"", "\"connection\":\"a\"", "a.spc:1"]).len() == 2).then_some(())
+    });
+    let gone = postgres("c", &source).replace(&source.name, "no_such_database");
+    spcd.write("c.spc", &gone);
+    eventually_now("it is logged that c is in error", || {
+        let parts = [
+            "WARN",
+            "\"in error\"",
+            "\"connection\":\"c\"",
+            "c.spc:1",
+            "no_such_database",
+        ];
+        (!lines(&parts).is_empty()).then_some(())
+    });
     spcd.stop();
 }

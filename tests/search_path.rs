@@ -74,7 +74,7 @@ async fn direct_members_find_connections_by_table_name() {
         "b, public, \"C \"\"x\"\"\", a, spcd"
     );
 
-    // Members that come and go; what somebody sets themselves is theirs.
+    // Members come and go. A path that a user set stays.
     query(
         &hub.url,
         &format!(
@@ -145,7 +145,7 @@ async fn direct_members_find_connections_by_table_name() {
 async fn roles_that_are_altered_at_the_same_moment_get_it_all_the_same() {
     let (cluster, hub) = hub().await;
     let mut spcd = Spcd::new(&hub.url);
-    // Somebody holds the row of the role's settings: the ALTER waits, and then fails with XX000.
+    // Another session holds the row of the role's settings: the ALTER waits, and then fails with XX000.
     let alter = format!("ALTER ROLE reader IN DATABASE {} SET work_mem", hub.name);
     query(&hub.url, &format!("{alter} = '6MB'")).await;
     let other = crate::support::connect(&hub.url).await.unwrap();

@@ -176,12 +176,17 @@ async fn no_secret_is_in_a_context(role: &str) {
     spcd.start();
     until(&hub.url, &["a ready"]).await;
     let holder = connect(&hub.url).await.unwrap();
-    let lock = "BEGIN; LOCK TABLE pg_catalog.pg_user_mapping IN SHARE MODE";
+    let pid = "SELECT pg_backend_pid()";
+    let pid: i32 = holder.query_one(pid, &[]).await.unwrap().get(0);
+    let lock = "SET application_name = 'backup'; BEGIN; LOCK TABLE pg_catalog.pg_user_mapping IN SHARE MODE";
     holder.batch_execute(lock).await.unwrap();
     let password = "ALTER ROLE reader PASSWORD 'hunter2-second'";
     query(&source.url("postgres"), password).await;
     spcd.write("a.spc", &reader("a", source.port(), "hunter2-second"));
-    spcd.logged("canceling statement due to lock timeout");
+    spcd.logged(&format!(
+        "the server's catalogs are locked: process {pid} of postgres (backup) holds a lock on \
+         pg_catalog.pg_user_mapping"
+    ));
     let cancel = "DO $$ DECLARE p integer; BEGIN
         LOOP
             SELECT pid INTO p FROM pg_locks

@@ -20,7 +20,7 @@ async fn a_password_can_come_as_a_credential() {
     let hub = shared().database().await;
     let source = guarded("hunter2hunter2").await;
     let mut spcd = Spcd::new(&hub.url);
-    // As systemd lays them out: nobody may write, and only the service may read.
+    // As systemd creates them: read-only, and only for the service.
     let dir = spcd.dir().join("credentials");
     fs::create_dir(&dir).unwrap();
     let put = |password: &str| {

@@ -45,7 +45,7 @@ async fn what_people_built_outlives_a_hundred_changes_of_the_source() {
     // Else it would have shown nothing.
     assert!(refused_so_far > STEPS / 4, "{refused_so_far} refusals");
 
-    // Once nobody's objects stand in the way, nothing is refused.
+    // Once no user's objects are in the way, nothing is refused.
     session.clear().await;
     session.refresh().await;
     assert_eq!(session.compare("at the end").await, 0);

@@ -32,6 +32,36 @@ fn a_flag_beats_the_environment_and_that_the_file() {
 }
 
 #[test]
+fn gateways_are_a_list_a_repeated_flag_or_words_of_a_variable() {
+    let mut spcd = Spcd::with_private_cluster();
+    spcd.env("SPCD_GATEWAY", "");
+    let url = "postgres://somewhere/gw";
+    let twice = |spcd: &Spcd, args: &[&str]| {
+        let run = spcd.spcd(&[args, &["check"]].concat());
+        assert!(
+            run.stderr.contains("`gateway` has the same server twice"),
+            "{run:?}"
+        );
+        assert!(!run.stderr.contains(url), "{run:?}");
+    };
+    twice(&spcd, &["--gateway", url, "--gateway", url]);
+    let file = spcd.dir().join("spcd.hcl");
+    fs::write(&file, format!("\ngateway = [\"{url}\", \"off\"]\n")).unwrap();
+    let mixed = spcd.spcd(&["check"]);
+    assert!(mixed.stderr.contains("spcd.hcl:2:11"), "{mixed:?}");
+    assert!(
+        mixed.stderr.contains("\"private\" and \"off\" alone"),
+        "{mixed:?}"
+    );
+    assert!(!mixed.stderr.contains(url), "{mixed:?}");
+    fs::write(&file, format!("gateway = [\"{url}\", \"{url}\"]\n")).unwrap();
+    twice(&spcd, &[]);
+    fs::remove_file(&file).unwrap();
+    spcd.env("SPCD_GATEWAY", &format!("{url} {url}"));
+    twice(&spcd, &[]);
+}
+
+#[test]
 fn the_settings_file_can_be_named_and_must_then_be_there() {
     let spcd = Spcd::with_private_cluster();
     let named = spcd.dir().join("elsewhere.hcl");
@@ -127,7 +157,7 @@ fn what_is_wrong_in_the_settings_file_is_shown_in_its_place_without_secrets() {
         ),
         (
             "log = \"info\"\n}\n",
-            &["spcd.hcl:2:1", "this brace closes nothing"],
+            &["spcd.hcl:2:1", "this brace does not close anything"],
         ),
         (
             "database = credential(\"hub\")\n",
@@ -202,7 +232,8 @@ async fn settings_are_read_again_on_sighup_and_when_the_file_changes() {
         "database = \"postgres://u:hunter2@elsewhere/d\"\ninstance = \"other\"\nlog = \"debug\"\n",
     )
     .unwrap();
-    spcd.logged("need a restart: database, instance");
+    spcd.logged("database, instance");
+    assert!(spcd.log().contains("need a restart"), "{}", spcd.log());
     spcd.logged("\"level\":\"DEBUG\"");
 
     // What is wrong changes nothing.

@@ -1,7 +1,7 @@
 //! Columns of types that only the source has.
 
 use crate::support::hub::{columns, postgres, serving, until};
-use crate::support::{query, shared, value};
+use crate::support::{Cluster, Spcd, query, shared, value};
 
 const TYPES: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
@@ -174,4 +174,30 @@ async fn a_row_type_of_the_hub_is_not_taken_for_a_type_of_the_source() {
         "table \"spans\" is left out: the type public.span in this database is a table's row type";
     assert!(warned.starts_with(expected), "{warned}");
     spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_statements_are_sent_for_many_such_columns_as_for_one() {
+    let server = Cluster::start(&["log_statement = 'all'"]);
+    let mut statements = Vec::new();
+    for count in [1, 60] {
+        let (hub, source) = (server.database().await, shared().database().await);
+        let wide: Vec<String> = (0..count)
+            .map(|number| format!("small{number} smaller, code{number} code, how{number} mood"))
+            .collect();
+        let table = format!("CREATE TABLE t ({})", wide.join(", "));
+        query(&source.url, &format!("{TYPES}{table}")).await;
+        let spcd = Spcd::new(&hub.url);
+        spcd.write("a.spc", &postgres("a", &source));
+        let applied = spcd.spcd(&["apply"]);
+        assert_eq!(applied.code, 0, "{applied:?}");
+        assert_eq!(columns(&hub.url, "a.t").await.len(), 3 * count);
+        let session = format!("@{} spcd asking ", hub.name);
+        let log = server.log();
+        let asked = (log.lines()).filter(|line| line.contains(&session));
+        let is_statement = |line: &&str| line.contains("statement: ") || line.contains("execute ");
+        statements.push(asked.filter(is_statement).count());
+    }
+    assert!(statements[0] > 0);
+    assert_eq!(statements[0], statements[1]);
 }

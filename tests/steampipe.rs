@@ -1,5 +1,7 @@
 //! `--compat steampipe`: what each of Steampipe's clients asks, as it asks it.
 
+mod yaml;
+
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
@@ -378,7 +380,7 @@ async fn states_follow_in_the_same_commit() {
     publish_on(&session, "", json!([gone])).await;
     assert_eq!(states().await.len(), 3);
 
-    // Somebody breaks it: the state itself is written all the same.
+    // A user breaks it: the state itself is written all the same.
     query(
         &hub.url,
         "DROP TABLE steampipe_internal.steampipe_connection_state",
@@ -492,7 +494,7 @@ async fn it_is_taken_away_when_it_is_turned_off() {
                       + (SELECT count(*) FROM pg_proc WHERE proname LIKE 'steampipe%')
                       + (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'steampipe%')
                       + (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'steampipe%')";
-    // While somebody's view hangs on it, it stays whole and goes on.
+    // While a user's view depends on it, it stays complete and in use.
     query(
         &hub.url,
         "CREATE VIEW mine AS SELECT name, state FROM steampipe_internal.steampipe_connection",
@@ -500,7 +502,7 @@ async fn it_is_taken_away_when_it_is_turned_off() {
     .await;
     spcd.env("SPCD_COMPAT", "");
     spcd.start();
-    spcd.logged("what it made cannot be removed");
+    spcd.logged("its objects cannot be removed");
     until(&hub.url, &["sales ready"]).await;
     eventually("the view follows", DEADLINE, || async {
         (query(&hub.url, "SELECT * FROM mine").await == [["sales", "ready"]]).then_some(())

@@ -1,5 +1,5 @@
-//! How the daemon ends when it is asked to: what is written is whole, nobody waits for it, and it
-//! waits for nobody.
+//! How the daemon ends when it is asked to: what is written is complete, no client waits for it, and it
+//! waits for no client.
 
 use std::net::TcpListener;
 
@@ -25,7 +25,7 @@ impl Silent {
         )
     }
 
-    /// Waits until somebody has come.
+    /// Waits until a client has connected.
     fn is_asked(&self) -> std::net::TcpStream {
         eventually_now("the source is asked", || self.0.accept().ok()).0
     }
@@ -40,7 +40,7 @@ const HALF: &str = "
     WHERE (s.status = 'ready') <> (c.oid IS NOT NULL)";
 
 #[tokio::test]
-async fn who_ends_says_that_nobody_leads() {
+async fn a_daemon_that_ends_records_that_none_leads() {
     let hub = shared().database().await;
     let mut spcd = Spcd::new(&hub.url);
     spcd.write("a.spc", "");
@@ -77,7 +77,7 @@ async fn sigterm_leaves_no_batch_half_written_and_waits_for_no_source() {
     })
     .await;
     spcd.stop();
-    // The source is as silent as before: nobody waited for it.
+    // The source is as silent as before: the end did not wait for it.
     drop(asked);
     assert_eq!(value(&hub.url, HALF).await, "0");
     let sessions = "SELECT count(*) FROM pg_stat_activity

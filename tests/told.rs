@@ -1,6 +1,6 @@
 //! What commands say where there is no daemon, no connection, or no such name.
 
-use crate::support::hub::{made_by, serving};
+use crate::support::hub::{made_by, serving, until};
 use crate::support::{Spcd, shared};
 
 #[test]
@@ -134,4 +134,10 @@ async fn commands_say_what_is_missing_and_what_to_do() {
     );
     let rows: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
     assert_eq!(rows.as_array().unwrap().len(), 1);
+    let destroy = spcd.spcd(&["destroy"]);
+    assert!(destroy.stderr.contains("pass --yes"), "{destroy:?}");
+    spcd.remove("a.spc");
+    let apply = spcd.spcd(&["apply"]);
+    assert_eq!(apply.code, 1, "{apply:?}");
+    until(&hub.url, &["a error"]).await;
 }

@@ -96,7 +96,7 @@ async fn a_source_behind_an_ssh_server_is_reached_and_the_tunnel_made_anew() {
     assert_eq!(masters(&spcd), 1);
     assert_eq!(spcd.spcd(&["plan"]).code, 0);
 
-    // What nobody wants any more is closed, and all of it with the daemon.
+    // Tunnels that are not needed any more are closed, and all of them with the daemon.
     let elsewhere = sshd.block().replace("127.0.0.1", "localhost");
     spcd.write("b.spc", &postgres_with("b", &source, &elsewhere));
     until_error(&hub.url, "b", "host key is not known").await;
@@ -139,7 +139,7 @@ async fn only_a_server_with_the_known_key_is_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_somebody_else_has_is_left_to_them() {
+async fn a_port_that_another_process_has_is_not_used() {
     let source = source().await;
     let sshd = Sshd::start();
     let hub = shared().database().await;
@@ -209,7 +209,10 @@ async fn a_source_behind_ssh_is_lost_with_the_ssh_server_and_restored_with_it() 
     let failure = health(&hub.url, "a", "last_failure").await;
     assert!(failure.contains("the ssh tunnel through"), "{failure}");
     assert!(failure.contains("Connection refused"), "{failure}");
-    assert!(failure.contains("what the block `ssh` says"), "{failure}");
+    assert!(
+        failure.contains("the settings of the block `ssh`"),
+        "{failure}"
+    );
     assert!(try_query(&hub.url, "SELECT id FROM a.t").await.is_err());
     until(&hub.url, &["a ready"]).await;
     let all = told(&hub.url, "a").await;
@@ -244,7 +247,7 @@ async fn a_test_tells_what_ssh_says_from_what_the_source_says() {
         )
     };
     let (good, port) = (sshd.block(), source.port());
-    let nobody = free_port();
+    let unused = free_port();
     let through = |key: &str, hosts: &str| sshd.block_with(key, hosts);
     let cases = [
         (
@@ -252,7 +255,7 @@ async fn a_test_tells_what_ssh_says_from_what_the_source_says() {
             block("forged", port, "hunter2", &through("client", "other_hosts")),
             "ssh",
             "another host key than the one in",
-            "`ssh` gets in",
+            "`ssh` can log in",
         ),
         (
             "keyless",
@@ -264,7 +267,7 @@ async fn a_test_tells_what_ssh_says_from_what_the_source_says() {
             ),
             "ssh",
             "cannot be read",
-            "`ssh` gets in",
+            "`ssh` can log in",
         ),
         (
             "locked",
@@ -276,11 +279,11 @@ async fn a_test_tells_what_ssh_says_from_what_the_source_says() {
             ),
             "ssh",
             "does not let",
-            "`ssh` gets in",
+            "`ssh` can log in",
         ),
         (
-            "nobody",
-            block("nobody", nobody, "hunter2", &good),
+            "unused",
+            block("unused", unused, "hunter2", &good),
             "connection refused",
             "server closed",
             "seen from the ssh server",
@@ -297,7 +300,7 @@ async fn a_test_tells_what_ssh_says_from_what_the_source_says() {
             block("unknown", port, "hunter2", &through("client", "no_hosts")),
             "ssh",
             "host key is not known",
-            "`ssh` gets in",
+            "`ssh` can log in",
         ),
     ];
     let told = |spcd: &Spcd, args: &[&str], kind: &str, reason: &str, hint: &str| {
@@ -337,9 +340,9 @@ async fn a_test_tells_what_ssh_says_from_what_the_source_says() {
         "good ready",
         "keyless error",
         "locked error",
-        "nobody error",
         "refused error",
         "unknown error",
+        "unused error",
     ];
     until(&hub.url, &states).await;
     answers(&spcd, &["test", "good"]);
@@ -348,7 +351,7 @@ async fn a_test_tells_what_ssh_says_from_what_the_source_says() {
     }
     // The daemon's port is there as before: what is the matter is told all the same.
     sshd.stop();
-    let unreachable = ("ssh", "Connection refused", "`ssh` gets in");
+    let unreachable = ("ssh", "Connection refused", "`ssh` can log in");
     let (kind, reason, hint) = unreachable;
     told(&spcd, &["test", "good"], kind, reason, hint);
     spcd.stop();

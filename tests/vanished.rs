@@ -194,3 +194,77 @@ async fn what_vanished_while_a_daemon_runs_stays_until_it_is_back_or_given_up() 
     until(&hub.url, &[]).await;
     spcd.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_block_that_vanished_changes_no_connection_of_another_file() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    let plugin = "plugin \"postgres\" {\n  import_options = { import_not_null = \"false\" }\n  \
+                  public = [\"host\"]\n}\nplugin \"other\" {\n  source = \"mysql\"\n}\n";
+    spcd.write("plugins/p.spc", plugin);
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.write(
+        "b.spc",
+        &postgres("b", &source).replace("\"postgres\"\n  host", "plugin.postgres\n  host"),
+    );
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready"]).await;
+    let applied = "SELECT a.*, s.plugin_instance, s.schema_hash, s.table_count
+                   FROM spcd.applied a JOIN spcd.connection_state s USING (connection_name) ORDER BY 1";
+    let before = query(&hub.url, applied).await;
+    let (dir, aside) = (spcd.config_dir().join("plugins"), spcd.dir().join("aside"));
+    let file = dir.join("p.spc");
+    let broken = |path: &Path| fs::write(path, "plugin \"postgres\" {\n  x = \"\n").unwrap();
+    for (reason, away, back) in [
+        (
+            "holds no file any more",
+            (&|| {
+                fs::rename(&file, &aside).unwrap();
+            }) as &dyn Fn(),
+            (&|| fs::rename(&aside, &file).unwrap()) as &dyn Fn(),
+        ),
+        (
+            "no longer a directory",
+            &|| {
+                fs::rename(&dir, &aside).unwrap();
+                fs::write(&dir, "").unwrap();
+            },
+            &|| {
+                fs::remove_file(&dir).unwrap();
+                fs::rename(&aside, &dir).unwrap();
+            },
+        ),
+        ("never closed", &|| broken(&file), &|| {
+            spcd.write("plugins/p.spc", plugin)
+        }),
+    ] {
+        away();
+        until(&hub.url, &["a error", "b error"]).await;
+        for name in ["a", "b"] {
+            let error = error_of(&hub, name).await;
+            let said = format!("{name}.spc:1: its block `plugin \"postgres\"` is unknown: ");
+            assert!(error.contains(&said) && error.contains(reason), "{error}");
+            serves(&hub, name).await;
+        }
+        assert_eq!(query(&hub.url, applied).await, before, "{reason}");
+        let plan = spcd.spcd(&["plan"]);
+        assert!(!plan.stdout.contains("~ "), "{plan:?}");
+        // What uses another plugin is made as ever.
+        spcd.write(
+            "c.spc",
+            &postgres("c", &source).replace("\"postgres\"\n  host", "\"fdw\"\n  host"),
+        );
+        until(&hub.url, &["a error", "b error", "c error"]).await;
+        spcd.remove("c.spc");
+        back();
+        until(&hub.url, &["a ready", "b ready"]).await;
+    }
+    // A user who deletes the file beside others wants the shipped definition.
+    spcd.write("plugins/d.spc", "# nothing\n");
+    assert_eq!(spcd.spcd(&["wait"]).code, 0);
+    spcd.remove("plugins/p.spc");
+    until(&hub.url, &["a ready", "b error"]).await;
+    let error = error_of(&hub, "b").await;
+    assert!(error.contains("there is no block"), "{error}");
+    spcd.stop();
+}

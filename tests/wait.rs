@@ -60,9 +60,9 @@ async fn what_cannot_become_ready_fails_at_once_with_its_own_code() {
         ("SP001", true),
         "{text}"
     );
-    let (code, text) = failure(&hub.url, &wait("{broken,slow,nobody}")).await;
+    let (code, text) = failure(&hub.url, &wait("{broken,slow,unknown}")).await;
     assert_eq!(
-        (code.as_str(), text.contains("nobody")),
+        (code.as_str(), text.contains("unknown")),
         ("SP003", true),
         "{text}"
     );
@@ -183,7 +183,7 @@ async fn inside_a_transaction_it_waits_only_where_that_can_end() {
             "{holds}: {text}"
         );
     }
-    // Locks on another connection's tables are in nobody's way.
+    // Locks on another connection's tables do no harm.
     let url = hub.url.clone();
     let waiter = tokio::spawn(async move {
         let held = "BEGIN; SELECT ''; SELECT id::text FROM a.t; SELECT status FROM spcd.wait_until_ready('{b}')";

@@ -1,5 +1,5 @@
-//! Every wrapper that ships with a definition, against the real one; and wrappers that nobody has
-//! defined.
+//! Every wrapper that ships with a definition, against the real one; and wrappers without a
+//! shipped definition.
 
 mod mysql_types;
 
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use spcd_core::plugin::{Definition, shipped};
+use spcd_core::plugin::{PluginDefinition, shipped_definitions};
 use spcd_core::sql;
 
 use crate::support::hub::{columns, postgres, until, until_error};
@@ -217,7 +217,7 @@ async fn ogr_reads_a_geopackage() {
     spcd.stop();
 }
 
-/// A wrapper that nobody has heard of: postgres_fdw's functions under another name.
+/// A wrapper without a definition: postgres_fdw's functions under another name.
 async fn unheard_of(hub: &str) {
     query(
         hub,
@@ -276,7 +276,7 @@ async fn fdw_takes_any_wrapper_with_its_options_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_definition_of_ones_own_for_a_wrapper_that_nobody_knows() {
+async fn a_users_definition_for_an_unknown_wrapper() {
     let (hub, source) = (shared().database().await, source().await);
     unheard_of(&hub.url).await;
     let mut spcd = Spcd::new(&hub.url);
@@ -318,7 +318,7 @@ async fn a_definition_of_ones_own_for_a_wrapper_that_nobody_knows() {
     assert!(value(&hub.url, options).await.contains("fetch_size=9"));
     until_error(&hub.url, "baseless", "`mine` needs the attribute `base`").await;
     until_error(&hub.url, "typing", "did you mean `address`?").await;
-    until_error(&hub.url, "fast", "`speed` is there from version 99 on").await;
+    until_error(&hub.url, "fast", "`speed` needs version 99 or later").await;
     let shown = spcd.spcd(&["check", "--json"]).stdout;
     assert!(
         shown.contains("\"base\"") && shown.contains(&source.name),
@@ -443,7 +443,7 @@ async fn wrappers_take_every_option_that_their_definitions_offer() {
     let file = geopackage(&dir);
     let file = file.to_str().unwrap();
     for name in ["postgres", "mysql", "mssql", "ogr"] {
-        let definition: &Definition = &shipped()[name];
+        let definition: &PluginDefinition = &shipped_definitions()[name];
         query(
             &hub.url,
             &format!("CREATE EXTENSION {}", sql::ident(&definition.extension)),
@@ -453,7 +453,7 @@ async fn wrappers_take_every_option_that_their_definitions_offer() {
         let offered: Vec<&String> = definition
             .defaults
             .keys()
-            .chain(definition.ask.keys())
+            .chain(definition.ask_options.keys())
             .collect();
         options.extend(offered.into_iter().map(|option| (option, option)));
         for (attribute, option) in options {

@@ -1,22 +1,22 @@
--- What clients of Steampipe's database ask it for, kept in step with spcd.connection_state by
--- triggers, and so in the same commits. Made in one transaction while compat = "steampipe" is set;
--- steampipe_off.sql takes it away again.
+-- Objects that clients of Steampipe's database expect. Triggers update them in the same transactions as
+-- spcd.connection_state. Created in one transaction if compat = "steampipe" is set. The script
+-- steampipe_off.sql drops them.
 
--- What was made here. One row.
+-- State of the objects. One row.
 CREATE TABLE spcd.steampipe (
-    -- a hash of this file
+    -- hash of this file
     version text NOT NULL,
-    -- the roles that did not exist before
+    -- roles that spcd has created
     roles   text[] NOT NULL DEFAULT '{}',
-    -- the first connection of each plugin on the search path
+    -- first connection of each plugin on the search path
     first   text[] NOT NULL DEFAULT '{}',
-    -- schemas changed, and those who listen were not told yet
+    -- whether a notification about changed schemas is pending
     owed    boolean NOT NULL DEFAULT false
 );
 INSERT INTO spcd.steampipe (version) VALUES ('');
 
--- What spcd set as the search path of roles in all databases: "said" is the setting as the catalog
--- has it.
+-- Search paths that spcd has set on roles, for all databases. "said" is the setting in the catalog's
+-- form.
 CREATE TABLE spcd.steampipe_role (
     role_name text COLLATE "C" PRIMARY KEY,
     path_hash text NOT NULL,
@@ -24,7 +24,7 @@ CREATE TABLE spcd.steampipe_role (
 );
 
 CREATE SCHEMA steampipe_internal;
-COMMENT ON SCHEMA steampipe_internal IS 'made by spcd for clients of Steampipe: see spcd.connection_state';
+COMMENT ON SCHEMA steampipe_internal IS 'created by spcd for clients of Steampipe; see spcd.connection_state';
 
 CREATE TABLE steampipe_internal.steampipe_connection (
     name                text PRIMARY KEY,
@@ -91,7 +91,7 @@ CREATE TABLE steampipe_internal.steampipe_server_settings (
     cache_max_size_mb integer NOT NULL,
     cache_enabled     boolean NOT NULL
 );
--- The version whose tables these are. There is no cache.
+-- Version of Steampipe that has these tables. There is no cache.
 INSERT INTO steampipe_internal.steampipe_server_settings
 SELECT coalesce((SELECT since FROM spcd.daemon), pg_catalog.clock_timestamp()),
        '1.0.0', '1.0.0', 0, 0, false;
@@ -117,7 +117,7 @@ CREATE TABLE steampipe_internal.steampipe_scan_metadata (
     quals         jsonb
 );
 
--- Without a cache these have nothing to do.
+-- Without a cache, these functions do nothing.
 CREATE FUNCTION steampipe_internal.meta_cache(command text) RETURNS void
 LANGUAGE sql AS 'SELECT';
 CREATE FUNCTION steampipe_internal.meta_cache_ttl(duration integer) RETURNS void
@@ -129,18 +129,18 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT pg_catalog.replace(pg_catalog.replace(input_glob, '*', '%'), '?', '_')
 $$;
 
--- A plugin's name in its long form.
+-- Returns the long form of a plugin's name.
 CREATE FUNCTION spcd.steampipe_plugin_name(p_plugin text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN p_plugin = '' THEN ''
         ELSE CASE
-                 -- from a registry of its own, or a local one
+                 -- from another registry, or local
                  WHEN p_plugin ~ '^([^/]*\.[^/]*|local)/' THEN p_plugin
                  WHEN pg_catalog.strpos(p_plugin, '/') > 0 THEN 'hub.steampipe.io/plugins/' || p_plugin
                  ELSE 'hub.steampipe.io/plugins/turbot/' || p_plugin END
             || CASE WHEN p_plugin ~ '@[^/]*$' OR p_plugin ~ '^local/' THEN '' ELSE '@latest' END END
 $$;
 
--- The rows as Steampipe has them, but for the state of those that are on their way.
+-- Converts rows to Steampipe's form, except the state of connections in progress.
 CREATE VIEW spcd.steampipe_row AS
 SELECT s.connection_name AS name,
        s.status AS state,
@@ -154,7 +154,7 @@ SELECT s.connection_name AS name,
        coalesce(s.schema_hash, '') AS schema_hash,
        s.comments_set,
        s.time_changed AS connection_mod_time,
-       -- The definitions of plugins come with spcd.
+       -- spcd contains the definitions of plugins.
        (SELECT max(m.applied_at) FROM spcd.migration m) AS plugin_mod_time,
        coalesce(s.file_name, '') AS file_name,
        coalesce(s.start_line, 0) AS start_line_number,
@@ -162,8 +162,7 @@ SELECT s.connection_name AS name,
 FROM spcd.connection_state s
 LEFT JOIN spcd.applied a ON a.connection_name = s.connection_name;
 
--- Takes over the rows of these connections. Those that are pending and of p_incomplete were not
--- ready before.
+-- Copies the rows of these connections. Pending connections of p_incomplete were not ready before.
 CREATE FUNCTION spcd.steampipe_copy(p_names text[], p_incomplete text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -188,7 +187,7 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM steampipe_internal.steampipe_connection c
                       WHERE coalesce(c.plugin_instance, '') = coalesce(p.plugin_instance, '')
                         AND c.plugin = p.plugin);
-    -- A plugin's version is that of the extension that brings its wrapper.
+    -- The version of a plugin is that of its wrapper's extension.
     UPDATE steampipe_internal.steampipe_plugin p SET version = x.extversion
     FROM steampipe_internal.steampipe_connection c
     JOIN pg_catalog.pg_foreign_server s ON s.srvname = c.name
@@ -200,11 +199,11 @@ BEGIN
       AND p.version <> x.extversion;
 END $$;
 
--- Tells those who listen of errors and warnings: in as many messages as they need.
-CREATE FUNCTION spcd.steampipe_tell(p_errors text[], p_warnings text[]) RETURNS void
+-- Notifies clients of errors and warnings, in several messages if necessary.
+CREATE FUNCTION spcd.steampipe_notify(p_errors text[], p_warnings text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    -- NOTIFY allows 8,000 bytes; a text takes at most about 1,000.
+    -- A payload of NOTIFY has less than 8,000 bytes; a text takes at most about 1,000.
     PERFORM pg_catalog.pg_notify('steampipe_notification',
         '{"StructVersion":20230306,"Type":2,"Errors":' || coalesce(errors, 'null')
         || ',"Warnings":' || coalesce(warnings, 'null') || '}')
@@ -225,7 +224,7 @@ BEGIN
     ) message;
 END $$;
 
--- Follows a change of spcd.connection_state.
+-- Trigger: copies changes of spcd.connection_state.
 CREATE FUNCTION spcd.steampipe_follow() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_names text[];
@@ -251,7 +250,7 @@ BEGIN
                coalesce(pg_catalog.array_agg(n.connection_name) FILTER (
                    WHERE o.status NOT IN ('ready', 'pending')
                       OR o.status = 'pending' AND c.state = 'incomplete'), '{}'),
-               -- From pending to ready nothing was done to its tables unless they differ.
+               -- From pending to ready, the tables did not change unless the hash differs.
                bool_or(n.status = 'ready' AND (o.status NOT IN ('ready', 'pending')
                            OR n.schema_hash IS DISTINCT FROM o.schema_hash
                            OR n.table_count IS DISTINCT FROM o.table_count)
@@ -276,8 +275,8 @@ BEGIN
     END IF;
 
     PERFORM spcd.steampipe_copy(v_names, v_incomplete);
-    PERFORM spcd.steampipe_tell(v_errors, v_warnings);
-    -- One at a time: else two commits could each leave it to the other to say that schemas changed.
+    PERFORM spcd.steampipe_notify(v_errors, v_warnings);
+    -- Serialized, since each of two concurrent commits could leave the notification to the other.
     SELECT owed INTO v_owed FROM spcd.steampipe FOR UPDATE;
     IF NOT (v_changed OR v_owed) THEN
         RETURN NULL;
@@ -292,7 +291,7 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN undefined_table OR undefined_column OR undefined_function OR invalid_schema_name THEN
-    -- Somebody took a part of it away; the next pass makes it again. The state itself comes first.
+    -- An object was dropped. The next pass creates it again. This must not fail the change of state.
     RETURN NULL;
 END $$;
 
@@ -306,7 +305,7 @@ CREATE TRIGGER steampipe_delete AFTER DELETE ON spcd.connection_state
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION spcd.steampipe_follow();
 
--- What is wrong in the files and is no connection's error.
+-- Trigger: notifies clients of errors in the files that belong to no connection.
 CREATE FUNCTION spcd.steampipe_follow_files() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_errors text[];
@@ -317,15 +316,15 @@ BEGIN
     INTO v_errors, v_warnings
     FROM (SELECT severity, pg_catalog.concat_ws(':', file_name, line, column_number) || ': ' || message AS text
           FROM new_rows WHERE connection_name IS NULL) d;
-    PERFORM spcd.steampipe_tell(v_errors, v_warnings);
+    PERFORM spcd.steampipe_notify(v_errors, v_warnings);
     RETURN NULL;
 END $$;
 CREATE TRIGGER steampipe_insert AFTER INSERT ON spcd.config_diagnostic
     REFERENCING NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION spcd.steampipe_follow_files();
 
--- These clients read the server's messages, in English, and its times, in UTC.
-CREATE FUNCTION spcd.steampipe_settle_language() RETURNS void LANGUAGE plpgsql AS $$
+-- Clients of Steampipe parse the server's messages, in English, and its times, in UTC.
+CREATE FUNCTION spcd.steampipe_set_language() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name = 'TimeZone') !~* '^(etc/)?(utc|gmt)$' THEN
         ALTER ROLE steampipe SET timezone = 'UTC';
@@ -334,12 +333,12 @@ BEGIN
         ALTER ROLE steampipe SET lc_messages = 'C';
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN
-    -- Only a superuser may choose the language of messages.
+    -- Only a superuser may set lc_messages.
     RAISE WARNING 'compat steampipe: its clients need English messages: %', SQLERRM;
 END $$;
 
--- Makes roles and grants that are missing. steampipe_users reads what spcd_users reads.
-CREATE FUNCTION spcd.steampipe_admit() RETURNS void LANGUAGE plpgsql AS $$
+-- Creates missing roles and grants. Members of steampipe_users can read the same tables as spcd_users.
+CREATE FUNCTION spcd.steampipe_grant_access() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_role text;
 BEGIN
@@ -349,7 +348,7 @@ BEGIN
                                       CASE v_role WHEN 'steampipe' THEN 'LOGIN' ELSE 'NOLOGIN' END);
             UPDATE spcd.steampipe SET roles = roles || v_role;
             IF v_role = 'steampipe' THEN
-                PERFORM spcd.steampipe_settle_language();
+                PERFORM spcd.steampipe_set_language();
             END IF;
         END IF;
     END LOOP;
@@ -359,13 +358,13 @@ BEGIN
     IF NOT pg_catalog.pg_has_role('steampipe', 'steampipe_users', 'member') THEN
         GRANT steampipe_users TO steampipe;
     END IF;
-    -- Every role that may read the connections may use these clients.
+    -- Each role that can read the connections can use these clients.
     GRANT USAGE ON SCHEMA steampipe_internal TO spcd_users, steampipe_users;
     GRANT SELECT ON ALL TABLES IN SCHEMA steampipe_internal TO spcd_users, steampipe_users;
 END $$;
 
--- Whether steampipe_admit has nothing to do.
-CREATE FUNCTION spcd.steampipe_is_admitted() RETURNS boolean LANGUAGE sql STABLE AS $$
+-- Returns whether steampipe_grant_access has nothing to do.
+CREATE FUNCTION spcd.steampipe_has_access() RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT count(*) = 3
            AND bool_and(pg_catalog.pg_has_role(r.oid, pg_catalog.to_regrole('spcd_users')::oid, 'member'))
            AND bool_and(pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE'))
@@ -374,8 +373,8 @@ CREATE FUNCTION spcd.steampipe_is_admitted() RETURNS boolean LANGUAGE sql STABLE
     WHERE r.rolname IN ('spcd_users', 'steampipe_users', 'steampipe')
 $$;
 
--- The login roles that are direct members of steampipe_users: what path they have, whether it is the
--- first of their settings, and whether it is of their own making.
+-- Login roles that are direct members of steampipe_users: their search path, whether it is the first of
+-- their settings, and whether the role has set it itself.
 CREATE VIEW spcd.steampipe_path AS
 SELECT r.rolname AS role_name,
        g.setconfig AS settings,
@@ -391,9 +390,9 @@ LEFT JOIN pg_catalog.pg_db_role_setting g ON g.setrole = r.oid AND g.setdatabase
 LEFT JOIN spcd.steampipe_role p ON p.role_name = r.rolname
 WHERE r.rolcanlogin;
 
--- Sets a search path, a list as SET takes it, on the roles that have another one and none of their
--- own making, in all databases and as the first of their settings: a client reads the first element
--- of the first row. Each role by itself: returns those for which it failed.
+-- Sets a search path (a list in the form of SET) for all databases on the roles that have another one
+-- and have not set it themselves. It becomes their first setting, since a client reads the first element
+-- of the first row. Returns the roles for which this failed.
 CREATE FUNCTION spcd.steampipe_set_path(p_path text)
 RETURNS TABLE (role_name text, state text, reason text) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -415,7 +414,7 @@ BEGIN
                     CONTINUE WHEN pg_catalog.starts_with(v_setting, 'search_path=');
                     EXECUTE pg_catalog.format('ALTER ROLE %I SET %I = ', v_role.role_name,
                                               pg_catalog.split_part(v_setting, '=', 1))
-                        -- Lists of names are kept as they are written, all else as it is.
+                        -- The catalog has lists of names in quoted form, other settings as literals.
                         || CASE WHEN pg_catalog.split_part(v_setting, '=', 1) IN
                                      ('temp_tablespaces', 'session_preload_libraries', 'local_preload_libraries')
                                 THEN pg_catalog.substr(v_setting, pg_catalog.strpos(v_setting, '=') + 1)
@@ -438,27 +437,27 @@ BEGIN
     END LOOP;
 END $$;
 
--- What a pass looks at: whether all is there, whether those who should can read it, whether every
--- path is as it should be (NULL: paths are not spcd's to set), and the first connections.
-CREATE FUNCTION spcd.steampipe_look(
-    p_path text, OUT whole boolean, OUT admitted boolean, OUT paths_set boolean, OUT first text[])
+-- State for a pass: whether all objects exist, whether access is granted, whether all search paths are
+-- set (a NULL argument: spcd does not manage them), and the first connections.
+CREATE FUNCTION spcd.steampipe_state(
+    p_path text, OUT is_complete boolean, OUT has_access boolean, OUT paths_set boolean, OUT first text[])
 LANGUAGE plpgsql AS $$
 BEGIN
-    whole := (SELECT count(*) FROM pg_catalog.pg_class c
+    is_complete := (SELECT count(*) FROM pg_catalog.pg_class c
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
               WHERE n.nspname = 'steampipe_internal' AND c.relkind = 'r'
                 AND c.relname IN ('steampipe_connection', 'steampipe_connection_state', 'steampipe_plugin',
                                   'steampipe_plugin_limiter', 'steampipe_plugin_column',
                                   'steampipe_server_settings', 'steampipe_scan_metadata_summary',
                                   'steampipe_scan_metadata')) = 8;
-    admitted := whole AND spcd.steampipe_is_admitted();
+    has_access := is_complete AND spcd.steampipe_has_access();
     paths_set := p_path IS NULL OR NOT EXISTS
         (SELECT FROM spcd.steampipe_path v
          WHERE NOT v.own AND NOT (v.first AND v.path_hash = pg_catalog.md5(p_path)));
     first := (SELECT p.first FROM spcd.steampipe p);
 END $$;
 
--- All that is there already. Who is pending and was not ready when the daemon started is incomplete.
+-- Copies the existing rows. A pending connection that was not ready at the daemon's start is incomplete.
 SELECT spcd.steampipe_copy(
     (SELECT pg_catalog.array_agg(connection_name) FROM spcd.connection_state),
     ARRAY(SELECT s.connection_name FROM spcd.connection_state s
@@ -467,6 +466,6 @@ SELECT spcd.steampipe_copy(
 
 REVOKE ALL ON FUNCTION
     spcd.steampipe_plugin_name(text), spcd.steampipe_copy(text[], text[]),
-    spcd.steampipe_tell(text[], text[]), spcd.steampipe_follow(), spcd.steampipe_follow_files(),
-    spcd.steampipe_settle_language(), spcd.steampipe_admit(), spcd.steampipe_is_admitted(), spcd.steampipe_set_path(text),
-    spcd.steampipe_look(text) FROM PUBLIC;
+    spcd.steampipe_notify(text[], text[]), spcd.steampipe_follow(), spcd.steampipe_follow_files(),
+    spcd.steampipe_set_language(), spcd.steampipe_grant_access(), spcd.steampipe_has_access(), spcd.steampipe_set_path(text),
+    spcd.steampipe_state(text) FROM PUBLIC;

@@ -1,5 +1,5 @@
--- Takes away what steampipe.sql made, unless something that others made hangs on it: then it fails,
--- and all of it stays. Roles that spcd did not make, or that own or may use something else, stay.
+-- Drops the objects of steampipe.sql. Fails without a change if objects of users depend on them. Keeps
+-- roles that spcd did not create, and roles that own objects or have other privileges.
 DO $$
 DECLARE
     v_role text;
@@ -14,10 +14,10 @@ BEGIN
     DROP TRIGGER IF EXISTS steampipe_update ON spcd.connection_state;
     DROP TRIGGER IF EXISTS steampipe_delete ON spcd.connection_state;
     DROP TRIGGER IF EXISTS steampipe_insert ON spcd.config_diagnostic;
-    DROP FUNCTION IF EXISTS spcd.steampipe_look(text), spcd.steampipe_set_path(text),
-        spcd.steampipe_is_admitted(), spcd.steampipe_admit(),
-        spcd.steampipe_settle_language(), spcd.steampipe_follow_files(),
-        spcd.steampipe_follow(), spcd.steampipe_tell(text[], text[]),
+    DROP FUNCTION IF EXISTS spcd.steampipe_state(text), spcd.steampipe_set_path(text),
+        spcd.steampipe_has_access(), spcd.steampipe_grant_access(),
+        spcd.steampipe_set_language(), spcd.steampipe_follow_files(),
+        spcd.steampipe_follow(), spcd.steampipe_notify(text[], text[]),
         spcd.steampipe_copy(text[], text[]);
     DROP VIEW IF EXISTS spcd.steampipe_row, spcd.steampipe_path;
     DROP FUNCTION IF EXISTS spcd.steampipe_plugin_name(text);
@@ -31,7 +31,7 @@ BEGIN
         steampipe_internal.meta_connection_cache_clear(text), steampipe_internal.glob(text);
     DROP SCHEMA IF EXISTS steampipe_internal;
 
-    -- spcd_users has rights on every connection, and is spcd's own: it stays.
+    -- Keeps spcd_users, a role of spcd itself that has privileges on each connection.
     FOREACH v_role IN ARRAY ARRAY['steampipe', 'steampipe_users'] LOOP
         BEGIN
             IF v_role = ANY (v_roles) THEN

@@ -1,7 +1,8 @@
--- The views of aggregators.
+-- Functions for the views of aggregators.
+-- Revision 2.
 
--- Refuses a transaction that would change views which another changed since they were looked at.
--- p_views: an array of {hidden, name, was}, "was" being the hash of the definition they then had.
+-- Fails if another session changed one of the views since they were observed. p_views: an array of
+-- {hidden, name, was}; "was" is the hash of the definition that was observed.
 CREATE OR REPLACE FUNCTION spcd.claim_views(p_connection text, p_views jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -24,13 +25,26 @@ BEGIN
     END IF;
 END $$;
 
--- Returns the hash of the definition that the server shows for a view.
+-- Returns the hash of the definition that the server prints for a view, or of a foreign table's columns,
+-- options and conditions.
 CREATE OR REPLACE FUNCTION spcd.view_definition_hash(p_view oid) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT pg_catalog.md5(pg_catalog.pg_get_viewdef(p_view))
+    SELECT pg_catalog.md5(CASE c.relkind WHEN 'f' THEN pg_catalog.concat(s.srvname, t.ftoptions, (
+               SELECT pg_catalog.string_agg(pg_catalog.concat(
+                          k.attname, ' ', pg_catalog.format_type(k.atttypid, k.atttypmod), ' ',
+                          k.attcollation, k.attnotnull, k.attfdwoptions), ',' ORDER BY k.attnum)
+               FROM pg_catalog.pg_attribute k
+               WHERE k.attrelid = c.oid AND k.attnum > 0 AND NOT k.attisdropped), (
+               SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(o.oid), ',' ORDER BY o.conname)
+               FROM pg_catalog.pg_constraint o WHERE o.conrelid = c.oid))
+           ELSE pg_catalog.pg_get_viewdef(c.oid) END)
+    FROM pg_catalog.pg_class c
+    LEFT JOIN pg_catalog.pg_foreign_table t ON t.ftrelid = c.oid
+    LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+    WHERE c.oid = p_view
 $$;
 
--- Records views that were made: an array of {hidden, name, table, definition}, no definition where
--- one was dropped.
+-- Records created views: an array of {hidden, name, table, definition}, without definition for a
+-- dropped view.
 CREATE OR REPLACE FUNCTION spcd.record_views(p_connection text, p_views jsonb) RETURNS void
 LANGUAGE sql AS $$
     DELETE FROM spcd.aggregator_view v
@@ -51,22 +65,27 @@ LANGUAGE sql AS $$
         definition_hash = excluded.definition_hash
 $$;
 
--- Drops a view if it is one; what somebody put in its place stays. What people hung on it stops
--- that, or goes along.
+-- Drops a view, or a foreign table that is a part of one; another kind of object of that name stays. Users' dependent objects make it fail,
+-- or are dropped too if p_dependents is true.
 CREATE OR REPLACE FUNCTION spcd.drop_view(p_schema text, p_view text, p_dependents boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_kind "char";
 BEGIN
-    IF EXISTS (
-        SELECT 1 FROM pg_catalog.pg_class c
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = p_schema AND c.relname = p_view AND c.relkind = 'v'
-    ) THEN
-        EXECUTE pg_catalog.format('DROP VIEW %I.%I %s', p_schema, p_view,
+    SELECT c.relkind INTO v_kind
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = p_schema AND c.relname = p_view
+      AND (c.relkind = 'v' OR p_schema = 'spcd_union' AND c.relkind = 'f');
+    IF v_kind IS NOT NULL THEN
+        EXECUTE pg_catalog.format('DROP %s %I.%I %s',
+                                  CASE v_kind WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'VIEW' END,
+                                  p_schema, p_view,
                                   CASE WHEN p_dependents THEN 'CASCADE' ELSE 'RESTRICT' END);
     END IF;
 END $$;
 
--- Drops all views of an aggregator: those that people read first, then the parts of them.
+-- Drops all views of an aggregator: the public ones first, then their hidden parts.
 CREATE OR REPLACE FUNCTION spcd.drop_views(p_connection text, p_dependents boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -83,8 +102,7 @@ BEGIN
     DELETE FROM spcd.aggregator_view WHERE connection_name = p_connection;
 END $$;
 
--- Drops a view, and keeps until the end of the transaction what people gave it: options, grants,
--- comments, an owner.
+-- Drops a view, and keeps its options, grants, comments and owner until the end of the transaction.
 CREATE OR REPLACE FUNCTION spcd.set_aside(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     CREATE TEMP TABLE IF NOT EXISTS spcd_aside (
@@ -136,8 +154,8 @@ BEGIN
     PERFORM spcd.drop_view(p_schema, p_view);
 END $$;
 
--- Gives a view that was made again what set_aside kept of it. What is of a column that it has no
--- more goes with the column.
+-- Restores on a rebuilt view what spcd.set_aside kept. Settings of a column that no longer exists
+-- are dropped.
 CREATE OR REPLACE FUNCTION spcd.restore(p_schema text, p_view text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_statement text;

@@ -1,8 +1,9 @@
--- Comments of the sources on the tables that spcd made.
+-- Comments of the sources on foreign tables.
+-- Revision 1.
 
--- Every comment on a table that spcd made for a connection and may comment on (somebody may have given
--- it another owner), and whether spcd wrote it: on that table at least, for a column may have been
--- given another name since.
+-- Lists the comments on a connection's tables that spcd may comment on (a user may have changed the
+-- owner), and whether spcd wrote each one. Authorship is compared by table, because a column may
+-- have been renamed since.
 CREATE OR REPLACE VIEW spcd.table_comment AS
 SELECT a.connection_name, c.relname::text AS table_name, coalesce(k.attname::text, '') AS column_name,
        d.description,
@@ -19,8 +20,8 @@ JOIN pg_catalog.pg_description d
 LEFT JOIN pg_catalog.pg_attribute k
      ON k.attrelid = c.oid AND k.attnum = d.objsubid AND d.objsubid > 0;
 
--- What is to be set or taken away (NULL) so that a connection's tables bear the texts of its source:
--- an array of {table, column, text}. What somebody else wrote is left alone.
+-- Returns the comments to set or remove (NULL) so that a connection's tables have those of the
+-- source: an array of {table, column, text}. Comments of users stay.
 CREATE OR REPLACE FUNCTION spcd.comment_changes(p_connection text, p_texts jsonb)
 RETURNS TABLE (table_name text, column_name text, description text) LANGUAGE sql STABLE AS $$
     SELECT coalesce(w."table", t.table_name), coalesce(w."column", t.column_name), w.text
@@ -41,8 +42,9 @@ RETURNS TABLE (table_name text, column_name text, description text) LANGUAGE sql
     ORDER BY 1, 2
 $$;
 
--- Sets what comment_changes found. p_seen: the generation of the connection's row when that was; if
--- the tables changed since, nothing is said of them. With p_last the row says that all is there.
+-- Sets the comments that comment_changes returned. p_seen: the generation of the connection's row
+-- at that time; if the tables changed since, no comment is set. p_last: the row records that all
+-- comments are set.
 CREATE OR REPLACE FUNCTION spcd.set_comments(
     p_connection text, p_changes jsonb, p_seen bigint, p_last boolean, p_generation bigint)
 RETURNS void LANGUAGE plpgsql AS $$
@@ -58,7 +60,7 @@ BEGIN
     FROM pg_catalog.jsonb_to_recordset(p_changes) AS c ("table" text, "column" text, text text)
     CROSS JOIN (SELECT coalesce(a.hidden_schema, a.connection_name) FROM spcd.applied a
                 WHERE a.connection_name = p_connection) AS v (name)
-    -- Somebody may have been faster.
+    -- Re-check: another session may have changed the row.
     WHERE NOT EXISTS (
         SELECT FROM spcd.table_comment t
         WHERE t.connection_name = p_connection AND t.table_name = c."table"

@@ -1,26 +1,30 @@
--- What probes find out.
+-- Results of probes.
+-- Revision 2.
 
--- Records that sources are left alone, or no longer. Nothing is known of them from then on.
-CREATE OR REPLACE FUNCTION spcd.hold(p_names text[], p_held boolean) RETURNS void LANGUAGE sql AS $$
+DROP FUNCTION IF EXISTS spcd.hold(text[], boolean);
+
+-- Pauses connections, or resumes them. The health of their sources is unknown from then on.
+CREATE OR REPLACE FUNCTION spcd.set_paused(p_names text[], p_paused boolean) RETURNS void LANGUAGE sql AS $$
     INSERT INTO spcd.connection_health (connection_name, held)
     SELECT s.connection_name, true
     FROM spcd.connection_state s
-    WHERE s.connection_name = ANY (p_names) AND p_held
+    WHERE s.connection_name = ANY (p_names) AND p_paused
     ON CONFLICT (connection_name) DO UPDATE SET
         held = true, reachable = NULL, attempts = 0, next_attempt = NULL, breaker = 'closed';
     UPDATE spcd.connection_health SET held = false
-    WHERE connection_name = ANY (p_names) AND NOT p_held AND held
+    WHERE connection_name = ANY (p_names) AND NOT p_paused AND held
 $$;
 
--- Records what probes found, and tells whose source was lost or is back. p_rows: an array of
+-- Records the results of probes, and writes an event for each source that was lost or restored.
+-- p_rows: an array of
 --   name, reachable, attempts, breaker
---   forget     true: what was found before is of another target
---   checked    when it was asked, as seconds before now; absent: it was not
---   latency    how long the answer took, in milliseconds
---   failure    why there was none
---   next       when it is asked next, in seconds from now; absent: nobody knows
---   health     'lost' or 'restored', or absent: a list, in the order in which it happened
--- Connections that are gone or held are left out.
+--   forget     true: the recorded results are of another target
+--   checked    time of the probe, as seconds before now; absent: it did not run
+--   latency    time until the answer, in milliseconds
+--   failure    reason why there was no answer
+--   next       time of the next probe, in seconds from now; absent: unknown
+--   health     list of 'lost' and 'restored', in the order in which they happened; may be absent
+-- Removed and paused connections are skipped.
 CREATE OR REPLACE FUNCTION spcd.publish_health(p_epoch bigint, p_rows jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -43,7 +47,8 @@ BEGIN
     FROM pg_catalog.jsonb_to_recordset(p_rows) AS r (
         name text, reachable boolean, checked float8, latency real, attempts integer,
         failure text, next float8, breaker text, forget boolean)
-    -- Locked, so that it is there when this row refers to it; one that is being removed is left out.
+    -- The row is locked because this one refers to it; a connection that is being removed is
+    -- skipped.
     JOIN (SELECT connection_name FROM spcd.connection_state
           WHERE connection_name IN (SELECT n->>'name' FROM pg_catalog.jsonb_array_elements(p_rows) n)
           FOR KEY SHARE SKIP LOCKED) s ON s.connection_name = r.name

@@ -1,8 +1,9 @@
--- The leader, its configuration and what it must not ask again.
+-- The leader, its config files and the connections that it must not import again.
+-- Revision 4.
 
--- Records that questions ended a server process: an array of {name, target_hash, reason}. One is
--- asked again after 1, 5 and 30 minutes, then hourly. Of several that were under way one did it: they
--- are asked again one by one, 5 s apart.
+-- Records imports that ended a server process: an array of {name, target_hash, reason}. Such a
+-- connection is imported again after 1, 5 and 30 minutes, then hourly. If several imports were
+-- running, any of them may be the cause: they are repeated one by one, 5 s apart.
 CREATE OR REPLACE FUNCTION spcd.record_crashes(p_crashes jsonb) RETURNS void LANGUAGE sql AS $$
     INSERT INTO spcd.wrapper_crash AS w
         (connection_name, target_hash, times, reason, crashed_at, next_attempt)
@@ -26,7 +27,7 @@ CREATE OR REPLACE FUNCTION spcd.record_crashes(p_crashes jsonb) RETURNS void LAN
         crashed_at = excluded.crashed_at, next_attempt = excluded.next_attempt
 $$;
 
--- Refuses the transaction of a daemon that lost the lead.
+-- Fails in the transaction of a daemon that lost the lead.
 CREATE OR REPLACE FUNCTION spcd.assert_lead(p_epoch bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM 1 FROM spcd.daemon WHERE epoch = p_epoch FOR KEY SHARE;
@@ -35,23 +36,25 @@ BEGIN
     END IF;
 END $$;
 
--- Records files that are gone, new or otherwise than before.
+-- Records removed, new and changed config files.
+DROP FUNCTION IF EXISTS spcd.record_config(bigint, text[], text[], text[], boolean[], text[]);
 CREATE OR REPLACE FUNCTION spcd.record_config(p_epoch bigint, p_gone text[], p_paths text[], p_roots text[],
-                                   p_set_path boolean[], p_vanished_with text[])
+                                   p_set_path boolean[], p_vanished_with text[], p_plugins jsonb[])
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM spcd.assert_lead(p_epoch);
     DELETE FROM spcd.config_file WHERE path = ANY (p_gone);
-    INSERT INTO spcd.config_file AS f (path, root, sets_path, vanished_with)
+    INSERT INTO spcd.config_file AS f (path, root, sets_path, vanished_with, plugins)
     SELECT * FROM ROWS FROM (pg_catalog.unnest(p_paths), pg_catalog.unnest(p_roots),
-                             pg_catalog.unnest(p_set_path), pg_catalog.unnest(p_vanished_with))
-                  AS n (path, root, sets_path, vanished_with)
+                             pg_catalog.unnest(p_set_path), pg_catalog.unnest(p_vanished_with),
+                             pg_catalog.unnest(p_plugins))
+                  AS n (path, root, sets_path, vanished_with, plugins)
     ON CONFLICT (path) DO UPDATE
         SET root = excluded.root, sets_path = excluded.sets_path,
-            vanished_with = excluded.vanished_with;
+            vanished_with = excluded.vanished_with, plugins = excluded.plugins;
 END $$;
 
--- A config directory goes by another name: what is recorded follows.
+-- Renames a config directory in the recorded files.
 CREATE OR REPLACE FUNCTION spcd.rename_config(p_epoch bigint, p_from text, p_to text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -70,9 +73,9 @@ BEGIN
     WHERE file_name = p_from OR pg_catalog.starts_with(file_name, p_from || '/');
 END $$;
 
--- Makes a daemon the leader, in the transaction in which every connection becomes pending: waits for
--- the writes of the leader before. What the rows said is kept for publish to give back. Returns the
--- epoch that the new leader's own writes carry.
+-- Makes a daemon the leader, in the transaction in which every connection becomes pending. It waits
+-- for the writes of the previous leader. The rows' previous contents are kept, so that publish can
+-- restore them. Returns the epoch that the new leader's writes carry.
 CREATE OR REPLACE FUNCTION spcd.take_lead(p_instance text, p_leader text, p_version text) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -81,7 +84,7 @@ DECLARE
     v_known text;
     v_generation bigint := pg_catalog.nextval('spcd.generation');
 BEGIN
-    -- What tells this database from one restored from its dump.
+    -- Tells this database from one that was restored from its dump.
     SELECT pg_catalog.concat_ws('/', n.oid, n.xmin, c.oid, d.oid) INTO v_identity
     FROM pg_catalog.pg_namespace n
     JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'connection_state'
@@ -101,12 +104,15 @@ BEGIN
         RETURNING epoch INTO v_epoch;
     ELSIF v_known IS DISTINCT FROM v_identity THEN
         UPDATE spcd.applied a SET schema_oid = n.oid, server_oid = (
-            SELECT s.oid FROM pg_catalog.pg_foreign_server s WHERE s.srvname = a.connection_name)
+            SELECT s.oid FROM pg_catalog.pg_foreign_server s WHERE s.srvname = coalesce(a.server_name, a.connection_name))
         FROM pg_catalog.pg_namespace n
         WHERE n.nspname = coalesce(a.hidden_schema, a.connection_name) AND a.members IS NULL;
         UPDATE spcd.applied a SET schema_oid = n.oid
         FROM pg_catalog.pg_namespace n
         WHERE n.nspname = coalesce(a.hidden_schema, a.connection_name) AND a.members IS NOT NULL;
+        UPDATE spcd.daemon SET hub_id = pg_catalog.gen_random_uuid();
+        UPDATE spcd.gateway_lane l SET server_oid = s.oid
+        FROM pg_catalog.pg_foreign_server s WHERE s.srvname = l.server_name;
     END IF;
 
     WITH before AS (

@@ -1,7 +1,8 @@
--- User mappings, made so that no password reaches a log or pg_stat_statements.
+-- User mappings. No password reaches a log or pg_stat_statements.
+-- Revision 1.
 
--- Fails with what the server said of a mapping, unless that repeats one of the values that the
--- session put into pg_temp.spcd_secret.
+-- Fails with the server's message about a mapping, unless the message repeats one of the values in
+-- pg_temp.spcd_secret.
 CREATE OR REPLACE FUNCTION spcd.refuse_user_mapping(p_state text, p_reason text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -12,9 +13,10 @@ BEGIN
     RAISE EXCEPTION 'user mapping: %', p_reason USING ERRCODE = p_state;
 END $$;
 
--- Keeps the statement that a function executes from the server's log, where a CONTEXT line carries it:
--- a wait for a lock ends before log_lock_waits tells of it, and a role that may do so switches messages
--- off. Returns what spcd.restore_log takes back; after an error the rollback does.
+-- Keeps the statement of a function out of the server's log, where a CONTEXT line would show it.
+-- lock_timeout expires before log_lock_waits writes a line, and a role that may do so switches
+-- messages off. Returns the settings that spcd.restore_log restores; after an error the rollback
+-- restores them.
 CREATE OR REPLACE FUNCTION spcd.silence_log() RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
     v_before text[] := ARRAY[pg_catalog.current_setting('lock_timeout'),
@@ -22,7 +24,7 @@ DECLARE
                              pg_catalog.current_setting('log_error_verbosity')];
     v_limit integer;
 BEGIN
-    -- lock_timeout = 0: none
+    -- lock_timeout = 0 means no limit.
     SELECT greatest(1, least(d.setting::integer / 2, nullif(l.setting::integer, 0))) INTO v_limit
     FROM pg_catalog.pg_settings d, pg_catalog.pg_settings l
     WHERE d.name = 'deadlock_timeout' AND l.name = 'lock_timeout';
@@ -51,8 +53,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Creates or alters the mapping for PUBLIC of a server, from the rows that the session put into
--- pg_temp.spcd_secret by COPY: so that no secret is in the text of any statement.
+-- Creates or alters a server's user mapping for PUBLIC from the rows in pg_temp.spcd_secret. The
+-- session writes them by COPY, so that no statement contains a secret.
 CREATE OR REPLACE FUNCTION spcd.set_user_mapping(p_server text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_old text[];
@@ -87,13 +89,13 @@ BEGIN
         END IF;
     END IF;
     PERFORM spcd.restore_log(v_before);
--- A cancelled statement is none of OTHERS, and would be logged with its context.
+-- OTHERS does not include a cancelled statement, which would be logged with its context.
 EXCEPTION WHEN query_canceled OR OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
     PERFORM spcd.refuse_user_mapping(v_state, v_reason);
 END $$;
 
--- The same for servers that were just made, all at once.
+-- Creates the user mappings of new servers.
 CREATE OR REPLACE FUNCTION spcd.create_user_mappings(p_servers text[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_server text;
@@ -104,7 +106,7 @@ DECLARE
 BEGIN
     v_before := spcd.silence_log();
     FOR v_server, v_options IN
-        -- A server without options has a mapping too, and a NULL is no name.
+        -- A server without options has a mapping too; a NULL is not a name.
         SELECT n.server, pg_catalog.string_agg(
                    pg_catalog.format('%I %L', s.option, s.value), ', ')
                    FILTER (WHERE s.option IS NOT NULL)
@@ -116,7 +118,7 @@ BEGIN
              || CASE WHEN v_options <> '' THEN ' OPTIONS (' || v_options || ')' ELSE '' END;
     END LOOP;
     PERFORM spcd.restore_log(v_before);
--- A cancelled statement is none of OTHERS, and would be logged with its context.
+-- OTHERS does not include a cancelled statement, which would be logged with its context.
 EXCEPTION WHEN query_canceled OR OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_reason = MESSAGE_TEXT;
     PERFORM spcd.refuse_user_mapping(v_state, v_reason);

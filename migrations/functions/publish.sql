@@ -1,8 +1,9 @@
--- States, their events and notifications.
+-- States with their events and notifications.
+-- Revision 4.
 
--- Events are committed in the order of their ids, since one transaction at a time writes some: a
--- client that has read all events up to one has read all there will ever be up to it. A batch takes
--- seconds at most, so a longer wait is for a session that is none of spcd's.
+-- Serializes the writers of events, so that events are committed in the order of their ids: a
+-- client that has read an event has read all earlier ones. A batch takes seconds at most, so a
+-- longer wait is caused by a session outside of spcd.
 CREATE OR REPLACE FUNCTION spcd.keep_event_order() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
 BEGIN
     LOCK TABLE spcd_lock.event_order IN EXCLUSIVE MODE;
@@ -12,13 +13,13 @@ END $$;
 CREATE OR REPLACE TRIGGER keep_order BEFORE INSERT ON spcd.connection_event
 FOR EACH STATEMENT EXECUTE FUNCTION spcd.keep_event_order();
 
--- Whether a row says already what it is to say.
+-- Returns whether a row already has the new contents.
 CREATE OR REPLACE FUNCTION spcd.is_recorded(p_status text, p_error text, p_said text, p_said_error text)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT p_status = p_said AND (p_status <> 'error' OR p_error IS NOT DISTINCT FROM p_said_error)
 $$;
 
--- Whether a change brings a row that a start made pending to what it said before the start.
+-- Returns whether a change restores the row's contents from before the start of the service.
 CREATE OR REPLACE FUNCTION spcd.is_as_before(
     p_change jsonb, p_status text, p_schema_hash text, p_before text, p_before_error text)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
@@ -28,26 +29,27 @@ RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
        AND coalesce(p_change->>'schema_hash', p_schema_hash) IS NOT DISTINCT FROM p_schema_hash
 $$;
 
--- Puts changes into the table, the events and onto the channel, all in the caller's transaction.
+-- Writes changes to the table, the events and the channel, in the caller's transaction.
 -- p_changes: an array of objects
 --   name    the connection
---   route   the statuses it passes through, the last one stays; empty: only the row's other columns
---   remove  true: the row goes
+--   route   the statuses that it passes through, the last one stays; empty: only other columns change
+--   remove  true: the row is deleted
 --   and any of error, warnings, plugin, plugin_instance, type, connections, import_schema,
---   schema_mode, schema_hash, table_count, file_name, start_line, end_line, labels: absent keeps
---   what is there
--- A row that a start made pending and that comes to say what it said before is no change: it gets
--- back when that was, and leaves no event. One resync message tells of all of them.
+--   schema_mode, schema_hash, table_count, file_name, start_line, end_line, labels, mirror; an absent
+--   one keeps its value
+-- A row that the start made pending, and that gets its previous contents back, does not change: it
+-- gets its previous time and has no event. One resync notification covers all of them.
 -- p_quiet: write the events but announce nothing (the caller announces a resync).
--- It goes from index to index: a planner that does not know how few changes there are would read all
--- connections for each. What has no index then seems so expensive that it would be compiled.
+-- All access is by index: the planner does not know how few changes there are, and would scan all
+-- connections for each. JIT is off: without an index the estimated cost exceeds jit_above_cost.
 CREATE OR REPLACE FUNCTION spcd.publish(p_generation bigint, p_changes jsonb, p_quiet boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     v_given_back boolean;
 BEGIN
-    -- The caller's sessions run one at a time for one connection, so reading before writing is safe.
+    -- The caller writes each connection from one session at a time, so reading before writing is
+    -- safe.
     SELECT EXISTS (
         SELECT FROM pg_catalog.jsonb_array_elements(p_changes) AS c (change)
         JOIN spcd.before_start b ON b.connection_name = c.change->>'name'
@@ -71,7 +73,7 @@ BEGIN
              THEN c.change->'route' || '["deleted"]' ELSE c.change->'route' END
     ) WITH ORDINALITY AS r (status, step)
     WHERE b.connection_name IS NULL
-      -- What a row says already is no change.
+      -- A row that already has the new contents does not change.
       AND NOT (r.step = 1 AND s.status IS NOT NULL
                AND spcd.is_recorded(r.status, c.change->>'error', s.status, s.error));
 
@@ -82,12 +84,12 @@ BEGIN
     INSERT INTO spcd.connection_state (
         connection_name, status, error, comments_set, warnings, plugin, plugin_instance, type, connections,
         import_schema, schema_mode, schema_hash, table_count, last_ready,
-        file_name, start_line, end_line, labels, time_changed, generation)
+        file_name, start_line, end_line, labels, mirror, time_changed, generation)
     SELECT c.name,
            coalesce(c.route->>-1, o.status),
            CASE coalesce(c.route->>-1, o.status)
                WHEN 'error' THEN coalesce(c.error, o.error, 'unknown') END,
-           -- Tables that were written anew, or are gone, bear none until that is looked at.
+           -- New and removed tables have no comments until they are observed.
            c.schema_hash IS NULL AND c.route->>-1 IS DISTINCT FROM 'disabled'
                AND coalesce(o.comments_set, false),
            coalesce(c.warnings, o.warnings, '{}'),
@@ -96,7 +98,9 @@ BEGIN
            coalesce(c.type, o.type, 'plugin'),
            coalesce(c.connections, o.connections, '{}'),
            coalesce(c.import_schema, o.import_schema, 'enabled'),
-           coalesce(c.schema_mode, o.schema_mode),
+           -- What was imported has a mode, except for an aggregator.
+           CASE WHEN c.schema_mode IS NOT NULL OR c.schema_hash IS NOT NULL
+                THEN c.schema_mode ELSE o.schema_mode END,
            coalesce(c.schema_hash, o.schema_hash),
            coalesce(c.table_count, o.table_count),
            CASE WHEN b.connection_name IS NOT NULL THEN b.last_ready
@@ -106,6 +110,7 @@ BEGIN
            coalesce(c.start_line, o.start_line),
            coalesce(c.end_line, o.end_line),
            coalesce(c.labels, o.labels, '{}'),
+           coalesce(c.mirror, o.mirror, ''),
            CASE WHEN b.connection_name IS NOT NULL THEN b.time_changed
                 WHEN o.time_changed IS NOT NULL AND (c.route->0 IS NULL
                      OR (c.route->1 IS NULL
@@ -116,7 +121,7 @@ BEGIN
         name text, route jsonb, remove boolean, error text, warnings text[], plugin text,
         plugin_instance text, type text, connections text[], import_schema text, schema_mode text,
         schema_hash text, table_count integer, file_name text, start_line integer, end_line integer,
-        labels jsonb)
+        labels jsonb, mirror text)
     LEFT JOIN spcd.connection_state o ON o.connection_name = c.name
     LEFT JOIN spcd.before_start b ON b.connection_name = c.name AND spcd.is_as_before(
          pg_catalog.jsonb_build_object('route', c.route, 'error', c.error,
@@ -142,6 +147,7 @@ BEGIN
         start_line = excluded.start_line,
         end_line = excluded.end_line,
         labels = excluded.labels,
+        mirror = excluded.mirror,
         generation = excluded.generation;
 
     DELETE FROM spcd.before_start b
@@ -154,7 +160,7 @@ BEGIN
     PERFORM spcd.announce(p_generation, p_quiet);
 END $$;
 
--- Where the events of a transaction are collected for spcd.announce.
+-- Creates the temporary table that collects a transaction's events for spcd.announce.
 CREATE OR REPLACE FUNCTION spcd.reset_event_buffer() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     CREATE TEMP TABLE IF NOT EXISTS spcd_event (
@@ -164,7 +170,7 @@ BEGIN
     DELETE FROM pg_temp.spcd_event;
 END $$;
 
--- Writes the events that were collected, and packs them into messages.
+-- Writes the collected events, and packs them into notifications.
 CREATE OR REPLACE FUNCTION spcd.announce(p_generation bigint, p_quiet boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -185,9 +191,9 @@ BEGIN
         FROM event
         WHERE NOT p_quiet
     ), message AS (
-        -- As few as possible, since each goes to every listener. NOTIFY allows less than 8,000 bytes;
-        -- the frame takes at most 70, and a change about 1,500. A message whose last change begins
-        -- below the rest less the longest change ends below the rest.
+        -- As few notifications as possible, since each goes to every listener. NOTIFY allows less
+        -- than 8,000 bytes; the frame takes at most 70, and a change about 1,500. A notification
+        -- whose last change begins below the rest less the longest change ends below the rest.
         SELECT change, id,
                (sum(pg_catalog.octet_length(change::text) + 2) OVER (ORDER BY id)
                 - pg_catalog.octet_length(change::text) - 2)
@@ -202,7 +208,7 @@ BEGIN
     ) AS m (text);
 END $$;
 
--- As much of a text as takes at most 1,000 bytes inside JSON.
+-- Returns the longest prefix of a text that takes at most 1,000 bytes inside JSON.
 CREATE OR REPLACE FUNCTION spcd.shortened(p_text text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE
         WHEN pg_catalog.octet_length(pg_catalog.to_json(p_text)::text) <= 1000 THEN p_text

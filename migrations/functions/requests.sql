@@ -1,7 +1,8 @@
 -- Requests of clients.
+-- Revision 1.
 
--- The names of which a request is made, each once. Anybody who can use the schema may ask, and what
--- is asked for is kept: neither more names nor longer ones than connections could have.
+-- Returns the distinct names of a request. Every role that can use the schema may call it and its
+-- requests are stored, so number and length of names are limited to what connections can have.
 CREATE OR REPLACE FUNCTION spcd.asked_names(p_connections text[]) RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -26,10 +27,10 @@ BEGIN
               WHERE n.name IS NOT NULL) END;
 END $$;
 
--- Refuses a request of a role that made too many: p_most in the last minute, or more that are open
--- than the daemon is to hold for one role. The owner of the schema, its members and superusers are
--- not limited. Every name and operator is qualified, since it runs with the owner's rights under the
--- caller's search path.
+-- Fails if a role has made too many requests: p_most in the last minute, or more open ones than the
+-- daemon holds for one role. The owner of the schema, its members and superusers are not limited.
+-- Every name and operator is qualified, because it runs with the owner's rights under the caller's
+-- search path.
 CREATE OR REPLACE FUNCTION spcd.limit_requests(p_names text[], p_most integer) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -69,8 +70,8 @@ BEGIN
     END IF;
 END $$;
 
--- A durable request to look again and ask the sources; returns its id.
--- NULL asks all; an empty array only looks at the files and the database.
+-- Records a durable request to read the files and import from the sources; returns its id. NULL
+-- selects all connections; an empty array reads only files and database.
 CREATE OR REPLACE FUNCTION spcd.refresh(connections text[] DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 #variable_conflict use_variable
@@ -84,7 +85,7 @@ BEGIN
     RETURN v_id;
 END $$;
 
--- A durable request of some action; its id.
+-- Records a durable request for an action; returns its id.
 CREATE OR REPLACE FUNCTION spcd.request(p_connections text[], p_action text) RETURNS bigint LANGUAGE sql AS $$
     SELECT spcd.limit_requests(spcd.asked_names(p_connections), 10);
     SELECT pg_catalog.pg_notify('spcd_wake', '');
@@ -92,17 +93,20 @@ CREATE OR REPLACE FUNCTION spcd.request(p_connections text[], p_action text) RET
     VALUES (coalesce(spcd.asked_names(p_connections), '{}'), p_action) RETURNING id
 $$;
 
--- Readers may refresh. To send refused credentials again, and to leave a source alone or no longer,
--- is for the owner of the schema and the roles that it grants EXECUTE.
+-- Readers may refresh. Only the owner of the schema, and roles to which it grants EXECUTE, may send
+-- rejected credentials again or pause and resume sources.
 
--- A durable request to try sources now, also those that were refused or disconnected; its id.
+-- Records a durable request to probe sources now, including those that were refused or
+-- disconnected; returns its id.
 CREATE OR REPLACE FUNCTION spcd.reconnect(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
 AS $$ SELECT spcd.request(connections, 'reconnect') $$;
 
--- A durable request to leave sources alone until spcd.reconnect; its id. Their tables stay.
+-- Records a durable request to pause sources until spcd.reconnect; returns its id. Their tables
+-- stay.
 CREATE OR REPLACE FUNCTION spcd.disconnect(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
 AS $$ SELECT spcd.request(connections, 'disconnect') $$;
 
--- A durable request to ask at once connections whose wrapper ended its server process; its id.
+-- Records a durable request to import at once from connections whose wrapper ended its server
+-- process; returns its id.
 CREATE OR REPLACE FUNCTION spcd.retry(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
 AS $$ SELECT spcd.request(connections, 'retry') $$;

@@ -1,15 +1,16 @@
--- The search paths of members of spcd_users.
+-- Search paths of the members of spcd_users.
+-- Revision 1.
 
--- The search path of a role in this database, as the catalog has it; NULL: none.
+-- Returns a role's search path in this database, as the catalog has it; NULL if there is none.
 CREATE OR REPLACE FUNCTION spcd.search_path_of(p_settings text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT c FROM pg_catalog.unnest(p_settings) c
     WHERE pg_catalog.starts_with(c, 'search_path=')
 $$;
 
--- Each direct member of spcd_users that can log in, and each role for which a path was set.
---   own      it has a path of its own making, here or everywhere
---   there    what was set is there
---   touched  it is, but its row was written anew by somebody
+-- Each direct member of spcd_users that can log in, and each role for which spcd set a path.
+--   own      the role has a path that spcd did not set, in this database or in all
+--   there    the path that spcd set is in effect
+--   touched  it is, but another session rewrote the catalog row
 CREATE OR REPLACE VIEW spcd.role_path AS
 SELECT r.rolname AS role_name,
        r.rolcanlogin AND m.member IS NOT NULL AS member,
@@ -36,7 +37,7 @@ LEFT JOIN pg_catalog.pg_db_role_setting h ON h.setrole = r.oid
                           WHERE d.datname = pg_catalog.current_database())
 WHERE p.role_name IS NOT NULL OR (r.rolcanlogin AND m.member IS NOT NULL);
 
--- Records what roles have now: the path of this hash, or, where it is NULL, the one that is known.
+-- Records the roles' current settings: the path with this hash or, if it is NULL, the recorded one.
 CREATE OR REPLACE FUNCTION spcd.record_search_path(p_roles text[], p_hash text) RETURNS void
 LANGUAGE sql AS $$
     INSERT INTO spcd.role_search_path (role_name, path_hash, setting_hash, row_version)
@@ -51,8 +52,8 @@ LANGUAGE sql AS $$
         path_hash = excluded.path_hash, setting_hash = excluded.setting_hash, row_version = excluded.row_version
 $$;
 
--- Sets a search path, a list as SET takes it, on roles, or takes it back where p_path is NULL. Each
--- role by itself: returns those for which it failed.
+-- Sets a search path (a list as SET takes it) on roles, or resets it if p_path is NULL. Each role
+-- is handled by itself: returns the roles for which it failed.
 CREATE OR REPLACE FUNCTION spcd.set_search_path(p_roles text[], p_path text, p_hash text)
 RETURNS TABLE (role_name text, state text, reason text) LANGUAGE plpgsql AS $$
 #variable_conflict use_column

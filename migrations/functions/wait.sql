@@ -1,8 +1,10 @@
 -- spcd.wait_until_ready.
+-- Revision 1.
 
--- The schemas on a search path that is given as SHOW search_path prints it. "$user" stays as it is.
+-- Returns the schemas of a search path as SHOW search_path prints it. "$user" stays as it is.
 CREATE OR REPLACE FUNCTION spcd.path_names(p_path text) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
-    -- A path may have ten thousand names: where all are plain ones they are cut in a fraction of the time.
+    -- A path may have 10,000 names. If all are plain, splitting them at commas takes a fraction of
+    -- the time.
     SELECT CASE WHEN pg_catalog.strpos(p_path, '"') OPERATOR(pg_catalog.=) 0
                  AND pg_catalog.strpos(p_path, E'\n') OPERATOR(pg_catalog.=) 0
                  AND pg_catalog.strpos(p_path, E'\t') OPERATOR(pg_catalog.=) 0
@@ -16,12 +18,12 @@ CREATE OR REPLACE FUNCTION spcd.path_names(p_path text) RETURNS text[] LANGUAGE 
               FROM pg_catalog.regexp_matches(p_path, '"((?:[^"]|"")*)"|([^",\s]+)', 'g') AS m) END
 $$;
 
--- Waits until connections are settled, and returns their rows.
--- SP001: a named one is in error; SP002: time is up; SP003: a named one is unknown or disabled;
--- 25001: waiting could not end inside this transaction.
+-- Waits until connections are settled, and returns their rows. SP001: a named connection is in
+-- error; SP002: time-out; SP003: a named connection is unknown or disabled; 25001: waiting could
+-- not end inside this transaction.
 --
--- It runs as its caller, on a standby too. Names and operators are qualified, since a SET clause
--- would cost every later look-up of a session with a long search path.
+-- It runs with the caller's rights, on a standby too. Names and operators are qualified, because a
+-- SET clause would slow down every later look-up in a session with a long search path.
 CREATE OR REPLACE FUNCTION spcd.wait_until_ready(
     connections text[] DEFAULT NULL, timeout interval DEFAULT '1 minute')
 RETURNS SETOF spcd.connection_state LANGUAGE plpgsql AS $$
@@ -29,7 +31,7 @@ RETURNS SETOF spcd.connection_state LANGUAGE plpgsql AS $$
 DECLARE
     v_names pg_catalog.text[] := connections;
     v_moving CONSTANT pg_catalog.text[] := ARRAY['pending', 'updating', 'deleting'];
-    -- NULL: for ever
+    -- NULL waits without limit.
     v_until pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
     v_pause pg_catalog.float8;
     v_waiting pg_catalog.text[];
@@ -62,7 +64,8 @@ BEGIN
                     USING ERRCODE = 'SP003';
             END IF;
         ELSE
-            -- OFFSET 0: those on their way first, since they are few and the names may be many.
+            -- OFFSET 0: the unsettled rows are found first, since they are few and the names may be
+            -- many.
             SELECT s.connection_name INTO v_name
             FROM (SELECT connection_name FROM spcd.connection_state
                   WHERE status OPERATOR(pg_catalog.=) ANY (v_moving) OFFSET 0) s
@@ -79,7 +82,7 @@ BEGIN
                     v_name USING ERRCODE = '25001',
                     HINT = 'Wait before the transaction begins, or use READ COMMITTED.';
             END IF;
-            -- What this transaction holds does not change while it waits here.
+            -- The locks of this transaction do not change during the wait.
             v_held := ARRAY(
                 SELECT n.nspname::pg_catalog.text
                 FROM pg_catalog.pg_locks l
@@ -115,7 +118,7 @@ BEGIN
                 RAISE EXCEPTION 'connection "%" is not ready, and this transaction holds locks on its tables: each would wait for the other',
                     v_name USING ERRCODE = '25001', HINT = 'Wait before the transaction begins.';
             END IF;
-            -- What became ready just now counts.
+            -- A connection that has just become ready counts.
             IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) v_until
                AND pg_catalog.cardinality(v_waiting) OPERATOR(pg_catalog.>) 0 THEN
                 RAISE EXCEPTION 'not ready in time: %',

@@ -17,9 +17,11 @@ mod cold;
 #[path = "../page/fill.rs"]
 mod fill;
 mod first_light;
+mod gateway;
 mod language;
 mod many;
 mod measure;
+mod mirror;
 mod page;
 mod united;
 
@@ -59,6 +61,18 @@ async fn main() {
     }
     if runs(&["aggregator"]) {
         united::aggregator().await;
+    }
+    if runs(&["lanes"]) {
+        gateway::lanes().await;
+    }
+    if runs(&["through_gateway"]) {
+        gateway::through_gateway().await;
+    }
+    if runs(&["cold_gateway"]) {
+        gateway::cold().await;
+    }
+    if runs(&["mirror"]) {
+        mirror::run().await;
     }
     if runs(&["one_file"]) {
         united::one_file().await;

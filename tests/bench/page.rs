@@ -1,5 +1,5 @@
 //! What people look at, with ten thousand connections: the list under load, the page, and what it
-//! costs when nobody looks and nothing happens.
+//! costs without viewers and events.
 
 use std::time::{Duration, Instant};
 
@@ -193,7 +193,7 @@ pub async fn probed() {
     spcd.write("all.spc", &files);
     spcd.start();
     until_ready(&hub, "%", all).await;
-    // Each has answered once, and nobody looks for comments any more.
+    // Each has answered once, and no job looks for comments any more.
     let reachable = "SELECT count(*) FROM spcd.connection_health WHERE reachable";
     until_count(&hub, reachable, all).await;
     let count = "SELECT count(*) FROM spcd.connection_health

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use spcd_client::{Changes, Client, Connector, Reported, Status};
+use spcd_client::{AnnouncedStatus, Changes, Client, Connector, Status};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -38,7 +38,7 @@ async fn changes_are_told_once_and_in_order_over_lost_sessions() {
         let change = changes.next().await.unwrap();
         told.push((change.connection, change.previous, change.status));
     }
-    let status = Reported::Status;
+    let status = AnnouncedStatus::Status;
     assert_eq!(
         told,
         [
@@ -57,7 +57,7 @@ async fn changes_are_told_once_and_in_order_over_lost_sessions() {
     );
     assert!(!changes.polls());
 
-    // While nobody listens: a is broken, new goes.
+    // Without a listener: a is broken, new goes.
     cluster.stop();
     cluster.start_again();
     publish(&url, "", json!([{"name": "a", "route": ["updating", "error"], "error": "x"}, {"name": "new", "route": ["deleting"], "remove": true}])).await;
@@ -103,7 +103,7 @@ async fn on_a_standby_the_table_is_polled() {
     assert_eq!(asked.await.unwrap().unwrap().len(), 1);
     assert_eq!(
         changes.next().await.unwrap().status,
-        Reported::Status(Status::Ready)
+        AnnouncedStatus::Status(Status::Ready)
     );
 }
 
@@ -226,7 +226,7 @@ async fn behind_a_pooler_that_loses_notifications_the_table_is_read() {
         asked.await.unwrap().unwrap();
         assert_eq!(
             changes.next().await.unwrap().status,
-            Reported::Status(Status::Ready)
+            AnnouncedStatus::Status(Status::Ready)
         );
     }
 }

@@ -81,7 +81,7 @@ async fn until_asleep(url: &str, count: usize) {
 
 async fn ended<T>(waiter: JoinHandle<T>) -> T {
     let ended = tokio::time::timeout(DEADLINE, waiter).await;
-    ended.expect("nobody hangs").unwrap()
+    ended.expect("no client hangs").unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

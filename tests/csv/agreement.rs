@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use spcd_core::config::Csv;
-use spcd_core::csv::{Fault, Sheet, SheetColumn, read, table};
-use spcd_core::shape::Inferred;
+use spcd_core::config::CsvSettings;
+use spcd_core::csv::{CsvColumn, CsvError, CsvLayout, foreign_table, infer_layout};
+use spcd_core::diff::InferredType;
 use spcd_core::sql;
 
 use crate::support::{connect, fresh_dir, shared};
@@ -63,23 +63,23 @@ async fn what_is_told_of_a_file_is_what_the_server_reads() {
             let piece = PIECES[numbers.below(PIECES.len())];
             text.push_str(if piece == "\n" { end } else { piece });
         }
-        let csv = Csv {
+        let csv = CsvSettings {
             header: [None, Some(true), Some(false)][numbers.below(3)],
-            ..Csv::default()
+            ..CsvSettings::default()
         };
         let path = dir.join(format!("{n}.csv"));
         fs::write(&path, &text).unwrap();
-        let (sheet, is_fine) = match read(text.as_bytes(), true, &csv) {
+        let (sheet, is_fine) = match infer_layout(text.as_bytes(), true, &csv) {
             Ok(sheet) => (sheet, true),
             // Where quotes may be signs like any other the server is not asked: it joins rows.
-            Err(Fault::Ragged { .. }) if text.contains('"') => continue,
-            Err(Fault::Ragged { wanted, .. }) => (texts(wanted), false),
-            Err(Fault::LineEnds { .. } | Fault::OpenQuote { .. }) => (texts(1), false),
+            Err(CsvError::Ragged { .. }) if text.contains('"') => continue,
+            Err(CsvError::Ragged { wanted, .. }) => (texts(wanted), false),
+            Err(CsvError::LineEnds { .. } | CsvError::OpenQuote { .. }) => (texts(1), false),
             Err(_) => continue,
         };
         let mut make = String::new();
         let name = format!("t{n}");
-        let table = table(&name, path.to_str().unwrap(), &sheet, &csv);
+        let table = foreign_table(&name, path.to_str().unwrap(), &sheet, &csv);
         sql::create_table("public", "s", &table, &mut make);
         client.batch_execute(&make).await.unwrap();
         let all = format!("SELECT count(t::text) FROM public.{name} t");
@@ -101,8 +101,8 @@ async fn what_is_told_of_a_file_is_what_the_server_reads() {
 }
 
 /// So many columns that take any value, also those of a header, which the server else only skips.
-fn texts(count: usize) -> Sheet {
-    Sheet {
+fn texts(count: usize) -> CsvLayout {
+    CsvLayout {
         columns: (0..count).map(text).collect(),
         header: false,
         separator: ',',
@@ -110,13 +110,13 @@ fn texts(count: usize) -> Sheet {
     }
 }
 
-fn text(n: usize) -> SheetColumn {
-    SheetColumn {
+fn text(n: usize) -> CsvColumn {
+    CsvColumn {
         name: format!("c{n}"),
         data_type: "text",
-        inferred: Inferred {
-            takes: &["text"],
-            certain: true,
+        inferred: InferredType {
+            accepted_by: &["text"],
+            is_certain: true,
         },
     }
 }

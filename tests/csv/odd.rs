@@ -103,8 +103,8 @@ async fn other_encodings_and_signs_for_null_are_read() {
     let check = fixture.spcd.spcd(&["check"]);
     assert_eq!(check.code, 1);
     for told in [
-        "this is no value for `encoding`",
-        "this is no value for `null`",
+        "this is not a value for `encoding`",
+        "this is not a value for `null`",
     ] {
         assert!(
             check.stderr.contains(told) || check.stdout.contains(told),

@@ -111,10 +111,23 @@ async fn what_is_no_table_is_told() {
             "a/y.csv.gz is left out: files packed with gzip are not supported here, unpack it".to_owned(),
             "b/x.csv is left out: a/x.csv has given its name to the table \"x\"; rename one of them, \
              or give each a connection of its own".to_owned(),
-            format!("{}.csv is left out: its name is longer than the 63 bytes that a table's may have", "n".repeat(64)),
+            format!("{}.csv is left out: its name is longer than 63 bytes, the limit of a table's name", "n".repeat(64)),
             "there is no file one.txt".to_owned(),
         ]
     );
+    // A query for a table that one of them would be says why it is none.
+    for (table, why) in [
+        ("y", "y.csv.gz is left out: files packed with gzip"),
+        ("one", "there is no file /"),
+        (&"n".repeat(64), "is left out: its name is longer than"),
+    ] {
+        let asked = fixture
+            .spcd
+            .spcd(&["query", &format!("SELECT * FROM files.{table}")]);
+        let said = &asked.stderr;
+        let is_told = said.contains("connection \"files\" is ready, but ") && said.contains(why);
+        assert!(is_told, "{table}: {said}");
+    }
 
     // A directory that is missing is a source out of reach: nothing is dropped.
     let (data, aside) = (fixture.data.clone(), fixture.data.with_file_name("aside"));

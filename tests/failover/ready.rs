@@ -1,4 +1,4 @@
-//! Somebody who asks `/readyz` and `/livez` all the time.
+//! A client that asks `/readyz` and `/livez` all the time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -111,7 +111,7 @@ async fn each_reason_has_a_name_and_a_hint() {
         (
             good.replace("\"postgres\"\n  user", "\"closed\"\n  user"),
             "permission: ",
-            "let the user connect",
+            "grant the user CONNECT",
         ),
         (
             good.replace("\"postgres\"\n  user", "\"nowhere\"\n  user"),

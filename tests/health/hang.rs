@@ -23,7 +23,7 @@ async fn waiting(hub: &str, purpose: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sources_that_hang_in_their_wrapper_cost_nobody_else_anything() {
+async fn sources_that_hang_in_their_wrapper_affect_no_other() {
     let server = Cluster::start(&["max_connections = 60"]);
     let hub = server.database().await;
     let source = shared().database().await;
@@ -154,6 +154,8 @@ async fn most_sessions(hub: &str, done: impl AsyncFn(&Most) -> bool) {
             "spcd asking" => 20 + ENDING,
             "spcd probing" => 16 + ENDING,
             "spcd writer" => 2,
+            // It is replaced once the daemon leads; the earlier one may still be ending.
+            "spcd http" => 2,
             _ => 1,
         };
         assert!(*count <= few, "{name}: {most:?}");

@@ -1,4 +1,4 @@
-//! Events: resumed where one was, in order, and in nobody's way.
+//! Events: resumed at the last position, in order, and without delaying others.
 
 use std::io::Write as _;
 
@@ -49,7 +49,7 @@ async fn events_go_on_where_one_was() {
         "{begin} {ids:?}"
     );
 
-    // Somebody who was away gets what came since, once, by either way of saying how far they were.
+    // A client that was away gets the later events once, by either way of sending its position.
     spcd.remove("b.spc");
     live.until("it goes", |event| event.data["status"] == "deleted");
     let last = format!("Last-Event-ID: {}", ids[0]);
@@ -220,7 +220,7 @@ async fn events_are_committed_in_their_order() {
         .unwrap();
     let second = crate::support::connect(&hub.url).await.unwrap();
     let waiting = tokio::spawn(async move { second.batch_execute(insert).await });
-    // It waits, and so has no number yet that somebody could see before the other's.
+    // It waits, and so has no number yet that a client could see before the other's.
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'spcd_lock.event_order'::regclass";
     eventually("the second waits", DEADLINE, || async {
         (value(&hub.url, waits).await == "1").then_some(())
@@ -247,7 +247,7 @@ async fn events_are_committed_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_and_slow_clients_hold_up_no_shutdown_and_nobody_else() {
+async fn streams_and_slow_clients_delay_no_shutdown_and_no_other_client() {
     let hub = shared().database().await;
     let mut spcd = Spcd::new(&hub.url);
     let http = Http::of(&mut spcd);
@@ -267,7 +267,7 @@ async fn streams_and_slow_clients_hold_up_no_shutdown_and_nobody_else() {
     let mut half = http.connect();
     half.write_all(b"GET /api/v1/conn").unwrap();
     assert_eq!(http.get("/livez").status, 200);
-    // Lists that are asked for and not read yet are in nobody's way either.
+    // Requested lists that are not read yet do no harm either.
     let mut unread = Vec::new();
     for _ in 0..40 {
         let mut one = http.connect();

@@ -81,8 +81,13 @@ async fn prometheus_takes_the_metrics_and_everything_asked_of_them_is_there() {
         .flat_map(|line| line.split(['{', ' ']).next())
         .collect();
     for text in asked.iter().map(String::as_str).chain([RULES]) {
+        // What concerns gateways is there with one: `metrics_show_the_gateway_and_crashes_by_plugin`.
+        let of_gateway = ["spcd_gateway_up", "spcd_wrapper_crashes_total"];
         for name in named(text) {
-            assert!(there.contains(name), "{name} in {text}");
+            assert!(
+                there.contains(name) || of_gateway.contains(&name),
+                "{name} in {text}"
+            );
         }
     }
     let mut rules = "groups:\n- name: dashboard\n  rules:\n".to_owned();
@@ -240,6 +245,46 @@ fn alerts() -> Vec<Alert> {
                     "2x60",
                 ),
             ]],
+        },
+        Alert {
+            name: "SpcdGatewayDown",
+            fires: &[
+                ("spcd_gateway_up{instance='a', gateway='x'}", "1 0x60"),
+                ("spcd_gateway_up{instance='a', gateway='y'}", "1x60"),
+            ],
+            labels: json!({"gateway": "x"}),
+            severity: "critical",
+            says: json!({
+                "summary": "the gateway x does not answer",
+                "description": "Its connections are in error, or are made on another gateway. `spcd doctor` says why."
+            }),
+            quiet: &[
+                &[("spcd_gateway_up{instance='a', gateway='x'}", "1x60")],
+                // It restarts now and then, after a panic of a wrapper.
+                &[("spcd_gateway_up{instance='a', gateway='x'}", "1 0 1 0 1x57")],
+                // One of two daemons reaches it.
+                &[
+                    ("spcd_gateway_up{instance='a', gateway='x'}", "0x60"),
+                    ("spcd_gateway_up{instance='b', gateway='x'}", "1x60"),
+                ],
+            ],
+        },
+        Alert {
+            name: "SpcdWrapperCrashed",
+            fires: &[(
+                "spcd_wrapper_crashes_total{instance='a', plugin='aws'}",
+                "_ 1x60",
+            )],
+            labels: json!({"plugin": "aws"}),
+            severity: "warning",
+            says: json!({
+                "summary": "a wrapper of aws ended its server process",
+                "description": "`spcd status` says which connection it was asked for, and `spcd retry NAME` asks it again."
+            }),
+            quiet: &[&[(
+                "spcd_wrapper_crashes_total{instance='a', plugin='aws'}",
+                "_x60",
+            )]],
         },
         Alert {
             name: "SpcdSlowToFollow",

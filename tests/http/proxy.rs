@@ -92,7 +92,7 @@ async fn nginx_gives_it_to_a_network_over_tls() {
     assert_eq!(post(&[token, &origin]).status, 202);
     assert_eq!(post(&[token, "Origin: https://evil.example"]).status, 403);
 
-    // Neither another name nor somebody from another network gets through.
+    // Neither another name nor a client from another network gets through.
     let foreign = send(
         to_nginx(HERE),
         "GET",

@@ -52,6 +52,26 @@ async fn a_name_that_the_encoding_cannot_hold_costs_its_table() {
         "{warned:?}"
     );
 
+    // A query for one of them says so, also where this database cannot hold the name.
+    let path = format!("ALTER DATABASE {} SET search_path = public, a", hub.name);
+    query(&hub.url, &path).await;
+    for (sql, why) in [
+        ("SELECT * FROM a.holder", "table \"holder\" is left out: "),
+        ("SELECT * FROM a.\"名前\"", "the table with OID "),
+        ("SELECT * FROM \"名前\"", "the table with OID "),
+    ] {
+        let asked = spcd.spcd(&["query", sql]);
+        let said = format!("connection \"a\" is ready, but {why}");
+        assert!(asked.stderr.contains(&said), "{}", asked.stderr);
+    }
+    for sql in [
+        "SELECT '名前' FROM a.good",
+        "SELECT id AS \"名前\" FROM a.good",
+    ] {
+        let other = spcd.spcd(&["query", sql]);
+        assert!(!other.stderr.contains("OID"), "{}", other.stderr);
+    }
+
     // One that is there already stays.
     query(
         &source.url,

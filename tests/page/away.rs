@@ -59,7 +59,7 @@ async fn it_says_what_is_away_and_is_right_when_it_is_back() {
     spcd.stop();
 }
 
-/// A network that loses what is sent, or a machine that slept: nobody says that the stream is over.
+/// A network that loses what is sent, or a machine that slept: the end of the stream is not announced.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_silent_for_too_long_is_begun_anew() {
     let hub = shared().database().await;

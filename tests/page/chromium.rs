@@ -12,7 +12,7 @@ use crate::support::{as_server_user, eventually_now, fresh_dir};
 /// Its two pipes are file descriptors 3 and 4, which a shell can arrange.
 const START: &str = r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>"$HOME/log""#;
 
-/// A browser of its own, with a profile that nobody keeps. Dropping it ends it.
+/// A browser of its own, with a temporary profile. Dropping it ends it.
 pub struct Chromium {
     child: Child,
     to: ChildStdin,

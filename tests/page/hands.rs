@@ -1,4 +1,4 @@
-//! Ten thousand connections in the hands of somebody, with a mouse, a keyboard, or on a phone.
+//! The page with 10,000 connections, used by mouse, keyboard and phone.
 
 use serde_json::{Value, json};
 
@@ -187,7 +187,7 @@ async fn what_one_reads_or_is_about_to_press_stays_while_it_changes() {
     page.until("document.querySelector('.times li') !== null");
     let name = page.value("document.querySelector('.detail h2').textContent");
     let name = name.as_str().unwrap();
-    // Somebody marks the error, to copy it, and goes down to the events.
+    // A user selects the error, to copy it, and scrolls to the events.
     let error = page.value(
         "(() => { getSelection().selectAllChildren(document.querySelector('.detail .text'));
             document.querySelector('.detail').scrollTop = 40; return getSelection().toString(); })()",

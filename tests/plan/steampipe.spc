@@ -37,5 +37,5 @@ connection "net" {
   plugin = "net"
 }
 connection "net_hub" {
-  plugin = "ghcr.io/somebody/steampipe-plugin-net-tools@1.2"
+  plugin = "ghcr.io/example/steampipe-plugin-net-tools@1.2"
 }

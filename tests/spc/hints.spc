@@ -97,3 +97,10 @@ connection "t" {
   plugin = "mysqll_"
   token  = "SECRET"
 }
+
+connection "not_disabled_so" {
+  plugin   = "postgres"
+  host     = "db"
+  dbname   = "sales"
+  disabled = true
+}

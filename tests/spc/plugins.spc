@@ -32,11 +32,11 @@ connection "missing" {
 }
 connection "secret" {
   plugin     = plugin.aws_high
-  access_key = "SECRET"
+  secret_key = "SECRET"
 }
 connection "visible" {
   plugin                = plugin.aws_high
-  access_key            = "SECRET"
+  secret_key            = "SECRET"
   allow_visible_secrets = true
 }
 connection "ora" {

@@ -58,7 +58,7 @@ impl Http {
         self
     }
 
-    /// Whether nobody listens.
+    /// Whether no process listens.
     pub fn is_gone(&self) -> bool {
         UnixStream::connect(&self.0).is_err()
     }

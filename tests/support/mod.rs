@@ -18,6 +18,7 @@ pub mod script;
 mod spcd;
 pub mod sshd;
 mod standby;
+pub mod steampipe;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

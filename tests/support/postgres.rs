@@ -199,6 +199,8 @@ impl Cluster {
             .append(true)
             .open(self.dir.join("log"))
             .unwrap();
+        // A server with a logging collector appends to it itself.
+        give_to_server(&self.dir.join("log"));
         let mut command = Command::new(bindir().join("postgres"));
         command
             .arg("-D")
@@ -283,7 +285,7 @@ fn template() -> &'static Path {
     })
 }
 
-/// A port that nobody listens on. Below the range from which the kernel takes the ports of
+/// A port on which no process listens. Below the range from which the kernel takes the ports of
 /// outgoing connections, so that it stays free over a restart of the server.
 pub fn free_port() -> u16 {
     static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);

@@ -118,6 +118,8 @@ impl Spcd {
             .env("SPCD_STATE_DIR", self.state_dir())
             // Sources are asked when a test wants it, and not by the clock in the midst of one.
             .env("SPCD_HEALTH_ENABLED", "false")
+            // A private gateway takes a second to start; tests that want one say so.
+            .env("SPCD_GATEWAY", "off")
             // One address is not enough for all daemons of the tests; who wants HTTP says where.
             .env("SPCD_HTTP", "off")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -244,7 +246,7 @@ pub fn finish(mut command: Command) -> Finished {
     }
 }
 
-/// A pipe that nobody reads would fill and stop the command.
+/// A pipe that is not read would fill and stop the command.
 fn read_aside(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! `follow URL NAME`
 
-use spcd_client::{Changes, Connector, Reported, Status};
+use spcd_client::{AnnouncedStatus, Changes, Connector, Status};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,10 +19,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while !ready {
         let change = changes.next().await?;
         match change.status {
-            Reported::Status(status) => println!("{name}: {status}"),
-            Reported::Deleted(_) => println!("{name}: deleted"),
+            AnnouncedStatus::Status(status) => println!("{name}: {status}"),
+            AnnouncedStatus::Deleted(_) => println!("{name}: deleted"),
         }
-        ready = change.status == Reported::Status(Status::Ready);
+        ready = change.status == AnnouncedStatus::Status(Status::Ready);
     }
     println!("{name} is ready");
     Ok(())

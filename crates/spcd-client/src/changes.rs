@@ -1,4 +1,4 @@
-//! For programs that run long: what happened to the connections they use.
+//! Changes of connections, for long-running programs.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,43 +8,42 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::Error;
 use crate::feed::Feed;
-use crate::session::{Connector, Slot};
+use crate::session::{Connector, SessionSlot};
 
-/// As good as never; the clock cannot be asked for more.
-const FOREVER: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Practically unlimited: a longer time would overflow the clock.
+const MAX_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Between attempts when the database says no; someone may be changing that.
-const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// Pause after the database rejected a session: an administrator may be correcting the cause.
+const CONNECT_ERROR_PAUSE: Duration = Duration::from_secs(5);
 
-/// The changes of connections, one after another, for as long as they are asked for. Each
-/// connection's come in order; none is told twice. After a lost session, on a standby and behind a
-/// transaction pooler several changes of one connection may be told as one, from the first status
-/// to the last.
+/// A stream of the connections' changes. The changes of one connection come in order, and each is
+/// reported once. After a lost session, on a standby and behind a transaction pooler, several
+/// changes of one connection may be merged into one, from the first status to the last.
 ///
 /// ```no_run
-/// # use spcd_client::{Changes, Connector, Reported, Status};
+/// # use spcd_client::{Changes, Connector, AnnouncedStatus, Status};
 /// # async fn example() -> Result<(), spcd_client::Error> {
 /// let connector = Connector::new("postgres://me@localhost/hub")?;
 /// let mut changes = Changes::of(connector, Some(&["sales"]));
 /// loop {
 ///     let change = changes.next().await?;
-///     if change.status != Reported::Status(Status::Ready) {
+///     if change.status != AnnouncedStatus::Status(Status::Ready) {
 ///         println!("{} is being changed: results may differ", change.connection);
 ///     }
 /// }
 /// # }
 /// ```
 pub struct Changes {
-    slot: Slot,
+    slot: SessionSlot,
     feed: Feed,
     queue: VecDeque<Change>,
-    /// The table was read: from here on differences are changes.
+    /// Whether the table was read: differences after that are changes.
     begun: bool,
 }
 
 impl Changes {
-    /// Of the named connections, or of all, on a session of its own. What counts is what happens
-    /// after [`Changes::begin`], or after the first call of [`Changes::next`].
+    /// Creates a stream of the changes of the named connections, or of all, on its own session. It
+    /// reports what happens after [`Changes::begin`], or after the first call of [`Changes::next`].
     ///
     /// ```no_run
     /// # fn example(connector: spcd_client::Connector) {
@@ -55,15 +54,15 @@ impl Changes {
     pub fn of<S: AsRef<str>>(connector: Connector, names: Option<&[S]>) -> Self {
         let names = names.map(|names| names.iter().map(|name| name.as_ref().to_owned()).collect());
         Self {
-            slot: Slot::new(connector),
+            slot: SessionSlot::new(connector),
             feed: Feed::new(names),
             queue: VecDeque::new(),
             begun: false,
         }
     }
 
-    /// Connects and reads where the connections stand now, and returns it: everything after that
-    /// is told by [`Changes::next`].
+    /// Connects and returns the connections' current statuses. [`Changes::next`] reports every
+    /// later change.
     ///
     /// ```no_run
     /// # async fn example(mut changes: spcd_client::Changes) -> Result<(), spcd_client::Error> {
@@ -77,9 +76,8 @@ impl Changes {
     /// As [`Changes::next`].
     pub async fn begin(&mut self) -> Result<Vec<(String, spcd_protocol::Status)>, Error> {
         while !self.begun {
-            let changes = self.turn().await?;
-            // Nothing at all comes back from a session that was lost; an empty table is known by
-            // what was read of it.
+            let changes = self.next_changes().await?;
+            // A lost session returns no changes. `has_begun` tells it from an empty table.
             self.begun = self.feed.has_begun();
             drop(changes);
         }
@@ -89,8 +87,8 @@ impl Changes {
             .collect())
     }
 
-    /// Waits for the next change. When the database is away, it waits for that too. It may be
-    /// dropped and called again without losing a change (as in `select!`).
+    /// Waits for the next change, and for the database when it is away. The future may be dropped
+    /// and called again without losing a change, as in `select!`.
     ///
     /// ```no_run
     /// # async fn example(mut changes: spcd_client::Changes) -> Result<(), spcd_client::Error> {
@@ -108,13 +106,13 @@ impl Changes {
             if let Some(change) = self.queue.pop_front() {
                 return Ok(change);
             }
-            let changes = self.turn().await?;
+            let changes = self.next_changes().await?;
             self.queue.extend(changes);
         }
     }
 
-    /// Whether changes are looked for in the table, because the server is a standby or a pooler is
-    /// in between: they are then noticed up to a quarter of a second late.
+    /// Returns whether the table is polled, because the server is a standby or a pooler is in
+    /// between. Changes then arrive up to a quarter of a second late.
     ///
     /// ```no_run
     /// # fn example(changes: &spcd_client::Changes) {
@@ -128,13 +126,13 @@ impl Changes {
         self.feed.polls()
     }
 
-    async fn turn(&mut self) -> Result<Vec<Change>, Error> {
+    async fn next_changes(&mut self) -> Result<Vec<Change>, Error> {
         let outcome = self
             .feed
-            .turn(&mut self.slot, Instant::now() + FOREVER)
+            .next_changes(&mut self.slot, Instant::now() + MAX_WAIT)
             .await;
         if matches!(outcome, Err(Error::Connect(_))) {
-            sleep(REFUSED_PAUSE).await;
+            sleep(CONNECT_ERROR_PAUSE).await;
         }
         outcome
     }

@@ -1,4 +1,4 @@
-//! A client that never meets a half-loaded database.
+//! A client that waits until the tables of a query are loaded.
 
 mod attempts;
 
@@ -13,18 +13,19 @@ use tokio_postgres::types::ToSql;
 use crate::error::{Error, Problem};
 use crate::feed::Feed;
 use crate::progress::Progress;
-use crate::rules::{self, Verdict};
-use crate::session::{Connector, Slot};
-use crate::states::{self, Seen};
+use crate::rules::{self, RetryDecision};
+use crate::session::{Connector, SessionSlot};
+use crate::states::{self, StateSummary};
 
 pub use attempts::Attempts;
-use attempts::is_inside;
+use attempts::is_in_transaction;
 
-/// How long a statement waits for connections unless told otherwise.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// Default limit for waiting for connections.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A session with a database that spcd keeps. It opens itself again when it is lost: what a lost
-/// session had set (settings, temporary tables) is gone then, but for the search path given here.
+/// A session with a database that spcd manages. A lost session is opened again. Settings and
+/// temporary tables of the lost session are gone then; the search path of
+/// [`Client::set_search_path`] is set again.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), spcd_client::Error> {
@@ -34,13 +35,13 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// # drop(rows); Ok(()) }
 /// ```
 pub struct Client {
-    pub(crate) slot: Slot,
+    pub(crate) slot: SessionSlot,
     timeout: Duration,
-    path: Option<Vec<String>>,
-    progress: Option<Report>,
+    search_path: Option<Vec<String>>,
+    progress: Option<ProgressCallback>,
 }
 
-type Report = Box<dyn FnMut(Progress<'_>) + Send>;
+type ProgressCallback = Box<dyn FnMut(Progress<'_>) + Send>;
 
 impl Client {
     /// Opens a session at a URL or keyword string, without TLS.
@@ -57,7 +58,7 @@ impl Client {
         Self::open(Connector::new(url)?).await
     }
 
-    /// Opens a session in any way.
+    /// Opens a session by a connector.
     ///
     /// ```no_run
     /// # async fn example(connector: spcd_client::Connector) -> Result<(), spcd_client::Error> {
@@ -73,7 +74,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Opens its session when it is first needed, waiting for a database that is not up yet.
+    /// Creates a client that opens its session when it is first needed, and waits for a database
+    /// that is not up yet.
     ///
     /// ```no_run
     /// # fn example(connector: spcd_client::Connector) {
@@ -83,15 +85,15 @@ impl Client {
     #[must_use]
     pub fn new(connector: Connector) -> Self {
         Self {
-            slot: Slot::new(connector),
-            timeout: TIMEOUT,
-            path: None,
+            slot: SessionSlot::new(connector),
+            timeout: DEFAULT_TIMEOUT,
+            search_path: None,
             progress: None,
         }
     }
 
-    /// How long a statement may wait for connections, and for the database to be there: a minute
-    /// unless set. What the statement itself takes does not count.
+    /// Limits how long a statement may wait for connections and for the database; the default is
+    /// one minute. The run time of the statement itself does not count.
     ///
     /// ```no_run
     /// # fn example(client: &mut spcd_client::Client) {
@@ -102,7 +104,7 @@ impl Client {
         self.timeout = timeout;
     }
 
-    /// What to call while waiting: at its beginning and whenever it changes.
+    /// Sets a callback that is called when a wait begins and whenever its progress changes.
     ///
     /// ```no_run
     /// # fn example(client: &mut spcd_client::Client) {
@@ -113,7 +115,7 @@ impl Client {
         self.progress = Some(Box::new(progress));
     }
 
-    /// The session, for whatever needs no waiting.
+    /// Returns the session, for statements that need no waiting.
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -128,7 +130,7 @@ impl Client {
         Ok(&self.slot.get(until).await?.session.client)
     }
 
-    /// The rows of the named connections, or of all; see [`states()`](crate::states()).
+    /// Returns the rows of the named connections, or of all; see [`states()`](crate::states()).
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -148,7 +150,7 @@ impl Client {
         states::states(&live.session.client, names.as_deref()).await
     }
 
-    /// Waits until all the named connections are ready; not inside a transaction.
+    /// Waits until all named connections are ready. Must not be called inside a transaction.
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -167,7 +169,7 @@ impl Client {
     ) -> Result<(), Error> {
         let names = owned(names);
         let until = Instant::now() + timeout;
-        let judge = |known: &BTreeMap<String, Seen>| {
+        let judge = |known: &BTreeMap<String, StateSummary>| {
             let mut all = true;
             for name in &names {
                 let status = known.get(name).map(|row| row.status);
@@ -183,9 +185,9 @@ impl Client {
         let Some(name) = self.follow(&names, until, judge).await? else {
             return Ok(());
         };
-        // Messages shorten errors; the table has the whole text.
+        // Notifications shorten errors; the table has the whole text.
         let live = self.slot.get(until).await?;
-        let mut rows = states::seen(&live.session.client, Some(std::slice::from_ref(&name)))
+        let mut rows = states::read_table(&live.session.client, Some(std::slice::from_ref(&name)))
             .await?
             .rows;
         let problem = match rows.remove(&name) {
@@ -201,8 +203,7 @@ impl Client {
         })
     }
 
-    /// Waits until none of the named connections is on its way any more: each is ready, in error,
-    /// disabled or not there.
+    /// Waits until each named connection is ready, in error, disabled or absent.
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -217,12 +218,13 @@ impl Client {
         names: &[S],
         timeout: Duration,
     ) -> Result<(), Error> {
-        self.settle(&owned(names), Instant::now() + timeout).await
+        self.wait_until_settled(&owned(names), Instant::now() + timeout)
+            .await
     }
 
-    /// Sets the session's search path, now and after a lost session; `None`: back to the role's
-    /// own. From then on every statement waits for the connections on the path that decide what a
-    /// bare name means, and fails if one of them is in error.
+    /// Sets the session's search path, now and after a lost session; `None` returns to the role's
+    /// own path. From then on every statement waits for the connections on the path that decide
+    /// what an unqualified name means. It fails if one of them is in error.
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -240,7 +242,7 @@ impl Client {
         let path = path.map(owned);
         let quoted = |name: &String| format!("\"{}\"", name.replace('"', "\"\""));
         let sql = match &path {
-            // The one form that SET takes for no schema at all.
+            // The only form of SET for an empty path.
             Some(path) if path.is_empty() => "SET search_path = ''".to_owned(),
             Some(path) => {
                 let names: Vec<_> = path.iter().map(quoted).collect();
@@ -252,12 +254,12 @@ impl Client {
         let live = self.slot.get(until).await?;
         live.session.client.batch_execute(&sql).await?;
         self.slot.setup = path.is_some().then_some(sql);
-        self.path = path;
+        self.search_path = path;
         Ok(())
     }
 
-    /// Runs one statement; if it does not find a table or schema of a connection that is on its
-    /// way, waits for that connection and runs it again.
+    /// Runs one statement. If the statement fails because a table or schema of a loading connection
+    /// is missing, waits for that connection and runs the statement again.
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -283,7 +285,8 @@ impl Client {
         }
     }
 
-    /// The same for a statement without rows; returns how many it changed.
+    /// Runs a statement that returns no rows, as [`Client::query`] does; returns the number of
+    /// changed rows.
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -308,8 +311,8 @@ impl Client {
         }
     }
 
-    /// For whatever else `tokio-postgres` can do with a statement, by the same rules; see
-    /// [`Attempts`].
+    /// Runs a statement by any other method of `tokio-postgres`, with the same waits and retries;
+    /// see [`Attempts`].
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -332,25 +335,25 @@ impl Client {
         Instant::now() + self.timeout
     }
 
-    /// Waits for what a search path that was asked for needs.
-    pub(crate) async fn ready_path(&mut self, until: Instant) -> Result<(), Error> {
-        let Some(path) = self.path.clone() else {
+    /// Waits for the connections that the chosen search path needs.
+    pub(crate) async fn wait_for_search_path(&mut self, until: Instant) -> Result<(), Error> {
+        let Some(path) = self.search_path.clone() else {
             return Ok(());
         };
         loop {
             let live = self.slot.get(until).await?;
-            let rows = match states::seen(&live.session.client, Some(&path)).await {
+            let rows = match states::read_table(&live.session.client, Some(&path)).await {
                 Ok(table) => table.rows,
                 Err(error) if error.is_lost() => {
                     self.slot.drop_session();
                     continue;
                 }
-                // Not kept, not to be seen, or in a transaction that has failed: then nothing is
-                // known, and the statement itself tells.
+                // spcd's table is missing or unreadable, or the transaction has failed. Nothing is
+                // known then, and the statement itself reports the error.
                 Err(_) => return Ok(()),
             };
-            match rules::before(&path, &rows) {
-                Verdict::Stands(Some((name, problem))) => {
+            match rules::decide_before_statement(&path, &rows) {
+                RetryDecision::Fail(Some((name, problem))) => {
                     let source = None;
                     return Err(Error::Connection {
                         name,
@@ -358,50 +361,55 @@ impl Client {
                         source,
                     });
                 }
-                Verdict::Wait(names) if !is_inside(&live.session.client).await? => {
-                    self.settle(&names, until).await?;
+                RetryDecision::Wait(names) if !is_in_transaction(&live.session.client).await? => {
+                    self.wait_until_settled(&names, until).await?;
                 }
                 _ => return Ok(()),
             }
         }
     }
 
-    pub(crate) async fn settle(&mut self, names: &[String], until: Instant) -> Result<(), Error> {
-        // Each counts once it was seen settled: they need not all be so at the same moment.
+    pub(crate) async fn wait_until_settled(
+        &mut self,
+        names: &[String],
+        until: Instant,
+    ) -> Result<(), Error> {
+        // Each connection counts from the moment it was settled: they need not all be settled at
+        // the same time.
         let mut left: BTreeSet<&String> = names.iter().collect();
-        let settled = |known: &BTreeMap<String, Seen>| {
+        let settled = |known: &BTreeMap<String, StateSummary>| {
             left.retain(|name| known.get(*name).is_some_and(|row| !row.status.is_settled()));
             left.is_empty().then_some(())
         };
         self.follow(names, until, settled).await
     }
 
-    /// Follows the named connections until `judge` has an answer.
+    /// Follows the named connections until `judge` returns an answer.
     async fn follow<T>(
         &mut self,
         names: &[String],
         until: Instant,
-        mut judge: impl FnMut(&BTreeMap<String, Seen>) -> Option<T>,
+        mut judge: impl FnMut(&BTreeMap<String, StateSummary>) -> Option<T>,
     ) -> Result<T, Error> {
         let mut feed = Feed::new(Some(names.to_vec()));
         loop {
-            match feed.turn(&mut self.slot, until).await {
-                // Below it is told what was waited for.
+            match feed.next_changes(&mut self.slot, until).await {
+                // The time-out is reported below, with the names.
                 Ok(_) | Err(Error::TimedOut { .. }) => {}
                 Err(error) => {
-                    Feed::end(&mut self.slot);
+                    Feed::stop_listening(&mut self.slot);
                     return Err(error);
                 }
             }
             if feed.has_begun() {
                 if let Some(answer) = judge(&feed.known) {
-                    Feed::end(&mut self.slot);
+                    Feed::stop_listening(&mut self.slot);
                     return Ok(answer);
                 }
                 self.report(names.len(), &feed.known);
             }
             if Instant::now() >= until {
-                Feed::end(&mut self.slot);
+                Feed::stop_listening(&mut self.slot);
                 let settled = |name: &&String| {
                     feed.known
                         .get(*name)
@@ -418,7 +426,7 @@ impl Client {
         }
     }
 
-    fn report(&mut self, total: usize, known: &BTreeMap<String, Seen>) {
+    fn report(&mut self, total: usize, known: &BTreeMap<String, StateSummary>) {
         if let Some(progress) = &mut self.progress {
             let waiting: Vec<&str> = (known.iter())
                 .filter(|(_, row)| !row.status.is_settled())

@@ -1,10 +1,10 @@
-//! What can go wrong, for callers who tell cases apart.
+//! Errors of this library.
 
 use std::fmt;
 
 use tokio_postgres::error::SqlState;
 
-/// The error below [`Error::Connect`].
+/// Source of [`Error::Connect`].
 ///
 /// ```
 /// let cause: spcd_client::Cause = "no route to host".into();
@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 /// ```
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why there is no answer. An error's text does not repeat its cause: print the chain.
+/// Reason why an operation failed. An error's text does not repeat its source: print the chain.
 ///
 /// ```
 /// # use spcd_client::{Error, Problem};
@@ -29,39 +29,39 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no `spcd.connection_state`: spcd was never run on this database.
+    /// The table `spcd.connection_state` does not exist: spcd was never run on this database.
     #[error("spcd has not been run on this database: there is no spcd.connection_state")]
     NotKept,
-    /// No session with the database could be opened.
+    /// No session could be opened.
     #[error("cannot open a session with the database")]
     Connect(#[source] Cause),
-    /// The database refuses the statement, or was lost while it ran.
+    /// The database rejected the statement, or the session was lost while it ran.
     #[error("the statement failed")]
     Database(#[from] tokio_postgres::Error),
-    /// A row that this version does not understand.
+    /// A row has a value that this version does not know.
     #[error("a row of spcd.connection_state is not understood: is spcd newer than this program?")]
     Row(#[source] serde_json::Error),
-    /// A connection that was named, or that the statement needs, will not become ready by waiting.
+    /// A connection that was named, or that the statement needs, will not become ready.
     #[error("connection {name:?} {problem}")]
     Connection {
-        /// Which.
+        /// Name of the connection.
         name: String,
-        /// What is the matter with it.
+        /// Reason why it will not become ready.
         problem: Problem,
-        /// What the server said to the statement that needed it.
+        /// Server's error for the statement that needed it.
         source: Option<tokio_postgres::Error>,
     },
-    /// Time is up.
+    /// The time limit expired.
     #[error("not ready in time: {}", waiting.join(", "))]
     TimedOut {
-        /// What was waited for; empty when it was the database itself.
+        /// Connections that were not settled; empty if the database itself could not be reached.
         waiting: Vec<String>,
-        /// What the server said to the statement that needed it.
+        /// Server's error for the statement that needed it.
         source: Option<tokio_postgres::Error>,
     },
 }
 
-/// What is the matter with a connection.
+/// Reason why a connection will not become ready.
 ///
 /// ```
 /// # use spcd_client::Problem;
@@ -70,14 +70,14 @@ pub enum Error {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// No file configures it.
+    /// No file configures the connection.
     Unknown,
-    /// It has no schema: `import_schema = "disabled"`.
+    /// The connection has no schema: `import_schema = "disabled"`.
     Disabled,
-    /// It is in error; the text says why.
+    /// The connection is in error; the text is the row's.
     Error(String),
-    /// It is ready without the table that the statement needs; the text is its warning about that
-    /// table, which says why.
+    /// The connection is ready without the table that the statement needs. The text is its warning
+    /// about that table.
     LeftOut(String),
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Problem {
 }
 
 impl Error {
-    /// The SQLSTATE of the server's answer, if there was one.
+    /// Returns the SQLSTATE of the server's error, if there was one.
     ///
     /// ```
     /// # async fn example(client: &mut spcd_client::Client) {
@@ -113,7 +113,6 @@ impl Error {
         }
     }
 
-    /// Of statements that read spcd's own tables.
     /// Returns the error of a statement that read spcd's tables.
     ///
     /// ```no_run
@@ -130,19 +129,22 @@ impl Error {
         }
     }
 
-    /// Whether the session is gone, or the server is going: another session may do.
+    /// Returns whether the session is lost or the server is shutting down: another session may
+    /// succeed.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self, Error::Database(error) if is_lost(error))
     }
 }
 
-/// Whether the session is gone, or the server is going.
+/// Returns whether the session is lost or the server is shutting down.
 pub(crate) fn is_lost(error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().is_none_or(|said| is_going(said.code()))
+    error
+        .as_db_error()
+        .is_none_or(|db_error| is_unavailable(db_error.code()))
 }
 
-/// What a server says that goes, comes, or has no room now.
-pub(crate) fn is_going(code: &SqlState) -> bool {
+/// Returns whether a server that shuts down, starts or has no free session reports this SQLSTATE.
+pub(crate) fn is_unavailable(code: &SqlState) -> bool {
     let going = [
         SqlState::ADMIN_SHUTDOWN,
         SqlState::CRASH_SHUTDOWN,

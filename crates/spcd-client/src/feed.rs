@@ -1,62 +1,60 @@
-//! Following the states: LISTEN, read the table, wait; and the same again after any reconnect.
+//! Follows the states: LISTEN, read the table, wait, and again after a reconnect.
 //!
-//! Where LISTEN cannot work (on a standby) or is lost (behind a transaction pooler), the table is
-//! polled. Any role can send on the channel, so a message is a hint: it says which events to read, and
-//! what they say comes from the table. Nothing depends on hearing it; it is only sooner.
+//! On a standby and behind a transaction pooler the table is polled. Any role can send on the
+//! channel, so a notification is only a hint to read: the changes come from the table. A lost
+//! notification delays a change and loses none.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use spcd_protocol::{CHANNEL, Change, Deleted, Notification, Reported, Status};
+use spcd_protocol::{AnnouncedStatus, Backoff, CHANNEL, Change, Deleted, Notification, Status};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::Error;
-use crate::session::{Live, Slot};
-use crate::states::{self, Seen};
+use crate::session::{LiveSession, SessionSlot};
+use crate::states::{self, StateSummary};
 
-/// In a long wait the table is read again this often.
-const READ_AGAIN: Duration = Duration::from_secs(30);
+/// Interval at which the table is read during a long wait.
+const READ_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Until a message has shown that messages arrive, the table is read again after this, then after
-/// twice this, and so on: behind a pooler that was not recognised a change is then noticed after at
-/// most as long again as was waited already.
-const READ_UNPROVEN: Duration = Duration::from_secs(1);
+/// Intervals at which the table is read until a notification has arrived, in milliseconds. Behind a
+/// pooler that was not detected, a change is then noticed within twice the time waited.
+const UNPROVEN_READ_BACKOFF: Backoff = Backoff::new(1_000, READ_INTERVAL.as_millis() as u64);
 
-/// Polling begins with this pause …
-const POLL_FIRST: Duration = Duration::from_millis(10);
+/// Pauses between polls, in milliseconds.
+const POLL_BACKOFF: Backoff = Backoff::new(10, 250);
 
-/// … and grows to this one.
-const POLL_LONGEST: Duration = Duration::from_millis(250);
+/// Tolerance for clock differences. A backend that is older than its session by more than this
+/// belonged to another client before: there is a pooler.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 
-/// A backend this much older than the session that it serves was another client's before: there is
-/// a pooler. A direct session's backend is younger, but clocks do not run at quite the same speed.
-const OLDER: Duration = Duration::from_millis(50);
-
-/// The states of connections as last heard of.
+/// States of connections as last read or announced.
 pub(crate) struct Feed {
-    /// `None`: all.
+    /// Names of the connections; `None` follows all.
     names: Option<Vec<String>>,
-    pub(crate) known: BTreeMap<String, Seen>,
-    /// The session on which it was begun.
-    on: Option<u64>,
-    way: Way,
+    pub(crate) known: BTreeMap<String, StateSummary>,
+    /// Number of the session on which the table was read.
+    session_id: Option<u64>,
+    detection: Detection,
     next_read: Instant,
-    /// The last event that was read. Events are committed in the order of their ids.
+    /// Id of the last event that was read. Events are committed in the order of their ids.
     head: i64,
-    /// An event after `head` was announced and is not read yet.
+    /// Whether an event after `head` was announced and is not read yet.
     is_announced: bool,
 }
 
-/// How changes are noticed.
-enum Way {
+/// How changes are detected.
+enum Detection {
     Listen {
         backend: i32,
-        pause: Duration,
+        /// Number of reads since then.
+        reads: u32,
         proven: bool,
     },
     Poll {
-        pause: Duration,
+        /// Number of reads since then.
+        reads: u32,
     },
 }
 
@@ -65,64 +63,65 @@ impl Feed {
         Self {
             names,
             known: BTreeMap::new(),
-            on: None,
-            way: Way::Poll { pause: POLL_FIRST },
+            session_id: None,
+            detection: Detection::Poll { reads: 0 },
             next_read: Instant::now(),
             head: 0,
             is_announced: false,
         }
     }
 
-    /// Whether the table was read on the session there is.
+    /// Returns whether the table was read on the current session.
     pub(crate) fn has_begun(&self) -> bool {
-        self.on.is_some()
+        self.session_id.is_some()
     }
 
-    /// Whether changes are looked for, because they would not be told.
+    /// Returns whether the table is polled.
     pub(crate) fn polls(&self) -> bool {
-        matches!(self.way, Way::Poll { .. })
+        matches!(self.detection, Detection::Poll { .. })
     }
 
-    /// Returns once something may have changed, or at `until`, with what did: reads the table after
-    /// a session is opened, else waits for a message or for the time to read again.
-    pub(crate) async fn turn(
+    /// Waits until something may have changed, at most until `until`, and returns the changes.
+    /// Reads the table after a session was opened; else waits for a notification or for the next
+    /// read.
+    pub(crate) async fn next_changes(
         &mut self,
-        slot: &mut Slot,
+        slot: &mut SessionSlot,
         until: Instant,
     ) -> Result<Vec<Change>, Error> {
         let live = slot.get(until).await?;
-        let outcome = if self.on == Some(live.id) {
+        let outcome = if self.session_id == Some(live.id) {
             self.wait(live, until).await
         } else {
             match timeout_at(until, self.begin(live)).await {
                 Ok(outcome) => outcome,
-                Err(_) => return Ok(self.abandon(slot)),
+                Err(_) => return Ok(self.drop_session(slot)),
             }
         };
         match outcome {
             Ok(Some(changes)) => Ok(changes),
-            Ok(None) => Ok(self.abandon(slot)),
-            Err(error) if error.is_lost() => Ok(self.abandon(slot)),
+            Ok(None) => Ok(self.drop_session(slot)),
+            Err(error) if error.is_lost() => Ok(self.drop_session(slot)),
             Err(error) => Err(error),
         }
     }
 
-    /// What arrives from now on is dropped. The LISTEN is taken back later, when the session is
-    /// used again: whoever waited need not wait for that too.
-    pub(crate) fn end(slot: &mut Slot) {
+    /// Drops notifications from now on. UNLISTEN is sent when the session is used next, so that the
+    /// wait does not take longer.
+    pub(crate) fn stop_listening(slot: &mut SessionSlot) {
         if let Some(live) = slot.live() {
             live.session.listening.store(false, Ordering::Release);
         }
     }
 
-    fn abandon(&mut self, slot: &mut Slot) -> Vec<Change> {
+    fn drop_session(&mut self, slot: &mut SessionSlot) -> Vec<Change> {
         slot.drop_session();
-        self.on = None;
+        self.session_id = None;
         self.is_announced = false;
         Vec::new()
     }
 
-    async fn begin(&mut self, live: &mut Live) -> Result<Option<Vec<Change>>, Error> {
+    async fn begin(&mut self, live: &mut LiveSession) -> Result<Option<Vec<Change>>, Error> {
         let client = &live.session.client;
         let sql = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid(),
                           extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::pg_catalog.float8
@@ -130,32 +129,32 @@ impl Feed {
         let row = client.query_one(sql, &[]).await?;
         let (standby, backend): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
         let age = row.try_get::<_, Option<f64>>(2)?.unwrap_or_default();
-        let pooled = age > (live.begun.elapsed() + OLDER).as_secs_f64();
-        self.way = if standby || pooled {
-            Way::Poll { pause: POLL_FIRST }
+        let pooled = age > (live.opening_since.elapsed() + CLOCK_TOLERANCE).as_secs_f64();
+        self.detection = if standby || pooled {
+            Detection::Poll { reads: 0 }
         } else {
-            while live.session.heard.try_recv().is_ok() {}
+            while live.session.notifications.try_recv().is_ok() {}
             live.session.listening.store(true, Ordering::Release);
-            live.listens = true;
+            live.has_listen = true;
             live.session
                 .client
                 .batch_execute(&format!("LISTEN {CHANNEL}"))
                 .await?;
-            Way::Listen {
+            Detection::Listen {
                 backend,
-                pause: READ_UNPROVEN,
+                reads: 0,
                 proven: false,
             }
         };
         let changes = self.read(live).await?;
-        self.on = Some(live.id);
+        self.session_id = Some(live.id);
         Ok(Some(changes))
     }
 
-    /// `None`: the session is lost.
+    /// Returns `None` if the session is lost.
     async fn wait(
         &mut self,
-        live: &mut Live,
+        live: &mut LiveSession,
         until: Instant,
     ) -> Result<Option<Vec<Change>>, Error> {
         let next = self.next_read.min(until);
@@ -166,9 +165,9 @@ impl Feed {
             }
         }
         while !self.is_announced
-            && let Way::Listen { proven, .. } = &mut self.way
+            && let Detection::Listen { proven, .. } = &mut self.detection
         {
-            let Ok(message) = timeout_at(next, live.session.heard.recv()).await else {
+            let Ok(message) = timeout_at(next, live.session.notifications.recv()).await else {
                 if next == until {
                     return Ok(Some(Vec::new()));
                 }
@@ -177,17 +176,17 @@ impl Feed {
             let Some(message) = message else {
                 return Ok(None);
             };
-            // Nothing of ours was under way on the session: messages do arrive by themselves.
+            // No statement was running, so notifications arrive by themselves.
             *proven = true;
             if message.channel() != CHANNEL {
                 continue;
             }
             match serde_json::from_str::<Notification>(message.payload()) {
                 Ok(message) if !message.resync => {
-                    self.is_announced = self.is_news(&message.changes)
+                    self.is_announced = self.announces_events(&message.changes)
                 }
-                // A message of a later version, or of another client: the table tells. The caller
-                // may drop this future and call again, which must then read as well.
+                // A notification of a later version, or of another client: read the table. The
+                // caller may drop this future and call again, which must then read as well.
                 _ => {
                     self.next_read = Instant::now();
                     break;
@@ -206,8 +205,8 @@ impl Feed {
         }
     }
 
-    /// Returns whether a message, if it is true, announces events that were not read yet.
-    fn is_news(&self, changes: &[Change]) -> bool {
+    /// Returns whether a notification, if it is genuine, announces events that were not read yet.
+    fn announces_events(&self, changes: &[Change]) -> bool {
         (changes.iter())
             .any(|change| change.event > self.head && self.is_followed(&change.connection))
     }
@@ -216,17 +215,18 @@ impl Feed {
         (self.names.as_ref()).is_none_or(|names| names.contains(connection))
     }
 
-    /// Reads all events since the last read, and returns what is new of them. A forged message thus
-    /// hides no event. The flag is kept until then: a caller may drop this future and call again.
-    async fn read_events(&mut self, live: &Live) -> Result<Vec<Change>, Error> {
+    /// Reads all events since the last read and returns the new ones. A forged notification thus
+    /// hides no event. `is_announced` stays set until then, because a caller may drop this future
+    /// and call again.
+    async fn read_events(&mut self, live: &LiveSession) -> Result<Vec<Change>, Error> {
         let (client, names) = (&live.session.client, self.names.as_deref());
         let events = states::events(client, self.head, names).await?;
         self.is_announced = false;
-        Ok(self.take(events))
+        Ok(self.apply_events(events))
     }
 
-    /// Takes in events, and returns what is new of them.
-    fn take(&mut self, changes: Vec<Change>) -> Vec<Change> {
+    /// Applies events, and returns those that are new.
+    fn apply_events(&mut self, changes: Vec<Change>) -> Vec<Change> {
         let mut new = Vec::new();
         for change in changes {
             if change.event <= self.head || !self.is_followed(&change.connection) {
@@ -235,12 +235,14 @@ impl Feed {
             self.head = change.event;
             let known = self.known.get_mut(&change.connection);
             match (&change.status, known) {
-                // Older than what the table said.
+                // Older than the table's row.
                 (_, Some(known)) if known.event >= change.event => continue,
-                (Reported::Deleted(_), None) => continue,
-                (Reported::Deleted(_), Some(_)) => drop(self.known.remove(&change.connection)),
-                (Reported::Status(status), Some(known)) => {
-                    // What happened to the source says nothing of status and error.
+                (AnnouncedStatus::Deleted(_), None) => continue,
+                (AnnouncedStatus::Deleted(_), Some(_)) => {
+                    drop(self.known.remove(&change.connection))
+                }
+                (AnnouncedStatus::Status(status), Some(known)) => {
+                    // An event about reachability changes neither status nor error.
                     if change.health.is_none() {
                         known.status = *status;
                         known.error.clone_from(&change.error);
@@ -248,13 +250,13 @@ impl Feed {
                     }
                     known.event = change.event;
                 }
-                (Reported::Status(status), None) => {
-                    let seen = Seen {
+                (AnnouncedStatus::Status(status), None) => {
+                    let seen = StateSummary {
                         status: *status,
                         error: change.error.clone(),
                         event: change.event,
                         time: change.time.clone(),
-                        ..Seen::default()
+                        ..StateSummary::default()
                     };
                     self.known.insert(change.connection.clone(), seen);
                 }
@@ -264,15 +266,15 @@ impl Feed {
         new
     }
 
-    /// Reads the table, and returns how it differs from what was known.
-    async fn read(&mut self, live: &mut Live) -> Result<Vec<Change>, Error> {
+    /// Reads the table and returns the differences from the known states.
+    async fn read(&mut self, live: &mut LiveSession) -> Result<Vec<Change>, Error> {
         let client = &live.session.client;
-        let table = states::seen(client, self.names.as_deref()).await?;
+        let table = states::read_table(client, self.names.as_deref()).await?;
         let mut changes = Vec::new();
         for (name, row) in &table.rows {
             let previous = self.known.get(name);
-            // What a start does to all rows at once has no event of each.
-            let is_news = |known: &Seen| {
+            // A start of the daemon changes all rows without an event for each.
+            let is_news = |known: &StateSummary| {
                 (known.event, known.status) != (row.event, row.status) || known.error != row.error
             };
             if previous.is_none_or(is_news) {
@@ -289,7 +291,7 @@ impl Feed {
                 };
                 changes.push(Change {
                     connection: name.clone(),
-                    status: Reported::Deleted(Deleted::Deleted),
+                    status: AnnouncedStatus::Deleted(Deleted::Deleted),
                     previous: Some(known.status),
                     time: table.time.clone(),
                     event: events.get(&name).copied().unwrap_or(known.event),
@@ -307,32 +309,31 @@ impl Feed {
     }
 
     fn plan_next_read(&mut self, now_on: i32) {
-        if let Way::Listen { backend, .. } = self.way
+        if let Detection::Listen { backend, .. } = self.detection
             && backend != now_on
         {
-            // Another backend serves this session now: the one that listens is not ours any more.
-            self.way = Way::Poll { pause: POLL_FIRST };
+            // Another backend serves this session now, so its LISTEN is lost.
+            self.detection = Detection::Poll { reads: 0 };
         }
-        let pause = match &mut self.way {
-            Way::Listen { proven: true, .. } => READ_AGAIN,
-            Way::Listen { pause, .. } => grow(pause, 2.0, READ_AGAIN),
-            Way::Poll { pause } => grow(pause, 1.5, POLL_LONGEST),
+        let pause = match &mut self.detection {
+            Detection::Listen { proven: true, .. } => READ_INTERVAL,
+            Detection::Listen { reads, .. } => next_pause(UNPROVEN_READ_BACKOFF, reads),
+            Detection::Poll { reads } => next_pause(POLL_BACKOFF, reads),
         };
         self.next_read = Instant::now() + pause;
     }
 }
 
-/// The pause, which is longer the next time.
-fn grow(pause: &mut Duration, by: f64, longest: Duration) -> Duration {
-    let now = *pause;
-    *pause = pause.mul_f64(by).min(longest);
-    now
+/// Counts a read and returns the pause after it.
+fn next_pause(backoff: Backoff, reads: &mut u32) -> Duration {
+    *reads = reads.saturating_add(1);
+    Duration::from_millis(backoff.pause(*reads))
 }
 
-fn change(name: &str, row: &Seen, previous: Option<Status>) -> Change {
+fn change(name: &str, row: &StateSummary, previous: Option<Status>) -> Change {
     Change {
         connection: name.to_owned(),
-        status: Reported::Status(row.status),
+        status: AnnouncedStatus::Status(row.status),
         previous,
         time: row.time.clone(),
         event: row.event,
@@ -345,7 +346,7 @@ fn change(name: &str, row: &Seen, previous: Option<Status>) -> Change {
 mod tests {
     use super::*;
 
-    fn told(connection: &str, status: Reported, event: i64) -> Change {
+    fn change_of(connection: &str, status: AnnouncedStatus, event: i64) -> Change {
         Change {
             connection: connection.to_owned(),
             status,
@@ -360,28 +361,31 @@ mod tests {
     #[test]
     fn what_is_known_already_or_of_others_is_not_told_again() {
         let mut feed = Feed::new(Some(vec!["a".to_owned(), "b".to_owned()]));
-        let ready = Seen {
+        let ready = StateSummary {
             status: Status::Ready,
             event: 5,
-            ..Seen::default()
+            ..StateSummary::default()
         };
         feed.known.insert("a".to_owned(), ready);
-        let updating = Reported::Status(Status::Updating);
-        let deleted = Reported::Deleted(Deleted::Deleted);
+        let updating = AnnouncedStatus::Status(Status::Updating);
+        let deleted = AnnouncedStatus::Deleted(Deleted::Deleted);
         let old = [
-            told("a", updating, 4),
-            told("a", updating, 5),
-            told("a", deleted, 3),
-            told("b", deleted, 6),
-            told("b", updating, 6),
-            told("stranger", updating, 7),
+            change_of("a", updating, 4),
+            change_of("a", updating, 5),
+            change_of("a", deleted, 3),
+            change_of("b", deleted, 6),
+            change_of("b", updating, 6),
+            change_of("stranger", updating, 7),
         ];
-        assert_eq!(feed.take(old.to_vec()), []);
+        assert_eq!(feed.apply_events(old.to_vec()), []);
         assert_eq!(feed.known["a"].status, Status::Ready);
-        let new = [told("a", updating, 8), told("b", updating, 9)];
-        assert_eq!(feed.take(new.to_vec()), new);
+        let new = [change_of("a", updating, 8), change_of("b", updating, 9)];
+        assert_eq!(feed.apply_events(new.to_vec()), new);
         assert_eq!(feed.known["a"].status, Status::Updating);
-        assert_eq!(feed.take(vec![told("a", deleted, 10)]).len(), 1);
+        assert_eq!(
+            feed.apply_events(vec![change_of("a", deleted, 10)]).len(),
+            1
+        );
         assert!(!feed.known.contains_key("a"));
     }
 }

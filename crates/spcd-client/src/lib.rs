@@ -1,9 +1,9 @@
-//! For programs that query a database kept by `spcd`.
+//! A client library for programs that query a database managed by `spcd`.
 //!
-//! A connection's tables come and go as files are saved, so a query may meet a schema that is being
-//! loaded. [`Client`] waits for it and answers as if it had been there; [`Client::wait_ready`] waits
-//! for connections by name; [`Changes`] tells a program that runs long what happened to the
-//! connections it uses; [`states()`] reads where they stand, on any session of `tokio-postgres`.
+//! A connection's tables come and go as files are saved, so a query may meet a schema that is still
+//! being loaded. [`Client`] waits for it and runs the query again. [`Client::wait_ready`] waits for
+//! connections by name. [`Changes`] reports the changes of connections to a long-running program.
+//! [`states()`] reads their states on any session of `tokio-postgres`.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), spcd_client::Error> {
@@ -14,10 +14,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Changes are heard by LISTEN. On a standby that is impossible, and behind a transaction pooler
-//! what is said is lost: both are noticed, and the table is polled instead.
+//! The library receives changes by LISTEN. A standby does not support LISTEN, and a transaction
+//! pooler loses notifications: the library detects both and polls the table instead.
 //!
-//! TLS is the caller's business: see [`Connector::with_tls`].
+//! The caller configures TLS: see [`Connector::with_tls`].
 
 mod changes;
 mod client;
@@ -35,7 +35,7 @@ pub use error::{Cause, Error, Problem};
 pub use progress::Progress;
 pub use session::{Connector, Session};
 pub use spcd_protocol::{
-    CHANNEL, Change, ConnectionState, Deleted, Health, Notification, Reported, Status,
+    AnnouncedStatus, CHANNEL, Change, ConnectionState, Deleted, HealthChange, Notification, Status,
 };
 pub use statement::{Statements, statements};
 pub use states::states;

@@ -1,6 +1,6 @@
-//! What is said to people who wait.
+//! Progress of a wait, for display.
 
-/// What is being waited for.
+/// Progress of a wait.
 ///
 /// ```
 /// # use spcd_client::Progress;
@@ -9,17 +9,17 @@
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress<'a> {
-    /// The connections that are not settled yet.
+    /// Names of connections that are not settled yet.
     pub waiting: Vec<&'a str>,
-    /// How many are.
+    /// Number of settled connections.
     pub ready: usize,
-    /// How many there are to wait for.
+    /// Number of connections that the wait is for.
     pub total: usize,
 }
 
 impl std::fmt::Display for Progress<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A line on a terminal: the first few tell enough.
+        // The text fits one line of a terminal, so it names only the first ones.
         let shown = self
             .waiting
             .iter()

@@ -1,39 +1,40 @@
-//! What a statement's failure means, given the states: wait and run it again, or not.
+//! Decides from the states whether a failed statement is run again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use spcd_protocol::Status;
 
 use crate::error::Problem;
-use crate::states::Seen;
+use crate::states::StateSummary;
 
-/// What to do about a statement that did not find a table or a schema.
+/// Decision about a statement that did not find a table or schema.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Its failure stands; with the connection that explains it, if one does.
-    Stands(Option<(String, Problem)>),
-    /// These are on their way; it may run after that.
+pub(crate) enum RetryDecision {
+    /// The failure is final; with the connection that explains it, if one does.
+    Fail(Option<(String, Problem)>),
+    /// Wait for these connections, then run the statement again.
     Wait(Vec<String>),
-    /// Nothing is on its way. What it needs may have come after it failed, so it may run.
-    Run,
+    /// Run the statement again: no connection is loading, and what it needs may have been created
+    /// after it failed.
+    Retry,
 }
 
-/// What the failures before this one have shown.
+/// What earlier failures of the statement have shown.
 #[derive(Debug, Default)]
-pub(crate) struct Memory {
-    /// The states of the schemas that it named, when nothing was on its way.
-    seen: Option<BTreeMap<String, Seen>>,
-    /// The connections of the search path that were waited for, or needed no waiting. Each is
-    /// waited for once, so that a database in which something always changes gives an answer.
+pub(crate) struct RetryHistory {
+    /// States of the named schemas when no connection was loading.
+    seen: Option<BTreeMap<String, StateSummary>>,
+    /// Connections of the search path that were waited for, or needed no wait. Each is waited for
+    /// once, so that a statement ends also on a database that changes all the time.
     done: BTreeSet<String>,
 }
 
-/// When the statement named schemas.
-pub(crate) fn named(
+/// Decides for a statement that names schemas.
+pub(crate) fn decide_by_schemas(
     schemas: &[String],
-    rows: &BTreeMap<String, Seen>,
-    memory: &mut Memory,
-) -> Verdict {
+    rows: &BTreeMap<String, StateSummary>,
+    memory: &mut RetryHistory,
+) -> RetryDecision {
     let known = || {
         schemas
             .iter()
@@ -42,28 +43,28 @@ pub(crate) fn named(
     let waiting = unsettled(known());
     if !waiting.is_empty() {
         memory.seen = None;
-        return Verdict::Wait(waiting);
+        return RetryDecision::Wait(waiting);
     }
     if known().next().is_none() {
-        return Verdict::Stands(None);
+        return RetryDecision::Fail(None);
     }
     if let Some(problem) = known().find_map(|(name, row)| Some((name.clone(), problem(row)?))) {
-        return Verdict::Stands(Some(problem));
+        return RetryDecision::Fail(Some(problem));
     }
     if memory.seen.as_ref() == Some(rows) {
-        // Nothing happened to them since before it was last run: it is not there.
-        return Verdict::Stands(None);
+        // The states are as before the last run: the object does not exist.
+        return RetryDecision::Fail(None);
     }
     memory.seen = Some(rows.clone());
-    Verdict::Run
+    RetryDecision::Retry
 }
 
-/// When it named none: `path` is the session's search path.
-pub(crate) fn on_path(
+/// Decides for a statement without schema names; `path` is the session's search path.
+pub(crate) fn decide_by_search_path(
     path: &[String],
-    rows: &BTreeMap<String, Seen>,
-    memory: &mut Memory,
-) -> Verdict {
+    rows: &BTreeMap<String, StateSummary>,
+    memory: &mut RetryHistory,
+) -> RetryDecision {
     let needed = needed(path, rows);
     let broken = needed
         .iter()
@@ -73,44 +74,50 @@ pub(crate) fn on_path(
         .collect();
     let waiting = unsettled(new.iter().copied());
     if !waiting.is_empty() {
-        Verdict::Wait(waiting)
+        RetryDecision::Wait(waiting)
     } else if let Some(problem) =
         broken.and_then(|(name, row)| Some(((*name).clone(), problem(row)?)))
     {
-        Verdict::Stands(Some(problem))
+        RetryDecision::Fail(Some(problem))
     } else if new.is_empty() {
-        Verdict::Stands(None)
+        RetryDecision::Fail(None)
     } else {
-        Verdict::Run
+        RetryDecision::Retry
     }
 }
 
-/// Before a statement runs with a search path that was asked for: every connection that it needs
-/// must be there.
-pub(crate) fn before(path: &[String], rows: &BTreeMap<String, Seen>) -> Verdict {
+/// Decides before a statement runs on a chosen search path: every connection that it needs must be
+/// ready.
+pub(crate) fn decide_before_statement(
+    path: &[String],
+    rows: &BTreeMap<String, StateSummary>,
+) -> RetryDecision {
     let needed = needed(path, rows);
     let broken = needed.iter().find(|(_, row)| row.status == Status::Error);
     if let Some((name, row)) = broken {
-        return Verdict::Stands(problem(row).map(|problem| ((*name).clone(), problem)));
+        return RetryDecision::Fail(problem(row).map(|problem| ((*name).clone(), problem)));
     }
     let waiting = unsettled(needed.into_iter());
     if waiting.is_empty() {
-        Verdict::Run
+        RetryDecision::Retry
     } else {
-        Verdict::Wait(waiting)
+        RetryDecision::Wait(waiting)
     }
 }
 
-fn unsettled<'a>(rows: impl Iterator<Item = (&'a String, &'a Seen)>) -> Vec<String> {
+fn unsettled<'a>(rows: impl Iterator<Item = (&'a String, &'a StateSummary)>) -> Vec<String> {
     rows.filter(|(_, row)| !row.status.is_settled())
         .map(|(name, _)| name.clone())
         .collect()
 }
 
-/// Of a search path's connections those that decide what a bare name means: every dynamic one, and
-/// the first of each static plugin, since the others have the same tables. One whose mode is not
-/// known yet counts as dynamic.
-fn needed<'a>(path: &'a [String], rows: &'a BTreeMap<String, Seen>) -> Vec<(&'a String, &'a Seen)> {
+/// Returns the connections of a search path that decide what an unqualified name means: every
+/// dynamic one, and the first of each static plugin, since the others have the same tables. A
+/// connection whose mode is unknown counts as dynamic.
+fn needed<'a>(
+    path: &'a [String],
+    rows: &'a BTreeMap<String, StateSummary>,
+) -> Vec<(&'a String, &'a StateSummary)> {
     let (mut plugins, mut names) = (BTreeSet::new(), BTreeSet::new());
     (path.iter())
         .filter_map(|name| rows.get(name).map(|row| (name, row)))
@@ -119,7 +126,7 @@ fn needed<'a>(path: &'a [String], rows: &'a BTreeMap<String, Seen>) -> Vec<(&'a 
         .collect()
 }
 
-fn problem(row: &Seen) -> Option<Problem> {
+fn problem(row: &StateSummary) -> Option<Problem> {
     match row.status {
         Status::Error => Some(Problem::Error(row.error.clone().unwrap_or_default())),
         Status::Disabled => Some(Problem::Disabled),
@@ -131,14 +138,14 @@ fn problem(row: &Seen) -> Option<Problem> {
 mod tests {
     use super::*;
 
-    fn rows(rows: &[(&str, Status, &str)]) -> BTreeMap<String, Seen> {
+    fn rows(rows: &[(&str, Status, &str)]) -> BTreeMap<String, StateSummary> {
         let row = |(name, status, plugin): &(&str, Status, &str)| {
-            let seen = Seen {
+            let seen = StateSummary {
                 status: *status,
                 error: (*status == Status::Error).then(|| format!("{name} is broken")),
                 is_static: !plugin.is_empty(),
                 plugin_instance: (*plugin).to_owned(),
-                ..Seen::default()
+                ..StateSummary::default()
             };
             ((*name).to_owned(), seen)
         };
@@ -149,13 +156,13 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn wait(waiting: &[&str]) -> Verdict {
-        Verdict::Wait(names(waiting))
+    fn wait(waiting: &[&str]) -> RetryDecision {
+        RetryDecision::Wait(names(waiting))
     }
 
-    fn broken(name: &str) -> Verdict {
+    fn broken(name: &str) -> RetryDecision {
         let problem = Problem::Error(format!("{name} is broken"));
-        Verdict::Stands(Some((name.to_owned(), problem)))
+        RetryDecision::Fail(Some((name.to_owned(), problem)))
     }
 
     #[test]
@@ -164,34 +171,43 @@ mod tests {
             (Status::Pending, wait(&["a"])),
             (Status::Updating, wait(&["a"])),
             (Status::Deleting, wait(&["a"])),
-            (Status::Ready, Verdict::Run),
+            (Status::Ready, RetryDecision::Retry),
             (Status::Error, broken("a")),
             (
                 Status::Disabled,
-                Verdict::Stands(Some(("a".into(), Problem::Disabled))),
+                RetryDecision::Fail(Some(("a".into(), Problem::Disabled))),
             ),
         ] {
             let rows = rows(&[("a", status, ""), ("b", Status::Pending, "")]);
             assert_eq!(
-                named(&names(&["a"]), &rows, &mut Memory::default()),
+                decide_by_schemas(&names(&["a"]), &rows, &mut RetryHistory::default()),
                 expected
             );
         }
         assert_eq!(
-            named(&names(&["x"]), &rows(&[]), &mut Memory::default()),
-            Verdict::Stands(None)
+            decide_by_schemas(&names(&["x"]), &rows(&[]), &mut RetryHistory::default()),
+            RetryDecision::Fail(None)
         );
     }
 
     #[test]
     fn what_was_ready_all_along_is_not_run_for_a_third_time() {
-        let (a, mut memory) = (names(&["a"]), Memory::default());
+        let (a, mut memory) = (names(&["a"]), RetryHistory::default());
         let mut now = rows(&[("a", Status::Ready, "")]);
-        assert_eq!(named(&a, &now, &mut memory), Verdict::Run);
-        // Something happened to it in between.
+        assert_eq!(
+            decide_by_schemas(&a, &now, &mut memory),
+            RetryDecision::Retry
+        );
+        // Its state changed in between.
         now.values_mut().for_each(|row| row.event = 7);
-        assert_eq!(named(&a, &now, &mut memory), Verdict::Run);
-        assert_eq!(named(&a, &now, &mut memory), Verdict::Stands(None));
+        assert_eq!(
+            decide_by_schemas(&a, &now, &mut memory),
+            RetryDecision::Retry
+        );
+        assert_eq!(
+            decide_by_schemas(&a, &now, &mut memory),
+            RetryDecision::Fail(None)
+        );
     }
 
     #[test]
@@ -206,17 +222,19 @@ mod tests {
                 ("d2", d2, ""),
             ])
         };
-        let first = |path: &[String], rows: &_| on_path(path, rows, &mut Memory::default());
+        let first = |path: &[String], rows: &_| {
+            decide_by_search_path(path, rows, &mut RetryHistory::default())
+        };
         use Status::{Disabled, Error, Pending, Ready, Updating};
         let now = all(Pending, Pending, Ready, Updating, Pending);
         assert_eq!(first(&path, &now), wait(&["s1", "d1", "d2"]));
         assert_eq!(
             first(&path, &all(Ready, Pending, Ready, Ready, Ready)),
-            Verdict::Run
+            RetryDecision::Retry
         );
         assert_eq!(
             first(&path, &all(Ready, Ready, Ready, Error, Ready)),
-            Verdict::Run
+            RetryDecision::Retry
         );
         assert_eq!(
             first(&path, &all(Error, Ready, Ready, Ready, Ready)),
@@ -224,32 +242,36 @@ mod tests {
         );
         assert_eq!(
             first(&path, &all(Ready, Error, Ready, Ready, Ready)),
-            Verdict::Run
+            RetryDecision::Retry
         );
-        // A disabled one has no schema, so the next is the first.
+        // A disabled connection has no schema, so the next one comes first.
         assert_eq!(
             first(&path, &all(Disabled, Pending, Ready, Ready, Ready)),
             wait(&["s2"])
         );
-        // What is not on the path is of no account.
-        assert_eq!(first(&names(&["public"]), &now), Verdict::Stands(None));
+        // Connections outside the path do not count.
+        assert_eq!(first(&names(&["public"]), &now), RetryDecision::Fail(None));
     }
 
     #[test]
     fn each_connection_of_the_path_is_waited_for_once() {
-        let (path, mut memory) = (names(&["a", "b"]), Memory::default());
+        let (path, mut memory) = (names(&["a", "b"]), RetryHistory::default());
         use Status::{Pending, Ready, Updating};
-        let mut now = |a, b| on_path(&path, &rows(&[("a", a, ""), ("b", b, "")]), &mut memory);
+        let mut now =
+            |a, b| decide_by_search_path(&path, &rows(&[("a", a, ""), ("b", b, "")]), &mut memory);
         assert_eq!(now(Pending, Ready), wait(&["a"]));
-        assert_eq!(now(Ready, Updating), Verdict::Stands(None));
-        let mut memory = Memory::default();
+        assert_eq!(now(Ready, Updating), RetryDecision::Fail(None));
+        let mut memory = RetryHistory::default();
         assert_eq!(
-            on_path(&path, &rows(&[("a", Ready, "")]), &mut memory),
-            Verdict::Run
+            decide_by_search_path(&path, &rows(&[("a", Ready, "")]), &mut memory),
+            RetryDecision::Retry
         );
-        // One that appeared meanwhile is new.
+        // A connection that appeared meanwhile is new.
         let more = rows(&[("a", Ready, ""), ("b", Pending, "")]);
-        assert_eq!(on_path(&path, &more, &mut memory), wait(&["b"]));
+        assert_eq!(
+            decide_by_search_path(&path, &more, &mut memory),
+            wait(&["b"])
+        );
     }
 
     #[test]
@@ -257,12 +279,24 @@ mod tests {
         let path = names(&["s1", "s2", "d1"]);
         use Status::{Error, Pending, Ready};
         let all = |s1, s2, d1| rows(&[("s1", s1, "s"), ("s2", s2, "s"), ("d1", d1, "")]);
-        assert_eq!(before(&path, &all(Ready, Pending, Ready)), Verdict::Run);
-        assert_eq!(before(&path, &all(Ready, Error, Ready)), Verdict::Run);
-        assert_eq!(before(&path, &all(Ready, Ready, Error)), broken("d1"));
-        assert_eq!(before(&path, &all(Error, Ready, Ready)), broken("s1"));
         assert_eq!(
-            before(&path, &all(Pending, Ready, Pending)),
+            decide_before_statement(&path, &all(Ready, Pending, Ready)),
+            RetryDecision::Retry
+        );
+        assert_eq!(
+            decide_before_statement(&path, &all(Ready, Error, Ready)),
+            RetryDecision::Retry
+        );
+        assert_eq!(
+            decide_before_statement(&path, &all(Ready, Ready, Error)),
+            broken("d1")
+        );
+        assert_eq!(
+            decide_before_statement(&path, &all(Error, Ready, Ready)),
+            broken("s1")
+        );
+        assert_eq!(
+            decide_before_statement(&path, &all(Pending, Ready, Pending)),
             wait(&["s1", "d1"])
         );
     }

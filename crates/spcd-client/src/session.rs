@@ -1,4 +1,4 @@
-//! Sessions with the database, and how to get another when one is lost.
+//! Sessions with the database, and reconnecting.
 
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -15,15 +15,15 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Config, Connection, NoTls, Notification, Socket};
 
-use crate::error::{Cause, Error, is_going};
+use spcd_protocol::Backoff;
 
-/// Between attempts to connect; it doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+use crate::error::{Cause, Error, is_unavailable};
 
-/// Short enough that a database that is back is not kept waiting for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Pauses between attempts to connect, in milliseconds. The ceiling is short enough to notice soon
+/// that the database is back.
+const RECONNECT_BACKOFF: Backoff = Backoff::new(20, 2_000);
 
-/// How sessions are opened, now and after one is lost.
+/// Opens sessions, the first one and those after a loss.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,10 +33,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// ```
 #[derive(Clone)]
 pub struct Connector {
-    open: Arc<dyn Fn() -> Opening + Send + Sync>,
+    open: Arc<dyn Fn() -> OpenFuture + Send + Sync>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Session, Cause>> + Send>>;
+type OpenFuture = Pin<Box<dyn Future<Output = Result<Session, Cause>> + Send>>;
 
 /// A session and the notifications that arrive on it.
 ///
@@ -49,8 +49,8 @@ type Opening = Pin<Box<dyn Future<Output = Result<Session, Cause>> + Send>>;
 /// ```
 pub struct Session {
     pub(crate) client: tokio_postgres::Client,
-    pub(crate) heard: mpsc::UnboundedReceiver<Notification>,
-    /// Whether anybody reads `heard`: what arrives else is dropped, so that it does not pile up.
+    pub(crate) notifications: mpsc::UnboundedReceiver<Notification>,
+    /// Whether a wait reads `notifications`. Others are dropped, so that they do not pile up.
     pub(crate) listening: Arc<AtomicBool>,
 }
 
@@ -65,7 +65,7 @@ impl Connector {
     /// # Errors
     /// [`Error::Connect`] when the text cannot be read.
     pub fn new(url: &str) -> Result<Self, Error> {
-        let config = config(url).map_err(Error::Connect)?;
+        let config = parse_url(url).map_err(Error::Connect)?;
         Ok(Self::with_tls(config, NoTls))
     }
 
@@ -94,7 +94,7 @@ impl Connector {
         })
     }
 
-    /// Opens sessions in the caller's own way.
+    /// Opens sessions by the caller's function.
     ///
     /// ```no_run
     /// # use spcd_client::{Connector, Session};
@@ -118,7 +118,8 @@ impl Connector {
 }
 
 impl Session {
-    /// Of a client and its connection, which this polls in a task of its own. Notices are dropped.
+    /// Creates a session from a client and its connection, which a task polls from now on. Notices
+    /// are dropped.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), tokio_postgres::Error> {
@@ -135,16 +136,16 @@ impl Session {
         let (session, sender) = Self::parts(client);
         let listening = session.listening.clone();
         tokio::spawn(async move {
-            // An error ends the connection, which shows at the client.
+            // An error ends the connection; the client reports it.
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-                pass_on(message, &listening, &sender);
+                forward_notification(message, &listening, &sender);
             }
         });
         session
     }
 
-    /// Of a client whose connection somebody polls already, and the messages that arrive on it.
-    /// They must end when the connection does.
+    /// Creates a session from a client whose connection the caller polls, and the messages that
+    /// arrive on it. The messages must end when the connection does.
     ///
     /// ```no_run
     /// # async fn example(client: tokio_postgres::Client) {
@@ -161,7 +162,7 @@ impl Session {
         let listening = session.listening.clone();
         tokio::spawn(async move {
             while let Some(message) = messages.recv().await {
-                pass_on(message, &listening, &sender);
+                forward_notification(message, &listening, &sender);
             }
         });
         session
@@ -172,14 +173,14 @@ impl Session {
         let listening = Arc::new(AtomicBool::new(false));
         let session = Self {
             client,
-            heard,
+            notifications: heard,
             listening,
         };
         (session, sender)
     }
 }
 
-fn pass_on(
+fn forward_notification(
     message: AsyncMessage,
     listening: &AtomicBool,
     to: &mpsc::UnboundedSender<Notification>,
@@ -187,32 +188,32 @@ fn pass_on(
     if let AsyncMessage::Notification(message) = message
         && listening.load(Ordering::Acquire)
     {
-        // Nobody may be there to hear it; the connection is needed all the same.
+        // The receiver may be gone; the connection is still needed.
         let _ = to.send(message);
     }
 }
 
-/// The session in use, or a place for the next one.
-pub(crate) struct Slot {
+/// The session in use, if any, and how to open the next one.
+pub(crate) struct SessionSlot {
     connector: Connector,
-    live: Option<Live>,
+    live: Option<LiveSession>,
     opened: u64,
-    /// What every session begins with.
+    /// Statement that every session begins with.
     pub(crate) setup: Option<String>,
 }
 
-/// A session, and what is known of it.
-pub(crate) struct Live {
+/// A session with its bookkeeping.
+pub(crate) struct LiveSession {
     pub(crate) session: Session,
-    /// Tells it from the sessions before it.
+    /// Number of the session, to tell it from earlier ones.
     pub(crate) id: u64,
-    /// Before it was begun to be opened.
-    pub(crate) begun: Instant,
-    /// A LISTEN was sent and not taken back.
-    pub(crate) listens: bool,
+    /// Time before the session was opened.
+    pub(crate) opening_since: Instant,
+    /// Whether a LISTEN was sent and no UNLISTEN.
+    pub(crate) has_listen: bool,
 }
 
-impl Slot {
+impl SessionSlot {
     pub(crate) fn new(connector: Connector) -> Self {
         Self {
             connector,
@@ -222,9 +223,9 @@ impl Slot {
         }
     }
 
-    /// The session there is, or a new one; tries again and again until `until` while the database
-    /// cannot be reached, and not where it says no.
-    pub(crate) async fn get(&mut self, until: Instant) -> Result<&mut Live, Error> {
+    /// Returns the session, opening one if there is none. Retries until `until` while the database
+    /// cannot be reached, and returns at once if it rejects the session.
+    pub(crate) async fn get(&mut self, until: Instant) -> Result<&mut LiveSession, Error> {
         if self
             .live
             .as_ref()
@@ -232,7 +233,7 @@ impl Slot {
         {
             self.live = None;
         }
-        let mut pause = FIRST_PAUSE;
+        let mut failures = 0;
         while self.live.is_none() {
             let error = match timeout_at(until, self.open()).await {
                 Ok(Ok(())) => break,
@@ -242,12 +243,12 @@ impl Slot {
                     return Err(Error::TimedOut { waiting, source });
                 }
             };
-            let next = Instant::now() + jittered(pause);
-            if next >= until || !is_passing(&error) {
+            failures += 1;
+            let next = Instant::now() + reconnect_pause(failures);
+            if next >= until || !is_transient(&error) {
                 return Err(Error::Connect(error));
             }
             sleep(next - Instant::now()).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         // The loop ends with a session.
         self.live
@@ -255,7 +256,7 @@ impl Slot {
             .ok_or_else(|| Error::Connect("no session".into()))
     }
 
-    /// Opens a session, once.
+    /// Opens a session with one attempt.
     pub(crate) async fn open(&mut self) -> Result<(), Cause> {
         let begun = Instant::now();
         let session = (self.connector.open)().await?;
@@ -263,32 +264,33 @@ impl Slot {
             session.client.batch_execute(setup).await?;
         }
         self.opened += 1;
-        self.live = Some(Live {
+        self.live = Some(LiveSession {
             session,
             id: self.opened,
-            begun,
-            listens: false,
+            opening_since: begun,
+            has_listen: false,
         });
         Ok(())
     }
 
-    /// The session, if there is one.
-    pub(crate) fn live(&mut self) -> Option<&mut Live> {
+    /// Returns the session, if one is open.
+    pub(crate) fn live(&mut self) -> Option<&mut LiveSession> {
         self.live.as_mut()
     }
 
-    /// Closes the session: it is lost, or in a state that nobody knows.
+    /// Closes the session: it is lost, or its state is unknown.
     pub(crate) fn drop_session(&mut self) {
         self.live = None;
     }
 }
 
-/// Whether connecting again may help: the server cannot be reached, or is coming, going or full.
-fn is_passing(error: &Cause) -> bool {
+/// Returns whether connecting again may succeed: the server cannot be reached, is starting, is
+/// shutting down, or has no free session.
+fn is_transient(error: &Cause) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = next {
-        if let Some(said) = error.downcast_ref::<DbError>() {
-            return is_going(said.code());
+        if let Some(db_error) = error.downcast_ref::<DbError>() {
+            return is_unavailable(db_error.code());
         }
         let driver = error.downcast_ref::<tokio_postgres::Error>();
         if error.is::<std::io::Error>() || driver.is_some_and(tokio_postgres::Error::is_closed) {
@@ -299,15 +301,16 @@ fn is_passing(error: &Cause) -> bool {
     false
 }
 
-/// Half to all of a pause, so that clients that were lost together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    let random = std::hash::RandomState::new().build_hasher().finish() % 512;
-    pause / 2 + pause / 1024 * u32::try_from(random).unwrap_or(0)
+/// Returns the pause after this many failures. Clients that lost their sessions together do not
+/// reconnect together.
+fn reconnect_pause(failures: u32) -> Duration {
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    let share = random as f64 / u64::MAX as f64;
+    Duration::from_millis(RECONNECT_BACKOFF.jittered(failures, share))
 }
 
-/// A URL's configuration. `spcd url` names a file with the password, as libpq knows it and
-/// tokio-postgres does not.
-fn config(url: &str) -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
+/// Parses a URL. `spcd url` prints `?passfile=`, which libpq supports and tokio-postgres does not.
+fn parse_url(url: &str) -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
     let Some((url, passfile)) = url.split_once("?passfile=") else {
         return Ok(Config::from_str(url)?);
     };

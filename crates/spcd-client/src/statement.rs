@@ -1,6 +1,6 @@
-//! Reading SQL texts as far as these rules need: where a statement ends, and which names stand in it.
+//! Splits SQL texts into statements and finds the names in them.
 
-/// A text cut into statements; see [`statements`].
+/// A text split into statements; see [`statements`].
 ///
 /// ```
 /// let cut = spcd_client::statements("SELECT 1; SELECT");
@@ -8,13 +8,13 @@
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statements<'a> {
-    /// Those that a semicolon ends, without it.
+    /// Statements that end in a semicolon, without it.
     pub complete: Vec<&'a str>,
-    /// What comes after the last semicolon: empty, or a statement whose end is not there yet.
+    /// Text after the last semicolon: empty, or the beginning of a statement.
     pub rest: &'a str,
 }
 
-/// Cuts a text at the semicolons that end statements: not those inside quotes, comments,
+/// Splits a text at the semicolons that end statements: not those inside quotes, comments,
 /// parentheses, dollar quotes and SQL-standard function bodies. Empty statements are left out.
 ///
 /// ```
@@ -30,9 +30,9 @@ pub fn statements(text: &str) -> Statements<'_> {
     let (mut blocks, mut first, mut previous) = (0_usize, String::new(), String::new());
     let mut any = false;
     for token in Tokens::new(text) {
-        whole = token.whole;
+        whole = token.is_closed;
         match token.kind {
-            Kind::Semicolon if depth == 0 && blocks == 0 => {
+            SqlTokenKind::Semicolon if depth == 0 && blocks == 0 => {
                 if any {
                     complete.push(text.get(from..token.start).unwrap_or_default().trim());
                 }
@@ -40,9 +40,9 @@ pub fn statements(text: &str) -> Statements<'_> {
                 (any, first, previous) = (false, String::new(), String::new());
                 continue;
             }
-            Kind::Open => depth += 1,
-            Kind::Close => depth = depth.saturating_sub(1),
-            Kind::Word => {
+            SqlTokenKind::Open => depth += 1,
+            SqlTokenKind::Close => depth = depth.saturating_sub(1),
+            SqlTokenKind::Word => {
                 let word = token.text.to_ascii_uppercase();
                 if first.is_empty() {
                     first.clone_from(&word);
@@ -59,7 +59,7 @@ pub fn statements(text: &str) -> Statements<'_> {
     let rest = text.get(from..).unwrap_or_default().trim();
     Statements {
         complete,
-        // A comment alone is no statement; an open comment or quote is the beginning of one.
+        // A comment alone is not a statement; an open comment or quote begins one.
         rest: if any || !whole || open_comment(rest) {
             rest
         } else {
@@ -68,47 +68,47 @@ pub fn statements(text: &str) -> Statements<'_> {
     }
 }
 
-/// The name that stands at a place the server points at.
+/// Table name at the position of a server's error.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Mention {
+pub(crate) enum TableReference {
     Qualified {
         schema: String,
         table: String,
     },
-    /// A name without a schema.
+    /// Name without a schema.
     Bare(String),
-    /// No name stands there.
+    /// No name at this position.
     Nothing,
 }
 
-/// Reads the name at a position as the server gives it: characters, counted from 1. A string
-/// literal there holds the name (`'sales.orders'::regclass`).
-pub(crate) fn mention_at(text: &str, position: u32) -> Mention {
+/// Returns the name at a position as the server reports it: in characters, from 1. A string literal
+/// there holds the name (`'sales.orders'::regclass`).
+pub(crate) fn reference_at(text: &str, position: u32) -> TableReference {
     let skip = usize::try_from(position)
         .unwrap_or(usize::MAX)
         .saturating_sub(1);
     let start = text.char_indices().nth(skip).map(|(at, _)| at);
     let Some(rest) = start.and_then(|at| text.get(at..)) else {
-        return Mention::Nothing;
+        return TableReference::Nothing;
     };
     let mut tokens = Tokens::new(rest).peekable();
-    if let Some(literal) = tokens.next_if(|token| token.kind == Kind::Text) {
+    if let Some(literal) = tokens.next_if(|token| token.kind == SqlTokenKind::Text) {
         let inner = literal.literal();
-        return chain(Tokens::new(&inner));
+        return qualified_reference(Tokens::new(&inner));
     }
-    chain(tokens)
+    qualified_reference(tokens)
 }
 
-/// The names before a dot anywhere in the text, also inside literals and function bodies: what it
-/// may mean as a schema when the server does not say which one was missing.
+/// Returns the names before a dot anywhere in the text, also inside literals and function bodies:
+/// the schemas that it may mean if the server does not report a position.
 pub(crate) fn qualifiers(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut last: Option<String> = None;
     for token in Tokens::new(text) {
-        if token.kind == Kind::Dot {
+        if token.kind == SqlTokenKind::Dot {
             found.extend(last.take());
         }
-        if token.kind == Kind::Text {
+        if token.kind == SqlTokenKind::Text {
             found.extend(qualifiers(&token.literal()));
         }
         last = token.name();
@@ -118,8 +118,50 @@ pub(crate) fn qualifiers(text: &str) -> Vec<String> {
     found
 }
 
-/// Whether a statement that failed outside a transaction block can have left nothing behind, so
-/// that it may be run again: one that can commit midway may have. So may one of several.
+/// Names in a statement that may be those of tables, and are not ASCII.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct NonAsciiTables {
+    /// Schemas of the qualified names.
+    pub(crate) schemas: Vec<String>,
+    /// Whether a name without a schema stands where a table's name stands.
+    pub(crate) has_bare: bool,
+}
+
+impl NonAsciiTables {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.schemas.is_empty() && !self.has_bare
+    }
+}
+
+/// Finds the names in a text that may be those of tables, and are not ASCII.
+pub(crate) fn non_ascii_tables(text: &str) -> NonAsciiTables {
+    const BEFORE_TABLE: [&str; 6] = ["FROM", "JOIN", "INTO", "UPDATE", "TABLE", "ONLY"];
+    let mut found = NonAsciiTables::default();
+    let mut names: Vec<Option<String>> = Vec::new();
+    let mut is_after_keyword = false;
+    for token in Tokens::new(text) {
+        let name = token.name();
+        if name.as_ref().is_some_and(|name| !name.is_ascii()) {
+            match &names[..] {
+                [.., Some(schema), None] => found.schemas.push(schema.clone()),
+                _ => found.has_bare |= is_after_keyword,
+            }
+        }
+        is_after_keyword = token.kind == SqlTokenKind::Word
+            && BEFORE_TABLE
+                .iter()
+                .any(|word| token.text.eq_ignore_ascii_case(word));
+        match token.kind {
+            SqlTokenKind::Dot => names.push(None),
+            _ => names = vec![name],
+        }
+    }
+    found
+}
+
+/// Returns whether a statement that failed outside a transaction block can have left nothing
+/// behind, so that it may be run again. A statement that can commit midway, or one of several,
+/// cannot.
 pub(crate) fn is_repeatable(text: &str) -> bool {
     let cut = statements(text);
     let one = match (cut.complete.as_slice(), cut.rest) {
@@ -132,7 +174,7 @@ pub(crate) fn is_repeatable(text: &str) -> bool {
     !matches!(word.as_deref(), Some("CALL" | "DO"))
 }
 
-/// The schemas of a search path as `SHOW search_path` prints it.
+/// Returns the schemas of a search path as `SHOW search_path` prints it.
 pub(crate) fn path_names(setting: &str, user: &str) -> Vec<String> {
     let names = Tokens::new(setting).filter_map(|token| token.name());
     let own = |name: String| {
@@ -145,20 +187,23 @@ pub(crate) fn path_names(setting: &str, user: &str) -> Vec<String> {
     names.map(own).collect()
 }
 
-fn chain<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> Mention {
+fn qualified_reference<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> TableReference {
     let mut names: Vec<String> = Vec::new();
     while let Some(name) = tokens.next().and_then(|token| token.name()) {
         names.push(name);
-        if tokens.next().is_none_or(|token| token.kind != Kind::Dot) {
+        if tokens
+            .next()
+            .is_none_or(|token| token.kind != SqlTokenKind::Dot)
+        {
             break;
         }
     }
     let Some(table) = names.pop() else {
-        return Mention::Nothing;
+        return TableReference::Nothing;
     };
     match names.pop() {
-        Some(schema) => Mention::Qualified { schema, table },
-        None => Mention::Bare(table),
+        Some(schema) => TableReference::Qualified { schema, table },
+        None => TableReference::Bare(table),
     }
 }
 
@@ -169,7 +214,7 @@ fn open_comment(text: &str) -> bool {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum SqlTokenKind {
     Word,
     Quoted,
     /// A string literal of any form.
@@ -182,19 +227,19 @@ enum Kind {
 }
 
 struct Token<'a> {
-    kind: Kind,
+    kind: SqlTokenKind,
     text: &'a str,
     start: usize,
-    /// Its end is there.
-    whole: bool,
+    /// Whether its end is in the text.
+    is_closed: bool,
 }
 
 impl Token<'_> {
-    /// The name it stands for.
+    /// Returns the name that the token stands for.
     fn name(&self) -> Option<String> {
         match self.kind {
-            Kind::Word => Some(self.text.to_ascii_lowercase()),
-            Kind::Quoted => {
+            SqlTokenKind::Word => Some(self.text.to_ascii_lowercase()),
+            SqlTokenKind::Quoted => {
                 let inner = self.text.strip_prefix('"').unwrap_or(self.text);
                 Some(
                     inner
@@ -207,7 +252,7 @@ impl Token<'_> {
         }
     }
 
-    /// What a literal holds; escapes other than doubled quotes are left as they are.
+    /// Returns the content of a literal; escapes other than doubled quotes stay.
     fn literal(&self) -> String {
         let inner = match self.text.strip_prefix('$') {
             Some(rest) => rest.split_once('$').map_or("", |(tag, body)| {
@@ -272,31 +317,38 @@ impl<'a> Iterator for Tokens<'a> {
         let rest = self.rest();
         let first = rest.chars().next()?;
         let (kind, end) = match first {
-            '"' => (Kind::Quoted, quoted(rest, 1, '"', false)),
-            '\'' => (Kind::Text, quoted(rest, 1, '\'', false)),
+            '"' => (SqlTokenKind::Quoted, quoted(rest, 1, '"', false)),
+            '\'' => (SqlTokenKind::Text, quoted(rest, 1, '\'', false)),
             '$' => match dollar_tag(rest) {
                 Some(tag) => {
                     let body = rest.get(tag.len()..).unwrap_or_default();
                     let end = body.find(tag).map(|at| at + 2 * tag.len());
-                    (Kind::Text, end)
+                    (SqlTokenKind::Text, end)
                 }
-                // `$user` in a search path; `$1` is no name.
+                // `$user` in a search path is a name; `$1` is not.
                 None => {
                     let length = 1 + word(rest.get(1..).unwrap_or_default());
                     let digits = rest
                         .get(1..length)
                         .is_some_and(|t| t.bytes().all(|b| b.is_ascii_digit()));
-                    (if digits { Kind::Other } else { Kind::Word }, Some(length))
+                    (
+                        if digits {
+                            SqlTokenKind::Other
+                        } else {
+                            SqlTokenKind::Word
+                        },
+                        Some(length),
+                    )
                 }
             },
-            '.' => (Kind::Dot, Some(1)),
-            ';' => (Kind::Semicolon, Some(1)),
-            '(' | '[' => (Kind::Open, Some(1)),
-            ')' | ']' => (Kind::Close, Some(1)),
+            '.' => (SqlTokenKind::Dot, Some(1)),
+            ';' => (SqlTokenKind::Semicolon, Some(1)),
+            '(' | '[' => (SqlTokenKind::Open, Some(1)),
+            ')' | ']' => (SqlTokenKind::Close, Some(1)),
             c if c.is_ascii_digit() => {
                 let number =
                     rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_');
-                (Kind::Other, Some(number.unwrap_or(rest.len())))
+                (SqlTokenKind::Other, Some(number.unwrap_or(rest.len())))
             }
             c if is_word(c) => {
                 let length = word(rest);
@@ -306,19 +358,19 @@ impl<'a> Iterator for Tokens<'a> {
                     .iter()
                     .any(|p| prefix.eq_ignore_ascii_case(p));
                 if literal && rest.get(length..).is_some_and(|r| r.starts_with('\'')) {
-                    (Kind::Text, quoted(rest, length + 1, '\'', escapes))
+                    (SqlTokenKind::Text, quoted(rest, length + 1, '\'', escapes))
                 } else {
-                    (Kind::Word, Some(length))
+                    (SqlTokenKind::Word, Some(length))
                 }
             }
-            c => (Kind::Other, Some(c.len_utf8())),
+            c => (SqlTokenKind::Other, Some(c.len_utf8())),
         };
         let length = end.unwrap_or(rest.len());
         let token = Token {
             kind,
             text: rest.get(..length).unwrap_or_default(),
             start: self.at,
-            whole: end.is_some(),
+            is_closed: end.is_some(),
         };
         self.at += length;
         Some(token)
@@ -333,7 +385,7 @@ fn word(text: &str) -> usize {
     text.find(|c: char| !is_word(c)).unwrap_or(text.len())
 }
 
-/// Where a quoted text ends whose content begins at `from`; doubled quotes belong to it.
+/// Returns the end of a quoted text whose content begins at `from`; doubled quotes are part of it.
 fn quoted(text: &str, from: usize, quote: char, escapes: bool) -> Option<usize> {
     let mut chars = text.get(from..)?.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
@@ -346,7 +398,7 @@ fn quoted(text: &str, from: usize, quote: char, escapes: bool) -> Option<usize> 
     None
 }
 
-/// `$$` or `$tag$` at the beginning.
+/// Returns `$$` or `$tag$` at the beginning of a text.
 fn dollar_tag(text: &str) -> Option<&str> {
     let end = text.get(1..)?.find('$')? + 2;
     let name = text.get(1..end - 1)?;
@@ -357,7 +409,7 @@ fn dollar_tag(text: &str) -> Option<&str> {
         .flatten()
 }
 
-/// The length of a block comment; they nest.
+/// Returns the length of a block comment; block comments nest.
 fn block_comment(text: &str) -> Option<usize> {
     let (mut depth, mut at) = (0_usize, 0);
     while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
@@ -416,12 +468,12 @@ mod tests {
     fn the_name_at_a_position_is_read_as_the_server_reads_it() {
         let at = |text: &str, part: &str| {
             let bytes = text.find(part).unwrap();
-            mention_at(
+            reference_at(
                 text,
                 u32::try_from(text[..bytes].chars().count()).unwrap() + 1,
             )
         };
-        let qualified = |schema: &str, table: &str| Mention::Qualified {
+        let qualified = |schema: &str, table: &str| TableReference::Qualified {
             schema: schema.to_owned(),
             table: table.to_owned(),
         };
@@ -439,13 +491,13 @@ mod tests {
         );
         assert_eq!(
             at("SELECT * FROM orders, a.b", "orders"),
-            Mention::Bare("orders".to_owned())
+            TableReference::Bare("orders".to_owned())
         );
         assert_eq!(
             at("SELECT 'sales.orders'::regclass", "'"),
             qualified("sales", "orders")
         );
-        assert_eq!(mention_at("SELECT 1", 900), Mention::Nothing);
+        assert_eq!(reference_at("SELECT 1", 900), TableReference::Nothing);
     }
 
     #[test]
@@ -454,6 +506,29 @@ mod tests {
             qualifiers("SELECT a.b FROM \"C c\".t, f('d.e', $$ SELECT 1 FROM g.h $$) -- i.j"),
             ["C c", "a", "d", "g"]
         );
+    }
+
+    #[test]
+    fn names_of_tables_that_are_not_ascii_are_found() {
+        for (text, schemas, has_bare) in [
+            (
+                "SELECT '名'.x, a.b FROM c.\"名前\", d.größe, é.f, \"名\"",
+                &["c", "d"][..],
+                false,
+            ),
+            ("SELECT x AS \"名\", '名' FROM t", &[], false),
+            ("SELECT \"名\" from \"名前\"", &[], true),
+            ("SELECT 1 FROM a.é JOIN größe ON true", &["a"], true),
+            ("INSERT INTO é VALUES (1)", &[], true),
+        ] {
+            let found = non_ascii_tables(text);
+            let found_schemas: Vec<&str> = found.schemas.iter().map(String::as_str).collect();
+            assert_eq!(
+                (&found_schemas[..], found.has_bare),
+                (schemas, has_bare),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Reading `spcd.connection_state`.
+//! Reads `spcd.connection_state` and `spcd.connection_event`.
 
 use std::collections::BTreeMap;
 
-use spcd_protocol::{Change, ConnectionState, Health, Status};
+use spcd_protocol::{Change, ConnectionState, HealthChange, Status};
 use tokio_postgres::Client;
 
 use crate::error::Error;
 
-/// The rows of the named connections, or of all, in byte order of their names. Names that are not
-/// known have no row.
+/// Returns the rows of the named connections, or of all, in byte order of their names. Unknown
+/// names have no row.
 ///
 /// ```no_run
 /// # async fn example(client: &tokio_postgres::Client) -> Result<(), spcd_client::Error> {
@@ -34,21 +34,21 @@ pub async fn states(
         .collect()
 }
 
-/// Of a row, what the rules ask for.
+/// Columns of a row that the rules use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct StateSummary {
     pub(crate) status: Status,
     pub(crate) error: Option<String>,
-    /// The event that brought it there.
+    /// Id of the row's last event; 0 if there is none.
     pub(crate) event: i64,
     pub(crate) time: String,
     pub(crate) is_static: bool,
     pub(crate) plugin_instance: String,
-    /// What that event says of the source.
-    pub(crate) health: Option<Health>,
+    /// Reachability in that event.
+    pub(crate) health: Option<HealthChange>,
 }
 
-impl Default for Seen {
+impl Default for StateSummary {
     fn default() -> Self {
         Self {
             status: Status::Pending,
@@ -62,20 +62,23 @@ impl Default for Seen {
     }
 }
 
-/// The table at one moment.
-pub(crate) struct Table {
-    pub(crate) rows: BTreeMap<String, Seen>,
-    /// Which backend read it.
+/// Snapshot of the table.
+pub(crate) struct StateTable {
+    pub(crate) rows: BTreeMap<String, StateSummary>,
+    /// Process id of the backend that read it.
     pub(crate) backend: i32,
-    /// When.
+    /// Time of the snapshot.
     pub(crate) time: String,
-    /// The last event of all connections.
+    /// Id of the last event of all connections.
     pub(crate) head: i64,
 }
 
 /// Reads the named rows, or all.
-pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Table, Error> {
-    // The outer join brings one row even where the table has none.
+pub(crate) async fn read_table(
+    client: &Client,
+    names: Option<&[String]>,
+) -> Result<StateTable, Error> {
+    // The outer join returns one row even for an empty table.
     let sql = "SELECT pg_catalog.pg_backend_pid(),
                       pg_catalog.to_jsonb(pg_catalog.now()) #>> '{}',
                       s.connection_name, s.status, s.error,
@@ -92,7 +95,7 @@ pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Ta
                    WHERE e.connection_name OPERATOR(pg_catalog.=) s.connection_name
                    ORDER BY id DESC LIMIT 1) e ON true";
     let rows = client.query(sql, &[&names]).await.map_err(Error::reading)?;
-    let mut table = Table {
+    let mut table = StateTable {
         rows: BTreeMap::new(),
         backend: 0,
         time: String::new(),
@@ -108,7 +111,7 @@ pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Ta
         let status: String = row.try_get(3)?;
         let status = serde_json::from_value(status.into()).map_err(Error::Row)?;
         let mode: Option<&str> = row.try_get(6)?;
-        let seen = Seen {
+        let seen = StateSummary {
             status,
             error: row.try_get(4)?,
             event: row.try_get::<_, Option<i64>>(8)?.unwrap_or_default(),
@@ -123,7 +126,7 @@ pub(crate) async fn seen(client: &Client, names: Option<&[String]>) -> Result<Ta
     Ok(table)
 }
 
-/// The last event of each connection that has one.
+/// Returns the id of the last event of each connection that has one.
 pub(crate) async fn last_events(
     client: &Client,
     names: &[String],
@@ -136,7 +139,7 @@ pub(crate) async fn last_events(
         .collect()
 }
 
-/// Returns the events after `head` in their order: those of the named connections, or all.
+/// Returns the events after `head` in order, of the named connections or of all.
 pub(crate) async fn events(
     client: &Client,
     head: i64,

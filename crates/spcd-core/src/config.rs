@@ -1,83 +1,95 @@
-//! From the texts of all files to what is wanted.
+//! Reads the texts of all files into the desired state.
 //!
 //! The block is the error domain: reading never fails as a whole. Every bad block is a
 //! [`Diagnostic`] and, where it names a connection, a [`Connection`] whose `target` is an error.
 
+mod applied_files;
 mod connection;
 mod daemon;
+mod gateway_listen;
+mod gateway_places;
 mod hub;
-mod inputs;
 mod key;
 mod listen;
 mod load;
+mod lost_plugins;
+mod mirror;
 mod options;
-mod place;
 mod plugins;
+mod position;
 mod sections;
 mod ssh;
 
-pub use crate::csv::Csv;
+use serde::Serialize;
+
+pub use crate::csv::CsvSettings;
 pub use crate::model::{
-    Connection, DatabaseOptions, Desired, Doubt, Import, Kind, OptionValue, Probe, Ssh, Target,
-    Tunnel, UnknownTypes,
+    Connection, ConnectionKind, DatabaseOptions, DesiredState, ForeignSource, GatewayAggregator,
+    HubUse, Import, Mirror, OptionValue, ProbeMethod, Ssh, Tunnel, UnknownInput, UnknownTypePolicy,
 };
 
-pub use connection::View;
-pub(crate) use daemon::public as public_settings;
+pub use applied_files::{AppliedFile, AppliedFiles, DirectoryScan};
+pub use connection::InspectedConnection;
+pub(crate) use connection::invalid_name;
+pub(crate) use daemon::public_settings;
 pub use daemon::{
-    COMPAT, Compat, DaemonSettings, INSTANCE_NAME, daemon_settings, is_instance_name,
+    COMPAT_ERROR, Compat, DaemonSettings, INSTANCE_NAME_ERROR, daemon_settings, is_instance_name,
 };
-pub use hub::{HubGiven, HubSettings, hub_value};
-pub use inputs::{Input, Inputs, Seen};
+pub use gateway_listen::GatewayListen;
+pub use gateway_places::GatewayPlace;
+pub use hub::{HubOverrides, HubSettings, hub_value};
 pub use listen::Listen;
-pub use load::{Cache, Given, Inspection, Loaded, inspect, load, load_plain};
-pub(crate) use place::without_mark;
+pub(crate) use load::is_yaml;
+pub use load::{Cache, Inspection, LoadContext, Loaded, inspect, load, load_plain};
 pub use plugins::PluginBlock;
+pub(crate) use position::without_byte_order_mark;
 
-/// One file as the edge found it. Paths are absolute or as the user typed them; they are
-/// compared and shown as text.
+/// Text of one file. Paths are absolute or as the user typed them; they are compared and shown as
+/// text.
 #[derive(Debug, Clone)]
-pub struct Source {
-    /// Where it lies.
+pub struct SourceFile {
+    /// Path.
     pub path: String,
-    /// Its bytes as text, or why they could not be had (`Permission denied (os error 13)`,
-    /// `not UTF-8 from byte 17`).
+    /// Text, or the reason why it could not be read (`Permission denied (os error 13)`, `not UTF-8
+    /// from byte 17`).
     pub text: Result<String, String>,
 }
 
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Severity of a diagnostic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The block cannot be used.
     Error,
-    /// It can, but something in it has no effect or will not last.
+    /// The block can be used, but something in it has no effect or is deprecated.
     Warning,
 }
 
-/// One thing that is wrong, with its place and the way out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Problem in a file, with its position and a hint. Serialized as `spcd check --json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
-    /// How bad.
+    /// Severity.
     pub severity: Severity,
-    /// The file.
+    /// Path of the file.
     pub file: String,
-    /// From 1.
+    /// Line, from 1.
     pub line: u32,
-    /// From 1, in characters.
+    /// Column in characters, from 1.
     pub column: u32,
-    /// The marked range of the text in bytes, for the excerpt; empty when there is no place.
+    /// Range to mark in the excerpt, in bytes; empty without a position.
+    #[serde(skip)]
     pub span: std::ops::Range<usize>,
-    /// What is wrong, without values that are not public.
+    /// Message, without values that are not public.
     pub message: String,
-    /// What to type instead.
+    /// Hint: what to type instead.
     pub hint: Option<String>,
-    /// The connection whose block it is in.
+    /// Name of the connection whose block it is in.
+    #[serde(skip)]
     pub connection: Option<String>,
 }
 
 impl Diagnostic {
-    /// As it stands in the error of a connection's state: place, reason and way out, on one line
-    /// and without the source.
+    /// Returns position, message and hint on one line, as a connection's state shows them.
     pub fn one_line(&self) -> String {
         let Self {
             file,

@@ -1,98 +1,96 @@
-//! What a CSV file holds, as the server that reads it will see it.
+//! Infers columns and types from CSV files, by the rules of the server's COPY.
 //!
-//! The reader of the rows is file_fdw, and with it the server's COPY: where its rules and those of
-//! RFC 4180 part ways (blank lines, quotes in the middle of a value, mixed line ends) only COPY's
-//! count, for a table whose rows it refuses cannot be read. So the rows are taken apart here by
-//! COPY's rules, and a type is given only where every value of the file bears it out.
+//! file_fdw reads the rows by COPY. Where COPY differs from RFC 4180 (blank lines, quotes in the
+//! middle of a value, mixed line ends), COPY's rules apply, because a table with a row that COPY
+//! refuses cannot be read. A column gets a type only if every value of the file fits it.
 //!
-//! A file that COPY would read as something else than it says (a quote in the middle of a value
-//! joins rows) is read with other options, or refused with the line.
+//! A file that COPY would misread (a quote in the middle of a value joins rows) is read with other
+//! options, or refused with the line.
 
+mod column_types;
 mod encoding;
-mod fault;
-mod kind;
+mod error;
 mod records;
-mod types;
+mod value_kind;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::shape::{Column, Inferred, Table};
-use kind::Kind;
-use records::Records;
+use crate::diff::{Column, InferredType, Table};
+use records::RecordReader;
+use value_kind::ValueKind;
 
+pub use column_types::{certain_column_types, keep_column_types};
 pub use encoding::Encoding;
-pub use fault::Fault;
-pub use types::{keep_types, known_types};
+pub use error::CsvError;
 
-/// As many columns as a table may have.
+/// Maximum number of columns of a table.
 const MAX_COLUMNS: usize = 1600;
-/// As long as a name may be, in bytes.
+/// Maximum length of a name in bytes.
 const MAX_NAME: usize = 63;
-/// Names that every table has already.
+/// Names of system columns.
 const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"];
-/// What some programs write before UTF-8.
-const MARK: &str = "\u{feff}";
-/// What stands between values, where the connection does not say: the first of these that fits.
+/// Byte order mark of UTF-8.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+/// Separators to try, in this order, if the connection gives none.
 const SEPARATORS: [char; 3] = [',', ';', '\t'];
 
-/// What a connection of the plugin `csv` says.
+/// Settings of a connection of the plugin `csv`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Csv {
+pub struct CsvSettings {
     /// Absolute paths, or patterns of them.
     pub paths: Vec<String>,
-    /// Whether the first line names the columns; `None`: look and see.
+    /// Whether the first line names the columns; `None` detects it.
     pub header: Option<bool>,
-    /// What stands between values; `None`: look and see.
+    /// Separator of values; `None` detects it.
     pub separator: Option<char>,
-    /// What a line to be skipped begins with; `None`: nothing.
+    /// Character that begins a comment line; `None` means no comments.
     pub comment: Option<char>,
-    /// How the files are encoded.
+    /// Encoding of the files.
     pub encoding: Encoding,
-    /// What stands for NULL without quotes; `None`: nothing.
+    /// Unquoted text that stands for NULL; `None` means an empty one.
     pub null: Option<String>,
 }
 
-/// The columns of a file, and how it is read.
+/// Columns of a file, and the options to read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sheet {
-    /// In order.
-    pub columns: Vec<SheetColumn>,
-    /// The first row names them.
+pub struct CsvLayout {
+    /// Columns in order.
+    pub columns: Vec<CsvColumn>,
+    /// Whether the first row names the columns.
     pub header: bool,
-    /// What stands between values.
+    /// Separator of values.
     pub separator: char,
-    /// What is given to COPY as the quote of a file whose own quotes are signs like any other: a
-    /// character that is not in it. `None`: the quote is the usual one.
+    /// Quote character for COPY, for a file whose quotes are ordinary characters: one that the file
+    /// does not contain. `None` means `"`.
     pub quote: Option<char>,
 }
 
-/// A column of a file.
+/// Column of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SheetColumn {
-    /// Its name.
+pub struct CsvColumn {
+    /// Name.
     pub name: String,
-    /// The type that this file alone gives it.
+    /// Type that follows from this file alone.
     pub data_type: &'static str,
-    /// What its values say of that.
-    pub inferred: Inferred,
+    /// Types that its values allow.
+    pub inferred: InferredType,
 }
 
-/// Tells a file's columns from its bytes: from all of them, or, unless `whole`, from its
-/// beginning. Of a part only the names are told: what comes later may contradict any type but
-/// `text`, and the table could not be read.
-pub fn read(bytes: &[u8], whole: bool, csv: &Csv) -> Result<Sheet, Fault> {
+/// Infers the layout of a file from its bytes: all of them, or its beginning if not `whole`. From a
+/// part only the names are inferred, because a later value may contradict any type but `text`.
+pub fn infer_layout(bytes: &[u8], whole: bool, csv: &CsvSettings) -> Result<CsvLayout, CsvError> {
     let text = csv.encoding.decode(bytes, whole)?;
     let text = &*text;
-    if text.trim_start_matches(MARK).is_empty() {
-        return Err(Fault::Empty);
+    if text.trim_start_matches(BYTE_ORDER_MARK).is_empty() {
+        return Err(CsvError::Empty);
     }
     if let Some(separator) = csv.separator {
         return separated(text, whole, csv, separator);
     }
-    // One that does not part the first row parts nothing.
+    // A separator must occur in the first row.
     let parts = |separator: &&char| {
         let mut row = records::Row::default();
-        let first = Records::new(text, whole, **separator, true).next(&mut row);
+        let first = RecordReader::new(text, whole, **separator, true).next(&mut row);
         matches!(first, Ok(true)) && row.len() > 1
     };
     let mut fault = None;
@@ -108,11 +106,16 @@ pub fn read(bytes: &[u8], whole: bool, csv: &Csv) -> Result<Sheet, Fault> {
     }
 }
 
-/// Reads a file whose values are parted by one character.
-fn separated(text: &str, whole: bool, csv: &Csv, separator: char) -> Result<Sheet, Fault> {
+/// Infers the layout for one separator.
+fn separated(
+    text: &str,
+    whole: bool,
+    csv: &CsvSettings,
+    separator: char,
+) -> Result<CsvLayout, CsvError> {
     let stray = match quoted(text, whole, csv, separator, None) {
-        // What comes later in a file could begin with a quote.
-        Err(stray @ Fault::StrayQuote { .. }) if whole => stray,
+        // Later values of the file could begin with a quote.
+        Err(stray @ CsvError::StrayQuote { .. }) if whole => stray,
         read => return read,
     };
     match unused_quote(text, separator) {
@@ -121,13 +124,13 @@ fn separated(text: &str, whole: bool, csv: &Csv, separator: char) -> Result<Shee
     }
 }
 
-/// A character to be given to COPY as the quote, where no value is in quotes.
+/// Returns a quote character for COPY that does not occur in the file, if no value is in quotes.
 fn unused_quote(text: &str, separator: char) -> Option<char> {
-    let mut records = Records::new(text, true, separator, false);
+    let mut records = RecordReader::new(text, true, separator, false);
     let mut row = records::Row::default();
     while records.next(&mut row).ok()? {
         let begins = |(value, _): (&str, bool)| {
-            let value = value.strip_prefix(MARK).unwrap_or(value);
+            let value = value.strip_prefix(BYTE_ORDER_MARK).unwrap_or(value);
             value.trim_start_matches([' ', '\t']).starts_with('"')
         };
         if row.values().any(begins) {
@@ -137,66 +140,69 @@ fn unused_quote(text: &str, separator: char) -> Option<char> {
     ('\u{1}'..'\u{9}').find(|sign| *sign != separator && !text.contains(*sign))
 }
 
-/// Reads a file with the usual quote, or (`quote` is another one) without any.
+/// Infers the layout with the usual quote, or without quotes if `quote` is given.
 fn quoted(
     text: &str,
     whole: bool,
-    csv: &Csv,
+    csv: &CsvSettings,
     separator: char,
     quote: Option<char>,
-) -> Result<Sheet, Fault> {
-    let mut records = Records::new(text, whole, separator, quote.is_none());
+) -> Result<CsvLayout, CsvError> {
+    let mut records = RecordReader::new(text, whole, separator, quote.is_none());
     let mut row = records::Row::default();
     let refuse_comment = |row: &records::Row| match csv.comment {
-        Some(sign) if row.begins_with(sign) => Err(Fault::Comment {
+        Some(sign) if row.begins_with(sign) => Err(CsvError::Comment {
             line: row.line(),
             sign,
         }),
         _ => Ok(()),
     };
     if !records.next(&mut row)? {
-        return Err(Fault::EndlessLine);
+        return Err(CsvError::EndlessLine);
     }
     refuse_comment(&row)?;
     let first: Vec<String> = (row.values().enumerate())
         .map(|(n, (value, _))| match n {
-            0 => value.strip_prefix(MARK).unwrap_or(value).to_owned(),
+            0 => value
+                .strip_prefix(BYTE_ORDER_MARK)
+                .unwrap_or(value)
+                .to_owned(),
             _ => value.to_owned(),
         })
         .collect();
     if first.len() > MAX_COLUMNS {
-        return Err(Fault::Wide { found: first.len() });
+        return Err(CsvError::Wide { found: first.len() });
     }
-    let header = csv.header.unwrap_or_else(|| names(&first));
-    let mut kinds = vec![Kind::Nothing; first.len()];
+    let header = csv.header.unwrap_or_else(|| is_header(&first));
+    let mut kinds = vec![ValueKind::Nothing; first.len()];
     let null = csv.null.as_deref().unwrap_or_default();
     if !header {
-        learn(&mut kinds, &row, null);
+        widen_kinds(&mut kinds, &row, null);
     }
     while records.next(&mut row)? {
         refuse_comment(&row)?;
         if row.len() != first.len() {
-            return Err(Fault::Ragged {
+            return Err(CsvError::Ragged {
                 line: row.line(),
                 found: if row.is_blank() { 0 } else { row.len() },
                 wanted: first.len(),
             });
         }
-        learn(&mut kinds, &row, null);
+        widen_kinds(&mut kinds, &row, null);
     }
     let columns = column_names(if header { &first } else { &[] }, first.len())
         .into_iter()
         .zip(kinds)
-        .map(|(name, kind)| SheetColumn {
+        .map(|(name, kind)| CsvColumn {
             name,
             data_type: if whole { kind.data_type() } else { "text" },
-            inferred: Inferred {
-                takes: kind.takes(),
-                certain: whole && kind != Kind::Nothing,
+            inferred: InferredType {
+                accepted_by: kind.accepted_by(),
+                is_certain: whole && kind != ValueKind::Nothing,
             },
         })
         .collect();
-    Ok(Sheet {
+    Ok(CsvLayout {
         columns,
         header,
         separator,
@@ -204,26 +210,26 @@ fn quoted(
     })
 }
 
-/// Whether a first row names the columns: nothing in it is empty, there twice, or anything but text.
-fn names(row: &[String]) -> bool {
+/// Returns whether a first row names the columns: every value is a distinct, non-empty text.
+fn is_header(row: &[String]) -> bool {
     let distinct: BTreeSet<&str> = row.iter().map(String::as_str).collect();
     distinct.len() == row.len()
-        && (row.iter()).all(|value| !value.is_empty() && Kind::of(value) == Kind::Text)
+        && (row.iter()).all(|value| !value.is_empty() && ValueKind::of(value) == ValueKind::Text)
 }
 
-fn learn(kinds: &mut [Kind], row: &records::Row, null: &str) {
+fn widen_kinds(kinds: &mut [ValueKind], row: &records::Row, null: &str) {
     for (kind, (value, quoted)) in kinds.iter_mut().zip(row.values()) {
-        // Every type takes NULL.
-        if (value != null || quoted) && *kind != Kind::Text {
-            *kind = kind.and(Kind::of(value));
+        // Every type accepts NULL.
+        if (value != null || quoted) && *kind != ValueKind::Text {
+            *kind = kind.combine(ValueKind::of(value));
         }
     }
 }
 
-/// The names of so many columns: those of the header as far as they can be, letters for the rest.
+/// Returns `count` column names: those of the header as far as possible, letters for the rest.
 fn column_names(header: &[String], count: usize) -> Vec<String> {
     let mut taken: BTreeSet<String> = SYSTEM_COLUMNS.map(str::to_owned).into();
-    // A name that stands in the file goes before one that is made up.
+    // A name in the file has priority over a generated one.
     let mut own: BTreeSet<&str> = header
         .iter()
         .map(|name| shortened(name, MAX_NAME))
@@ -247,7 +253,7 @@ fn column_names(header: &[String], count: usize) -> Vec<String> {
     names
 }
 
-/// The beginning of a text that takes at most so many bytes.
+/// Returns the beginning of a text, at most `most` bytes.
 fn shortened(text: &str, most: usize) -> &str {
     let mut end = most.min(text.len());
     while !text.is_char_boundary(end) {
@@ -256,7 +262,7 @@ fn shortened(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// `a` to `z`, `aa`, `ab`, …
+/// Returns `a` to `z`, `aa`, `ab`, …
 fn letters(n: usize) -> String {
     let last = char::from(b'a' + u8::try_from(n % 26).unwrap_or(0));
     match n / 26 {
@@ -265,13 +271,13 @@ fn letters(n: usize) -> String {
     }
 }
 
-/// The foreign table over a file that lies at an absolute path.
-pub fn table(name: &str, path: &str, sheet: &Sheet, csv: &Csv) -> Table {
+/// Returns the foreign table over a file with an absolute path.
+pub fn foreign_table(name: &str, path: &str, sheet: &CsvLayout, csv: &CsvSettings) -> Table {
     let option = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut options = BTreeMap::from([
         option("filename", path),
         option("format", "csv"),
-        // Otherwise that of the session that reads.
+        // Without it the encoding of the reading session applies.
         option("encoding", csv.encoding.name),
     ]);
     if sheet.header {
@@ -286,7 +292,7 @@ pub fn table(name: &str, path: &str, sheet: &Sheet, csv: &Csv) -> Table {
     if let Some(null) = &csv.null {
         options.extend([option("null", null)]);
     }
-    let column = |column: &SheetColumn| Column {
+    let column = |column: &CsvColumn| Column {
         name: column.name.clone(),
         data_type: column.data_type.to_owned(),
         inferred: Some(column.inferred),
@@ -300,15 +306,23 @@ pub fn table(name: &str, path: &str, sheet: &Sheet, csv: &Csv) -> Table {
     }
 }
 
-/// The name of the table over a file: the file's own without its last ending.
-pub fn table_name(file: &str) -> Result<&str, Fault> {
-    let stem = match file.rsplit_once('.') {
-        Some((stem, _)) if !stem.is_empty() => stem,
-        _ => file,
-    };
+/// Returns the name of the table over a file: the file's name without its last extension.
+///
+/// # Errors
+/// The name is longer than a table's may be.
+pub fn table_name(file: &str) -> Result<&str, CsvError> {
+    let stem = stem(file);
     match stem.len() {
         0..=MAX_NAME => Ok(stem),
-        _ => Err(Fault::LongName),
+        _ => Err(CsvError::LongName),
+    }
+}
+
+/// Returns a file's name without its last extension.
+pub fn stem(file: &str) -> &str {
+    match file.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => file,
     }
 }
 

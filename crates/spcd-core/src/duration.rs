@@ -1,7 +1,8 @@
-//! Lengths of time as people write them.
+//! Durations in settings.
 
-/// `500ms`, `30s`, `2m` or `2min`, `1h`; a bare number is seconds. In milliseconds; `None` for all else.
-pub(crate) fn milliseconds(text: &str) -> Option<u64> {
+/// Parses `500ms`, `30s`, `2m` or `2min`, `1h`, `1d`; a bare number is in seconds. Returns milliseconds;
+/// `None` for any other text.
+pub fn milliseconds(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim() {
@@ -9,6 +10,7 @@ pub(crate) fn milliseconds(text: &str) -> Option<u64> {
         "" | "s" => 1000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(factor)
@@ -28,7 +30,10 @@ mod tests {
             ("1h", Some(3_600_000)),
             ("", None),
             ("-1s", None),
-            ("1d", None),
+            ("1d", Some(86_400_000)),
+            ("1.5s", None),
+            ("s", None),
+            ("99999999999999999999s", None),
             ("18446744073709551615h", None),
         ] {
             assert_eq!(milliseconds(text), expected, "{text:?}");

@@ -1,38 +1,37 @@
-//! Whether a source answers: how often it is asked, and what follows from its answers.
+//! Health of sources: the probe schedule, the circuit breaker and the answers.
 //!
-//! Time is handed in, in milliseconds since any moment, so that a test steps through a whole
-//! schedule.
+//! Times are arguments, in milliseconds since an arbitrary moment, so that tests step through a
+//! whole schedule.
 
-mod kind;
+mod failure;
 mod options;
 
-pub use kind::{Kind, NO_TUNNEL, kind};
-pub use options::{KNOWN, Options, Unfit};
-/// A change that people are told of.
-pub use spcd_protocol::Health as Turn;
+pub use failure::{FailureKind, TUNNEL_CLOSED_SQLSTATE, classify_failure};
+pub use options::{InvalidOption, OPTION_NAMES, ProbeOptions};
+pub use spcd_protocol::HealthChange;
 
 use core::time::Duration;
 
 use serde::Serialize;
 
-use crate::backoff::Backoff;
+use spcd_protocol::Backoff;
 
-/// How often a source is asked, and what is done when it does not answer. Times are milliseconds.
+/// When a source is probed. Times are milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Schedule {
-    /// It is asked at all. (What is imported is tried again by the same times either way.)
+pub struct ProbeSchedule {
+    /// Whether the source is probed. (Imports are retried by the same times in either case.)
     pub enabled: bool,
-    /// From one probe to the next.
+    /// Interval between probes.
     pub interval: u64,
-    /// How often a source that did not answer is tried again before the breaker opens.
+    /// Number of further attempts before the breaker opens.
     pub attempts: u32,
-    /// Before the first of these attempts; before each further one it is twice as long.
+    /// Pause before the first further attempt; it doubles before each next one.
     pub pause: u64,
-    /// How long an answer may take.
+    /// Limit for an answer.
     pub timeout: u64,
 }
 
-impl Default for Schedule {
+impl Default for ProbeSchedule {
     fn default() -> Self {
         Self {
             enabled: true,
@@ -44,9 +43,9 @@ impl Default for Schedule {
     }
 }
 
-impl Schedule {
-    /// How long to wait after so many failures in a row. While attempts are left, the pauses grow;
-    /// after them there is one attempt an interval.
+impl ProbeSchedule {
+    /// Returns the pause after this number of failures in a row: it grows while attempts are left,
+    /// and is one interval after them.
     pub fn pause_after(&self, failures: u32) -> u64 {
         match failures {
             1.. if failures <= self.attempts => Backoff::new(self.pause, u64::MAX).pause(failures),
@@ -55,46 +54,48 @@ impl Schedule {
     }
 }
 
-/// Whether a source that does not answer is still asked as often as one that does.
+/// State of the circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Breaker {
-    /// It answers, or attempts are left.
+    /// The source answers, or attempts are left.
     #[default]
     Closed,
-    /// It is left alone until the next interval; one that refused its credentials, until they
-    /// change or somebody asks.
+    /// The source is not probed until the next interval. After rejected credentials, it is not
+    /// probed until they change or a probe is requested.
     Open,
-    /// One probe finds out whether it is back.
+    /// One probe tests whether the source is back.
     HalfOpen,
 }
 
-/// What a probe found.
+/// Outcome of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ProbeOutcome {
     /// The source answers.
     Answered,
-    /// It does not.
-    Failed(Kind),
-    /// It could not be asked, for a reason that is not the source's.
-    Unsure,
+    /// The source does not answer.
+    Failed(FailureKind),
+    /// The probe could not run, for a reason that is not the source's.
+    Inconclusive,
 }
 
-/// What is known of a source.
+/// Known health of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Health {
-    /// Whether it answered when it was last asked; `None`: not known.
+pub struct SourceHealth {
+    /// Whether the last probe was answered; `None` if unknown.
     pub reachable: Option<bool>,
-    /// How often in a row it did not answer.
+    /// Number of failed probes in a row.
     pub attempts: u32,
-    /// Whether it is still asked as usual.
+    /// State of the circuit breaker.
     pub breaker: Breaker,
-    /// When it is asked next; `None`: not before something changes or somebody asks.
+    /// Time of the next probe; `None`: not before the configuration changes or a probe is
+    /// requested.
     pub next: Option<u64>,
 }
 
-impl Health {
-    /// Of a source that is asked first at `next`; `reachable`: what an earlier daemon knew.
+impl SourceHealth {
+    /// Creates the health of a source whose first probe is at `next`. `reachable` is the result of
+    /// an earlier daemon.
     pub fn new(reachable: Option<bool>, next: u64) -> Self {
         Self {
             reachable,
@@ -103,9 +104,9 @@ impl Health {
         }
     }
 
-    /// A probe begins.
+    /// Returns the health when a probe begins.
     #[must_use]
-    pub fn asked(self) -> Self {
+    pub fn probing(self) -> Self {
         Self {
             breaker: match self.breaker {
                 Breaker::Closed => Breaker::Closed,
@@ -115,13 +116,18 @@ impl Health {
         }
     }
 
-    /// What is known after a probe that ended `now`, and what people are told.
+    /// Returns the health after a probe that ended `now`, and the change to announce.
     #[must_use]
-    pub fn after(self, outcome: Outcome, now: u64, schedule: &Schedule) -> (Self, Option<Turn>) {
+    pub fn after_probe(
+        self,
+        outcome: ProbeOutcome,
+        now: u64,
+        schedule: &ProbeSchedule,
+    ) -> (Self, Option<HealthChange>) {
         let in_ms = |pause: u64| Some(now.saturating_add(pause));
         match outcome {
-            Outcome::Answered => {
-                let turn = (self.reachable == Some(false)).then_some(Turn::Restored);
+            ProbeOutcome::Answered => {
+                let turn = (self.reachable == Some(false)).then_some(HealthChange::Restored);
                 let health = Self {
                     reachable: Some(true),
                     next: in_ms(schedule.interval),
@@ -129,11 +135,11 @@ impl Health {
                 };
                 (health, turn)
             }
-            Outcome::Failed(kind) => {
-                let turn = (self.reachable != Some(false)).then_some(Turn::Lost);
+            ProbeOutcome::Failed(kind) => {
+                let turn = (self.reachable != Some(false)).then_some(HealthChange::Lost);
                 let attempts = self.attempts.saturating_add(1);
                 // Another attempt with the same credentials could lock the account.
-                let refused = kind == Kind::Authentication;
+                let refused = kind == FailureKind::Authentication;
                 let health = Self {
                     reachable: Some(false),
                     attempts,
@@ -148,7 +154,7 @@ impl Health {
                 };
                 (health, turn)
             }
-            Outcome::Unsure => {
+            ProbeOutcome::Inconclusive => {
                 let health = Self {
                     breaker: match self.breaker {
                         Breaker::HalfOpen => Breaker::Open,
@@ -162,39 +168,39 @@ impl Health {
         }
     }
 
-    /// The configuration changed, or somebody asks: it is tried at once, and then with all its
-    /// attempts.
+    /// Returns the health for a probe at once with all attempts: the configuration changed, or a
+    /// probe was requested.
     #[must_use]
-    pub fn again(self, now: u64) -> Self {
+    pub fn retry_at(self, now: u64) -> Self {
         Self::new(self.reachable, now)
     }
 }
 
-/// The answer to a probe.
+/// Answer to a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeAnswer {
-    /// The source answers, with this latency.
-    There(Duration),
-    /// It does not.
+    /// The source answers, after this time.
+    Reachable(Duration),
+    /// The source does not answer.
     Failed(ProbeFailure),
-    /// It could not be asked, for a reason that is not the source's.
-    Unsure(String),
+    /// The probe could not run, for a reason that is not the source's.
+    Inconclusive(String),
 }
 
-/// Why a source does not answer.
+/// Failure of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeFailure {
-    /// What stands in the way.
-    pub kind: Kind,
-    /// The wrapper's message, without values that are not public.
+    /// Kind of failure.
+    pub kind: FailureKind,
+    /// Message of the wrapper, without values that are not public.
     pub text: String,
 }
 
 impl ProbeFailure {
     /// Returns the failure that a SQLSTATE and the message that came with it describe.
-    pub fn of(sqlstate: &str, text: &str) -> Self {
+    pub fn classify(sqlstate: &str, text: &str) -> Self {
         Self {
-            kind: kind(sqlstate, text),
+            kind: classify_failure(sqlstate, text),
             text: text.to_owned(),
         }
     }
@@ -203,7 +209,7 @@ impl ProbeFailure {
     pub fn timeout(within: Duration) -> Self {
         let seconds = within.as_secs_f64();
         Self {
-            kind: Kind::Timeout,
+            kind: FailureKind::Timeout,
             text: format!("the source did not answer within {seconds} s"),
         }
     }

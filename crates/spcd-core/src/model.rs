@@ -1,48 +1,74 @@
-//! What the files want, as plain data that the other modules share.
+//! Desired state, as plain data that the other modules share.
 
+mod lane;
+mod mirror;
 mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use crate::csv::Csv;
+use crate::csv::CsvSettings;
+use crate::diff::{TableWarning, WrapperTraits};
 use crate::hash::Hasher;
 use crate::health;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
-use crate::shape::Traits;
 
+pub use lane::{
+    AggregatorLane, GatewayAggregator, HubUse, Lane, LaneServer, MAX_LANES, TOUCH_OPTION,
+};
+pub use mirror::{MAX_MIRROR_NAME_BYTES, Mirror, MirrorOrigin, SourceKind};
 pub use tunnel::{Ssh, Tunnel};
 
-/// Everything the files want.
+/// Desired state: everything that the files ask for.
 #[derive(Debug, Clone, Default)]
-pub struct Desired {
-    /// By name. Blocks whose name is refused or that have no name are only diagnostics.
+pub struct DesiredState {
+    /// Connections by name. A block without a name, or with a refused one, is only a diagnostic.
     pub connections: BTreeMap<String, Arc<Connection>>,
-    /// Inputs whose contents are not known now: what they held before must stay.
-    pub doubts: Vec<Doubt>,
-    /// `options "database"`.
+    /// Files and directories that cannot be read now: connections from there keep what they have.
+    pub unknown_inputs: Vec<UnknownInput>,
+    /// The block `options "database"`.
     pub database: DatabaseOptions,
+    /// How lanes reach their gateways, and the servers of mirrors their sources, by server, as far as
+    /// that is known.
+    pub lane_servers: BTreeMap<String, LaneServer>,
+    /// For the gateway: what the hub still reads there.
+    pub hub_use: HubUse,
+    /// The blocks `mirror`, by name.
+    pub mirrors: BTreeMap<String, Mirror>,
 }
 
-impl Desired {
-    /// The hash of a connection's target; empty if it has none.
+impl DesiredState {
+    /// Returns the hash of a connection's target; empty if it has none.
     pub fn target_hash(&self, name: &str) -> &str {
         self.connections
             .get(name)
             .map_or("", |connection| connection.target_hash())
     }
+
+    /// Returns the same with only these of its connections.
+    pub fn only(&self, names: &[String]) -> Self {
+        let connection = |name: &String| Some((name.clone(), self.connections.get(name)?.clone()));
+        Self {
+            connections: names.iter().filter_map(connection).collect(),
+            unknown_inputs: self.unknown_inputs.clone(),
+            database: self.database.clone(),
+            lane_servers: self.lane_servers.clone(),
+            hub_use: self.hub_use.clone(),
+            mirrors: BTreeMap::new(),
+        }
+    }
 }
 
-/// The wrapper for MySQL and MariaDB.
-pub const MYSQL: &str = "mysql_fdw";
+/// Foreign data wrapper for MySQL and MariaDB.
+pub const MYSQL_WRAPPER: &str = "mysql_fdw";
 
-impl Desired {
-    /// Takes back a default that holds for a hub in UTF8 only: mysql_fdw hands on the text that it gets
-    /// in `character_set` as if it were in the hub's encoding.
+impl DesiredState {
+    /// Removes the default of `character_set`, which is right for a hub in UTF8 only: mysql_fdw
+    /// passes on text in `character_set` as if it were in the hub's encoding.
     pub fn adapt_to_other_encoding(&mut self) {
-        let is_utf8 = |target: &Target| {
-            target.wrapper == MYSQL && target.default_options.contains("character_set")
+        let is_utf8 = |target: &ForeignSource| {
+            target.wrapper == MYSQL_WRAPPER && target.default_options.contains("character_set")
         };
         for connection in self.connections.values_mut() {
             if connection.target.as_ref().is_ok_and(is_utf8)
@@ -54,19 +80,32 @@ impl Desired {
     }
 }
 
-/// A place of which it is not known what it wants. Connections that the database knows from
-/// there, and that no readable block names, keep what they have.
+/// File or directory whose contents are unknown. Connections that the database knows from there,
+/// and that no readable block names, keep what they have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Doubt {
-    /// A file, or everything below a directory.
+pub struct UnknownInput {
+    /// Path of a file or directory.
     pub path: String,
-    /// Whether `path` is a directory.
-    pub directory: bool,
-    /// What those connections' error is to say; `None` leaves their state as it is.
+    /// Whether `path` is a directory, with everything below it.
+    pub is_directory: bool,
+    /// Error for those connections; `None` leaves their state unchanged.
     pub error: Option<String>,
+    /// Only the connections of this mirror are in doubt.
+    pub mirror: Option<String>,
 }
 
-/// What `options "database"` says.
+impl UnknownInput {
+    /// Returns whether a file is the path or below it.
+    pub fn holds(&self, file: &str) -> bool {
+        match file.strip_prefix(&self.path) {
+            Some("") => true,
+            Some(rest) => self.is_directory && (rest.starts_with('/') || self.path.ends_with('/')),
+            None => false,
+        }
+    }
+}
+
+/// Contents of `options "database"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DatabaseOptions {
     /// `search_path`, split; empty if unset.
@@ -75,52 +114,63 @@ pub struct DatabaseOptions {
     pub search_path_prefix: Vec<String>,
     /// `manage_search_path`; `true` if unset.
     pub manage_search_path: Option<bool>,
-    /// The file that holds the block.
+    /// File that holds the block.
     pub file: Option<String>,
-    /// The block cannot be read now: paths stay as they are.
+    /// Whether the block cannot be read now: search paths stay unchanged.
     pub is_unknown: bool,
 }
 
-/// One `connection` block.
+/// A `connection` block.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// The label.
+    /// Label of the block.
     pub name: String,
     /// `plugin` as written (`turbot/aws@latest`; for a reference, the label).
     pub plugin: String,
-    /// The label of the plugin block it resolved to, or the shipped definition's name.
+    /// Label of the plugin block that `plugin` resolved to, or name of the shipped definition.
     pub plugin_instance: String,
-    /// What kind of connection.
-    pub kind: Kind,
-    /// `import_schema = "enabled"`.
+    /// Kind of connection.
+    pub kind: ConnectionKind,
+    /// Whether `import_schema` is `"enabled"`.
     pub enabled: bool,
-    /// The file the block is in.
+    /// File that holds the block.
     pub file: String,
-    /// The line of the block's opening brace, from 1.
+    /// Line of the block's opening brace, from 1.
     pub start_line: u32,
-    /// The line of its closing brace.
+    /// Line of the block's closing brace.
     pub end_line: u32,
-    /// What is to be there, or the error for its state: `file:line:col: reason`, without
-    /// source lines and without values that are not public.
-    pub target: Result<Target, String>,
-    /// What its state is to warn of, apart from errors.
+    /// Objects in Postgres that the connection asks for, or the error for its state:
+    /// `file:line:col: reason`, without source lines and without values that are not public.
+    pub target: Result<ForeignSource, String>,
+    /// Warnings for its state, apart from errors.
     pub warnings: Vec<String>,
-    /// The block `labels`: for people, and nothing follows from them.
+    /// Block `labels`. spcd shows them and draws no conclusion from them.
     pub labels: BTreeMap<String, String>,
-    /// What its block `health` and its plugin's say of when its source is asked whether it is there.
-    pub health: health::Options,
+    /// Probe options from its block `health` and its plugin's.
+    pub health: health::ProbeOptions,
+    /// Whether the wrapper runs in the gateway, also if the target is an error.
+    pub in_gateway: bool,
+    /// The hub waits until the gateway, or the source of a mirror, has its tables.
+    pub awaits_source: bool,
+    /// What an aggregator reads from the gateway, instead of its members' tables.
+    pub gateway: Option<GatewayAggregator>,
+    /// Tables of the source that the gateway has left out.
+    pub left_out: Vec<TableWarning>,
+    /// What a mirrored connection is at the source.
+    pub mirror: Option<MirrorOrigin>,
     pub(crate) hash: TargetHash,
 }
 
 impl Connection {
-    /// The hash of its target; empty if it has none.
+    /// Returns the hash of its target; empty if it has none.
     pub fn target_hash(&self) -> &str {
         let Ok(target) = &self.target else { return "" };
         self.hash.0.get_or_init(|| target.hash())
     }
 }
 
-/// Reckoned once for all who share a connection. A copy is made to be changed, so it starts anew.
+/// Hash of a target, computed once and shared with the connection. A clone starts empty, because
+/// clones are made to be changed.
 #[derive(Debug, Default)]
 pub(crate) struct TargetHash(OnceLock<String>);
 
@@ -130,105 +180,137 @@ impl Clone for TargetHash {
     }
 }
 
-/// `type = …`.
+/// Kind of a connection, from `type`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum ConnectionKind {
     /// Foreign tables of one source.
     Plugin,
     /// Views over other connections' tables.
     Aggregator {
         /// `connections` as written.
         patterns: Vec<String>,
-        /// The connections they mean, in byte order.
+        /// Names of the members, in byte order.
         members: Vec<String>,
     },
 }
 
-/// A connection seen through its plugin's definition: what it becomes in Postgres.
+/// Objects in Postgres that a connection becomes through its plugin's definition.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Target {
-    /// The extension that brings the wrapper.
+pub struct ForeignSource {
+    /// Extension that provides the wrapper.
     pub extension: String,
-    /// Other extensions that its tables may need: created where they are available.
+    /// Further extensions whose types its tables may have; created where available.
     pub requires: BTreeSet<String>,
-    /// What to install when the extension is not available: a package or a page.
+    /// Package or page to install if the extension is not available.
     pub package: String,
-    /// The foreign data wrapper.
+    /// Foreign data wrapper.
     pub wrapper: String,
-    /// Options of the server, with defaults from the definition applied.
+    /// Options of the server, including the definition's defaults.
     pub server: BTreeMap<String, OptionValue>,
-    /// Those of them that the connection does not give.
+    /// Names of server options that come from the definition's defaults.
     pub default_options: BTreeSet<String>,
     /// Options of the user mapping; always secret.
     pub mapping: BTreeMap<String, Secret>,
-    /// Server options that hold only while the source is asked (`keep_connections = off`).
-    pub ask: BTreeMap<String, String>,
-    /// What is imported.
+    /// Server options that are set only during an import (`keep_connections = off`).
+    pub ask_options: BTreeMap<String, String>,
+    /// Selection of tables to import.
     pub import: Import,
-    /// Options of the import statement itself (`import_enum_as_text`).
+    /// Options of the IMPORT FOREIGN SCHEMA statement (`import_enum_as_text`).
     pub import_options: BTreeMap<String, String>,
-    /// Of the attributes that are given: those that not every version of the wrapper takes, and
-    /// from which on it does.
+    /// Minimum wrapper version of each given attribute that not every version supports.
     pub since: BTreeMap<String, String>,
-    /// `dynamic`: asked for itself; `static`: shares one set of tables with all connections of
-    /// its plugin instance.
+    /// Whether the connection is imported by itself (`dynamic`) or shares one set of tables with
+    /// all connections of its plugin instance (`static`).
     pub dynamic: bool,
-    /// The wrapper maps columns by position (file_fdw), so their order counts.
+    /// Whether the wrapper maps columns by position (file_fdw), so that their order counts.
     pub positional: bool,
-    /// The wrapper's column option for a remote name (`column_name`), left out where it says
-    /// what the column's own name says.
+    /// Column option for a remote name (`column_name`). It is left out if it equals the column's
+    /// own name.
     pub column_name_option: Option<String>,
-    /// How one finds out whether the source is there.
-    pub probe: Probe,
-    /// What leads to the source, where it cannot be reached by itself.
+    /// Method of probing the source.
+    pub probe: ProbeMethod,
+    /// Tunnel to the source, if it is not reached directly.
     pub tunnel: Option<Tunnel>,
-    /// Which files are the tables, where the wrapper cannot import: they are read, not asked for.
-    pub csv: Option<Csv>,
+    /// Settings of CSV files, if the tables are inferred from files instead of imported.
+    pub csv: Option<CsvSettings>,
+    /// The wrapper runs in the gateway, and the hub reads its tables from there.
+    pub in_gateway: bool,
+    /// Number of lanes of the plugin; `None` means the default.
+    pub lanes: Option<u32>,
+    /// Server that it shares with other connections, instead of one of its own name.
+    pub lane: Option<Lane>,
+    /// Servers of other lanes by which its tables in the gateway are read.
+    pub also_read_by: BTreeSet<String>,
+    /// Hash of its tables in the gateway, if other connections of its plugin instance have the same
+    /// ones: then one of them is asked for all.
+    pub shared_shape: Option<String>,
+    /// The source lists its connections, and has a connection's tables only while it says `ready`.
+    pub follows: Option<SourceKind>,
 }
 
-/// The wrappers that come with Postgres: any number of them live in one session.
+/// Wrappers that ship with Postgres: a session may load any number of them.
 const SHIPPED_WITH_POSTGRES: [&str; 2] = ["postgres_fdw", "file_fdw"];
 
-impl Target {
-    /// The wrapper, unless it comes with Postgres. A session of spcd's own loads the library of one
-    /// such wrapper at most: two that bring a language runtime along end the server process.
-    pub fn library(&self) -> Option<&str> {
+impl ForeignSource {
+    /// Returns the wrapper, unless it ships with Postgres. A session of spcd loads at most one such
+    /// wrapper: two that embed a language runtime end the server process.
+    pub fn exclusive_library(&self) -> Option<&str> {
         let wrapper = self.wrapper.as_str();
         (!SHIPPED_WITH_POSTGRES.contains(&wrapper) && self.csv.is_none()).then_some(wrapper)
     }
 
-    /// Whether a session that waits for the source ends by itself or when it is cancelled.
-    /// `postgres_fdw` limits the time in which it connects.
+    /// Returns the extensions that the source needs.
+    pub fn extensions(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.extension).chain(&self.requires)
+    }
+
+    /// Returns where to get the extension from.
+    pub fn extension_origin(&self) -> &str {
+        match self.package.as_str() {
+            "" => "its vendor",
+            package => package,
+        }
+    }
+
+    /// Returns whether a session that waits for the source ends by itself or when it is cancelled.
+    /// `postgres_fdw` has a `connect_timeout`.
     pub fn is_cancellable(&self) -> bool {
         self.csv.is_some() || self.wrapper == "postgres_fdw"
     }
 
-    /// How its wrapper sees tables.
-    pub fn traits(&self) -> Traits<'_> {
-        Traits {
+    /// Returns the name of the server of a connection's tables.
+    pub fn server_name(&self, connection: &str) -> String {
+        (self.lane.as_ref()).map_or_else(|| connection.to_owned(), Lane::server)
+    }
+
+    /// Returns how its wrapper maps columns.
+    pub fn wrapper_traits(&self) -> WrapperTraits<'_> {
+        WrapperTraits {
             positional: self.positional,
             column_name_option: self.column_name_option.as_deref(),
         }
     }
 
-    /// The server's options as the catalog holds them.
+    /// Returns the server's options as the catalog holds them.
     pub fn server_options(&self) -> BTreeMap<String, String> {
         let value = |(name, option): (&String, &OptionValue)| (name.clone(), option.value.clone());
         self.server.iter().map(value).collect()
     }
 
-    /// Returns the hash of everything in it that the database should follow.
+    /// Returns the hash of everything in it that the database follows.
     pub fn hash(&self) -> String {
         let mut hasher = Hasher::default();
         let mut put = |text: &str| hasher.put(text);
         put(&self.extension);
         put(&self.wrapper);
-        for (name, option) in &self.server {
+        // A shared server is followed by itself, and may lead to another gateway.
+        let is_own = |name: &String| self.lane.is_none() || name == TOUCH_OPTION;
+        for (name, option) in self.server.iter().filter(|(name, _)| is_own(name)) {
             put(name);
             put(&option.value);
         }
         put("mapping");
-        for (name, value) in &self.mapping {
+        for (name, value) in self.mapping.iter().filter(|(name, _)| is_own(name)) {
             put(name);
             put(value.expose());
         }
@@ -246,19 +328,25 @@ impl Target {
             put(value);
         }
         put(if self.dynamic { "dynamic" } else { "static" });
+        // Tables that were left out may be there with one more type.
+        self.requires.iter().for_each(|extension| put(extension));
+        // Not the number: a connection keeps the lane that it has.
+        if let Some(lane) = &self.lane {
+            put(&lane.group);
+        }
         if let Some(csv) = &self.csv {
             put(&format!("{csv:?}"));
         }
         hasher.finish()
     }
 
-    /// The port on this machine through which the source is reached.
+    /// Returns the local port of the tunnel.
     pub fn tunnel_port(&self) -> Option<u16> {
         let tunnel = self.tunnel.as_ref()?;
         self.server.get(&tunnel.port_option)?.value.parse().ok()
     }
 
-    /// Names another port for the tunnel's end: the usual one is taken.
+    /// Changes the local port of the tunnel: the default one is in use.
     pub fn set_tunnel_port(&mut self, port: u16) {
         if let Some(tunnel) = &self.tunnel
             && let Some(option) = self.server.get_mut(&tunnel.port_option)
@@ -268,64 +356,65 @@ impl Target {
     }
 }
 
-/// How one finds out whether a source is there.
+/// Method of probing a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Probe {
-    /// By an import of a table that does not exist: it goes through connection, credentials and
-    /// catalog, and makes nothing.
+pub enum ProbeMethod {
+    /// Importing a table that does not exist: it tests connection, credentials and catalog, and
+    /// creates nothing.
     #[default]
     Import,
-    /// By opening the files.
+    /// Opening the files.
     Files,
-    /// Not at all.
+    /// No probe.
     None,
 }
 
-/// A server option.
+/// Option of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptionValue {
-    /// Its value. Every role can read it in the catalog.
+    /// Value. Every role can read it in the catalog.
     pub value: String,
-    /// Whether spcd may show it.
+    /// Whether spcd may show the value.
     pub public: bool,
 }
 
-/// The block `import`, with the definition's defaults applied.
+/// Block `import`, including the definition's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Import {
-    /// The remote schema.
+    /// Remote schema.
     pub schema: String,
-    /// Patterns of tables to take; empty: all.
+    /// Patterns of tables to import; empty selects all.
     pub tables: Vec<String>,
     /// Patterns of tables to leave out.
     pub exclude: Vec<String>,
-    /// How often a dynamic source is asked again, in seconds; 0: never; `None`: the default.
+    /// Interval between imports of a dynamic source, in seconds; 0 disables them, `None` means the
+    /// default.
     pub refresh_interval: Option<u64>,
-    /// How long an import may take, in seconds; `None`: the default.
+    /// Limit of an import, in seconds; `None` means the default.
     pub timeout: Option<u64>,
-    /// What becomes of columns whose types the hub does not have; `None`: what the plugin says.
-    pub unknown_types: Option<UnknownTypes>,
+    /// Treatment of columns whose types the hub does not have; `None` means the plugin's.
+    pub unknown_types: Option<UnknownTypePolicy>,
 }
 
-/// What becomes of a column of another Postgres whose type the hub does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UnknownTypes {
-    /// Enums are read as text and domains as the type below them, which loses nothing. A table with a
+/// Treatment of a column of another Postgres whose type the hub does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum UnknownTypePolicy {
+    /// Reads enums as text and domains as their base type, which loses nothing. A table with a
     /// column of another unknown type is left out.
     #[default]
     Known,
-    /// Every unknown type is read as text.
+    /// Reads every unknown type as text.
     Text,
-    /// Each table with such a column is left out.
+    /// Leaves out each table with such a column.
     Skip,
 }
 
-impl UnknownTypes {
-    /// The values of the attribute `unknown_types`.
-    pub const WORDS: [&str; 3] = ["known", "text", "skip"];
+impl UnknownTypePolicy {
+    /// Values of the attribute `unknown_types`.
+    pub const VALUES: [&str; 3] = ["known", "text", "skip"];
 
-    /// The value with that name.
-    pub fn named(word: &str) -> Option<Self> {
+    /// Returns the policy of that name.
+    pub fn from_name(word: &str) -> Option<Self> {
         match word {
             "known" => Some(Self::Known),
             "text" => Some(Self::Text),
@@ -336,9 +425,9 @@ impl UnknownTypes {
 }
 
 impl Import {
-    /// Whether a table is wanted. Patterns that cannot be read match nothing; `load` has refused
-    /// them before.
-    pub fn takes(&self, table: &str) -> bool {
+    /// Returns whether a table is selected. Invalid patterns match nothing; `load` has reported
+    /// them.
+    pub fn selects(&self, table: &str) -> bool {
         let any = |patterns: &[String]| {
             patterns
                 .iter()
@@ -347,10 +436,10 @@ impl Import {
         (self.tables.is_empty() || any(&self.tables)) && !any(&self.exclude)
     }
 
-    /// Returns a warning for each pattern that matches none of the source's tables: `taken` are those
-    /// that are wanted, `others` the rest, where they are known. Without them nothing can be said of
-    /// `exclude`.
-    pub fn unmatched(&self, taken: &[&str], others: Option<&[&str]>) -> Vec<String> {
+    /// Returns a warning for each pattern that matches no table of the source. `taken` are the
+    /// selected tables; `others` are the rest, if known. Without `others`, `exclude` is not
+    /// checked.
+    pub fn unmatched_patterns(&self, taken: &[&str], others: Option<&[&str]>) -> Vec<String> {
         let all = || taken.iter().chain(others.into_iter().flatten()).copied();
         let matches = |text: &str| {
             Pattern::new(text).is_ok_and(|pattern| all().any(|name| pattern.matches(name)))
@@ -366,13 +455,13 @@ impl Import {
                 let folded = Pattern::new(&lower(text)).ok();
                 let is_case = |name: &str| folded.as_ref().is_some_and(|p| p.matches(&lower(name)));
                 let hint = if let Some(name) = all().find(|name| is_case(name)) {
-                    format!("; upper and lower case count: there is {name:?}")
+                    format!("; patterns are case-sensitive: there is {name:?}")
                 } else if text.contains('%') {
-                    "; `%` is no wildcard here, write `*`".to_owned()
+                    "; `%` is not a wildcard, write `*`".to_owned()
                 } else if let Some((schema, table)) = text.split_once('.')
                     && (schema == self.schema || matches(table))
                 {
-                    format!("; patterns are of names without their schema, write {table:?}")
+                    format!("; patterns match names without their schema, write {table:?}")
                 } else {
                     String::new()
                 };

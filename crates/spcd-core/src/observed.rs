@@ -1,56 +1,75 @@
-//! What the database holds, and what this daemon remembers of its attempts: plain data.
+//! Observed state: what the database holds, and this daemon's failed attempts. Plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use spcd_protocol::Status;
 
-use crate::model::{Connection, Kind};
-use crate::offer::Offer;
+use crate::diff::{Blockers, ColumnTypes, Table, TableChange, TableWarning};
+use crate::model::{Connection, ConnectionKind, ForeignSource};
+use crate::remote_schema::RemoteSchema;
 use crate::secret::Secret;
-use crate::shape::{KnownTypes, Obstacles, Table};
+use crate::sql;
 
-/// One look at the database.
+/// The observed state of a database.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// Every row of `spcd.connection_state`.
-    pub connections: BTreeMap<String, Known>,
-    /// Names of wanted connections under which a schema or a server exists that spcd did not
-    /// make, with what it is (`schema`, `server`).
+    pub connections: BTreeMap<String, ObservedConnection>,
+    /// Names of desired connections that a schema or server bears which spcd did not create, with the
+    /// kind of object (`schema`, `server`).
     pub taken: BTreeMap<String, String>,
-    /// What there is of the connections that [`crate::plan::needs_detail`] names.
+    /// The objects of the connections that [`crate::planner::needs_detail`] names.
     pub details: BTreeMap<String, Detail>,
-    /// The tables that were made for those, and for the connections that are to go.
+    /// The tables that spcd created for those, and for connections that are to be dropped.
     pub tables: BTreeMap<String, Vec<String>>,
-    /// What became of the views of the aggregators that [`crate::plan::needs_detail`] names.
+    /// The altered views of the aggregators that [`crate::planner::needs_detail`] names.
     pub views: BTreeMap<String, Views>,
-    /// Connections whose sources keep their jobs waiting: nobody else waits for them.
+    /// Connections whose jobs wait for slow sources. Nothing else waits for them.
     pub slow: BTreeSet<String>,
-    /// The roles whose search path is spcd's to set, or was.
+    /// Roles whose search path spcd sets or has set.
     pub roles: Vec<Role>,
     /// The role `spcd_users` exists.
     pub readers: bool,
-    /// It may use the schema `spcd`; `true` where there is no such role.
+    /// `spcd_users` has USAGE on the schema `spcd`; `true` without that role.
     pub admitted: bool,
-    /// The extensions that targets name.
+    /// The extensions that sources name.
     pub extensions: BTreeMap<String, Extension>,
-    /// The versions of those that are installed.
+    /// The versions of the installed ones.
     pub versions: BTreeMap<String, String>,
-    /// What came of asking sources since the daemon started, by connection.
+    /// Failed attempts since the daemon started, by connection.
     pub attempts: BTreeMap<String, Attempt>,
-    /// Connections whose sources are left alone until somebody says otherwise.
-    pub held: BTreeSet<String>,
+    /// Connections that a client paused by `spcd disconnect`.
+    pub paused: BTreeSet<String>,
     /// Connections whose sources are to be asked although nothing differs.
     pub ask: BTreeSet<String>,
-    /// What sources answered that were asked ahead of a pass: for a dry run.
-    pub answers: BTreeMap<String, Ahead>,
-    /// Those of them that somebody asked for by name.
+    /// Answers of sources, for a dry run.
+    pub answers: BTreeMap<String, ImportPreview>,
+    /// Connections that a client named in a request.
     pub urgent: BTreeSet<String>,
-    /// It is known which connections drifted.
+    /// Whether drift detection has answered.
     pub drift_known: bool,
+    /// Servers with names of lanes.
+    pub lanes: BTreeMap<String, ObservedLane>,
+}
+
+/// A server with the name of a lane.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedLane {
+    /// Whether spcd made it.
+    pub presence: Presence,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+    /// The mapping's options for PUBLIC; `None`: no mapping.
+    pub mapping: Option<BTreeMap<String, Secret>>,
+    /// Tables or mappings of users depend on it.
+    pub in_use: bool,
+    /// Why it cannot be made or altered.
+    pub refused: Option<String>,
 }
 
 impl Observed {
-    /// Notes that what spcd made for these was altered or dropped since.
+    /// Marks the connections whose objects have drifted.
     pub fn mark<'a>(&mut self, drifted: impl IntoIterator<Item = &'a String>) {
         self.drift_known = true;
         for name in drifted {
@@ -67,30 +86,32 @@ impl Observed {
 pub struct Role {
     /// Its name.
     pub name: String,
-    /// It can log in and is a direct member.
+    /// It can log in and is a direct member of `spcd_users`.
     pub member: bool,
     /// It has a search path that spcd did not set.
     pub own: bool,
     /// The hash of the path that spcd set.
     pub set: Option<String>,
-    /// What spcd set is still there.
+    /// The path that spcd set is still set.
     pub there: bool,
-    /// It is, but other settings of the role changed.
-    pub touched: bool,
+    /// It is, but other settings of the role have changed.
+    pub are_settings_changed: bool,
+    /// The hash of a path that could not be set.
+    pub refused: Option<String>,
 }
 
-/// What a source answered before anything is done.
+/// The answer of a source, for a dry run.
 #[derive(Debug, Clone)]
-pub struct Ahead {
-    /// Its tables, normalized; or why it did not answer.
-    pub tables: Result<Offer, String>,
-    /// What stands in the way of changes.
-    pub obstacles: Obstacles,
+pub struct ImportPreview {
+    /// Its tables, normalized, or the error.
+    pub tables: Result<RemoteSchema, String>,
+    /// The dependent objects that block changes.
+    pub blockers: Blockers,
 }
 
-/// A row of `spcd.connection_state`, and what spcd made for it.
+/// A row of `spcd.connection_state`, and the objects that spcd created for it.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct ObservedConnection {
     /// Its status.
     pub status: Status,
     /// Its error.
@@ -99,49 +120,59 @@ pub struct Known {
     pub warnings: Vec<String>,
     /// The source's comments are on the tables.
     pub comments_set: bool,
-    /// What it says of the files.
-    pub written: Written,
+    /// The columns that repeat the configuration.
+    pub written: ConfigSnapshot,
     /// The hash of the imported tables.
-    pub shape_hash: Option<String>,
-    /// What spcd made; `None`: nothing yet.
+    pub schema_hash: Option<String>,
+    /// The objects that spcd created, if any.
     pub applied: Option<Applied>,
-    /// What its work waits for, as far as this daemon met it: who holds a lock.
+    /// The session that holds a lock for which its job waits, as a warning.
     pub waits_for: Option<String>,
 }
 
-/// The columns of the row that repeat the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Written {
-    /// `plugin`
+/// The columns of the row that repeat the configuration, under the table's column names.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigSnapshot {
+    /// Plugin as written in the block.
     pub plugin: String,
-    /// `plugin_instance`
+    /// Plugin block or shipped definition that it means.
     pub plugin_instance: String,
-    /// `type`
+    /// `plugin` or `aggregator`.
+    #[serde(rename = "type")]
     pub kind: String,
-    /// `connections`
+    /// Patterns of an aggregator.
     pub connections: Vec<String>,
-    /// `import_schema`
+    /// `enabled` or `disabled`.
     pub import_schema: String,
-    /// `file_name`
+    /// File of the block.
+    #[serde(rename = "file_name")]
     pub file: String,
-    /// `start_line`
+    /// First line of the block.
     pub start_line: u32,
-    /// `end_line`
+    /// Last line of the block.
     pub end_line: u32,
-    /// `labels`
+    /// Block `labels`.
     pub labels: BTreeMap<String, String>,
+    /// The mirror that it comes from; empty for others.
+    pub mirror: String,
 }
 
 impl Applied {
+    /// Whether it has a server of its own, which spcd made.
+    pub fn has_own_server(&self) -> bool {
+        self.server == Presence::Ours && self.server_name.is_none()
+    }
+
     /// The schema of the tables.
     pub fn schema_of<'a>(&'a self, connection: &'a str) -> &'a str {
         self.hidden_schema.as_deref().unwrap_or(connection)
     }
 }
 
-impl Written {
-    /// Whether it means what another says: the order of an aggregator's patterns does not count.
-    pub fn says_the_same(&self, other: &Self) -> bool {
+impl ConfigSnapshot {
+    /// Whether two snapshots mean the same: the order of an aggregator's patterns does not count.
+    pub fn is_equivalent(&self, other: &Self) -> bool {
         let sorted = |written: &Self| {
             let mut written = written.clone();
             written.connections.sort();
@@ -151,12 +182,14 @@ impl Written {
             || (self.connections.len() == other.connections.len() && sorted(self) == sorted(other))
     }
 
-    /// What the row of a wanted connection is to say.
+    /// Returns the snapshot of a desired connection.
     pub fn of(connection: &Connection) -> Self {
-        let (kind, connections) = match &connection.kind {
-            Kind::Plugin => ("plugin", Vec::new()),
-            Kind::Aggregator { patterns, .. } => ("aggregator", patterns.clone()),
+        let (kind, connections) = match (&connection.kind, &connection.mirror) {
+            (_, Some(origin)) => (origin.kind.as_str(), origin.connections.clone()),
+            (ConnectionKind::Plugin, None) => ("plugin", Vec::new()),
+            (ConnectionKind::Aggregator { patterns, .. }, None) => ("aggregator", patterns.clone()),
         };
+        let mirror = connection.mirror.as_ref();
         Self {
             plugin: connection.plugin.clone(),
             plugin_instance: connection.plugin_instance.clone(),
@@ -170,36 +203,40 @@ impl Written {
             start_line: connection.start_line,
             end_line: connection.end_line,
             labels: connection.labels.clone(),
+            mirror: mirror.map_or_else(String::new, |origin| origin.mirror.clone()),
         }
     }
 }
 
-/// What spcd made for a connection, and whether it is still there.
+/// The objects that spcd created for a connection, and whether they still exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// The hash of the target that was applied.
+    /// Hash of the target that was applied.
     pub target_hash: String,
     /// The schema.
     pub schema: Presence,
     /// The server.
     pub server: Presence,
-    /// Nothing of it changed since: the catalog's row versions are those that were written.
+    /// Nothing has drifted: the catalog's row versions are those that were written.
     pub intact: bool,
-    /// Members of `spcd_users` may use the schema; `true` where there is no such role.
+    /// `spcd_users` has USAGE on the schema; `true` without that role.
     pub readable: bool,
-    /// What the import left out or refused.
+    /// Warnings of the import: tables left out, changes refused.
     pub warnings: Vec<String>,
-    /// The schema of the tables, where it does not bear the connection's name: only aggregators
-    /// show them.
+    /// Number of tables that were left out.
+    pub left_out: usize,
+    /// The server of the tables, if it is shared; `None`: the one of the connection's name.
+    pub server_name: Option<String>,
+    /// The schema of the tables, if it is not named after the connection: a disabled connection whose
+    /// tables only aggregators show.
     pub hidden_schema: Option<String>,
-    /// The version of the extension that was asked, where all connections of a plugin share the
-    /// answer.
-    pub version: Option<String>,
-    /// Of files: the types of columns that values decided.
-    pub types: KnownTypes,
+    /// Version of the extension at the import, if all connections of the plugin share their tables.
+    pub extension_version: Option<String>,
+    /// Column types that were inferred from the values of files.
+    pub types: ColumnTypes,
 }
 
-/// Where an extension stands.
+/// Whether an extension can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Extension {
     /// In this database.
@@ -212,54 +249,130 @@ pub enum Extension {
     Refused(String),
 }
 
-/// Whether an object that spcd made is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Extension {
+    /// Returns why a source cannot use its extension, if it cannot.
+    pub fn problem(&self, source: &ForeignSource) -> Option<String> {
+        let extension = &source.extension;
+        let (host, place) = match source.in_gateway {
+            true => ("gateway's", " in the gateway"),
+            false => ("database's", ""),
+        };
+        match self {
+            Self::Installed | Self::Available => None,
+            Self::Missing => Some(format!(
+                "the extension {extension} is not installed on the {host} host: get it from {}",
+                source.extension_origin()
+            )),
+            Self::Refused(reason) => Some(format!(
+                "the extension {extension} cannot be created{place}: {reason}"
+            )),
+        }
+    }
+}
+
+/// Whether an object that spcd created exists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Presence {
     /// No object of that name.
+    #[default]
     Absent,
-    /// The one that spcd made.
+    /// The one that spcd created.
     Ours,
-    /// One of that name that somebody else made.
+    /// Another object of that name.
     Foreign,
 }
 
-/// What there is of one connection, in full.
+/// All objects of one connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Detail {
     /// The server's wrapper and options; `None`: no server.
     pub server: Option<(String, BTreeMap<String, String>)>,
     /// The mapping's options for PUBLIC; `None`: no mapping.
     pub mapping: Option<BTreeMap<String, Secret>>,
-    /// Those of the recorded tables that are there, on this server, normalized.
+    /// The recorded tables that exist on this server, normalized.
     pub tables: Vec<Table>,
     /// Tables that members of `spcd_users` cannot read.
     pub unreadable: Vec<String>,
-    /// Names in the schema that a new table cannot have: relations that spcd did not make.
+    /// Tables that spcd's role can neither alter nor grant, since another role owns them.
+    pub other_owners: BTreeMap<String, OtherOwner>,
+    /// Names of relations in the schema that spcd did not create. No new table can have them.
     pub others: Vec<String>,
 }
 
-/// What became of an aggregator's views.
+/// Owner of a table, of whose role spcd's is no member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherOwner {
+    /// Name of the owner.
+    pub owner: String,
+    /// Name of spcd's role.
+    pub role: String,
+}
+
+impl OtherOwner {
+    /// Returns why a table stays as it is, with the statement that lets spcd change it.
+    pub fn reason(&self) -> String {
+        format!(
+            "it belongs to role {:?}, and spcd's role has none of its rights: GRANT {} TO {}",
+            self.owner,
+            sql::ident(&self.owner),
+            sql::ident(&self.role)
+        )
+    }
+}
+
+impl Detail {
+    /// Returns the alterations that spcd's role may not make, by table, with the reason. A table can be
+    /// dropped and created again by the owner of its schema.
+    pub fn refused_alterations(&self, changes: &[TableChange]) -> BTreeMap<String, String> {
+        let alters = |change: &&TableChange| matches!(change, TableChange::Alter { .. });
+        let tables = changes.iter().filter(alters).map(TableChange::table);
+        tables
+            .filter_map(|table| {
+                let other = self.other_owners.get(table)?;
+                Some((table.to_owned(), other.reason()))
+            })
+            .collect()
+    }
+
+    /// Returns the tables that spcd's role can let `spcd_users` read.
+    pub fn grantable(&self) -> impl Iterator<Item = &String> {
+        let all = self.unreadable.iter();
+        all.filter(|table| !self.other_owners.contains_key(*table))
+    }
+
+    /// Returns warnings about the other tables that `spcd_users` cannot read.
+    pub fn closed_tables(&self) -> Vec<TableWarning> {
+        let all = self.unreadable.iter().filter_map(|table| {
+            let other = self.other_owners.get(table)?;
+            let what = "cannot be read by members of spcd_users";
+            Some(TableWarning::new(table, what, &other.reason()))
+        });
+        all.collect()
+    }
+}
+
+/// An aggregator's views that are not as spcd created them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Views {
-    /// Those that are gone or say something else.
+    /// Views that are missing or have another definition.
     pub altered: Vec<String>,
-    /// Those that members of `spcd_users` cannot read.
+    /// Views that members of `spcd_users` cannot read.
     pub unreadable: Vec<String>,
 }
 
-/// What came of the last attempt to make a connection what it should be.
+/// The last attempt to apply a connection, which failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// The target that was tried; empty: to drop it.
     pub target_hash: String,
     /// Why it failed.
     pub error: String,
-    /// The back-off is over: try again.
+    /// The back-off is over.
     pub due: bool,
 }
 
 impl Attempt {
-    /// Whether the connection was to be dropped.
+    /// Whether it was an attempt to drop the connection.
     pub fn is_of_drop(&self) -> bool {
         self.target_hash.is_empty()
     }

@@ -1,18 +1,18 @@
 //! Patterns with the meaning of Go's `path.Match`: `*` `?` `[a-z]` `[^a]` `\`.
 //!
-//! `*` and `?` stand for any characters but `/`. Case counts.
+//! `*` and `?` match any characters but `/`. Matching is case-sensitive.
 
-/// A pattern that was read.
+/// Parsed pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(Vec<Item>);
+pub struct Pattern(Vec<PatternItem>);
 
-/// A pattern with a `[` or `\` that goes nowhere.
+/// Error for a pattern with an unfinished `[` or `\`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this pattern has a `[` without its `]`, an empty or broken range, or ends with a `\\`")]
 pub struct BadPattern;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Item {
+enum PatternItem {
     Exactly(char),
     Any,
     Run,
@@ -23,15 +23,15 @@ enum Item {
 }
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     pub fn new(text: &str) -> Result<Self, BadPattern> {
         let mut items = Vec::new();
         let mut rest = text.chars().peekable();
         while let Some(character) = rest.next() {
             items.push(match character {
-                '*' => Item::Run,
-                '?' => Item::Any,
-                '\\' => Item::Exactly(rest.next().ok_or(BadPattern)?),
+                '*' => PatternItem::Run,
+                '?' => PatternItem::Any,
+                '\\' => PatternItem::Exactly(rest.next().ok_or(BadPattern)?),
                 '[' => {
                     let negated = rest.next_if_eq(&'^').is_some();
                     let mut ranges = Vec::new();
@@ -43,31 +43,31 @@ impl Pattern {
                         };
                         ranges.push((low, high));
                     }
-                    Item::Class { negated, ranges }
+                    PatternItem::Class { negated, ranges }
                 }
-                other => Item::Exactly(other),
+                other => PatternItem::Exactly(other),
             });
         }
         Ok(Self(items))
     }
 
-    /// What every name that matches begins with.
+    /// Returns the literal prefix of every matching name.
     pub fn prefix(&self) -> String {
-        let exactly = |item: &Item| match item {
-            Item::Exactly(character) => Some(*character),
+        let exactly = |item: &PatternItem| match item {
+            PatternItem::Exactly(character) => Some(*character),
             _ => None,
         };
         self.0.iter().map_while(exactly).collect()
     }
 
-    /// Whether the whole name matches.
+    /// Returns whether the whole name matches.
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();
         let (mut item, mut at) = (0, 0);
-        // The last `*` and how much of the name it has taken.
+        // The last `*`, and the end of the text that it matches.
         let mut run: Option<(usize, usize)> = None;
         while at < name.len() || item < self.0.len() {
-            if let Some(Item::Run) = self.0.get(item) {
+            if let Some(PatternItem::Run) = self.0.get(item) {
                 run = Some((item, at));
                 item += 1;
                 continue;
@@ -92,13 +92,13 @@ impl Pattern {
     }
 }
 
-impl Item {
+impl PatternItem {
     fn takes(&self, character: char) -> bool {
         match self {
-            Item::Exactly(own) => *own == character,
-            Item::Any => character != '/',
-            Item::Run => false,
-            Item::Class { negated, ranges } => {
+            PatternItem::Exactly(own) => *own == character,
+            PatternItem::Any => character != '/',
+            PatternItem::Run => false,
+            PatternItem::Class { negated, ranges } => {
                 ranges
                     .iter()
                     .any(|(low, high)| (*low..=*high).contains(&character))
@@ -116,7 +116,7 @@ fn class_character(
         Some('\\') => rest.next().ok_or(BadPattern)?,
         Some(other) => other,
     };
-    // A class that is never closed is bad even where nothing is compared with it.
+    // An unclosed class is an error even where nothing is compared with it.
     if rest.peek().is_none() {
         Err(BadPattern)
     } else {

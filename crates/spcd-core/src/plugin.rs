@@ -1,116 +1,124 @@
-//! Plugin definitions, and a connection seen through one.
+//! Plugin definitions, and the objects that connections become through them.
 //!
-//! Definitions are data: those that ship are in `config/plugins.spc`, and a `plugin` block of the
-//! user's changes one or adds another.
+//! Definitions are data. The shipped ones are in `config/plugins.spc`; a `plugin` block changes one
+//! or adds another.
 
+mod block_text;
 mod definition;
 mod files;
-mod libpq;
+mod foreign_source;
+mod parameter_names;
 mod path;
-mod target;
+mod visible_secrets;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use crate::health;
-use crate::model::{Probe, UnknownTypes};
-use spcd_lang::nearest::{is_slip, nearest};
+use crate::model::{ProbeMethod, UnknownTypePolicy};
+use spcd_lang::nearest::{is_one_edit_from, nearest};
 use spcd_lang::settings::Settings;
 
+pub use block_text::{UnwritableBlock, connection_block};
 pub(crate) use definition::STEAMPIPE_ATTRIBUTES;
-pub(crate) use path::below;
-pub(crate) use target::{Context, OWN_ATTRIBUTES, OWN_BLOCKS, target};
+pub(crate) use foreign_source::{ConnectionContext, OWN_ATTRIBUTES, OWN_BLOCKS, build_target};
+pub(crate) use path::resolve;
 
-/// The text of the definitions that ship, with its comments.
-pub const SHIPPED: &str = include_str!("../../../config/plugins.spc");
+/// Text of the shipped definitions, with its comments.
+pub const SHIPPED_TEXT: &str = include_str!("../../../config/plugins.spc");
 
-/// How connections of a plugin become Postgres objects.
+/// Rules by which connections of a plugin become Postgres objects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Definition {
-    /// The extension that brings the wrapper.
+pub struct PluginDefinition {
+    /// Extension that provides the wrapper.
     pub extension: String,
-    /// The foreign data wrapper.
+    /// Foreign data wrapper.
     pub wrapper: String,
-    /// Other extensions whose types its tables may have: created where they are available.
+    /// Further extensions whose types its tables may have; created where available.
     pub requires: BTreeSet<String>,
-    /// What to install where the extension is not available.
+    /// Package or page to install if the extension is not available.
     pub package: String,
-    /// Attributes that become options of the server, with the options' names.
+    /// Attributes that become server options, with the options' names.
     pub server: BTreeMap<String, String>,
     /// Attributes that become options of the user mapping, with the options' names.
     pub mapping: BTreeMap<String, String>,
     /// Attributes whose values may be shown.
     pub public: BTreeSet<String>,
-    /// Attributes that must be given.
+    /// Required attributes.
     pub required: Vec<String>,
-    /// Options of the server where the connection gives none.
+    /// Server options that apply if the connection gives none.
     pub defaults: BTreeMap<String, String>,
-    /// Options of the server that hold only while the source is asked.
-    pub ask: BTreeMap<String, String>,
-    /// Options of the import statement itself.
+    /// Server options that are set only during an import.
+    pub ask_options: BTreeMap<String, String>,
+    /// Options of the IMPORT FOREIGN SCHEMA statement.
     pub import_options: BTreeMap<String, String>,
-    /// What becomes of columns whose types the hub does not have, unless the connection says that.
-    pub unknown_types: Option<UnknownTypes>,
-    /// Attributes that not every version of the wrapper takes, and from which on it does.
+    /// Treatment of columns whose types the hub does not have, unless the connection gives one.
+    pub unknown_types: Option<UnknownTypePolicy>,
+    /// Minimum wrapper version of attributes that not every version supports.
     pub since: BTreeMap<String, String>,
     /// Attributes that hold paths.
     pub paths: BTreeSet<String>,
-    /// Attributes that say which files become tables, and how they are read.
+    /// Attributes that select files and say how to read them.
     pub files: BTreeSet<String>,
-    /// The remote schema, unless the connection names one.
+    /// Remote schema, unless the connection names one.
     pub schema: String,
-    /// The attribute that names the remote schema.
+    /// Attribute that names the remote schema.
     pub schema_attribute: Option<String>,
-    /// Each connection is asked for its tables; else all of the plugin share one set.
+    /// Whether each connection is imported by itself; else all connections of the plugin share one
+    /// set of tables.
     pub dynamic: bool,
-    /// In the rule for undefined plugins: those that are to be asked each for itself.
-    pub ask_each: BTreeSet<String>,
-    /// What attributes' values must be: `port`, `seconds`, `milliseconds`, `flag`, or words between
-    /// `|`.
+    /// Plugins for which the rule for undefined plugins is dynamic.
+    pub dynamic_plugins: BTreeSet<String>,
+    /// Allowed values of attributes: `port`, `seconds`, `milliseconds`, `flag`, or words separated
+    /// by `|`.
     pub values: BTreeMap<String, String>,
-    /// Attributes in plain words, and the options of the server that they mean.
+    /// Attributes that expand to server options, with those options.
     pub words: BTreeMap<String, BTreeMap<String, String>>,
-    /// Options to which several words add: what stands before, and between.
+    /// Options that several such attributes contribute to: the prefix, and the separator.
     pub join: BTreeMap<String, (String, String)>,
-    /// Attributes that people try and the wrapper has no option for, with the way out.
+    /// Attributes that users try and the wrapper does not support, with a hint.
     pub lacks: BTreeMap<String, String>,
-    /// What else people call the plugin.
+    /// Other names of the plugin.
     pub aliases: BTreeSet<String>,
-    /// What other programs call an attribute, with the attribute.
+    /// Names of attributes in other programs, with the attribute.
     pub synonyms: BTreeMap<String, String>,
-    /// Attributes (`name`, or `name=value`) that are of no use without another, or one of several
-    /// between `|`.
+    /// Attributes (`name`, or `name=value`) that require another one, or one of several separated
+    /// by `|`.
     pub needs: BTreeMap<String, String>,
-    /// How one finds out whether a source is there.
-    pub probe: Probe,
-    /// When that is done, as far as the plugin's block says.
-    pub health: health::Options,
-    /// How a source is reached through a tunnel: the options that hold `address` (of the tunnel's
-    /// end), `host` and `port`, and the `default_port`. Empty: it cannot be.
+    /// Method of probing a source.
+    pub probe: ProbeMethod,
+    /// Probe options of the plugin's block.
+    pub health: health::ProbeOptions,
+    /// Options for a tunnel: those that hold `address` (of the local end), `host` and `port`, and
+    /// the `default_port`. Empty if the plugin supports no tunnel.
     pub tunnel: BTreeMap<String, String>,
-    /// Columns are mapped by position.
+    /// Whether the wrapper maps columns by position.
     pub positional: bool,
-    /// The wrapper's option for a column's remote name.
+    /// Column option for the remote name.
     pub column_name: Option<String>,
-    /// The attribute that takes a libpq connection string.
+    /// Attribute that takes a libpq connection string.
     pub connection_string: Option<String>,
-    /// The option of the server that takes the connection's body as HCL.
+    /// Server option that takes the connection's body as HCL.
     pub body: Option<String>,
-    /// The connection itself names wrapper and options.
+    /// Whether the connection itself names wrapper and options.
     pub verbatim: bool,
-    /// A body with secrets may become an option of the server, which every role can read.
+    /// Whether the wrapper runs in the gateway where there is one, unless the connection says otherwise.
+    pub gateway: bool,
+    /// Number of lanes by which the hub reaches the gateway; `None` means the default.
+    pub lanes: Option<u32>,
+    /// Whether a body with secrets may become a server option, which every role can read.
     pub allow_visible_secrets: bool,
 }
 
-impl Definition {
-    /// Whether an attribute's value may be shown.
+impl PluginDefinition {
+    /// Returns whether an attribute's value may be shown.
     pub fn is_public(&self, attribute: &str) -> bool {
         self.public.contains(attribute)
     }
 
-    /// Whether a connection may give an attribute of this name.
-    fn knows(&self, name: &str) -> bool {
+    /// Returns whether a connection may have an attribute of this name.
+    pub(crate) fn accepts(&self, name: &str) -> bool {
         self.body.is_some()
             || self.server.contains_key(name)
             || self.mapping.contains_key(name)
@@ -119,18 +127,18 @@ impl Definition {
             || self.files.contains(name)
             || self.schema_attribute.as_deref() == Some(name)
             || self.connection_string.as_deref() == Some(name)
-            || (self.verbatim && VERBATIM.contains(&name))
+            || (self.verbatim && VERBATIM_ATTRIBUTES.contains(&name))
     }
 
-    /// The attribute that a name that is none most probably means.
-    fn meant(&self, name: &str, besides: &[&'static str]) -> Option<&str> {
+    /// Returns the attribute that an unknown name most probably means.
+    pub(crate) fn nearest_attribute(&self, name: &str, besides: &[&'static str]) -> Option<&str> {
         let lower = name.to_lowercase();
         let synonym = self.synonyms.get(&lower).map(String::as_str);
         let attributes = self.attributes().chain(besides.iter().copied());
         synonym.or_else(|| nearest(name, attributes))
     }
 
-    /// Every attribute that a connection may give, where they can be told.
+    /// Returns every attribute that a connection may have, as far as they are known.
     fn attributes(&self) -> impl Iterator<Item = &str> {
         let names = self
             .server
@@ -139,7 +147,11 @@ impl Definition {
             .chain(self.words.keys())
             .chain(&self.files);
         let named = [&self.schema_attribute, &self.connection_string];
-        let verbatim: &[&str] = if self.verbatim { &VERBATIM } else { &[] };
+        let verbatim: &[&str] = if self.verbatim {
+            &VERBATIM_ATTRIBUTES
+        } else {
+            &[]
+        };
         names
             .map(String::as_str)
             .chain(named.into_iter().filter_map(|name| name.as_deref()))
@@ -147,8 +159,8 @@ impl Definition {
     }
 }
 
-/// What a connection says where it names wrapper and options itself.
-const VERBATIM: [&str; 6] = [
+/// Attributes of a connection that itself names wrapper and options.
+const VERBATIM_ATTRIBUTES: [&str; 6] = [
     "wrapper",
     "extension",
     "schema",
@@ -157,20 +169,20 @@ const VERBATIM: [&str; 6] = [
     "mapping",
 ];
 
-/// What a plugin's name means: `"aws"`, `"turbot/aws"`, `"aws@latest"` and
+/// Normalized name of a plugin: `"aws"`, `"turbot/aws"`, `"aws@latest"` and
 /// `hub.steampipe.io/plugins/turbot/aws@latest` are one plugin.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PluginName {
-    /// The organisation, or a registry's path; `turbot` if none is written.
+    /// Organisation, or path of a registry; `turbot` by default.
     pub org: String,
-    /// The name itself.
+    /// Name without organisation and version.
     pub name: String,
-    /// `latest` if none is written.
+    /// Version; `latest` by default.
     pub version: String,
 }
 
 impl PluginName {
-    /// Reads a name as people write it.
+    /// Parses a name as users write it.
     pub fn new(written: &str) -> Self {
         let written = written.trim();
         let written = written
@@ -197,7 +209,7 @@ impl PluginName {
         }
     }
 
-    /// The shortest way to write it.
+    /// Returns the shortest form of the name.
     pub fn short(&self) -> String {
         let mut short = match self.org.as_str() {
             "turbot" => self.name.clone(),
@@ -211,13 +223,13 @@ impl PluginName {
     }
 }
 
-/// The definitions that ship, by name. `*` is the rule for plugins that nobody defines.
-pub fn shipped() -> &'static BTreeMap<String, Definition> {
-    static DEFINITIONS: OnceLock<BTreeMap<String, Definition>> = OnceLock::new();
+/// Returns the shipped definitions by name. `*` is the rule for undefined plugins.
+pub fn shipped_definitions() -> &'static BTreeMap<String, PluginDefinition> {
+    static DEFINITIONS: OnceLock<BTreeMap<String, PluginDefinition>> = OnceLock::new();
     DEFINITIONS.get_or_init(|| {
         let mut definitions = BTreeMap::new();
-        for piece in spcd_lang::block_splitter::split_blocks(SHIPPED).pieces {
-            let parsed = spcd_lang::parse::parse(&SHIPPED[piece.start..piece.end]);
+        for piece in spcd_lang::block_splitter::split_blocks(SHIPPED_TEXT).fragments {
+            let parsed = spcd_lang::parse::parse(&SHIPPED_TEXT[piece.start..piece.end]);
             let Some(block) = parsed.block else { continue };
             let Some(label) = block.labels.first() else {
                 continue;
@@ -225,8 +237,8 @@ pub fn shipped() -> &'static BTreeMap<String, Definition> {
             let mut problems = parsed.problems;
             let mut lookup = |_: spcd_lang::evaluate::Function, _: &str| Err(String::new());
             let settings = Settings::of(&block.body, &[], &mut lookup, &mut problems);
-            let mut definition = Definition::default();
-            definition.change(&settings, &mut problems);
+            let mut definition = PluginDefinition::default();
+            definition.apply_settings(&settings, &mut problems);
             debug_assert!(problems.is_empty(), "{}: {problems:?}", label.text);
             definitions.insert(label.text.to_string(), definition);
         }
@@ -234,28 +246,31 @@ pub fn shipped() -> &'static BTreeMap<String, Definition> {
     })
 }
 
-/// The definition that a name means where no block of the user's says otherwise.
-pub(crate) fn definition_of(name: &PluginName) -> Definition {
-    if let (Some(found), true) = (shipped().get(&name.name), name.org == "turbot") {
+/// Returns the shipped definition of a name, or the one from the rule for undefined plugins.
+pub(crate) fn definition_of(name: &PluginName) -> PluginDefinition {
+    if let (Some(found), true) = (shipped_definitions().get(&name.name), name.org == "turbot") {
         return found.clone();
     }
-    let rule = shipped().get("*").cloned().unwrap_or_default();
+    let rule = shipped_definitions().get("*").cloned().unwrap_or_default();
     rule.for_plugin(name)
 }
 
-/// The shipped plugin that a name most probably means, where the name is none of them: one of its
-/// other names, or a slip.
+/// Returns the shipped plugin that an unknown name most probably means: by an alias or a typing
+/// error.
 pub(crate) fn shipped_near(name: &PluginName) -> Option<&'static str> {
     let lower = name.name.to_lowercase();
     if name.org != "turbot" {
         return None;
     }
-    let plugins = shipped().iter().filter(|(label, _)| *label != "*");
-    let means = |(label, definition): &(&'static String, &'static Definition)| {
+    let plugins = shipped_definitions()
+        .iter()
+        .filter(|(label, _)| *label != "*");
+    let means = |(label, definition): &(&'static String, &'static PluginDefinition)| {
         **label == lower
             || definition.aliases.contains(&lower)
-            // A shorter name may be that of another plugin: `oci` is near `ogr`.
-            || (label.len() >= 5 && is_slip(&lower, label))
+            // A shorter name may be another plugin's: `oci` is near `ogr`.
+            || (label.len() >= 5 && is_one_edit_from(&lower, label))
+            || has_repeated_letter(&lower, label)
     };
     plugins
         .into_iter()
@@ -263,14 +278,40 @@ pub(crate) fn shipped_near(name: &PluginName) -> Option<&'static str> {
         .map(|(label, _)| label.as_str())
 }
 
-/// Whether a name means a definition that ships.
+/// Returns whether a name differs from another one only by letters that are typed twice (`csvv`).
+fn has_repeated_letter(name: &str, of: &str) -> bool {
+    let letters = |text: &str| {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.dedup();
+        letters
+    };
+    name.len() > of.len() && letters(name) == letters(of)
+}
+
+/// Returns whether a name has a shipped definition.
 pub(crate) fn is_shipped(name: &PluginName) -> bool {
-    name.org == "turbot" && name.name != "*" && shipped().contains_key(&name.name)
+    name.org == "turbot" && name.name != "*" && shipped_definitions().contains_key(&name.name)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PluginName, definition_of, shipped};
+    use super::{PluginName, definition_of, shipped_definitions, shipped_near};
+
+    #[test]
+    fn slips_mean_a_shipped_plugin_and_other_plugins_do_not() {
+        for (name, meant) in [
+            ("ogrr", Some("ogr")),
+            ("oogr", Some("ogr")),
+            ("csvv", Some("csv")),
+            ("CSV", Some("csv")),
+            ("postgress", Some("postgres")),
+            ("oci", None),
+            ("csc", None),
+            ("me/csvv", None),
+        ] {
+            assert_eq!(shipped_near(&PluginName::new(name)), meant, "{name}");
+        }
+    }
 
     #[test]
     fn names_that_mean_the_same_plugin_are_equal() {
@@ -291,16 +332,16 @@ mod tests {
 
     #[test]
     fn the_shipped_definitions_can_be_read() {
-        let names: Vec<_> = shipped().keys().map(String::as_str).collect();
+        let names: Vec<_> = shipped_definitions().keys().map(String::as_str).collect();
         assert_eq!(
             names,
             ["*", "csv", "fdw", "mssql", "mysql", "ogr", "postgres"]
         );
-        let postgres = &shipped()["postgres"];
+        let postgres = &shipped_definitions()["postgres"];
         assert_eq!(postgres.defaults["connect_timeout"], "10");
-        assert_eq!(postgres.ask["keep_connections"], "off");
+        assert_eq!(postgres.ask_options["keep_connections"], "off");
         assert!(postgres.dynamic);
-        for definition in shipped().values() {
+        for definition in shipped_definitions().values() {
             let secret = definition
                 .mapping
                 .keys()
@@ -310,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_nobody_defines_is_a_steampipe_extension() {
+    fn a_plugin_without_a_definition_is_a_steampipe_extension() {
         let definition = definition_of(&PluginName::new(
             "ghcr.io/mlavrinenko/steampipe-plugin-redmine@latest",
         ));

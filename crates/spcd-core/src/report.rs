@@ -1,33 +1,36 @@
-//! Diagnostics as people read them: the line, a marker, what to type. Values that are not public
-//! are masked in the excerpt, whether or not the block could be read.
+//! Renders diagnostics for users: the source line with a marker, and a hint. Values that are not
+//! public are masked in the excerpt, whether or not the block could be parsed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
-use crate::config::{Diagnostic, Loaded, Severity, Source, public_settings, without_mark};
+use crate::config::{
+    Diagnostic, Loaded, Severity, SourceFile, is_yaml, public_settings, without_byte_order_mark,
+};
 use crate::{secret, terminal};
 use spcd_lang::block_splitter::TOP_LEVEL;
 use spcd_lang::lex::{Lexer, Token, TokenKind};
+use spcd_lang::yaml;
 
-/// Attributes whose values anyone may see.
+/// Attributes whose values are always public.
 const ALWAYS_PUBLIC: [&str; 4] = ["plugin", "type", "connections", "import_schema"];
 
-/// How much of a line is shown on each side of the marker.
-const WINDOW: usize = 120;
+/// Maximum number of bytes of a line shown on each side of the marker.
+const CONTEXT_BYTES: usize = 120;
 
-/// How excerpts are printed.
+/// Options for rendering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Style {
-    /// With colours, for a terminal.
+pub struct RenderStyle {
+    /// Whether to use colours, for a terminal.
     pub colours: bool,
-    /// With values, secrets included.
+    /// Whether to show values, secrets included.
     pub show_values: bool,
 }
 
-/// Prints diagnostics with excerpts from their sources.
-pub fn render(loaded: &Loaded, sources: &[Source], style: Style) -> String {
+/// Renders diagnostics with excerpts from their files.
+pub fn render(loaded: &Loaded, sources: &[SourceFile], style: RenderStyle) -> String {
     let public = |diagnostic: &Diagnostic| {
         let connection = (loaded.desired.connections).get(diagnostic.connection.as_ref()?)?;
         loaded.public.get(&connection.plugin_instance)
@@ -35,9 +38,9 @@ pub fn render(loaded: &Loaded, sources: &[Source], style: Style) -> String {
     print(&loaded.diagnostics, sources, style, public)
 }
 
-/// The same for what is wrong in the settings file.
-pub fn render_settings(diagnostics: &[Diagnostic], source: &Source, colours: bool) -> String {
-    let style = Style {
+/// Renders the diagnostics of the settings file.
+pub fn render_settings(diagnostics: &[Diagnostic], source: &SourceFile, colours: bool) -> String {
+    let style = RenderStyle {
         colours,
         show_values: false,
     };
@@ -49,8 +52,8 @@ pub fn render_settings(diagnostics: &[Diagnostic], source: &Source, colours: boo
 
 fn print<'a>(
     diagnostics: &[Diagnostic],
-    sources: &[Source],
-    style: Style,
+    sources: &[SourceFile],
+    style: RenderStyle,
     public: impl Fn(&Diagnostic) -> Option<&'a BTreeSet<String>>,
 ) -> String {
     let texts: HashMap<&str, &str> = sources
@@ -58,7 +61,7 @@ fn print<'a>(
         .filter_map(|source| {
             Some((
                 source.path.as_str(),
-                without_mark(source.text.as_deref().ok()?),
+                without_byte_order_mark(source.text.as_deref().ok()?),
             ))
         })
         .collect();
@@ -67,8 +70,8 @@ fn print<'a>(
     } else {
         Renderer::plain()
     };
-    // One reading of each file, however many diagnostics it has.
-    let mut values: HashMap<&str, Vec<Hidden>> = HashMap::new();
+    // Each file is scanned once, however many diagnostics it has.
+    let mut values: HashMap<&str, Vec<MaskedRange>> = HashMap::new();
     let mut out = String::new();
     for diagnostic in diagnostics {
         let text = texts.get(diagnostic.file.as_str()).copied().unwrap_or("");
@@ -76,9 +79,9 @@ fn print<'a>(
             true => &Vec::new(),
             false => &*values
                 .entry(&diagnostic.file)
-                .or_insert_with(|| hidden(text, diagnostic.file.ends_with(".json"))),
+                .or_insert_with(|| masked_ranges(text, &diagnostic.file)),
         };
-        out.push_str(&one(
+        out.push_str(&render_diagnostic(
             diagnostic,
             text,
             hidden,
@@ -90,10 +93,10 @@ fn print<'a>(
     out
 }
 
-fn one(
+fn render_diagnostic(
     diagnostic: &Diagnostic,
     text: &str,
-    hidden: &[Hidden],
+    hidden: &[MaskedRange],
     public: Option<&BTreeSet<String>>,
     renderer: &Renderer,
 ) -> String {
@@ -101,8 +104,8 @@ fn one(
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let message = plain(&diagnostic.message);
-    let path = plain(&diagnostic.file);
+    let message = without_controls(&diagnostic.message);
+    let path = without_controls(&diagnostic.file);
     let title = level.primary_title(&message);
     let excerpt = excerpt(text, &diagnostic.span, hidden, public);
     let place = format!("{path}:{}", diagnostic.line);
@@ -115,7 +118,7 @@ fn one(
         ),
         None => title.element(Level::NOTE.message(&place)),
     };
-    let hint = diagnostic.hint.as_deref().map(plain);
+    let hint = diagnostic.hint.as_deref().map(without_controls);
     let group = match &hint {
         Some(hint) => group.element(Level::HELP.message(hint)),
         None => group,
@@ -123,21 +126,23 @@ fn one(
     renderer.render(&[group])
 }
 
-/// Text without characters that would move the cursor.
-fn plain(text: &str) -> String {
+/// Returns a text with control characters replaced.
+fn without_controls(text: &str) -> String {
     text.chars()
-        .map(|c| match c.is_control() || terminal::acts(c) {
-            true => '\u{fffd}',
-            false => c,
-        })
+        .map(
+            |c| match c.is_control() || terminal::is_terminal_control(c) {
+                true => '\u{fffd}',
+                false => c,
+            },
+        )
         .collect()
 }
 
-/// The first line of a marked range, masked and shortened, and the range in it.
+/// Returns the first line of a marked range, masked and shortened, and the range in it.
 fn excerpt(
     text: &str,
     span: &Range<usize>,
-    hidden: &[Hidden],
+    hidden: &[MaskedRange],
     public: Option<&BTreeSet<String>>,
 ) -> Option<(String, Range<usize>)> {
     if text.is_empty() || (span.start == 0 && span.end == 0) {
@@ -156,7 +161,7 @@ fn excerpt(
     let mut shown = String::new();
     let mut marked = 0..0;
     let mut at = line_start;
-    // Copies up to an offset; a marker that begins or ends there is set.
+    // Masked ranges of this line; the loop below copies the text between them.
     let mut ranges: Vec<Range<usize>> = hidden
         .iter()
         .skip_while(|hidden| hidden.range.end <= line_start)
@@ -165,7 +170,7 @@ fn excerpt(
         .map(|hidden| hidden.range.start.max(line_start)..hidden.range.end.min(line_end))
         .filter(|range| !range.is_empty())
         .collect();
-    // Also in what is public a part may be a secret.
+    // A public value may contain a secret.
     let line = text.get(line_start..line_end).unwrap_or("");
     let is_hidden = |part: &Range<usize>| {
         let overlaps = |range: &Range<usize>| range.start < part.end && part.start < range.end;
@@ -193,7 +198,7 @@ fn excerpt(
         }
         shown.push_str(clear);
         if !range.is_empty() {
-            // A marker within what is masked marks the mask.
+            // A marker within a masked range marks the mask.
             if !begun && start < range.end {
                 begun = true;
                 marked.start = shown.len();
@@ -213,11 +218,11 @@ fn excerpt(
     Some(window(&inert(&shown), marked))
 }
 
-/// A line whose characters do not act on a terminal, of the same length in bytes.
+/// Replaces the characters that control a terminal; the length in bytes stays the same.
 fn inert(line: &str) -> String {
     let shown = |c: char| match c {
         // The renderer shows these as symbols.
-        c if !terminal::acts(c) || (c.is_ascii_control() && c != '\r') => c,
+        c if !terminal::is_terminal_control(c) || (c.is_ascii_control() && c != '\r') => c,
         c if c.len_utf8() == 1 => ' ',
         c if c.len_utf8() == 2 => '\u{bf}',
         _ => '\u{fffd}',
@@ -225,7 +230,7 @@ fn inert(line: &str) -> String {
     line.chars().map(shown).collect()
 }
 
-/// A part of a long line around the marker.
+/// Returns the part of a long line around the marker.
 fn window(line: &str, marked: Range<usize>) -> (String, Range<usize>) {
     let boundary = |mut at: usize| {
         while !line.is_char_boundary(at) {
@@ -233,8 +238,8 @@ fn window(line: &str, marked: Range<usize>) -> (String, Range<usize>) {
         }
         at
     };
-    let from = boundary(marked.start.saturating_sub(WINDOW));
-    let to = boundary((marked.start + WINDOW).min(line.len()));
+    let from = boundary(marked.start.saturating_sub(CONTEXT_BYTES));
+    let to = boundary((marked.start + CONTEXT_BYTES).min(line.len()));
     let end = boundary(marked.end.min(to).max(marked.start));
     let (before, after) = (
         if from > 0 { "…" } else { "" },
@@ -245,17 +250,17 @@ fn window(line: &str, marked: Range<usize>) -> (String, Range<usize>) {
     (shown, marked.start - from + shift..end - from + shift)
 }
 
-/// A part of a file that may be a value.
+/// Range of a file that may be a value.
 #[derive(Debug)]
-struct Hidden {
+struct MaskedRange {
     range: Range<usize>,
-    /// The attribute it belongs to, where that can be told.
+    /// Attribute that it belongs to, if known.
     key: Option<Box<str>>,
-    /// It is in a block whose values are no secrets.
+    /// Whether it is in a block whose values are public.
     import: bool,
 }
 
-impl Hidden {
+impl MaskedRange {
     fn is_public(&self, public: Option<&BTreeSet<String>>) -> bool {
         self.import
             || self.key.as_deref().is_some_and(|key| {
@@ -264,16 +269,20 @@ impl Hidden {
     }
 }
 
-/// Where a file's values are. It goes by tokens alone, since excerpts are wanted above all where
-/// nothing could be parsed: whatever is no name of an attribute and no header of a block is one.
-fn hidden(text: &str, json: bool) -> Vec<Hidden> {
-    if json {
-        return hidden_json(text);
+/// Returns the ranges of a file's values. It works on tokens, because excerpts are needed most
+/// where parsing failed: every token that is not an attribute's name or a block's header counts as
+/// a value.
+fn masked_ranges(text: &str, path: &str) -> Vec<MaskedRange> {
+    if path.ends_with(".json") {
+        return masked_ranges_json(text);
+    }
+    if is_yaml(path) {
+        return masked_ranges_yaml(text);
     }
     let tokens: Vec<Token> = Lexer::new(text).collect();
     let kind = |index: usize| tokens.get(index).map_or(TokenKind::End, |token| token.kind);
-    let mut hidden: Vec<Hidden> = Vec::new();
-    // The types of the blocks that we are in.
+    let mut hidden: Vec<MaskedRange> = Vec::new();
+    // Types of the open blocks.
     let mut blocks: Vec<&str> = Vec::new();
     let mut index = 0;
     while let Some(token) = tokens.get(index) {
@@ -283,14 +292,14 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
                 blocks.pop();
                 index += 1;
             }
-            // A header's brace on a line of its own.
+            // A header's brace on its own line.
             TokenKind::OpenBrace => {
                 blocks.push("");
                 index += 1;
             }
-            // What is commented out may be a secret all the same.
+            // A comment may contain a secret.
             TokenKind::Comment => {
-                hidden.push(Hidden {
+                hidden.push(MaskedRange {
                     range: token.start + 1..token.end,
                     key: None,
                     import: false,
@@ -311,7 +320,7 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
                     (token.kind == TokenKind::Word).then(|| token.text(text).into());
                 let assigned = matches!(kind(index + 1), TokenKind::Equal | TokenKind::Colon);
                 let from = match (&key, assigned) {
-                    // A word that nothing is assigned to may be a secret that was pasted here.
+                    // A word without an assignment may be a pasted secret.
                     (Some(key), false) if TOP_LEVEL.contains(&&**key) => index + 1,
                     (None, _) | (Some(_), false) => index,
                     (Some(_), true) => index + 2,
@@ -327,7 +336,7 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
                     let clean = is_whole(&tokens[from..end]);
                     let key = key.filter(|_| assigned && !nested && clean);
                     let import = import && assigned && clean;
-                    hidden.push(Hidden {
+                    hidden.push(MaskedRange {
                         range: first.start..last.end,
                         key,
                         import,
@@ -340,7 +349,8 @@ fn hidden(text: &str, json: bool) -> Vec<Hidden> {
     hidden
 }
 
-/// The token after a value: the line's end, or the brace that closes the block around it.
+/// Returns the index of the token after a value: the end of the line, or the closing brace of the
+/// block.
 fn end_of_value(from: usize, kind: impl Fn(usize) -> TokenKind) -> usize {
     let (mut braces, mut end) = (0_usize, from);
     loop {
@@ -355,12 +365,12 @@ fn end_of_value(from: usize, kind: impl Fn(usize) -> TokenKind) -> usize {
     }
 }
 
-/// Whether tokens are one value and nothing behind it: a second one may be somebody else's.
+/// Returns whether tokens are exactly one value: a second one may belong to another attribute.
 fn is_whole(tokens: &[Token]) -> bool {
     let Some((first, rest)) = tokens.split_first() else {
         return true;
     };
-    if tokens.iter().any(|token| token.flaw.is_some()) {
+    if tokens.iter().any(|token| token.unclosed.is_some()) {
         return false;
     }
     let rest = match (first.kind, rest) {
@@ -400,8 +410,8 @@ fn is_whole(tokens: &[Token]) -> bool {
     depth == 0
 }
 
-/// In JSON, everything that is not the name before a `:`.
-fn hidden_json(text: &str) -> Vec<Hidden> {
+/// Returns the ranges of a JSON file's values: everything but the names before a `:`.
+fn masked_ranges_json(text: &str) -> Vec<MaskedRange> {
     let tokens: Vec<Token> = Lexer::new(text)
         .filter(|token| token.kind != TokenKind::Newline)
         .collect();
@@ -426,7 +436,7 @@ fn hidden_json(text: &str) -> Vec<Hidden> {
             | TokenKind::End => {}
             _ => {
                 let key = key.clone().filter(|_| depth == 3);
-                hidden.push(Hidden {
+                hidden.push(MaskedRange {
                     range: token.start..token.end,
                     key,
                     import: false,
@@ -437,25 +447,69 @@ fn hidden_json(text: &str) -> Vec<Hidden> {
     hidden
 }
 
+/// Returns the ranges of a YAML file's values, and of all else that is neither a name nor
+/// punctuation, such as comments. A text that is not YAML has no names.
+fn masked_ranges_yaml(text: &str) -> Vec<MaskedRange> {
+    const PUNCTUATION: [char; 8] = [':', '-', '?', ',', '[', ']', '{', '}'];
+    let ranges = yaml::ranges(text).unwrap_or_default();
+    let names = ranges.names.into_iter().map(|span| (span, true, None));
+    let values = ranges
+        .values
+        .into_iter()
+        .map(|(span, key)| (span, false, key));
+    let mut parts: Vec<_> = names.chain(values).collect();
+    parts.sort_by_key(|(span, ..)| (span.start, span.end));
+    let mut hidden = Vec::new();
+    let mut at = 0;
+    let hide_between = |from: usize, to: usize, hidden: &mut Vec<MaskedRange>| {
+        let between = text.get(from..to).unwrap_or("");
+        let is_clear = |c: char| c.is_whitespace() || PUNCTUATION.contains(&c);
+        let start = from + between.len() - between.trim_start_matches(is_clear).len();
+        let end = from + between.trim_end_matches(is_clear).len();
+        if start < end {
+            hidden.push(MaskedRange {
+                range: start..end,
+                key: None,
+                import: false,
+            });
+        }
+    };
+    for (span, is_name, key) in parts {
+        let (start, end) = (span.start as usize, span.end as usize);
+        hide_between(at, start, &mut hidden);
+        if !is_name && start < end {
+            hidden.push(MaskedRange {
+                range: start..end,
+                key,
+                import: false,
+            });
+        }
+        at = at.max(end);
+    }
+    hide_between(at, text.len(), &mut hidden);
+    hidden
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Style, render};
-    use crate::config::{Cache, Given, Source, load};
+    use super::{RenderStyle, render};
+    use crate::config::{Cache, LoadContext, SourceFile, load};
 
     /// What is shown of one file, in which `SECRET` stands wherever a value may be secret.
     fn shown(path: &str, text: &str) -> String {
-        let source = Source {
+        let source = SourceFile {
             path: path.to_owned(),
             text: Ok(text.to_owned()),
         };
         let sources = [source];
         let mut lookup = |_, _: &str, _: &str| Err("it is not set".to_owned());
-        let mut given = Given {
+        let mut given = LoadContext {
             lookup: Some(&mut lookup),
+            has_gateway: false,
         };
         let loaded = load(&sources, &mut given, &mut Cache::default());
         assert!(!loaded.diagnostics.is_empty(), "{text}");
-        render(&loaded, &sources, Style::default())
+        render(&loaded, &sources, RenderStyle::default())
     }
 
     #[test]
@@ -502,6 +556,36 @@ mod tests {
         );
         let json = r#"{"connection": {"a": {"plugin": "postgres", "bogus": "SECRET", "password": ["SECRET"]}}}"#;
         assert!(!shown("a.spc.json", json).contains("SECRET"));
+    }
+
+    #[test]
+    fn an_excerpt_of_yaml_shows_no_value_that_is_not_public() {
+        for line in [
+            "password: SECRET",
+            "pasword: 'SECRET' # SECRET",
+            "password: [SECRET, {SECRET2: SECRET}]",
+            "password: |\n      SECRET\n      host: SECRET",
+            "password: &SECRET SECRET\n    bogus2: *SECRET",
+            "password: !SECRET SECRET",
+            "password: SECRET: SECRET",
+            "password: \"SECRET",
+            "host: SECRET # SECRET\n    password: *SECRET",
+            "host: &h SECRET\n    password: *h",
+            "host: 'x' # SECRET",
+            "host: x # SECRET",
+            "host: |\n      SECRET",
+            "# SECRET",
+            "bogus: 1 # SECRET",
+        ] {
+            let text =
+                format!("connection:\n  a:\n    plugin: postgres\n    {line}\n    bogus: 1\n");
+            // The name of a value in an object is shown, as in JSON.
+            let shown = shown("a.yml", &text).replace("SECRET2", "");
+            assert!(!shown.contains("SECRET"), "{line}\n{shown}");
+        }
+        let text = "connection:\n  a:\n    plugin: postgres\n    port: 'x' # y\n    host: h\n";
+        let shown = shown("a.yml", text);
+        assert!(shown.contains("4 |     port: 'x' ***\n"), "{shown}");
     }
 
     #[test]

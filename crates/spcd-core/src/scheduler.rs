@@ -1,13 +1,16 @@
-//! What is decided between the files and the databases: when to look, what to start, cancel and put
-//! off, when a failed attempt is repeated, which sources are probed, and when a client is answered.
+//! The scheduler: when a pass runs, which jobs start, wait or are cancelled, when a failed attempt is
+//! repeated, which sources are probed, and when a request is answered.
 //!
 //! [`step`] takes an event and returns commands. The daemon's loop carries them out and decides
-//! nothing. Time is handed in, in milliseconds since any moment.
+//! nothing. Time is an argument, in milliseconds since an arbitrary moment.
 //!
 //! The commands of one step are carried out in their order before the next event is taken. [`Command`]
 //! says which of them report an event; what [`Command::Start`] starts ends with [`Event::JobEnded`].
 
+mod budget;
+mod early;
 mod ended;
+mod mirrors;
 mod pass;
 mod probes;
 mod record;
@@ -17,63 +20,75 @@ mod state;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use pass::{Files, Look, PassOutcome};
+pub use budget::{PermitKind, Priority, SessionBudget, Urgency};
+pub use pass::{Files, PassInput, PassOutcome};
 pub use probes::{HealthBatch, MAX_WELL_PROBES, ProbeCommand, ProbeScheduler, WatchedSource};
-pub use record::{Failure, JobOutcome, NextAttempt, is_refresh};
+pub use record::{Failure, JobOutcome, NextAttempt};
 pub use requests::{Action, Request};
 pub use state::{Start, State};
 
-use crate::plan::{RowChange, Work};
-use crate::search_path::PathChange;
+use crate::model::DesiredState;
+use crate::observed::Observed;
+use crate::planner::{LaneChange, RowChange, Work};
+use crate::search_path::SearchPathChange;
 
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
-    /// Something may have changed, or [`State::wake_at`] is over.
+    /// Something may have changed, or [`State::wake_at`] has come.
     Woken,
-    /// No other event waits: a pass begins if one is due. What happened at once is looked at once.
+    /// Files may have changed: work for changed connections starts before the full observation.
+    FilesChanged,
+    /// No other event is queued: a pass begins if one is due. Simultaneous events thus cause one pass.
     Idle,
     /// New requests were read.
     Requested {
         /// By identifier.
         requests: Vec<(i64, Request)>,
-        /// More are queued than are held.
+        /// More requests are queued than can be held.
         is_crowded: bool,
     },
-    /// Files and database were read.
-    Looked(Box<Look>),
-    /// It is known what has drifted.
+    /// The files were read.
+    FilesRead(Arc<DesiredState>),
+    /// Some connections were observed, on the assumption that nothing has drifted.
+    Observed(Box<Observed>),
+    /// Files and database were observed.
+    AllObserved(Box<PassInput>),
+    /// Drift detection has answered.
     DriftAnswered(DriftReport),
-    /// Extensions were created, but for these, which were refused with this reason.
+    /// Extensions were created, except these, with the reasons.
     ExtensionsCreated(BTreeMap<String, String>),
-    /// Search paths were set, but for these roles.
+    /// Servers of lanes were changed, except these, with the reasons.
+    LanesChanged(BTreeMap<String, String>),
+    /// Search paths were set.
     SearchPathSet {
         /// The hash of the path.
         hash: String,
-        /// The roles for which it was refused.
+        /// Roles for which it failed for good.
         refused: Vec<String>,
-        /// For others it may succeed later.
+        /// For other roles a retry may succeed.
         is_passing: bool,
     },
     /// Pauses were recorded.
     PausesRecorded(Vec<String>),
-    /// It was forgotten that a connection ended a server process.
+    /// The record that a connection ended a server process was removed.
     CrashForgotten(String),
     /// A pass's changes were published.
     Published {
         /// The generation that its jobs write.
         generation: i64,
     },
-    /// A job asks its source.
+    /// A job has sent its request to the source.
     SourceAsked(String),
     /// A job has ended.
     JobEnded {
         /// Its connection.
         name: String,
-        /// What came of it.
+        /// Its result.
         outcome: JobOutcome,
     },
     /// A probe says that a source answers again.
@@ -91,124 +106,140 @@ pub enum Event {
     ProbeAnswered(String),
     /// A request's answer is written.
     Answered(i64),
-    /// The server has no room: commands of the last step that write have failed.
+    /// The server has no room, so commands of the last step that write have failed.
     ServerFull,
 }
 
-/// What is to be done.
+/// What the daemon has to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Read the requests that are not open: [`Event::Requested`].
     ReadRequests {
-        /// The requests that are held.
+        /// The requests that are held already.
         open: Vec<i64>,
     },
-    /// Find out what has drifted: [`Event::DriftAnswered`], some time later.
+    /// Detect drift: [`Event::DriftAnswered`], some time later.
     AskDrift {
         /// On behalf of this pass.
         pass: u64,
         /// A client or the pass waits for the answer.
         is_urgent: bool,
     },
-    /// Read files and database: [`Event::Looked`].
-    Look {
-        /// Wait until it is known what has drifted.
+    /// Read the files: [`Event::FilesRead`].
+    ReadFiles,
+    /// Observe these connections of the files, and no others: [`Event::Observed`].
+    Observe(Vec<String>),
+    /// Read files and database: [`Event::AllObserved`].
+    ObserveAll {
+        /// Wait for drift detection first.
         waits_for_drift: bool,
-        /// It is known.
+        /// The drift, if it is known.
         drift: Option<DriftReport>,
-        /// A client waits for what the look finds.
+        /// A client waits for the result.
         is_awaited: bool,
     },
     /// Create extensions: [`Event::ExtensionsCreated`].
     CreateExtensions(BTreeSet<String>),
-    /// Record which sources are left alone: [`Event::PausesRecorded`].
+    /// Create, alter and drop the servers of lanes: [`Event::LanesChanged`].
+    ChangeLanes(Vec<LaneChange>),
+    /// Record which connections are paused: [`Event::PausesRecorded`].
     RecordPause {
         /// The connections.
         names: Vec<String>,
-        /// Whether they are left alone.
+        /// Whether they are paused or resumed.
         is_pause: bool,
     },
-    /// Open spcd's own schema to `spcd_users`.
+    /// Grant `spcd_users` access to the schema `spcd`.
     AdmitReaders,
     /// Set search paths: [`Event::SearchPathSet`].
-    SetSearchPath(PathChange),
+    SetSearchPath(SearchPathChange),
     /// Publish what needs no job, and take a generation: [`Event::Published`].
     Publish {
         /// Changes of rows.
         rows: Vec<RowChange>,
-        /// Connections whose fingerprint is recorded anew, and the one that was found.
-        touched: Vec<(String, Option<String>)>,
+        /// Connections whose fingerprint is recorded anew, and the one that was observed.
+        refresh_fingerprints: Vec<(String, Option<String>)>,
         /// New diagnostics.
         diagnostics: Option<Value>,
     },
     /// Start a job: [`Event::JobEnded`], some time later.
     Start {
-        /// What it does.
+        /// Its work.
         work: Work,
         /// The generation that it writes.
         generation: i64,
-        /// A client named it.
-        is_urgent: bool,
+        /// Its urgency.
+        urgency: Urgency,
     },
     /// Cancel a connection's job. It ends in its own time.
     Cancel(String),
-    /// Have a connection's job go before all others.
+    /// Let a connection's job go before all others.
     Prioritize(String),
-    /// Look for comments that an earlier daemon did not set.
+    /// Set the comments that an earlier daemon did not set.
     Comment(Vec<String>),
-    /// A connection's files were not read after all.
+    /// Take note that a connection's files were not read after all.
     FilesUnread(String),
-    /// Forget that a connection ended a server process: [`Event::CrashForgotten`].
+    /// Remove the record that a connection ended a server process: [`Event::CrashForgotten`].
     ForgetCrash(String),
     /// Answer a request: [`Event::Answered`].
     Answer {
         /// The request.
         id: i64,
-        /// `None`: all went well.
+        /// The error; `None` if the request succeeded.
         error: Option<String>,
     },
-    /// Tell the probes.
+    /// Pass a command to the probes.
     Probe(ProbeCommand),
-    /// A pass has ended.
+    /// Report the end of a pass.
     Report(PassOutcome),
-    /// Nothing has drifted that this pass had to wait for.
+    /// Report that the drift changes nothing for this pass.
     ReportNoDrift {
         /// Its number.
         pass: u64,
     },
-    /// What the first pass began has ended, but for this many jobs that take long.
+    /// Report that the jobs of the first pass have ended, except slow ones.
     ReportStart {
         /// The number of running jobs.
         running: usize,
     },
 }
 
-/// What has drifted: what was altered in the database since spcd wrote it.
+/// The connections whose objects were altered since spcd wrote them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriftReport {
-    /// The connections, with the fingerprint that was found.
+    /// The connections and their observed fingerprints.
     pub names: BTreeMap<String, String>,
-    /// The pass that asked: what it saw was there when the question was asked.
+    /// The pass that asked for the detection: it observed the database before the detection began.
     pub pass: u64,
-    /// How long the answer took, in milliseconds.
+    /// Duration of the detection, in milliseconds.
     pub took: u64,
 }
 
-/// Takes an event. Returns what is to be done about it.
+/// Applies an event to the state. Returns what to do.
 pub fn step(state: &mut State, event: Event, now: u64) -> Vec<Command> {
     match event {
-        Event::Woken => state.is_look_due = true,
-        Event::Idle if state.is_look_due => return state.begin_pass(now),
+        Event::Woken => state.is_pass_due = true,
+        Event::FilesChanged => {
+            state.is_pass_due = true;
+            state.are_files_changed = true;
+        }
+        Event::Idle if state.is_pass_due => return state.begin_pass(now),
         Event::Idle => {}
         Event::Requested {
             requests,
             is_crowded,
         } => return state.requested(requests, is_crowded),
-        Event::Looked(look) => return state.looked(*look, now),
+        Event::FilesRead(desired) => return state.files_read(&desired),
+        Event::Observed(observed) => return state.observed(*observed, now),
+        Event::AllObserved(input) => return state.all_observed(*input, now),
         Event::DriftAnswered(drift) => return state.drift_answered(drift, now),
         Event::ExtensionsCreated(refused) => {
             state.refused_extensions.extend(refused);
-            state.is_look_due = true;
+            state.is_pass_due = true;
+        }
+        Event::LanesChanged(refused) => {
+            state.lanes.refused.extend(refused);
+            state.is_pass_due = true;
         }
         Event::SearchPathSet {
             hash,
@@ -230,28 +261,15 @@ pub fn step(state: &mut State, event: Event, now: u64) -> Vec<Command> {
         Event::Published { generation } => return state.published(generation, now),
         Event::SourceAsked(name) => state.source_asked(&name, now),
         Event::JobEnded { name, outcome } => return state.job_ended(&name, outcome, now),
-        Event::SourceRestored(name) => state.is_look_due |= state.source_restored(&name, now),
+        Event::SourceRestored(name) => state.is_pass_due |= state.source_restored(&name, now),
         Event::CredentialsRejected {
             name,
             target_hash,
             error,
         } => return state.credentials_rejected(&name, target_hash, error, now),
         Event::ProbeAnswered(name) => return state.probe_answered(&name, now),
-        Event::Answered(id) => state.is_look_due |= state.requests.answered(id),
+        Event::Answered(id) => state.is_pass_due |= state.requests.answered(id),
         Event::ServerFull => state.server_full(now),
     }
     Vec::new()
-}
-
-/// Returns why a source of `wrapper` is not asked while `count` of its sessions are stuck.
-pub fn stuck_sessions(wrapper: &str, count: usize) -> String {
-    let sessions = match count {
-        0 => return "it is not asked: as many sources are asked as may be at a time".to_owned(),
-        1 => "a session waits".to_owned(),
-        count => format!("{count} sessions wait"),
-    };
-    format!(
-        "it is not asked: {sessions} in {wrapper} for sources that do not answer, which cannot be \
-         stopped while it connects"
-    )
 }

@@ -1,12 +1,12 @@
-//! Text that must not be shown.
+//! Secret values and the masking of secrets in texts.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
-/// A text that prints as `***` whatever asks for it; the value is had only by [`Secret::expose`].
+/// Text that always prints as `***`; only [`Secret::expose`] returns the value.
 ///
-/// Everything a `.spc` file says is a secret unless its plugin's definition marks it public.
+/// Every value of a `.spc` file is secret unless its plugin's definition marks it public.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Secret(String);
 
@@ -16,13 +16,13 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the one place that hands it to the server.
+    /// Returns the value, for the code that sends it to the server.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-/// What is shown in the place of a secret.
+/// Text that is shown in place of a secret.
 pub const MASK: &str = "***";
 
 impl fmt::Debug for Secret {
@@ -37,11 +37,11 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Words in the name of a parameter whose value is a secret.
+/// Words in the names of parameters whose values are secret.
 const SECRET_NAMES: [&str; 7] = ["pwd", "pass", "secret", "token", "key", "sig", "credential"];
 
-/// Returns where secrets stand in a text that is none as a whole: values of parameters with telling
-/// names (`PWD=…`, `?aws_access_key_secret=…`), and what stands before the `@` of a URL or of
+/// Returns the ranges of secrets in a text: values of parameters with telling names (`PWD=…`,
+/// `?aws_access_key_secret=…`), and user information before the `@` of a URL or of
 /// `user/password@database`. Where the end of a secret is ambiguous, the longer range is returned.
 pub fn ranges(text: &str) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = Vec::new();
@@ -54,11 +54,11 @@ pub fn ranges(text: &str) -> Vec<Range<usize>> {
     }
     for (at, _) in text.match_indices('@') {
         // A line may consist of `@` only: the work for each is bounded.
-        let mut from = at.saturating_sub(LONGEST_USER);
+        let mut from = at.saturating_sub(MAX_USER_INFO_BYTES);
         while !text.is_char_boundary(from) {
             from += 1;
         }
-        if let Some(start) = user_start(&text[from..at]) {
+        if let Some(start) = user_info_start(&text[from..at]) {
             found.push(from + start..at);
         }
     }
@@ -75,7 +75,7 @@ pub fn ranges(text: &str) -> Vec<Range<usize>> {
 }
 
 /// Maximum number of bytes before an `@` that are searched for user information.
-const LONGEST_USER: usize = 2048;
+const MAX_USER_INFO_BYTES: usize = 2048;
 
 fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || c == '-'
@@ -98,7 +98,7 @@ fn value_length(value: &str) -> usize {
         let Some(quoted) = value.strip_prefix(open) else {
             continue;
         };
-        // A quote that is doubled, or stands behind a backslash, is a part of the value.
+        // A doubled or escaped quote is part of the value.
         let ends = |at: usize| {
             let (before, after) = (&quoted[..at], &quoted[at + close.len()..]);
             !after.starts_with(close) && !before.ends_with(close) && !before.ends_with('\\')
@@ -123,11 +123,11 @@ fn value_length(value: &str) -> usize {
         .map_or(value.len(), |(at, _)| at)
 }
 
-/// What separates parameters.
+/// Characters that separate parameters.
 const SEPARATORS: [char; 6] = [' ', '\t', '&', ';', ',', '\n'];
 
 /// Returns where the user information starts in the text before an `@`; `None` if there is none.
-fn user_start(before: &str) -> Option<usize> {
+fn user_info_start(before: &str) -> Option<usize> {
     let start = before
         .rfind(|c: char| c.is_whitespace() || c == '"')
         .map_or(0, |start| start + 1);
@@ -143,11 +143,11 @@ fn user_start(before: &str) -> Option<usize> {
     }
     let start = start + before[start..].rfind('=').map_or(0, |at| at + 1);
     let start = start + before[start..].find(':').map_or(0, |at| at + 1);
-    // A name alone, as in an address for mail, is no secret.
+    // A name alone, as in a mail address, is not secret.
     before[start..].contains('/').then_some(start)
 }
 
-/// Returns a text with `***` in the place of the secrets that stand in it, as [`ranges`] finds them.
+/// Returns a text with `***` in place of the secrets that [`ranges`] finds.
 pub fn masked(text: &str) -> String {
     let mut shown = text.to_owned();
     for range in ranges(text).into_iter().rev() {
@@ -156,7 +156,7 @@ pub fn masked(text: &str) -> String {
     shown
 }
 
-/// Returns the parts of a secret value that a program may quote without the rest: what follows a
+/// Returns the parts of a secret value that a program may quote separately: the text after a
 /// driver's prefix (`ODBC:…`, `PG:…`), and [`parts_of_public`].
 pub fn parts(value: &str) -> Vec<&str> {
     let prefix = value.split_once(':').filter(|(driver, rest)| {
@@ -169,19 +169,19 @@ pub fn parts(value: &str) -> Vec<&str> {
     found
 }
 
-/// Returns the secrets in a value that is public as a whole, as [`ranges`] finds them, and the parts
-/// of them that a program may quote without the rest.
+/// Returns the secrets in a value that is public as a whole, as [`ranges`] finds them, and the
+/// parts of them that a program may quote separately.
 pub fn parts_of_public(value: &str) -> Vec<&str> {
     let mut found = Vec::new();
     for range in ranges(value) {
         let secret = &value[range];
         found.push(secret);
-        // The value that the driver reads, without quotes.
+        // The value without quotes, as the driver reads it.
         found.push(secret.trim_matches(['{', '}', '\'', '"', '\\']));
-        // A user and a password.
+        // User and password.
         let user = secret.split_once([':', '/']);
         found.extend(user.into_iter().flat_map(|(user, rest)| [user, rest]));
-        // The value as a driver reads it for which a separator ends it.
+        // The value as read by a driver for which a separator ends it.
         found.extend(secret.split(SEPARATORS));
     }
     let mut seen = BTreeSet::new();

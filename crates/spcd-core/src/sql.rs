@@ -1,21 +1,21 @@
-//! Statements. Every quoted name and every literal in the program is made here.
+//! Builds SQL statements. Every quoted name and every literal of the program is made here.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::shape::{Column, ColumnChange, Table, TableChange};
+use crate::diff::{Column, ColumnChange, Table, TableChange};
 
-/// A name, quoted: always, so that no list of keywords is needed.
+/// Returns a quoted name. Names are always quoted, so that no list of keywords is needed.
 pub fn ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// `schema.name`, both quoted.
+/// Returns `schema.name`, both quoted.
 pub fn qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", ident(schema), ident(name))
 }
 
-/// A string literal that means the same whatever `standard_conforming_strings` is set to.
+/// Returns a string literal that does not depend on `standard_conforming_strings`.
 pub fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') {
@@ -25,13 +25,13 @@ pub fn literal(text: &str) -> String {
     }
 }
 
-/// `ARRAY['a','b']::text[]`.
+/// Returns `ARRAY['a','b']::text[]`.
 pub fn text_array<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     let items: Vec<_> = items.into_iter().map(literal).collect();
     format!("ARRAY[{}]::text[]", items.join(","))
 }
 
-/// `OPTIONS (a 'x', b 'y')`, or nothing.
+/// Returns ` OPTIONS (a 'x', b 'y')`, or an empty text.
 fn options<'a>(options: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
     let list: Vec<_> = options
         .into_iter()
@@ -43,7 +43,8 @@ fn options<'a>(options: impl IntoIterator<Item = (&'a String, &'a String)>) -> S
     }
 }
 
-/// The `OPTIONS (ADD …, SET …, DROP …)` that leads from `old` to `new`; `None` if they are equal.
+/// Returns the ` OPTIONS (ADD …, SET …, DROP …)` that changes `old` to `new`; `None` if they are
+/// equal.
 pub fn option_changes(
     old: &BTreeMap<String, String>,
     new: &BTreeMap<String, String>,
@@ -72,7 +73,7 @@ pub fn create_server(name: &str, wrapper: &str, with: &BTreeMap<String, String>)
     )
 }
 
-/// Alters a server's options; nothing if they agree.
+/// Alters a server's options; empty if they agree.
 pub fn alter_server(
     name: &str,
     old: &BTreeMap<String, String>,
@@ -84,10 +85,32 @@ pub fn alter_server(
     }
 }
 
-/// Drops a server and the mapping that spcd made for it. A mapping of somebody else's stops it.
+/// Drops a server and spcd's user mapping. Another user mapping makes the statement fail.
 pub fn drop_server(name: &str) -> String {
     let name = ident(name);
     format!("DROP USER MAPPING IF EXISTS FOR PUBLIC SERVER {name};\nDROP SERVER {name};\n")
+}
+
+/// Changes an option of a lane that means nothing, so that sessions which use it connect again.
+pub fn touch_lane(server: &str, text: &str) -> String {
+    format!(
+        "SELECT spcd.touch_lane({}, {});\n",
+        literal(server),
+        literal(text)
+    )
+}
+
+/// Records that spcd made the server of a lane.
+pub fn record_lane(server: &str) -> String {
+    format!("SELECT spcd.record_lane({});\n", literal(server))
+}
+
+/// Records that the server of a lane is gone.
+pub fn forget_lane(server: &str) -> String {
+    format!(
+        "DELETE FROM spcd.gateway_lane WHERE server_name = {};\n",
+        literal(server)
+    )
 }
 
 /// Creates a schema.
@@ -95,12 +118,12 @@ pub fn create_schema(name: &str) -> String {
     format!("CREATE SCHEMA {};\n", ident(name))
 }
 
-/// Gives a schema another name.
+/// Renames a schema.
 pub fn rename_schema(name: &str, to: &str) -> String {
     format!("ALTER SCHEMA {} RENAME TO {};\n", ident(name), ident(to))
 }
 
-/// Lets `spcd_users` look into a schema no more.
+/// Revokes USAGE on a schema from `spcd_users`.
 pub fn revoke_schema(name: &str) -> String {
     format!("REVOKE USAGE ON SCHEMA {} FROM spcd_users;\n", ident(name))
 }
@@ -110,8 +133,8 @@ pub fn drop_schema(name: &str) -> String {
     format!("DROP SCHEMA {};\n", ident(name))
 }
 
-/// Drops all views that were made for an aggregator. What people hung on them stops it, or goes
-/// along where they said so.
+/// Drops all views of an aggregator. Users' dependent objects make it fail, unless `dependents`
+/// drops them too.
 pub fn drop_views(aggregator: &str, dependents: bool) -> String {
     format!(
         "SELECT spcd.drop_views({}, {dependents});\n",
@@ -119,17 +142,17 @@ pub fn drop_views(aggregator: &str, dependents: bool) -> String {
     )
 }
 
-/// Drops a foreign table and whatever people hung on it: only where they said so.
+/// Drops a foreign table with users' dependent objects: only after `--drop-dependents`.
 pub fn drop_with_dependents(schema: &str, table: &str) -> String {
     format!("DROP FOREIGN TABLE {} CASCADE;\n", qualified(schema, table))
 }
 
-/// Lets `spcd_users` look into a schema.
+/// Grants USAGE on a schema to `spcd_users`.
 pub fn grant_schema(name: &str) -> String {
     format!("GRANT USAGE ON SCHEMA {} TO spcd_users;\n", ident(name))
 }
 
-/// Lets `spcd_users` read tables; at least one.
+/// Grants SELECT on tables, at least one, to `spcd_users`.
 pub fn grant_tables<'a>(schema: &str, tables: impl IntoIterator<Item = &'a str>) -> String {
     let tables: Vec<_> = (tables.into_iter())
         .map(|table| qualified(schema, table))
@@ -137,12 +160,12 @@ pub fn grant_tables<'a>(schema: &str, tables: impl IntoIterator<Item = &'a str>)
     format!("GRANT SELECT ON {} TO spcd_users;\n", tables.join(", "))
 }
 
-/// Creates or alters a server's mapping from what the session put into `pg_temp.spcd_secret`.
+/// Creates or alters a server's user mapping from the options in `pg_temp.spcd_secret`.
 pub fn set_user_mapping(server: &str) -> String {
     format!("SELECT spcd.set_user_mapping({});\n", literal(server))
 }
 
-/// Creates the mappings of servers that were just made, from the same.
+/// Creates the user mappings of new servers from the options in `pg_temp.spcd_secret`.
 pub fn create_user_mappings<'a>(servers: impl IntoIterator<Item = &'a str>) -> String {
     format!(
         "SELECT spcd.create_user_mappings({});\n",
@@ -150,7 +173,7 @@ pub fn create_user_mappings<'a>(servers: impl IntoIterator<Item = &'a str>) -> S
     )
 }
 
-/// Imports what `limit` allows of a remote schema into a local one.
+/// Imports a remote schema into a local one; `limit` is a LIMIT TO or EXCEPT clause.
 pub fn import(
     remote: &str,
     server: &str,
@@ -167,13 +190,13 @@ pub fn import(
     )
 }
 
-/// What limits an import to some tables; at least one.
+/// Returns the clause that limits an import to these tables, at least one.
 pub fn limit_to<'a>(tables: impl IntoIterator<Item = &'a str>) -> String {
     let tables: Vec<_> = tables.into_iter().map(ident).collect();
     format!(" LIMIT TO ({})", tables.join(", "))
 }
 
-/// The part of an import that leaves tables out; at least one.
+/// Returns the clause that excludes tables, at least one, from an import.
 pub fn except<'a>(tables: impl IntoIterator<Item = &'a str>) -> String {
     let tables: Vec<_> = tables.into_iter().map(ident).collect();
     format!(" EXCEPT ({})", tables.join(", "))
@@ -200,6 +223,21 @@ pub fn create_table(schema: &str, server: &str, table: &Table, out: &mut String)
     );
 }
 
+/// Adds a CHECK constraint that lists the values of a column.
+pub fn add_check<'a>(
+    schema: &str,
+    table: &str,
+    column: &str,
+    values: impl IntoIterator<Item = &'a str>,
+) -> String {
+    format!(
+        "ALTER FOREIGN TABLE {} ADD CHECK ({} = ANY ({}));\n",
+        qualified(schema, table),
+        ident(column),
+        text_array(values)
+    )
+}
+
 fn column_definition(column: &Column, out: &mut String) {
     let _ = write!(
         out,
@@ -222,7 +260,7 @@ fn column_definition(column: &Column, out: &mut String) {
     }
 }
 
-/// The statements of one change of one table.
+/// Appends the statements of a change of one table.
 pub fn change_table(schema: &str, server: &str, change: &TableChange, out: &mut String) {
     match change {
         TableChange::Create(table) => create_table(schema, server, table, out),

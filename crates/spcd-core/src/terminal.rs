@@ -1,11 +1,11 @@
-//! Text from files, sources and names, as a terminal may be given it.
+//! Escapes control characters in text that is printed to a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a character acts on a terminal instead of being shown: control characters (C0, DEL, C1)
-/// other than tab and newline, and marks that reorder what follows.
-pub fn acts(c: char) -> bool {
+/// Returns whether a character controls a terminal instead of being shown: control characters (C0,
+/// DEL, C1) other than tab and newline, and marks that reorder text.
+pub fn is_terminal_control(c: char) -> bool {
     let reorders = matches!(
         c,
         '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
@@ -13,14 +13,23 @@ pub fn acts(c: char) -> bool {
     reorders || (c.is_control() && !matches!(c, '\n' | '\t'))
 }
 
-/// Returns the text with each character that acts on a terminal written as an escape (`\u{1b}`).
-pub fn plain(text: &str) -> Cow<'_, str> {
-    if !text.contains(acts) {
+/// Returns the text with each control character written as an escape (`\u{1b}`).
+pub fn escape_controls(text: &str) -> Cow<'_, str> {
+    escape(text, is_terminal_control)
+}
+
+/// The same for a text whose escape sequences are colours of spcd's own.
+pub fn escape_controls_beside_colours(text: &str) -> Cow<'_, str> {
+    escape(text, |c| c != '\u{1b}' && is_terminal_control(c))
+}
+
+fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
         return Cow::Borrowed(text);
     }
     let mut plain = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if acts(c) {
+        if is_escaped(c) {
             // Writing to a String does not fail.
             let _ = write!(plain, "{}", c.escape_unicode());
         } else {
@@ -32,7 +41,7 @@ pub fn plain(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::escape_controls;
 
     #[test]
     fn what_acts_on_a_terminal_is_written_as_an_escape() {
@@ -47,7 +56,7 @@ mod tests {
             ),
             ("tab\t, line\n, ä, 漢, 😀", "tab\t, line\n, ä, 漢, 😀"),
         ] {
-            assert_eq!(plain(text), shown);
+            assert_eq!(escape_controls(text), shown);
         }
     }
 }

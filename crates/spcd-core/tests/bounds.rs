@@ -10,22 +10,23 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use spcd_core::config::{Cache, Given, Loaded, Source, load};
-use spcd_core::report::{Style, render};
-use spcd_core::union;
+use spcd_core::aggregator;
+use spcd_core::config::{Cache, LoadContext, Loaded, SourceFile, load};
+use spcd_core::report::{RenderStyle, render};
 use spcd_lang::evaluate::Function;
 
-fn sources(path: &str, text: &str) -> Vec<Source> {
-    vec![Source {
+fn sources(path: &str, text: &str) -> Vec<SourceFile> {
+    vec![SourceFile {
         path: path.to_owned(),
         text: Ok(text.to_owned()),
     }]
 }
 
-fn read(sources: &[Source], cache: &mut Cache) -> Loaded {
+fn read(sources: &[SourceFile], cache: &mut Cache) -> Loaded {
     let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
-    let mut given = Given {
+    let mut given = LoadContext {
         lookup: Some(&mut lookup),
+        has_gateway: false,
     };
     load(sources, &mut given, cache)
 }
@@ -40,12 +41,12 @@ fn survives(what: &str, path: &str, text: &str) {
     let files = sources(path, text);
     let reading = move || {
         let loaded = read(&files, &mut Cache::default());
-        let style = Style {
+        let style = RenderStyle {
             colours: false,
             show_values: true,
         };
         render(&loaded, &files, style);
-        union::members(&loaded.desired, &BTreeMap::new());
+        aggregator::members(&loaded.desired, &BTreeMap::new());
     };
     let thread = std::thread::Builder::new().stack_size(2 << 20);
     let ended = thread.spawn(reading).unwrap().join();
@@ -122,6 +123,24 @@ fn no_nesting_ends_the_process() {
         let text =
             format!("{{\"connection\": {{\"a\": {{\"plugin\": \"fdw\", \"host\": {text}}}}}}}");
         survives(what, "a.spc.json", &text);
+    }
+    for (what, text) in [
+        ("lists", around("[", "1", "]")),
+        ("objects", around("{a: ", "1", "}")),
+        ("open lists", many("[")),
+        ("lists on one line", many("- ")),
+        ("keys on one line", many("? ")),
+        ("anchors", many("&a ")),
+        ("tags", many("!a ")),
+        (
+            "lines",
+            (0..N / 4).fold(String::new(), |text, n| {
+                text + "\n" + &" ".repeat(n + 3) + "a:"
+            }),
+        ),
+    ] {
+        let text = format!("connection:\n a:\n  plugin: fdw\n  host: {text}\n");
+        survives(what, "a.yml", &text);
     }
 }
 
@@ -204,7 +223,7 @@ fn a_circle_and_a_chain_of_many_aggregators_are_found_at_once() {
         assert!(error.contains(&format!(" → {name} (")), "{error}");
         assert!(error.contains("(19988 more)"), "{error}");
     }
-    union::members(&loaded.desired, &BTreeMap::new());
+    aggregator::members(&loaded.desired, &BTreeMap::new());
 
     let mut chain =
         String::from("connection \"leaf\" {\n  plugin = \"postgres\"\n  host = \"h\"\n}\n");
@@ -214,7 +233,7 @@ fn a_circle_and_a_chain_of_many_aggregators_are_found_at_once() {
     chain += &aggregator(&name(N - 1), &["leaf"]);
     let loaded = read(&sources("a.spc", &chain), &mut Cache::default());
     assert_eq!(messages(&loaded), [] as [&str; 0]);
-    let members = union::members(&loaded.desired, &BTreeMap::new());
+    let members = aggregator::members(&loaded.desired, &BTreeMap::new());
     assert_eq!(members["a00000"], ["leaf"]);
 }
 
@@ -233,7 +252,7 @@ fn aggregators_that_show_too_many_connections_together_are_refused() {
     let loaded = read(&sources("a.spc", &text), &mut Cache::default());
     let refused = |name: &str| loaded.desired.connections[name].target.is_err();
     assert!(!refused("a0000") && !refused("c0") && refused("a3999"));
-    let members = union::members(&loaded.desired, &BTreeMap::new());
+    let members = aggregator::members(&loaded.desired, &BTreeMap::new());
     assert_eq!((members["a0000"].len(), members["a3999"].len()), (2_000, 0));
 }
 
@@ -253,7 +272,7 @@ fn aggregators_of_aggregators_that_show_too_many_connections_are_refused() {
     let loaded = read(&sources("a.spc", &text), &mut Cache::default());
     let refused = |name: &str| loaded.desired.connections[name].target.is_err();
     assert!(!refused("a0000") && !refused("base") && !refused("c0") && refused("a3999"));
-    let members = union::members(&loaded.desired, &BTreeMap::new());
+    let members = aggregator::members(&loaded.desired, &BTreeMap::new());
     assert_eq!((members["a0000"].len(), members["a3999"].len()), (2_000, 0));
 }
 
@@ -319,4 +338,23 @@ fn long_files_take_no_more_than_their_length() {
     let keys = numbered(&|n| format!("\"hots{n}\": 1, \"host\": 1, "));
     let json = format!("{{\"connection\": {{\"a\": {{{keys} \"plugin\": \"postgres\"}}}}}}");
     survives("keys", "a.spc.json", &json);
+    for (what, text) in [
+        ("keys", numbered(&|n| format!("    hots{n}: 1\n"))),
+        (
+            "mistakes",
+            numbered(&|n| format!("    host: [é\n    b{n}: 'ö'\n")),
+        ),
+        ("merges", numbered(&|_| "    <<: *m\n".to_owned())),
+        (
+            "lines of a text",
+            format!("    host: |\n{}", "      é\n".repeat(N * 4)),
+        ),
+        (
+            "lines of a plain text",
+            format!("    host: é\n{}", "      é\n".repeat(N * 4)),
+        ),
+    ] {
+        let text = format!("m: &m {{a: 1, b: 2}}\nconnection:\n  a:\n    plugin: fdw\n{text}");
+        survives(what, "a.yml", &text);
+    }
 }

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use spcd_core::config::{
-    Cache, Connection, Given, Inspection, Kind, Loaded, Source, inspect, load,
+    Cache, Connection, ConnectionKind, Inspection, LoadContext, Loaded, SourceFile, inspect, load,
 };
-use spcd_core::health::Options;
-use spcd_core::report::{Style, render};
+use spcd_core::health::ProbeOptions;
+use spcd_core::report::{RenderStyle, render};
 use spcd_lang::evaluate::Function;
 
 fn lookup(function: Function, directory: &str, argument: &str) -> Result<String, String> {
@@ -24,8 +24,8 @@ fn lookup(function: Function, directory: &str, argument: &str) -> Result<String,
     }
 }
 
-fn shown(inspection: &Inspection, sources: &[Source]) -> String {
-    let mut out = render(&inspection.loaded, sources, Style::default());
+fn shown(inspection: &Inspection, sources: &[SourceFile]) -> String {
+    let mut out = render(&inspection.loaded, sources, RenderStyle::default());
     for connection in inspection.loaded.desired.connections.values() {
         let lines = (connection.start_line, connection.end_line);
         let instance = &connection.plugin_instance;
@@ -39,7 +39,7 @@ fn shown(inspection: &Inspection, sources: &[Source]) -> String {
             Err(error) => writeln!(out, " in error: {error}").unwrap(),
             Ok(target) => {
                 writeln!(out).unwrap();
-                if let Kind::Aggregator { members, .. } = &connection.kind {
+                if let ConnectionKind::Aggregator { members, .. } = &connection.kind {
                     writeln!(out, "    members {members:?}").unwrap();
                     continue;
                 }
@@ -52,7 +52,7 @@ fn shown(inspection: &Inspection, sources: &[Source]) -> String {
                     writeln!(out, "    mapping {option}").unwrap();
                 }
                 writeln!(out, "    import {:?}", target.import).unwrap();
-                if connection.health != Options::default() {
+                if connection.health != ProbeOptions::default() {
                     let schedule = connection.health.schedule();
                     writeln!(out, "    health {:?} {schedule:?}", target.probe).unwrap();
                 }
@@ -65,7 +65,7 @@ fn shown(inspection: &Inspection, sources: &[Source]) -> String {
             writeln!(out, "    warning: {warning}").unwrap();
         }
     }
-    for doubt in &inspection.loaded.desired.doubts {
+    for doubt in &inspection.loaded.desired.unknown_inputs {
         writeln!(
             out,
             "in doubt: {} ({})",
@@ -92,15 +92,16 @@ fn files_are_read_as_the_golden_files_say() {
     for path in files {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let text = std::fs::read_to_string(&path).unwrap();
-        let sources = [Source {
+        let sources = [SourceFile {
             path: name.clone(),
             text: Ok(text),
         }];
         let is = shown(
             &inspect(
                 &sources,
-                &mut Given {
+                &mut LoadContext {
                     lookup: Some(&mut lookup),
+                    has_gateway: false,
                 },
             ),
             &sources,
@@ -118,8 +119,8 @@ fn files_are_read_as_the_golden_files_say() {
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
-fn sources(files: &[(&str, &str)]) -> Vec<Source> {
-    let source = |(path, text): &(&str, &str)| Source {
+fn sources(files: &[(&str, &str)]) -> Vec<SourceFile> {
+    let source = |(path, text): &(&str, &str)| SourceFile {
         path: (*path).to_owned(),
         text: Ok((*text).to_owned()),
     };
@@ -129,8 +130,9 @@ fn sources(files: &[(&str, &str)]) -> Vec<Source> {
 #[test]
 fn check_lists_a_connection_whose_name_is_refused() {
     let text = "connection \"public\" {\n  plugin = \"postgres\"\n  hots = \"h\"\n}\n";
-    let given = &mut Given {
+    let given = &mut LoadContext {
         lookup: Some(&mut lookup),
+        has_gateway: false,
     };
     let inspection = inspect(&sources(&[("a.spc", text)]), given);
     let [view] = inspection.connections.as_slice() else {
@@ -152,8 +154,9 @@ fn check_lists_a_connection_whose_name_is_refused() {
 
 /// What these files say, read for the first time.
 fn read(files: &[(&str, &str)]) -> Loaded {
-    let given = &mut Given {
+    let given = &mut LoadContext {
         lookup: Some(&mut lookup),
+        has_gateway: false,
     };
     load(&sources(files), given, &mut Cache::default())
 }
@@ -178,8 +181,9 @@ fn only_blocks_whose_text_changed_are_parsed_again() {
     ] {
         let loaded = load(
             &sources(&[("a.spc", &text)]),
-            &mut Given {
+            &mut LoadContext {
                 lookup: Some(&mut lookup),
+                has_gateway: false,
             },
             &mut cache,
         );
@@ -202,8 +206,9 @@ fn a_connection_that_is_kept_follows_its_plugin_and_its_twins() {
     let mut cache = Cache::default();
     let mut lookup = |_: Function, _: &str, _: &str| Err(String::new());
     let mut read = |files: &[(&str, &str)]| {
-        let given = &mut Given {
+        let given = &mut LoadContext {
             lookup: Some(&mut lookup),
+            has_gateway: false,
         };
         load(&sources(files), given, &mut cache).desired.connections["a"].clone()
     };
@@ -236,8 +241,9 @@ fn values_from_outside_are_looked_up_each_time() {
         let mut lookup = |_: Function, _: &str, _: &str| Ok(value.to_owned());
         let loaded = load(
             &files,
-            &mut Given {
+            &mut LoadContext {
                 lookup: Some(&mut lookup),
+                has_gateway: false,
             },
             &mut cache,
         );
@@ -270,21 +276,22 @@ fn a_file_that_cannot_be_read_is_a_doubt_and_costs_no_other() {
     let mut files = sources(&[("b.spc", "connection \"b\" {\n  plugin = \"postgres\"\n}\n")]);
     files.insert(
         0,
-        Source {
+        SourceFile {
             path: "a.spc".to_owned(),
             text: Err("Permission denied".to_owned()),
         },
     );
     let loaded = load(
         &files,
-        &mut Given {
+        &mut LoadContext {
             lookup: Some(&mut lookup),
+            has_gateway: false,
         },
         &mut Cache::default(),
     );
     assert!(loaded.desired.connections["b"].target.is_ok());
-    let doubt = &loaded.desired.doubts[0];
-    assert_eq!((doubt.path.as_str(), doubt.directory), ("a.spc", false));
+    let doubt = &loaded.desired.unknown_inputs[0];
+    assert_eq!((doubt.path.as_str(), doubt.is_directory), ("a.spc", false));
     assert!(
         doubt
             .error

@@ -8,10 +8,10 @@
 
 use std::path::Path;
 
-use spcd_core::config::{Cache, Given, Severity, Source, load};
+use spcd_core::config::{Cache, LoadContext, Severity, SourceFile, load};
 use spcd_core::observed::{Extension, Observed};
-use spcd_core::plan;
-use spcd_core::plugin::shipped;
+use spcd_core::planner::{self, Running};
+use spcd_core::plugin::shipped_definitions;
 use spcd_lang::evaluate::Function;
 
 fn examples(name: &str) -> Vec<(String, String)> {
@@ -35,18 +35,19 @@ fn examples(name: &str) -> Vec<(String, String)> {
 #[test]
 fn every_example_is_right() {
     let mut count = 0;
-    for name in ["spc.md", "plugins.md"] {
+    for name in ["spc.md", "plugins.md", "steampipe.md"] {
         for (path, text) in examples(name) {
             count += 1;
-            let sources = [Source {
+            let sources = [SourceFile {
                 path,
                 text: Ok(text.clone()),
             }];
             let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
             let loaded = load(
                 &sources,
-                &mut Given {
+                &mut LoadContext {
                     lookup: Some(&mut lookup),
+                    has_gateway: false,
                 },
                 &mut Cache::default(),
             );
@@ -57,7 +58,11 @@ fn every_example_is_right() {
                 .collect();
             assert!(errors.is_empty(), "{text}\n{errors:#?}");
             let all = &loaded.desired;
-            assert!(!all.connections.is_empty() || !all.database.search_path_prefix.is_empty());
+            assert!(
+                !all.connections.is_empty()
+                    || !all.mirrors.is_empty()
+                    || !all.database.search_path_prefix.is_empty()
+            );
         }
     }
     assert!(count > 15, "{count}");
@@ -93,7 +98,7 @@ fn rows(text: &str, head: &str) -> Vec<(String, String)> {
 
 /// What is wrong with a value of an attribute in a connection, and the text it becomes.
 fn read_value(value: &str) -> (Vec<String>, String) {
-    let sources = [Source {
+    let sources = [SourceFile {
         path: "a.spc".to_owned(),
         text: Ok(format!(
             "plugin \"p\" {{\n  body = \"config\"\n  public = [\"a\"]\n}}\n\
@@ -101,8 +106,9 @@ fn read_value(value: &str) -> (Vec<String>, String) {
         )),
     }];
     let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
-    let mut given = Given {
+    let mut given = LoadContext {
         lookup: Some(&mut lookup),
+        has_gateway: false,
     };
     let loaded = load(&sources, &mut given, &mut Cache::default());
     let target = loaded.desired.connections["x"].target.as_ref();
@@ -140,42 +146,47 @@ fn the_shown_mistake_is_real() {
     let text = std::fs::read_to_string(path).unwrap();
     let shown = text.split("```text\n").nth(1).unwrap();
     let shown = shown.split("```").next().unwrap();
-    let sources = [Source {
+    let sources = [SourceFile {
         path: "sales.spc".to_owned(),
         text: Ok(
             "connection \"sales\" {\n  plugin = \"postgres\"\n  hots   = \"db\"\n}\n".to_owned(),
         ),
     }];
     let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
-    let mut given = Given {
+    let mut given = LoadContext {
         lookup: Some(&mut lookup),
+        has_gateway: false,
     };
     let loaded = load(&sources, &mut given, &mut Cache::default());
-    let is = spcd_core::report::render(&loaded, &sources, spcd_core::report::Style::default());
+    let is =
+        spcd_core::report::render(&loaded, &sources, spcd_core::report::RenderStyle::default());
     assert_eq!(is.trim_end(), shown.trim_end());
 }
 
 /// What `spcd plan` says of an example, where every extension is there and nothing was made yet.
 fn planned(text: &str) -> String {
-    let sources = [Source {
+    let sources = [SourceFile {
         path: "a.spc".to_owned(),
         text: Ok(text.to_owned()),
     }];
     let mut lookup = |_: Function, _: &str, _: &str| Ok("x".to_owned());
-    let mut given = Given {
+    let mut given = LoadContext {
         lookup: Some(&mut lookup),
+        has_gateway: false,
     };
     let loaded = load(&sources, &mut given, &mut Cache::default());
     let targets = loaded.desired.connections.values();
     let extensions = targets.filter_map(|c| c.target.as_ref().ok());
     let observed = Observed {
         admitted: true,
+        drift_known: true,
         extensions: extensions
             .map(|target| (target.extension.clone(), Extension::Installed))
             .collect(),
         ..Observed::default()
     };
-    plan::show(&plan::plan(&loaded.desired, &observed), &observed)
+    let plan = planner::plan(&loaded.desired, &observed, &Running::default());
+    planner::show(&plan, &observed)
 }
 
 /// UPDATE_GOLDEN=1 writes what is shown anew.
@@ -214,7 +225,7 @@ fn every_plugin_becomes_what_is_shown() {
 fn every_shipped_plugin_has_its_section() {
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/plugins.md");
     let text = std::fs::read_to_string(text).unwrap();
-    for name in shipped().keys().filter(|name| *name != "*") {
+    for name in shipped_definitions().keys().filter(|name| *name != "*") {
         assert!(text.contains(&format!("### {name}\n")), "{name}");
     }
 }

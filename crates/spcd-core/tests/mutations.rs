@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use spcd_core::config::{Cache, Given, Source, load};
+use spcd_core::config::{Cache, LoadContext, SourceFile, load};
 use spcd_core::pattern::Pattern;
-use spcd_core::report::{Style, render};
+use spcd_core::report::{RenderStyle, render};
 use spcd_lang::evaluate::Function;
 
 /// Marsaglia's xorshift: enough to choose what to break.
@@ -22,7 +22,7 @@ impl Random {
     }
 }
 
-const PIECES: [&str; 48] = [
+const PIECES: [&str; 54] = [
     "\"",
     "${",
     "%{",
@@ -71,6 +71,12 @@ const PIECES: [&str; 48] = [
     "connection \"z\" {",
     "import {",
     "env(\"X\")",
+    "&eu ",
+    "*eu",
+    "<<: ",
+    "\n- ",
+    ": |\n",
+    "\t",
 ];
 
 fn broken(text: &str, random: &mut Random) -> String {
@@ -122,15 +128,16 @@ fn broken_texts_break_nothing() {
     for _ in 0..rounds.unwrap_or(1500) {
         let (name, text) = &seeds[random.below(seeds.len())];
         let text = broken(text, &mut random);
-        let sources = [Source {
+        let sources = [SourceFile {
             path: name.clone(),
             text: Ok(text.clone()),
         }];
         let mut lookup = |_: Function, _: &str, _: &str| Err("not here".to_owned());
         let loaded = load(
             &sources,
-            &mut Given {
+            &mut LoadContext {
                 lookup: Some(&mut lookup),
+                has_gateway: false,
             },
             &mut Cache::default(),
         );
@@ -164,12 +171,13 @@ fn broken_texts_break_nothing() {
             .values()
             .any(|c| c.target.is_err());
         assert!(!in_error || !loaded.diagnostics.is_empty(), "{text}");
-        render(&loaded, &sources, Style::default());
+        render(&loaded, &sources, RenderStyle::default());
         // Where every block could be read, it can be read again, to the same end.
         let again = load(
             &sources,
-            &mut Given {
+            &mut LoadContext {
                 lookup: Some(&mut lookup),
+                has_gateway: false,
             },
             &mut Cache::default(),
         );

@@ -8,11 +8,11 @@
 //! tables NAME t(a integer, b text) …   what was imported (else: one table t(id integer))
 //! answer NAME t(a integer) …           what its source has now
 //! view NAME t.a public.v               a view of people's on a column
-//! altered NAME                         somebody altered its server
-//! touched NAME                         somebody granted something
-//! lost NAME TABLE                      somebody dropped a table
-//! replaced NAME                        somebody dropped the schema and made one of that name
-//! taken NAME schema|server             somebody has an object of that name
+//! altered NAME                         a user altered its server
+//! touched NAME                         a user granted a privilege
+//! lost NAME TABLE                      a user dropped a table
+//! replaced NAME                        a user dropped the schema and created another one
+//! taken NAME schema|server             another object has that name
 //! status NAME STATUS [ERROR]           what its row says
 //! failed NAME now|later ERROR          the last attempt; whether another is due
 //! ask NAME                             its turn has come
@@ -30,12 +30,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use spcd_core::config::{Desired, Doubt, Source};
+use spcd_core::config::{DesiredState, SourceFile, UnknownInput};
+use spcd_core::diff::{self, Blockers, BrokenBy, Column, Dependent, Dependents, Table};
 use spcd_core::observed::{
-    Applied, Attempt, Detail, Extension, Known, Observed, Presence, Written,
+    Applied, Attempt, ConfigSnapshot, Detail, Extension, Observed, ObservedConnection, Presence,
 };
-use spcd_core::plan::{self, Plan, RowChange, Task};
-use spcd_core::shape::{self, Column, Dependent, Dependents, Harm, Obstacles, Table};
+use spcd_core::planner::{self, Plan, RowChange, Running, Task};
 use spcd_protocol::Status;
 
 #[test]
@@ -64,7 +64,7 @@ fn plans_are_as_the_golden_files_say() {
 
 /// A case as data.
 struct World {
-    now: Desired,
+    now: DesiredState,
     observed: Observed,
     /// Of every connection, while `observed` has only those that plan() asks for.
     details: BTreeMap<String, Detail>,
@@ -88,6 +88,7 @@ impl World {
             now: load(&part("now")),
             observed: Observed {
                 admitted: true,
+                drift_known: true,
                 ..Observed::default()
             },
             details: BTreeMap::new(),
@@ -102,7 +103,7 @@ impl World {
         for name in &touched {
             world.made(name).intact = false;
         }
-        let needs = plan::needs_detail(&world.now, &world.observed);
+        let needs = planner::needs_detail(&world.now, &world.observed);
         world.observed.details = world.details.clone();
         world
             .observed
@@ -116,15 +117,15 @@ impl World {
     }
 
     /// Fills the database with what is wanted.
-    fn apply(&mut self, desired: &Desired) {
+    fn apply(&mut self, desired: &DesiredState) {
         for (name, connection) in &desired.connections {
-            let mut known = Known {
+            let mut known = ObservedConnection {
                 comments_set: false,
                 status: Status::Ready,
                 error: None,
                 warnings: connection.warnings.clone(),
-                written: Written::of(connection),
-                shape_hash: None,
+                written: ConfigSnapshot::of(connection),
+                schema_hash: None,
                 applied: None,
                 waits_for: None,
             };
@@ -142,7 +143,9 @@ impl World {
                         intact: true,
                         readable: true,
                         warnings: vec![],
-                        version: None,
+                        left_out: 0,
+                        extension_version: None,
+                        server_name: None,
                         hidden_schema: None,
                         types: Default::default(),
                     });
@@ -165,8 +168,8 @@ impl World {
     fn import(&mut self, name: &str, tables: Vec<Table>) {
         let names = tables.iter().map(|table| table.name.clone()).collect();
         self.observed.tables.insert(name.into(), names);
-        let hash = shape::hash(&tables, shape::Traits::default());
-        self.observed.connections.get_mut(name).unwrap().shape_hash = Some(hash);
+        let hash = diff::hash(&tables, diff::WrapperTraits::default());
+        self.observed.connections.get_mut(name).unwrap().schema_hash = Some(hash);
         self.detail(name).tables = tables;
     }
 
@@ -196,8 +199,8 @@ impl World {
                 let of_table = of_connection.entry(table.into()).or_default();
                 let of_column = of_table.entry(column.into()).or_default();
                 of_column.insert(Dependent {
-                    what: format!("view {view}"),
-                    harm: Harm::Retype,
+                    description: format!("view {view}"),
+                    broken_by: BrokenBy::Retype,
                 });
             }
             "altered" => {
@@ -242,9 +245,10 @@ impl World {
             "ask" => {
                 self.observed.ask.insert(name.into());
             }
-            "doubt" => self.now.doubts.push(Doubt {
+            "doubt" => self.now.unknown_inputs.push(UnknownInput {
+                mirror: None,
                 path: name.into(),
-                directory: true,
+                is_directory: true,
                 error: some(more),
             }),
             "extension" => {
@@ -270,13 +274,17 @@ impl World {
     }
 
     fn show(&self) -> String {
-        let plan = plan::plan(&self.now, &self.observed);
+        let plan = planner::plan(&self.now, &self.observed, &Running::default());
         let mut out = match plan.is_empty() {
             true => "nothing to do\n".to_owned(),
-            false => plan::show(&plan, &self.observed),
+            false => planner::show(&plan, &self.observed),
         };
-        if !plan.touched.is_empty() {
-            let _ = writeln!(out, "(recorded anew: {})", plan.touched.join(", "));
+        if !plan.refresh_fingerprints.is_empty() {
+            let _ = writeln!(
+                out,
+                "(recorded anew: {})",
+                plan.refresh_fingerprints.join(", ")
+            );
         }
         for row in &plan.rows {
             show_row(row, &mut out);
@@ -293,17 +301,17 @@ impl World {
             };
             let none = Detail::default();
             let detail = self.details.get(&work.name).unwrap_or(&none);
-            let obstacles = Obstacles {
+            let blockers = Blockers {
                 dependents: self.views.get(&work.name).cloned().unwrap_or_default(),
-                ..Obstacles::default()
+                ..Blockers::default()
             };
-            let unit = plan::settle(
+            let unit = planner::resolve_import(
                 &work.name,
                 work.status,
                 import,
                 detail,
                 &answer.clone().into(),
-                &obstacles,
+                &blockers,
             );
             let _ = writeln!(out, "\nthe source of {} answers, and then:", work.name);
             let unit = match unit {
@@ -317,9 +325,9 @@ impl World {
                     continue;
                 }
             };
-            unit.pieces
+            unit.chunks
                 .iter()
-                .for_each(|piece| out.push_str(&piece.sql));
+                .for_each(|chunk| out.push_str(&chunk.sql));
             out.push_str(&unit.sql);
             if let Some(mapping) = &unit.mapping {
                 let options: Vec<_> = mapping.keys().map(String::as_str).collect();
@@ -344,8 +352,8 @@ fn show_row(row: &RowChange, out: &mut String) {
     let _ = writeln!(out, "row {}: {}", row.name, route.join(" → "));
 }
 
-fn load(text: &str) -> Desired {
-    let source = Source {
+fn load(text: &str) -> DesiredState {
+    let source = SourceFile {
         path: "conf.d/case.spc".into(),
         text: Ok(text.to_owned()),
     };

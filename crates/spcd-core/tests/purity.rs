@@ -5,11 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-const ALLOWED: [&str; 11] = [
+const ALLOWED: [&str; 12] = [
     "annotate-snippets",
     "csv",
     "encoding_rs",
     "hcl-rs",
+    "saphyr-parser",
     "serde",
     "serde_json",
     "sha2",

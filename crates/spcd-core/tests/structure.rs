@@ -13,26 +13,16 @@ const MAX_FILE_LINES: usize = 600;
 /// The longest function, in lines.
 const MAX_FUNCTION_LINES: usize = 80;
 
-/// Functions that are still too long. The list only gets shorter.
-const TOO_LONG: [&str; 7] = [
-    "spcd cli::query::shell::command",
-    "spcd cli::status::watch",
-    "spcd cli::test::run",
-    "spcd hub::connect::from_params",
-    "spcd settings::resolve",
-    "spcd-core plan::connection::wanted_connection",
-    "spcd-core plan::settle::settle",
-];
-
-const CRATES: [&str; 5] = [
+const CRATES: [&str; 6] = [
     "spcd-protocol",
     "spcd-client",
     "spcd-lang",
     "spcd-core",
+    "spcd-postgres",
     "spcd",
 ];
 
-/// A module's path in its crate: `["plan", "settle"]`; the crate's root is empty.
+/// A module's path in its crate: `["planner", "show"]`; the crate's root is empty.
 type ModulePath = Vec<String>;
 
 struct Module {
@@ -313,10 +303,9 @@ fn functions_fit_a_screen() {
             long.extend(of_module);
         }
     }
-    let known: BTreeSet<String> = TOO_LONG.map(str::to_owned).into();
-    assert_eq!(
-        long, known,
-        "each function is to have {MAX_FUNCTION_LINES} lines at most"
+    assert!(
+        long.is_empty(),
+        "of more than {MAX_FUNCTION_LINES} lines: {long:?}"
     );
 }
 

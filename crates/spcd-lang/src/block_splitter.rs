@@ -1,46 +1,53 @@
-//! Splits a file's text into blocks that are parsed one by one, by counting braces alone.
+//! Splits a file's text into top-level blocks by counting braces.
 
-use super::lex::{Flaw, Lexer, Token, TokenKind, line_end};
+use super::lex::{Lexer, Token, TokenKind, UnclosedToken, line_end};
 use super::syntax::{Problem, Span};
 
-/// The block types that stand at the top of a file.
-pub const TOP_LEVEL: [&str; 5] = ["connection", "plugin", "options", "workspace", "partition"];
+/// Block types at the top level of a file.
+pub const TOP_LEVEL: [&str; 6] = [
+    "connection",
+    "plugin",
+    "mirror",
+    "options",
+    "workspace",
+    "partition",
+];
 
-/// A block, or whatever else stands between two blocks.
+/// Text of a block, or other text between two blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
-    /// The offset of its first byte.
+pub struct Fragment {
+    /// Offset of its first byte.
     pub start: usize,
-    /// The offset after its last byte.
+    /// Offset after its last byte.
     pub end: usize,
-    /// The line of its first byte, from 1.
+    /// Line of its first byte, from 1.
     pub line: u32,
-    /// It closes a brace that nothing opened, or stands alone before such a one: the block
-    /// before it has probably ended too early.
-    pub stray: bool,
+    /// Whether it is a closing brace without an opening one, or attributes before such a brace. The
+    /// block before it has probably ended too early.
+    pub is_stray: bool,
 }
 
-/// What a file consists of.
+/// Fragments of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pieces {
-    /// In the order of the file.
-    pub pieces: Vec<Piece>,
-    /// Why the pieces' borders cannot be told from some place on; its span counts from the
-    /// text's start.
-    pub open: Option<Problem>,
+pub struct SplitText {
+    /// Fragments in the order of the file.
+    pub fragments: Vec<Fragment>,
+    /// Problem because of which the borders after some place are unknown. Its span counts from the
+    /// start of the text.
+    pub unclosed: Option<Problem>,
 }
 
 /// Splits a file's text at the borders of its top-level blocks.
-pub fn split_blocks(text: &str) -> Pieces {
+pub fn split_blocks(text: &str) -> SplitText {
     let mut splitter = Splitter::new(text);
     for token in Lexer::new(text) {
         if let Some(problem) = never_closed(&token) {
             let from = splitter.start.unwrap_or(token.start);
-            let mut pieces = splitter.pieces;
+            let mut pieces = splitter.fragments;
             pieces.retain(|piece| piece.end <= from);
-            return Pieces {
-                pieces,
-                open: Some(problem),
+            return SplitText {
+                fragments: pieces,
+                unclosed: Some(problem),
             };
         }
         match token.kind {
@@ -50,25 +57,25 @@ pub fn split_blocks(text: &str) -> Pieces {
         }
     }
     let open = splitter.open_brace();
-    Pieces {
-        pieces: splitter.pieces,
-        open,
+    SplitText {
+        fragments: splitter.fragments,
+        unclosed: open,
     }
 }
 
-/// The pieces that were read, and the one that is being read.
+/// State of the splitter: the finished fragments and the current one.
 struct Splitter<'a> {
     text: &'a str,
-    pieces: Vec<Piece>,
-    /// Up to where lines were counted, and the line there.
+    fragments: Vec<Fragment>,
+    /// Offset up to which lines were counted, and the line there.
     counted: (usize, u32),
-    /// Where the piece that is being read starts and ends, and its first token.
+    /// Start and end of the current fragment, and its first token.
     start: Option<usize>,
     end: usize,
     first: TokenKind,
-    /// Its open braces.
+    /// Offsets of its open braces.
     braces: Vec<usize>,
-    /// Where the current line began, and whether a `=` stands in it.
+    /// Start of the current line, and whether it contains a `=`.
     line_start: usize,
     equal_in_line: bool,
 }
@@ -77,7 +84,7 @@ impl<'a> Splitter<'a> {
     fn new(text: &'a str) -> Self {
         Self {
             text,
-            pieces: Vec::new(),
+            fragments: Vec::new(),
             counted: (0, 1),
             start: None,
             end: 0,
@@ -94,27 +101,27 @@ impl<'a> Splitter<'a> {
         self.counted.1
     }
 
-    /// A piece ends with a line in which no brace is open.
+    /// Ends the current fragment if no brace is open.
     fn end_line(&mut self, token: &Token) {
         if let (Some(from), true) = (self.start, self.braces.is_empty()) {
             let (text, end) = (self.text, self.end);
             let line = self.line_of(from);
-            // A header whose brace stands on the next line belongs to it.
+            // A brace on the line after a header belongs to it.
             let headless = self.first == TokenKind::OpenBrace;
-            match self.pieces.last_mut() {
+            match self.fragments.last_mut() {
                 Some(header) if headless && is_header(&text[header.start..header.end]) => {
                     header.end = end;
                 }
                 _ => {
                     let stray = self.first == TokenKind::CloseBrace;
                     if stray {
-                        mark_loose(&mut self.pieces, text);
+                        mark_stray_attributes(&mut self.fragments, text);
                     }
-                    self.pieces.push(Piece {
+                    self.fragments.push(Fragment {
                         start: from,
                         end,
                         line,
-                        stray,
+                        is_stray: stray,
                     });
                 }
             }
@@ -134,9 +141,10 @@ impl<'a> Splitter<'a> {
             TokenKind::OpenBrace => self.braces.push(token.start),
             TokenKind::CloseBrace => drop(self.braces.pop()),
             TokenKind::Equal => self.equal_in_line = true,
-            // What an open quote has swallowed up to the line's end is nearly always the brace
-            // of a header (`connection "a {`) or of a one-line block (`{ plugin = "aws }`).
-            TokenKind::Quoted if token.flaw == Some(Flaw::Quote) => {
+            // An open quote extends to the end of its line. The swallowed text nearly always
+            // includes the brace of a header (`connection "a {`) or of a one-line block (`{ plugin
+            // = "aws }`).
+            TokenKind::Quoted if token.unclosed == Some(UnclosedToken::Quote) => {
                 let swallowed = token.text(self.text).trim_end();
                 let is_of_line = |brace: &usize| *brace >= self.line_start;
                 if swallowed.ends_with('{') && !self.equal_in_line {
@@ -149,7 +157,7 @@ impl<'a> Splitter<'a> {
         }
     }
 
-    /// The problem of a brace that is still open at the end.
+    /// Returns the problem of a brace that is open at the end of the text.
     fn open_brace(&mut self) -> Option<Problem> {
         let outer = *self.braces.first()?;
         let from = self.start.unwrap_or(outer);
@@ -171,21 +179,21 @@ fn newlines(text: &str) -> u32 {
 
 fn never_closed(token: &Token) -> Option<Problem> {
     let span = Span::new(token.start, token.start + 2);
-    match token.flaw? {
-        Flaw::Comment => Some(
+    match token.unclosed? {
+        UnclosedToken::Comment => Some(
             Problem::new(span, "this comment is never closed")
                 .hint("type `*/` where it ends, or begin each of its lines with `#`"),
         ),
-        Flaw::Heredoc => Some(
+        UnclosedToken::Heredoc => Some(
             Problem::new(span, "this heredoc is never closed")
                 .hint("write its marker alone on the line after its last one"),
         ),
-        // It ends with its line, so the borders around it can be told.
-        Flaw::Quote => None,
+        // The token ends with its line, so the borders of blocks are known.
+        UnclosedToken::Quote => None,
     }
 }
 
-/// Whether a piece looks like a block's header without its brace.
+/// Returns whether a fragment looks like a block's header without its brace.
 fn is_header(text: &str) -> bool {
     let mut tokens = Lexer::new(text).filter(|token| token.kind != TokenKind::Comment);
     tokens
@@ -199,8 +207,8 @@ fn is_header(text: &str) -> bool {
         })
 }
 
-/// Marks the attributes that stand between the last block and a stray brace.
-fn mark_loose(pieces: &mut [Piece], text: &str) {
+/// Marks the attributes between the last block and a stray brace.
+fn mark_stray_attributes(pieces: &mut [Fragment], text: &str) {
     for piece in pieces.iter_mut().rev() {
         let mut tokens = Lexer::new(&text[piece.start..piece.end]);
         let loose = tokens
@@ -209,14 +217,14 @@ fn mark_loose(pieces: &mut [Piece], text: &str) {
             && tokens
                 .next()
                 .is_some_and(|token| token.kind == TokenKind::Equal);
-        if !loose || piece.stray {
+        if !loose || piece.is_stray {
             break;
         }
-        piece.stray = true;
+        piece.is_stray = true;
     }
 }
 
-/// The first line after `from` that begins, without indentation, like a top-level block.
+/// Returns the first line after `from` that begins, without indentation, like a top-level block.
 fn next_header(text: &str, from: usize) -> Option<usize> {
     let mut line = line_end(text, from) + 1;
     while let Some(rest) = text.get(line..).filter(|rest| !rest.is_empty()) {
@@ -236,7 +244,7 @@ mod tests {
 
     fn pieces(text: &str) -> Vec<(u32, &str)> {
         split_blocks(text)
-            .pieces
+            .fragments
             .iter()
             .map(|piece| (piece.line, &text[piece.start..piece.end]))
             .collect()
@@ -256,7 +264,7 @@ mod tests {
                 (10, "connection \"c\" {}"),
             ]
         );
-        assert_eq!(split_blocks(text).open, None);
+        assert_eq!(split_blocks(text).unclosed, None);
     }
 
     #[test]
@@ -270,7 +278,7 @@ mod tests {
             let text = format!("{first}\nconnection \"b\" {{\n}}\n");
             assert_eq!(pieces(&text).len(), 2, "{text}");
             assert_eq!(pieces(&text)[0].1, first);
-            assert_eq!(split_blocks(&text).open, None);
+            assert_eq!(split_blocks(&text).unclosed, None);
         }
     }
 
@@ -278,8 +286,8 @@ mod tests {
     fn an_open_brace_puts_the_rest_in_doubt_and_says_where_it_is_missing() {
         let text = "connection \"a\" {\n}\nconnection \"b\" {\n  x = 1\n\nconnection \"c\" {\n}\n";
         let cut = split_blocks(text);
-        assert_eq!(cut.pieces.len(), 1);
-        let problem = cut.open.unwrap();
+        assert_eq!(cut.fragments.len(), 1);
+        let problem = cut.unclosed.unwrap();
         assert_eq!(
             problem.span.start as usize,
             text.find("\"b\" {").unwrap() + 4
@@ -299,9 +307,9 @@ mod tests {
     fn a_stray_brace_marks_the_loose_attributes_before_it() {
         let text = "connection \"a\" {\n}\n}\nx = 1\n}\nconnection \"b\" {\n}\n";
         let strays: Vec<_> = split_blocks(text)
-            .pieces
+            .fragments
             .iter()
-            .map(|piece| piece.stray)
+            .map(|piece| piece.is_stray)
             .collect();
         assert_eq!(strays, [false, true, true, true, false]);
     }

@@ -1,34 +1,35 @@
-//! The values of expressions.
+//! Evaluates expressions.
 
 use std::collections::BTreeMap;
 
 use super::number::{Number, arithmetic, checked, fraction, number};
-use super::operations::{boolean, equal, indexed, shallow, size};
+use super::operations::{boolean, check_depth, equal, index_value, size};
 use super::syntax::{
-    Binary, Call, Expression, ExpressionKind, For, MAX_DEPTH, Part, Problem, Span, Step, Unary,
+    BinaryOperator, Call, Expression, ExpressionKind, ForExpression, MAX_DEPTH, Problem, Span,
+    Step, TemplatePart, UnaryOperator,
 };
 use super::value::Value;
 use crate::nearest::nearest;
 
-/// How much work one attribute may make (elements gone through, bytes of text put together), so
-/// that loops within loops end.
+/// Maximum work for one attribute: elements iterated over plus bytes of text built. It bounds
+/// nested loops.
 const MAX_WORK: usize = 4 << 20;
 
-/// How deep expressions may be evaluated within each other, members of lists in lists included.
-/// Above [`MAX_DEPTH`] for what `[*]` and `for` go into, and small enough for the stack of any thread.
+/// Maximum depth of evaluation, lists in lists included. It is larger than [`MAX_DEPTH`] because
+/// `[*]` and `for` descend into values, and small enough for the stack of any thread.
 const MAX_EVALUATION_DEPTH: usize = 2 * MAX_DEPTH;
 
-/// What a call costs: it may read a file.
+/// Work that a function call counts as: it may read a file.
 const CALL_WORK: usize = 256;
 
-/// The functions that a value may call.
+/// Functions that are evaluated outside of this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {
-    /// `env("NAME")`: a variable of the environment.
+    /// `env("NAME")`: an environment variable.
     Env,
-    /// `file("path")`: a file's text.
+    /// `file("path")`: the text of a file.
     File,
-    /// `credential("name")`: a file's text in the service manager's directory for secrets.
+    /// `credential("name")`: the text of a file in the service manager's credentials directory.
     Credential,
 }
 
@@ -39,8 +40,8 @@ impl Function {
         ("credential", Function::Credential),
     ];
 
-    /// The function of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// Returns the function with that name.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL
             .iter()
             .find(|(known, _)| *known == name)
@@ -48,48 +49,44 @@ impl Function {
     }
 }
 
-/// `trimspace("text")`: the text without the white space around it.
+/// `trimspace("text")`: removes white space around a text.
 const TRIMSPACE: &str = "trimspace";
 
-/// Whether a name looks like that of a variable of the environment.
-fn is_of_environment(name: &str) -> bool {
+/// Returns whether a name looks like an environment variable's.
+fn is_environment_variable_name(name: &str) -> bool {
     let belongs = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     name.bytes().all(belongs) && name.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
-/// Why an expression has no value.
+/// Reason why an expression has no value.
 #[derive(Debug)]
-pub enum Failure {
-    /// A problem that is to be shown.
+pub enum EvaluationError {
+    /// Problem to report.
     Problem(Box<Problem>),
-    /// Its parts could not be read, which has been said already, or functions are not evaluated.
-    Silent,
+    /// A problem was reported before, or functions are not evaluated.
+    Reported,
 }
 
-impl From<Box<Problem>> for Failure {
+impl From<Box<Problem>> for EvaluationError {
     fn from(problem: Box<Problem>) -> Self {
         Self::Problem(problem)
     }
 }
 
-pub(super) type Result<T> = std::result::Result<T, Failure>;
+pub(super) type Result<T> = std::result::Result<T, EvaluationError>;
 
-/// What evaluation asks for outside of the text. A closure looks up without limit.
+/// Interface to everything outside of the text. A closure evaluates functions without a budget.
 pub trait Environment {
-    /// A function's result; an error is the reason why there is none.
-    fn look_up(
-        &mut self,
-        function: Function,
-        argument: &str,
-    ) -> std::result::Result<String, String>;
+    /// Evaluates a function; the error is the reason why it has no result.
+    fn call(&mut self, function: Function, argument: &str) -> std::result::Result<String, String>;
 
-    /// Returns whether functions are evaluated. If not, an expression that calls one has no value, and
-    /// that is no mistake.
-    fn evaluates(&self) -> bool {
+    /// Returns whether functions are evaluated. If not, an expression that calls one has no value,
+    /// and that is no error.
+    fn evaluates_functions(&self) -> bool {
         true
     }
 
-    /// Takes note of work; false once all values together have cost too much.
+    /// Records work; returns false when all values together have cost too much.
     fn spend(&mut self, _work: usize) -> bool {
         true
     }
@@ -99,21 +96,17 @@ impl<F> Environment for F
 where
     F: FnMut(Function, &str) -> std::result::Result<String, String>,
 {
-    fn look_up(
-        &mut self,
-        function: Function,
-        argument: &str,
-    ) -> std::result::Result<String, String> {
+    fn call(&mut self, function: Function, argument: &str) -> std::result::Result<String, String> {
         self(function, argument)
     }
 }
 
-/// Where functions get their results from.
-pub type Lookup<'a> = dyn Environment + 'a;
+/// Environment as a trait object.
+pub type DynEnvironment<'a> = dyn Environment + 'a;
 
-/// The value of an expression.
-pub fn evaluate(expression: &Expression, lookup: &mut Lookup<'_>) -> Result<Value> {
-    // Nearly every value is a literal.
+/// Evaluates an expression.
+pub fn evaluate(expression: &Expression, lookup: &mut DynEnvironment<'_>) -> Result<Value> {
+    // Most values are literals.
     if let ExpressionKind::Literal(value) = &expression.kind {
         return Ok(value.clone());
     }
@@ -124,28 +117,28 @@ pub fn evaluate(expression: &Expression, lookup: &mut Lookup<'_>) -> Result<Valu
         depth: 0,
     };
     let value = evaluation.value(expression)?;
-    Ok(shallow(value, expression.span)?)
+    Ok(check_depth(value, expression.span)?)
 }
 
 struct Evaluation<'a, 'l> {
-    lookup: &'a mut Lookup<'l>,
-    /// Names that `for` has brought in, innermost last.
+    lookup: &'a mut DynEnvironment<'l>,
+    /// Variables of `for`, innermost last.
     variables: Vec<(Box<str>, Value)>,
     work: usize,
     depth: usize,
 }
 
 pub(super) fn fail<T>(problem: Problem) -> Result<T> {
-    Err(Failure::Problem(Box::new(problem)))
+    Err(EvaluationError::Problem(Box::new(problem)))
 }
 
 impl Evaluation<'_, '_> {
     fn value(&mut self, expression: &Expression) -> Result<Value> {
-        self.deeper(expression.span, |this| this.value_here(expression))
+        self.nested(expression.span, |this| this.evaluate_kind(expression))
     }
 
-    /// Goes one level deeper, if that is allowed.
-    fn deeper<T>(
+    /// Evaluates one level deeper, up to the maximum depth.
+    fn nested<T>(
         &mut self,
         span: Span,
         evaluate: impl FnOnce(&mut Self) -> Result<T>,
@@ -159,10 +152,10 @@ impl Evaluation<'_, '_> {
         result
     }
 
-    fn value_here(&mut self, expression: &Expression) -> Result<Value> {
+    fn evaluate_kind(&mut self, expression: &Expression) -> Result<Value> {
         let span = expression.span;
         match &expression.kind {
-            ExpressionKind::Broken => Err(Failure::Silent),
+            ExpressionKind::Broken => Err(EvaluationError::Reported),
             ExpressionKind::Literal(value) => {
                 self.spend(size(value), span)?;
                 Ok(value.clone())
@@ -189,8 +182,8 @@ impl Evaluation<'_, '_> {
             ExpressionKind::Unary(operator, operand) => {
                 let value = self.value(operand)?;
                 match operator {
-                    Unary::Not => Ok(Value::Bool(!boolean(&value, operand.span)?)),
-                    Unary::Negate => match number(&value, operand.span)? {
+                    UnaryOperator::Not => Ok(Value::Bool(!boolean(&value, operand.span)?)),
+                    UnaryOperator::Negate => match number(&value, operand.span)? {
                         Number::Integer(integer) => Ok(checked(integer.checked_neg(), span)?),
                         Number::Float(float) => Ok(fraction(-float)),
                     },
@@ -217,7 +210,7 @@ impl Evaluation<'_, '_> {
             ExpressionKind::For(expression) => self.for_expression(expression),
             ExpressionKind::Traversal(base, steps) => {
                 let value = self.value(base)?;
-                Ok(shallow(self.steps(value, steps)?, span)?)
+                Ok(check_depth(self.steps(value, steps)?, span)?)
             }
         }
     }
@@ -229,7 +222,7 @@ impl Evaluation<'_, '_> {
         }
         if !self.lookup.spend(work) {
             let problem = Problem::new(span, "the values of all files together take too much work");
-            return fail(problem.hint("shorten what is computed here and in the blocks before"));
+            return fail(problem.hint("compute less here or in the blocks before"));
         }
         Ok(())
     }
@@ -245,12 +238,12 @@ impl Evaluation<'_, '_> {
             self.spend(size(&value), span)?;
             return Ok(value);
         }
-        let problem = Problem::new(span, "a bare word is no value");
+        let problem = Problem::new(span, "a bare word is not a value");
         fail(match name.to_ascii_lowercase().as_str() {
             "yes" | "on" | "true" => problem.hint("write `true`, or a text in quotes: `\"…\"`"),
             "no" | "off" | "false" => problem.hint("write `false`, or a text in quotes: `\"…\"`"),
             "nil" | "none" | "null" => problem.hint("write `null`, or leave the attribute out"),
-            _ if is_of_environment(name) => problem.hint(
+            _ if is_environment_variable_name(name) => problem.hint(
                 "write `env(\"NAME\")` for a variable of the environment, or put a text in quotes",
             ),
             _ => problem.hint("put a text in quotes: `\"…\"`"),
@@ -258,21 +251,21 @@ impl Evaluation<'_, '_> {
     }
 
     fn key(&mut self, key: &Expression) -> Result<Box<str>> {
-        // `{ name = … }` needs no quotes around the name, whatever stands before its `=`.
+        // `{ name = … }` needs no quotes around the name.
         match self.value(key)?.as_text() {
             Some(text) => Ok(text.into()),
             None => fail(Problem::new(key.span, "a key is text")),
         }
     }
 
-    fn parts(&mut self, parts: &[Part], text: &mut String, span: Span) -> Result<()> {
+    fn parts(&mut self, parts: &[TemplatePart], text: &mut String, span: Span) -> Result<()> {
         for part in parts {
             match part {
-                Part::Text(part) => {
+                TemplatePart::Text(part) => {
                     self.spend(part.len(), span)?;
                     text.push_str(part);
                 }
-                Part::Value(expression) => {
+                TemplatePart::Value(expression) => {
                     let value = self.value(expression)?;
                     let Some(part) = value.as_text() else {
                         let message =
@@ -282,7 +275,7 @@ impl Evaluation<'_, '_> {
                     self.spend(part.len(), span)?;
                     text.push_str(&part);
                 }
-                Part::If(parts) => {
+                TemplatePart::If(parts) => {
                     let (condition, yes, no) = &**parts;
                     let value = self.value(condition)?;
                     let chosen = if boolean(&value, condition.span)? {
@@ -292,7 +285,7 @@ impl Evaluation<'_, '_> {
                     };
                     self.parts(chosen, text, span)?;
                 }
-                Part::For(parts) => {
+                TemplatePart::For(parts) => {
                     let (head, body) = &**parts;
                     for (key, element) in self.elements(head)? {
                         let before = self.bind(head, key, element)?;
@@ -306,8 +299,8 @@ impl Evaluation<'_, '_> {
         Ok(())
     }
 
-    /// What a `for` goes through, with keys or indexes.
-    fn elements(&mut self, head: &For) -> Result<Vec<(Value, Value)>> {
+    /// Returns the elements that a `for` iterates over, with keys or indexes.
+    fn elements(&mut self, head: &ForExpression) -> Result<Vec<(Value, Value)>> {
         let span = head.collection.span;
         let elements: Vec<_> = match self.value(&head.collection)? {
             Value::List(values) => values
@@ -331,9 +324,9 @@ impl Evaluation<'_, '_> {
         Ok(elements)
     }
 
-    /// Brings the names of a `for` in; returns how many there were before.
-    fn bind(&mut self, head: &For, key: Value, element: Value) -> Result<usize> {
-        let element = shallow(element, head.collection.span)?;
+    /// Adds the variables of a `for`; returns how many there were before.
+    fn bind(&mut self, head: &ForExpression, key: Value, element: Value) -> Result<usize> {
+        let element = check_depth(element, head.collection.span)?;
         let before = self.variables.len();
         if let Some(name) = &head.key {
             self.variables.push((name.clone(), key));
@@ -342,7 +335,7 @@ impl Evaluation<'_, '_> {
         Ok(before)
     }
 
-    fn for_expression(&mut self, head: &For) -> Result<Value> {
+    fn for_expression(&mut self, head: &ForExpression) -> Result<Value> {
         let mut list = Vec::new();
         let mut object: BTreeMap<Box<str>, Value> = BTreeMap::new();
         for (key, element) in self.elements(head)? {
@@ -376,7 +369,7 @@ impl Evaluation<'_, '_> {
         })
     }
 
-    fn for_element(&mut self, head: &For) -> Result<Option<(Option<Box<str>>, Value)>> {
+    fn for_element(&mut self, head: &ForExpression) -> Result<Option<(Option<Box<str>>, Value)>> {
         if let Some(condition) = &head.condition {
             let value = self.value(condition)?;
             if !boolean(&value, condition.span)? {
@@ -392,7 +385,7 @@ impl Evaluation<'_, '_> {
     }
 
     fn call(&mut self, call: &Call) -> Result<Value> {
-        let function = Function::named(&call.name);
+        let function = Function::from_name(&call.name);
         if function.is_none() && *call.name != *TRIMSPACE {
             let problem = Problem::new(call.span, "there is no function of this name");
             let names = Function::ALL.iter().map(|(name, _)| *name);
@@ -421,11 +414,11 @@ impl Evaluation<'_, '_> {
         let Some(function) = function else {
             return Ok(Value::String(argument.trim().into()));
         };
-        if !self.lookup.evaluates() {
-            return Err(Failure::Silent);
+        if !self.lookup.evaluates_functions() {
+            return Err(EvaluationError::Reported);
         }
         self.spend(CALL_WORK, call.span)?;
-        let outcome = self.lookup.look_up(function, argument);
+        let outcome = self.lookup.call(function, argument);
         match outcome {
             Ok(text) => {
                 self.spend(text.len(), call.span)?;
@@ -443,33 +436,35 @@ impl Evaluation<'_, '_> {
 
     fn binary(
         &mut self,
-        operator: Binary,
+        operator: BinaryOperator,
         left: Value,
         left_span: Span,
         operand: &Expression,
     ) -> Result<Value> {
         let span = left_span.to(operand.span);
-        // These two leave the right side alone where the left one decides.
+        // These operators do not evaluate the right side if the left side decides.
         match operator {
-            Binary::Or if boolean(&left, left_span)? => return Ok(Value::Bool(true)),
-            Binary::And if !boolean(&left, left_span)? => return Ok(Value::Bool(false)),
+            BinaryOperator::Or if boolean(&left, left_span)? => return Ok(Value::Bool(true)),
+            BinaryOperator::And if !boolean(&left, left_span)? => return Ok(Value::Bool(false)),
             _ => {}
         }
         let right = self.value(operand)?;
         match operator {
-            Binary::Or | Binary::And => return Ok(Value::Bool(boolean(&right, operand.span)?)),
-            Binary::Equal => return Ok(Value::Bool(equal(&left, &right))),
-            Binary::NotEqual => return Ok(Value::Bool(!equal(&left, &right))),
+            BinaryOperator::Or | BinaryOperator::And => {
+                return Ok(Value::Bool(boolean(&right, operand.span)?));
+            }
+            BinaryOperator::Equal => return Ok(Value::Bool(equal(&left, &right))),
+            BinaryOperator::NotEqual => return Ok(Value::Bool(!equal(&left, &right))),
             _ => {}
         }
         let left = number(&left, left_span)?;
         let right = number(&right, operand.span)?;
         let order = left.compare(right);
         Ok(match operator {
-            Binary::Less => Value::Bool(order.is_lt()),
-            Binary::LessEqual => Value::Bool(order.is_le()),
-            Binary::Greater => Value::Bool(order.is_gt()),
-            Binary::GreaterEqual => Value::Bool(order.is_ge()),
+            BinaryOperator::Less => Value::Bool(order.is_lt()),
+            BinaryOperator::LessEqual => Value::Bool(order.is_le()),
+            BinaryOperator::Greater => Value::Bool(order.is_gt()),
+            BinaryOperator::GreaterEqual => Value::Bool(order.is_ge()),
             _ => arithmetic(operator, left, right, span)?,
         })
     }
@@ -493,7 +488,7 @@ impl Evaluation<'_, '_> {
                 Step::Index(expression) => {
                     let span = expression.span;
                     let index = self.value(expression)?;
-                    value = indexed(value, &index, span)?;
+                    value = index_value(value, &index, span)?;
                 }
                 Step::Splat { full, span: at } => {
                     let values = match value {
@@ -515,7 +510,7 @@ impl Evaluation<'_, '_> {
                         let taken = values.into_iter().map(|value| this.steps(value, inner));
                         taken.collect::<Result<_>>()
                     };
-                    value = Value::List(self.deeper(*at, each)?);
+                    value = Value::List(self.nested(*at, each)?);
                 }
             }
         }

@@ -1,16 +1,17 @@
-//! Expressions.
+//! Parses expressions.
 
-use super::lex::{Flaw, Token, TokenKind};
+use super::lex::{Token, TokenKind, UnclosedToken};
 use super::parse::{Parser, Result, invisible, mark_hint};
 use super::syntax::{
-    Binary, Call, Expression, ExpressionKind, For, MAX_DEPTH, Problem, Span, Step, Unary,
+    BinaryOperator, Call, Expression, ExpressionKind, ForExpression, MAX_DEPTH, Problem, Span,
+    Step, UnaryOperator,
 };
 use super::value::Value;
 
 impl Parser<'_> {
-    /// Any expression.
+    /// Parses an expression.
     pub(super) fn expression(&mut self) -> Result<Expression> {
-        self.deeper(|parser| {
+        self.nested(|parser| {
             let condition = parser.operation()?;
             if parser.take(TokenKind::Question).is_none() {
                 return Ok(condition);
@@ -35,7 +36,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Operands and the operators between them.
+    /// Parses operands and the operators between them.
     fn operation(&mut self) -> Result<Expression> {
         let first = self.operand()?;
         let Some((operator, level)) = operator(self.peek().kind) else {
@@ -54,14 +55,14 @@ impl Parser<'_> {
         Ok(fold(0, &mut operands, &mut operators))
     }
 
-    /// A term with the signs before it and the steps after it.
+    /// Parses a term with the signs before it and the steps after it.
     fn operand(&mut self) -> Result<Expression> {
-        let mut signs: Vec<(Unary, Span)> = Vec::new();
+        let mut signs: Vec<(UnaryOperator, Span)> = Vec::new();
         loop {
             let token = self.peek();
             let sign = match token.kind {
-                TokenKind::Minus => Unary::Negate,
-                TokenKind::Bang => Unary::Not,
+                TokenKind::Minus => UnaryOperator::Negate,
+                TokenKind::Bang => UnaryOperator::Not,
                 _ => break,
             };
             let span = self.span_of(&token);
@@ -76,10 +77,12 @@ impl Parser<'_> {
         while let Some((sign, span)) = signs.pop() {
             let span = span.to(operand.span);
             operand = match (sign, operand.kind) {
-                (Unary::Negate, ExpressionKind::Literal(Value::Integer(number))) => Expression {
-                    span,
-                    kind: ExpressionKind::Literal(Value::Integer(-number)),
-                },
+                (UnaryOperator::Negate, ExpressionKind::Literal(Value::Integer(number))) => {
+                    Expression {
+                        span,
+                        kind: ExpressionKind::Literal(Value::Integer(-number)),
+                    }
+                }
                 (_, kind) => {
                     let inner = Expression {
                         span: operand.span,
@@ -125,11 +128,7 @@ impl Parser<'_> {
             TokenKind::OpenParen => {
                 self.next();
                 let inner = self.lines(Self::expression)?;
-                let close = self.closed(TokenKind::CloseParen, "`)`")?;
-                Ok(Expression {
-                    span: span.to(self.span_of(&close)),
-                    kind: inner.kind,
-                })
+                self.close(span, TokenKind::CloseParen, "`)`", inner.kind)
             }
             TokenKind::OpenBracket => self.list(),
             TokenKind::OpenBrace => self.object(),
@@ -149,14 +148,14 @@ impl Parser<'_> {
         let span = self.span_of(token);
         self.next();
         let value = self.number(token)?;
-        // An address or a version: `10.0.0.1`, `1.2.3`, `30s`, `10.0.0.0/8`.
+        // An address, version or duration without quotes: `10.0.0.1`, `1.2.3`, `30s`, `10.0.0.0/8`.
         let next = self.token(self.at);
         let continues = matches!(
             next.kind,
             TokenKind::Dot | TokenKind::Word | TokenKind::Number
         );
         if next.start == token.end && continues {
-            let problem = Problem::new(span.to(self.span_of(&next)), "this is no number");
+            let problem = Problem::new(span.to(self.span_of(&next)), "this is not a number");
             return Err(self.problem(problem.hint("put a text in quotes: `\"…\"`")));
         }
         Ok(Expression {
@@ -165,7 +164,7 @@ impl Parser<'_> {
         })
     }
 
-    /// Reads with newlines as white space, up to what closes it.
+    /// Parses with newlines as white space, up to the closing token.
     fn lines<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let outer = std::mem::replace(&mut self.multiline, true);
         let result = read(self);
@@ -227,18 +226,26 @@ impl Parser<'_> {
             }
             Ok((arguments, spread))
         })?;
-        let close = self.closed(TokenKind::CloseParen, "`,` or `)`")?;
-        let call = Call {
+        let call = ExpressionKind::Call(Box::new(Call {
             name: name.into(),
             span,
             arguments,
             spread,
-        };
-        let span = span.to(self.span_of(&close));
-        Ok(Expression {
-            span,
-            kind: ExpressionKind::Call(Box::new(call)),
-        })
+        }));
+        self.close(span, TokenKind::CloseParen, "`,` or `)`", call)
+    }
+
+    /// Takes the closing token of an expression that begins at `start`.
+    fn close(
+        &mut self,
+        start: Span,
+        token: TokenKind,
+        expected: &str,
+        kind: ExpressionKind,
+    ) -> Result<Expression> {
+        let close = self.closed(token, expected)?;
+        let span = start.to(self.span_of(&close));
+        Ok(Expression { span, kind })
     }
 
     fn list(&mut self) -> Result<Expression> {
@@ -246,12 +253,8 @@ impl Parser<'_> {
         let start = self.span_of(&open);
         if self.for_follows() {
             let result = self.lines(|parser| parser.for_expression(false))?;
-            let close = self.closed(TokenKind::CloseBracket, "`]`")?;
-            let span = start.to(self.span_of(&close));
-            return Ok(Expression {
-                span,
-                kind: ExpressionKind::For(Box::new(result)),
-            });
+            let kind = ExpressionKind::For(Box::new(result));
+            return self.close(start, TokenKind::CloseBracket, "`]`", kind);
         }
         let elements = self.lines(|parser| {
             let mut elements = Vec::new();
@@ -267,10 +270,10 @@ impl Parser<'_> {
                     | TokenKind::Number
                     | TokenKind::Word
                     | TokenKind::OpenBrace
-                        if after.flaw.is_none() =>
+                        if after.unclosed.is_none() =>
                     {
                         let span = parser.span_of(&after);
-                        // `name =` on the next line: it is the bracket that is missing.
+                        // `name =` on the next line: the closing bracket is missing.
                         let next = parser.token(parser.at + 1).kind;
                         let problem = Problem::new(span, "expected `,` or `]` before this");
                         return Err(parser.problem(problem.hint(
@@ -286,12 +289,12 @@ impl Parser<'_> {
             }
             Ok(elements)
         })?;
-        let close = self.closed(TokenKind::CloseBracket, "`]`")?;
-        let span = start.to(self.span_of(&close));
-        Ok(Expression {
-            span,
-            kind: ExpressionKind::List(elements),
-        })
+        self.close(
+            start,
+            TokenKind::CloseBracket,
+            "`]`",
+            ExpressionKind::List(elements),
+        )
     }
 
     fn object(&mut self) -> Result<Expression> {
@@ -299,23 +302,19 @@ impl Parser<'_> {
         let start = self.span_of(&open);
         if self.for_follows() {
             let result = self.lines(|parser| parser.for_expression(true))?;
-            let close = self.closed(TokenKind::CloseBrace, "`}`")?;
-            let span = start.to(self.span_of(&close));
-            return Ok(Expression {
-                span,
-                kind: ExpressionKind::For(Box::new(result)),
-            });
+            let kind = ExpressionKind::For(Box::new(result));
+            return self.close(start, TokenKind::CloseBrace, "`}`", kind);
         }
         let outer = std::mem::replace(&mut self.multiline, false);
         let items = self.object_items();
         self.multiline = outer;
         let items = items?;
-        let close = self.closed(TokenKind::CloseBrace, "`}`")?;
-        let span = start.to(self.span_of(&close));
-        Ok(Expression {
-            span,
-            kind: ExpressionKind::Object(items),
-        })
+        self.close(
+            start,
+            TokenKind::CloseBrace,
+            "`}`",
+            ExpressionKind::Object(items),
+        )
     }
 
     fn object_items(&mut self) -> Result<Vec<(Expression, Expression)>> {
@@ -373,8 +372,8 @@ impl Parser<'_> {
         true
     }
 
-    /// `for a, b in x : … ` up to what closes it.
-    fn for_expression(&mut self, object: bool) -> Result<For> {
+    /// Parses `for a, b in x : …` up to the closing token.
+    fn for_expression(&mut self, object: bool) -> Result<ForExpression> {
         let mut head = self.for_head()?;
         self.expect(TokenKind::Colon, "`:` and the result")?;
         head.result = self.expression()?;
@@ -391,8 +390,8 @@ impl Parser<'_> {
         Ok(head)
     }
 
-    /// `for a, b in x`
-    pub(super) fn for_head(&mut self) -> Result<For> {
+    /// Parses `for a, b in x`.
+    pub(super) fn for_head(&mut self) -> Result<ForExpression> {
         self.next();
         let first = self.expect(TokenKind::Word, "a name for the element")?;
         let mut key = None;
@@ -414,7 +413,7 @@ impl Parser<'_> {
             span: collection.span,
             kind: ExpressionKind::Literal(Value::Null),
         };
-        Ok(For {
+        Ok(ForExpression {
             key,
             element,
             collection,
@@ -425,7 +424,7 @@ impl Parser<'_> {
         })
     }
 
-    /// `.name`, `[index]`, `.*` … after a term.
+    /// Parses `.name`, `[index]`, `.*` and so on after a term.
     fn steps(&mut self, base: Expression) -> Result<Expression> {
         let mut steps = Vec::new();
         let mut end = base.span;
@@ -485,45 +484,45 @@ impl Parser<'_> {
         })
     }
 
-    /// A quoted text.
+    /// Parses a quoted text.
     fn quoted(&mut self, token: &Token) -> Result<Expression> {
-        if token.flaw == Some(Flaw::Quote) {
+        if token.unclosed == Some(UnclosedToken::Quote) {
             return Err(self.open_quote(token));
         }
         self.quoted_template(token)
     }
 }
 
-fn operator_of(parser: &mut Parser<'_>) -> Option<(Binary, usize)> {
+fn operator_of(parser: &mut Parser<'_>) -> Option<(BinaryOperator, usize)> {
     let found = operator(parser.peek().kind)?;
     parser.next();
     Some(found)
 }
 
-/// An operator and how strongly it binds.
-fn operator(kind: TokenKind) -> Option<(Binary, usize)> {
+/// Returns an operator and its precedence.
+fn operator(kind: TokenKind) -> Option<(BinaryOperator, usize)> {
     Some(match kind {
-        TokenKind::Or => (Binary::Or, 0),
-        TokenKind::And => (Binary::And, 1),
-        TokenKind::EqualEqual => (Binary::Equal, 2),
-        TokenKind::NotEqual => (Binary::NotEqual, 2),
-        TokenKind::Less => (Binary::Less, 3),
-        TokenKind::LessEqual => (Binary::LessEqual, 3),
-        TokenKind::Greater => (Binary::Greater, 3),
-        TokenKind::GreaterEqual => (Binary::GreaterEqual, 3),
-        TokenKind::Plus => (Binary::Add, 4),
-        TokenKind::Minus => (Binary::Subtract, 4),
-        TokenKind::Star => (Binary::Multiply, 5),
-        TokenKind::Slash => (Binary::Divide, 5),
-        TokenKind::Percent => (Binary::Modulo, 5),
+        TokenKind::Or => (BinaryOperator::Or, 0),
+        TokenKind::And => (BinaryOperator::And, 1),
+        TokenKind::EqualEqual => (BinaryOperator::Equal, 2),
+        TokenKind::NotEqual => (BinaryOperator::NotEqual, 2),
+        TokenKind::Less => (BinaryOperator::Less, 3),
+        TokenKind::LessEqual => (BinaryOperator::LessEqual, 3),
+        TokenKind::Greater => (BinaryOperator::Greater, 3),
+        TokenKind::GreaterEqual => (BinaryOperator::GreaterEqual, 3),
+        TokenKind::Plus => (BinaryOperator::Add, 4),
+        TokenKind::Minus => (BinaryOperator::Subtract, 4),
+        TokenKind::Star => (BinaryOperator::Multiply, 5),
+        TokenKind::Slash => (BinaryOperator::Divide, 5),
+        TokenKind::Percent => (BinaryOperator::Modulo, 5),
         _ => return None,
     })
 }
 
 type Operands = std::vec::IntoIter<Expression>;
-type Operators = std::iter::Peekable<std::vec::IntoIter<(Binary, usize)>>;
+type Operators = std::iter::Peekable<std::vec::IntoIter<(BinaryOperator, usize)>>;
 
-/// Operands and operators as a tree whose depth does not grow with their number.
+/// Builds a tree of operands and operators; its depth does not grow with their number.
 fn fold(level: usize, operands: &mut Operands, operators: &mut Operators) -> Expression {
     if level > 5 {
         let none = Expression {
@@ -549,7 +548,7 @@ fn fold(level: usize, operands: &mut Operands, operators: &mut Operators) -> Exp
     }
 }
 
-/// Whether two decimal numbers, the first possibly with an exponent, have the same digits.
+/// Returns whether two decimal numbers have the same digits; the first may have an exponent.
 fn same_digits(written: &str, kept: &str) -> bool {
     let digits = |text: &str| -> String {
         let mantissa = text.split(['e', 'E']).next().unwrap_or("");
@@ -565,16 +564,18 @@ fn same_digits(written: &str, kept: &str) -> bool {
     digits(written) == digits(kept)
 }
 
-/// The problem of a character that begins no token.
+/// Returns the problem of a character that begins no token.
 fn unknown_mark(mark: &str, span: Span) -> Problem {
     let Some(hint) = mark_hint(mark) else {
         let problem = Problem::new(span, "expected a value");
         return problem.hint("put a text in quotes: `\"…\"`");
     };
     let message = match mark {
-        "'" => "single quotes make no text",
-        "`" => "backticks make no text",
-        "“" | "”" | "„" | "«" | "»" | "‘" | "’" | "‚" => "curly quotes make no text",
+        "'" => "single quotes do not make a text",
+        "`" => "backticks do not make a text",
+        "“" | "”" | "„" | "«" | "»" | "‘" | "’" | "‚" => {
+            "curly quotes do not make a text"
+        }
         _ => "expected a value",
     };
     let message = match invisible(mark) {

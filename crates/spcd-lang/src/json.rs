@@ -1,238 +1,35 @@
-//! HCL's JSON syntax: block types, then labels, then bodies, as nested objects.
+//! HCL's JSON syntax.
 
-use super::parse::{MAX_PROBLEMS, Parsed, parse_text};
-use super::syntax::{
-    Attribute, Block, Body, Expression, ExpressionKind, Label, MAX_DEPTH, Problem, Span,
-};
+use super::objects::{File, Name, Node, NodeKind, Texts};
+use super::syntax::{MAX_DEPTH, Problem, Span};
 use super::value::Value;
-use super::word::word_length;
+use super::word::identifier_length;
 
-/// What is read as a nested block rather than an attribute, and how many labels it has.
-const NESTED: [(&str, usize); 6] = [
-    ("import", 0),
-    ("labels", 0),
-    ("health", 0),
-    ("ssh", 0),
-    ("options", 1),
-    ("limiter", 1),
-];
-
-/// What a JSON file consists of.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct File {
-    /// Its blocks; spans count from the file's start.
-    pub blocks: Vec<Parsed>,
-    /// Why the text is no JSON: nothing can be said of any block then.
-    pub broken: Option<Problem>,
+/// Parses a `.spc.json` file, whose texts are templates.
+pub fn parse(text: &str) -> File {
+    parse_as(text, Texts::Templates)
 }
 
-/// Reads a file.
-pub fn parse(text: &str) -> File {
+/// Parses a `.json` file as Steampipe reads it: its texts are literal, except that of `plugin`.
+pub fn parse_literal(text: &str) -> File {
+    parse_as(text, Texts::Literal)
+}
+
+fn parse_as(text: &str, texts: Texts) -> File {
     let mut reader = Reader {
         text,
         at: 0,
         depth: 0,
     };
-    let root = match reader.document() {
-        Ok(root) => root,
-        Err(problem) => {
-            return File {
-                blocks: Vec::new(),
-                broken: Some(*problem),
-            };
-        }
-    };
-    let mut blocks = Vec::new();
-    for object in root.objects(&mut blocks) {
-        for (kind, node) in object {
-            top_level(kind, node, &mut blocks);
-        }
-    }
-    File {
-        blocks,
-        broken: None,
-    }
-}
-
-struct Name {
-    text: Box<str>,
-    span: Span,
-}
-
-struct Node {
-    span: Span,
-    kind: NodeKind,
-}
-
-enum NodeKind {
-    Scalar(Value),
-    Array(Vec<Node>),
-    Object(Vec<(Name, Node)>),
-}
-
-fn problem_only(problem: Problem) -> Parsed {
-    Parsed {
-        block: None,
-        problems: vec![problem],
-        further: 0,
-    }
-}
-
-impl Node {
-    /// The objects that this is, or that the array consists of; anything else is a problem.
-    fn objects<'n>(&'n self, out: &mut Vec<Parsed>) -> Vec<&'n [(Name, Node)]> {
-        match &self.kind {
-            NodeKind::Object(items) => vec![items],
-            NodeKind::Array(nodes) => nodes.iter().flat_map(|node| node.objects(out)).collect(),
-            NodeKind::Scalar(_) => {
-                out.push(problem_only(Problem::new(self.span, "expected an object")));
-                Vec::new()
-            }
-        }
-    }
-}
-
-fn top_level(kind: &Name, node: &Node, out: &mut Vec<Parsed>) {
-    if &*kind.text == "//" {
-        return;
-    }
-    let labels = match &*kind.text {
-        "partition" => 2,
-        _ => 1,
-    };
-    labelled(kind, &mut Vec::new(), labels, node, out);
-}
-
-fn labelled(
-    kind: &Name,
-    labels: &mut Vec<Label>,
-    depth: usize,
-    node: &Node,
-    out: &mut Vec<Parsed>,
-) {
-    if depth == 0 {
-        let bodies: Vec<&Node> = match &node.kind {
-            NodeKind::Array(nodes) => nodes.iter().collect(),
-            _ => vec![node],
-        };
-        for node in bodies {
-            let mut problems = Vec::new();
-            let block = block(kind, labels.clone(), node, &mut problems);
-            let further = problems.len().saturating_sub(MAX_PROBLEMS);
-            problems.truncate(MAX_PROBLEMS);
-            out.push(Parsed {
-                block: Some(block),
-                problems,
-                further,
-            });
-        }
-        return;
-    }
-    for object in node.objects(out) {
-        for (label, node) in object {
-            if &*label.text != "//" {
-                labels.push(Label {
-                    text: label.text.clone(),
-                    span: label.span,
-                });
-                labelled(kind, labels, depth - 1, node, out);
-                labels.pop();
-            }
-        }
-    }
-}
-
-fn block(kind: &Name, labels: Vec<Label>, node: &Node, problems: &mut Vec<Problem>) -> Block {
-    let mut body = Body::default();
-    match &node.kind {
-        NodeKind::Object(items) => {
-            let mut seen = std::collections::HashSet::new();
-            for (name, node) in items {
-                if &*name.text == "//" {
-                    continue;
-                }
-                if !seen.insert(&*name.text) {
-                    let message = format!("`{}` is written twice in this block", name.text);
-                    problems.push(Problem::new(name.span, message).hint("keep one of the two"));
-                }
-                item(name, node, &mut body, problems);
-            }
-        }
-        _ => problems.push(Problem::new(
-            node.span,
-            "expected an object with the block's attributes",
-        )),
-    }
-    Block {
-        kind: kind.text.clone(),
-        span: kind.span,
-        labels,
-        body,
-        open: node.span.start,
-        close: node.span.end.saturating_sub(1),
-    }
-}
-
-fn item(name: &Name, node: &Node, body: &mut Body, problems: &mut Vec<Problem>) {
-    match NESTED.iter().find(|(nested, _)| *nested == &*name.text) {
-        Some((_, labels)) if !matches!(node.kind, NodeKind::Scalar(_)) => {
-            let mut blocks = Vec::new();
-            labelled(name, &mut Vec::new(), *labels, node, &mut blocks);
-            for parsed in blocks {
-                problems.extend(parsed.problems);
-                body.blocks.extend(parsed.block);
-            }
-        }
-        _ => {
-            let value = expression(node, problems);
-            body.attributes.push(Attribute {
-                name: name.text.clone(),
-                span: name.span,
-                value,
-            });
-        }
-    }
-}
-
-fn expression(node: &Node, problems: &mut Vec<Problem>) -> Expression {
-    let kind = match &node.kind {
-        NodeKind::Scalar(Value::String(text)) if text.contains("${") || text.contains("%{") => {
-            let (expression, found) = parse_text(text, node.span);
-            problems.extend(found);
-            return expression;
-        }
-        NodeKind::Scalar(value) => ExpressionKind::Literal(value.clone()),
-        NodeKind::Array(nodes) => ExpressionKind::List(
-            nodes
-                .iter()
-                .map(|node| expression(node, problems))
-                .collect(),
-        ),
-        NodeKind::Object(items) => ExpressionKind::Object(
-            items
-                .iter()
-                .map(|(name, node)| {
-                    let kind = ExpressionKind::Literal(Value::String(name.text.clone()));
-                    (
-                        Expression {
-                            span: name.span,
-                            kind,
-                        },
-                        expression(node, problems),
-                    )
-                })
-                .collect(),
-        ),
-    };
-    Expression {
-        span: node.span,
-        kind,
+    match reader.document() {
+        Ok(root) => File::of_root(&root, texts),
+        Err(problem) => File::broken(*problem),
     }
 }
 
 type Result<T> = std::result::Result<T, Box<Problem>>;
 
-/// Reads JSON and keeps where everything is.
+/// Parses JSON and keeps the span of every value.
 struct Reader<'a> {
     text: &'a str,
     at: usize,
@@ -248,7 +45,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The next byte that is not white space.
+    /// Returns the next byte that is not white space.
     fn byte(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while matches!(bytes.get(self.at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
@@ -287,10 +84,9 @@ impl Reader<'_> {
                     ("false", Value::Bool(false)),
                     ("null", Value::Null),
                 ];
-                let Some((word, value)) = words
-                    .into_iter()
-                    .find(|(word, _)| rest.starts_with(word) && word_length(rest) == word.len())
-                else {
+                let Some((word, value)) = words.into_iter().find(|(word, _)| {
+                    rest.starts_with(word) && identifier_length(rest) == word.len()
+                }) else {
                     return self
                         .fail("expected a value: a text in double quotes, a number, `{`, `[` …");
                 };
@@ -386,7 +182,7 @@ impl Reader<'_> {
         let text = &rest[..length];
         let value = match text.parse::<i128>() {
             Ok(integer) => Some(Value::Integer(integer)),
-            // A double holds fifteen digits whatever they are.
+            // A double represents any 15 digits exactly.
             Err(_) if text.bytes().filter(u8::is_ascii_digit).count() <= 15 => {
                 serde_json::from_str::<f64>(text)
                     .ok()

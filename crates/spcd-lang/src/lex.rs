@@ -1,10 +1,10 @@
-//! Bytes to tokens. Nothing is an error here: what no token begins with is [`TokenKind::Unknown`], and
-//! a quote, heredoc or comment that stays open is a token with a [`Flaw`].
+//! Splits a text into tokens. The lexer reports no errors: a character that begins no token is
+//! [`TokenKind::Unknown`], and an open quote, heredoc or comment is marked by [`UnclosedToken`].
 
 use super::syntax::MAX_DEPTH;
-use super::word::word_length;
+use super::word::identifier_length;
 
-/// What a token is.
+/// Kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// The end of a line.
@@ -73,15 +73,15 @@ pub enum TokenKind {
     Greater,
     /// `>=`
     GreaterEqual,
-    /// One character that begins nothing.
+    /// Character that begins no token.
     Unknown,
     /// The end of the text.
     End,
 }
 
-/// What a token lacks.
+/// Ending that a token lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flaw {
+pub enum UnclosedToken {
     /// The closing quote before the end of the line.
     Quote,
     /// The line with the heredoc's marker.
@@ -90,27 +90,27 @@ pub enum Flaw {
     Comment,
 }
 
-/// A token: byte offsets into the text it was read from.
+/// Token, as byte offsets into its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
-    /// What it is.
+    /// Kind.
     pub kind: TokenKind,
-    /// The offset of its first byte.
+    /// Offset of its first byte.
     pub start: usize,
-    /// The offset after its last byte.
+    /// Offset after its last byte.
     pub end: usize,
-    /// What it lacks, if anything.
-    pub flaw: Option<Flaw>,
+    /// Ending that it lacks, if any.
+    pub unclosed: Option<UnclosedToken>,
 }
 
 impl Token {
-    /// Its text.
+    /// Returns its text.
     pub fn text<'a>(&self, text: &'a str) -> &'a str {
         text.get(self.start..self.end).unwrap_or("")
     }
 }
 
-/// The tokens of a text, in order; ends with one [`TokenKind::End`].
+/// Iterator over the tokens of a text; the last one is [`TokenKind::End`].
 #[derive(Debug, Clone)]
 pub struct Lexer<'a> {
     text: &'a str,
@@ -119,7 +119,7 @@ pub struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    /// Starts at the beginning of a text.
+    /// Creates a lexer at the beginning of a text.
     pub fn new(text: &'a str) -> Self {
         Self {
             text,
@@ -147,7 +147,7 @@ impl<'a> Lexer<'a> {
                 kind: TokenKind::End,
                 start,
                 end: start,
-                flaw,
+                unclosed: flaw,
             };
         };
         let (kind, length) = match (first, self.byte(1)) {
@@ -155,14 +155,14 @@ impl<'a> Lexer<'a> {
             (b'/', b'*') => match self.text[start + 2..].find("*/") {
                 Some(length) => (TokenKind::Comment, length + 4),
                 None => {
-                    flaw = Some(Flaw::Comment);
+                    flaw = Some(UnclosedToken::Comment);
                     (TokenKind::Comment, self.text.len() - start)
                 }
             },
             (b'"', _) => {
                 let (end, closed) = quoted_end(self.text, start);
                 if !closed {
-                    flaw = Some(Flaw::Quote);
+                    flaw = Some(UnclosedToken::Quote);
                 }
                 (TokenKind::Quoted, end - start)
             }
@@ -170,7 +170,7 @@ impl<'a> Lexer<'a> {
             (b'<', b'<') => match heredoc(self.text, start) {
                 Some(heredoc) => {
                     if !heredoc.closed {
-                        flaw = Some(Flaw::Heredoc);
+                        flaw = Some(UnclosedToken::Heredoc);
                     }
                     (TokenKind::Heredoc, heredoc.end - start)
                 }
@@ -184,7 +184,7 @@ impl<'a> Lexer<'a> {
             kind,
             start,
             end: self.at,
-            flaw,
+            unclosed: flaw,
         }
     }
 
@@ -222,26 +222,26 @@ impl Iterator for Lexer<'_> {
     }
 }
 
-/// A heredoc's parts, as byte offsets into the text it was found in.
+/// Parts of a heredoc, as byte offsets into its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heredoc {
-    /// `<<-`: the lines' common indentation is no part of the value.
+    /// Whether it is `<<-`: the common indentation of its lines is removed.
     pub indented: bool,
-    /// The marker's word.
+    /// Range of the marker's word.
     pub marker: (usize, usize),
-    /// The value's lines, the last one's newline included.
+    /// Range of its lines, the last newline included.
     pub body: (usize, usize),
-    /// The end of the closing marker.
+    /// End of the closing marker.
     pub end: usize,
-    /// Whether the closing marker is there.
+    /// Whether the closing marker exists.
     pub closed: bool,
 }
 
-/// The heredoc that begins with the `<<` at `start`, if one does.
+/// Returns the heredoc that begins with the `<<` at `start`, if one does.
 pub fn heredoc(text: &str, start: usize) -> Option<Heredoc> {
     let indented = text[start + 2..].starts_with('-');
     let from = start + 2 + usize::from(indented);
-    let length = word_length(&text[from..]);
+    let length = identifier_length(&text[from..]);
     let marker = (from, from + length);
     let first_line_end = line_end(text, start);
     if length == 0 || !text[marker.1..first_line_end].trim().is_empty() {
@@ -274,7 +274,7 @@ pub fn heredoc(text: &str, start: usize) -> Option<Heredoc> {
     })
 }
 
-/// Whether a character takes no ink, or looks like a space and is none.
+/// Returns whether a character is invisible, or a space other than the ASCII one.
 pub fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -283,7 +283,7 @@ pub fn is_invisible(character: char) -> bool {
     )
 }
 
-/// The offset of the line's newline, or of the text's end.
+/// Returns the offset of the line's newline, or of the end of the text.
 pub fn line_end(text: &str, from: usize) -> usize {
     text.as_bytes()
         .get(from..)
@@ -291,11 +291,11 @@ pub fn line_end(text: &str, from: usize) -> usize {
         .map_or(text.len(), |length| from + length)
 }
 
-/// The end of the quoted template that begins at `start`, and whether it is closed. An open one
-/// ends with its line: a quoted text cannot hold a newline, except within `${…}`.
+/// Returns the end of the quoted template that begins at `start`, and whether it is closed. An open
+/// one ends with its line: quoted text contains no newline, except within `${…}`.
 pub fn quoted_end(text: &str, start: usize) -> (usize, bool) {
     let bytes = text.as_bytes();
-    // One entry for each template we are in: `None` between quotes, `Some(braces)` within `${`.
+    // One entry for each open template: `None` between quotes, the number of braces within `${`.
     let mut modes: Vec<Option<usize>> = vec![None];
     let mut at = start + 1;
     loop {
@@ -322,7 +322,7 @@ pub fn quoted_end(text: &str, start: usize) -> (usize, bool) {
                 _ => {}
             },
             Some(braces) => match byte {
-                // No template is nested so deep, and to look for its end would take long.
+                // No template is nested this deep, and searching its end would take long.
                 b'"' if depth > 2 * MAX_DEPTH => break,
                 b'"' => modes.push(None),
                 b'{' => *braces += 1,
@@ -380,7 +380,7 @@ fn punctuation(first: u8, second: u8, third: u8) -> Option<(TokenKind, usize)> {
 
 /// The token at the start of a text that is no punctuation, with its length.
 fn word_or_unknown(text: &str) -> (TokenKind, usize) {
-    match word_length(text) {
+    match identifier_length(text) {
         0 => {
             let length = text.chars().next().map_or(1, char::len_utf8);
             (TokenKind::Unknown, length)
@@ -391,7 +391,7 @@ fn word_or_unknown(text: &str) -> (TokenKind, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Flaw, Lexer, TokenKind};
+    use super::{Lexer, TokenKind, UnclosedToken};
 
     fn kinds(text: &str) -> Vec<(TokenKind, &str)> {
         Lexer::new(text)
@@ -436,8 +436,8 @@ mod tests {
         ] {
             let first = Lexer::new(text).next().unwrap();
             assert_eq!(
-                (first.kind, first.flaw),
-                (TokenKind::Quoted, Some(Flaw::Quote)),
+                (first.kind, first.unclosed),
+                (TokenKind::Quoted, Some(UnclosedToken::Quote)),
                 "{text:?}"
             );
             assert_eq!(first.text(text), text.lines().next().unwrap(), "{text:?}");
@@ -456,16 +456,19 @@ mod tests {
         ] {
             let tokens: Vec<_> = Lexer::new(text).collect();
             assert_eq!(tokens.len(), 2, "{text:?}");
-            assert_eq!(tokens[0].flaw, None, "{text:?}");
+            assert_eq!(tokens[0].unclosed, None, "{text:?}");
         }
     }
 
     #[test]
     fn what_stays_open_says_so() {
-        assert_eq!(Lexer::new("/* x").next().unwrap().flaw, Some(Flaw::Comment));
         assert_eq!(
-            Lexer::new("<<E\nx\n").next().unwrap().flaw,
-            Some(Flaw::Heredoc)
+            Lexer::new("/* x").next().unwrap().unclosed,
+            Some(UnclosedToken::Comment)
+        );
+        assert_eq!(
+            Lexer::new("<<E\nx\n").next().unwrap().unclosed,
+            Some(UnclosedToken::Heredoc)
         );
         assert_eq!(
             Lexer::new("<<E x\nE\n").next().unwrap().kind,

@@ -1,14 +1,14 @@
-//! The language of `.spc` files: HCL 2's native and JSON syntax.
+//! The language of `.spc` files: HCL 2's native and JSON syntax, and
+//! the YAML that Steampipe reads.
 //!
-//! `block_splitter` finds the borders of top-level blocks without understanding them, `parse` reads one
-//! block into a [`syntax::Block`], [`evaluate`] gives the values of its attributes. All spans in a
-//! parsed block count from the block's first byte, so that a block which has moved within its
-//! file, or to another one, is still the same block.
+//! `block_splitter` finds the borders of top-level blocks, `parse` reads one block into a
+//! [`syntax::Block`], and [`evaluate`] computes the values of its attributes. All spans of a parsed
+//! block count from the block's first byte, so that a block that moved within its file, or to
+//! another file, is still the same block.
 //!
-//! The parser is our own because a `.spc` file is mostly read while it is being written: every
-//! item of a broken block is read on, each mistake is reported where it was made, numbers are
-//! kept exactly, and what stays in memory is values rather than white space. `hcl-rs` is the
-//! second opinion in the tests.
+//! The crate has its own parser because `.spc` files are often read while a user is writing them.
+//! It continues after each error in a broken block, reports every error at its place, keeps numbers
+//! exactly, and keeps no white space in memory. The tests compare it with `hcl-rs`.
 
 pub mod evaluate;
 pub mod outline;
@@ -21,8 +21,10 @@ pub mod json;
 pub mod lex;
 pub mod nearest;
 mod number;
+pub mod objects;
 mod operations;
 pub mod parse;
 pub mod settings;
 mod template;
 mod word;
+pub mod yaml;

@@ -1,6 +1,7 @@
-//! "Did you mean …?"
+//! Suggestions of the form "did you mean …?".
 
-/// The candidate that differs least from a name, if it differs little enough to be a slip.
+/// Returns the candidate that differs least from a name, if the difference is small enough for a
+/// typing error.
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let limit = match name.chars().count() {
         0..=2 => 1,
@@ -9,7 +10,7 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
     };
     let length = name.chars().count();
     candidates
-        // Each character more or less is an edit.
+        // Each character of difference in length is an edit.
         .filter(|candidate| candidate.chars().count().abs_diff(length) <= limit)
         .map(|candidate| (distance(name, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= limit && *distance < candidate.len())
@@ -17,14 +18,15 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
-/// Whether a name is another one with one slip of the keyboard.
-pub fn is_slip(name: &str, of: &str) -> bool {
+/// Returns whether two names differ by at most one edit.
+pub fn is_one_edit_from(name: &str, of: &str) -> bool {
     distance(name, of) <= 1
 }
 
-/// Edit distance between two names in lower case; a swap of two neighbours counts as one edit.
+/// Returns the edit distance between two names, ignoring case; a swap of two neighbours counts as
+/// one edit.
 fn distance(from: &str, to: &str) -> usize {
-    // A name from a file may have any length; no name that spcd knows has so many characters.
+    // A name from a file may have any length; no known name has 64 characters.
     let [from, to] = [from, to]
         .map(|name| -> String { name.chars().take(64).flat_map(char::to_lowercase).collect() });
     strsim::osa_distance(&from, &to)

@@ -1,16 +1,16 @@
-//! Numbers: whole ones are kept exactly, and nothing is rounded to what a fraction's type holds.
+//! Arithmetic. Whole numbers are exact, and a result that a fraction's type would round is refused.
 
-use super::syntax::{Binary, Problem, Span};
+use super::syntax::{BinaryOperator, Problem, Span};
 use super::value::Value;
 
-/// A number, or why there is none.
+/// Number, or the problem because of which there is none.
 pub(super) type Result<T> = std::result::Result<T, Box<Problem>>;
 
 pub(super) fn fail<T>(problem: Problem) -> Result<T> {
     Err(Box::new(problem))
 }
 
-/// A number of either kind.
+/// Whole number or fraction.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Number {
     Integer(i128),
@@ -27,14 +27,14 @@ impl Number {
     }
 
     pub(super) fn compare(self, other: Self) -> std::cmp::Ordering {
-        // A whole number is compared as such: a fraction's type would round it.
+        // Whole numbers are compared as integers: a float would round them.
         match (self.integer(), other.integer()) {
             (Some(left), Some(right)) => left.cmp(&right),
             _ => self.float().total_cmp(&other.float()),
         }
     }
 
-    /// The number, if it is whole and fits.
+    /// Returns the number as an integer, if it is whole and fits.
     fn integer(self) -> Option<i128> {
         match self {
             Number::Integer(integer) => Some(integer),
@@ -47,7 +47,7 @@ impl Number {
     }
 }
 
-/// The number that a value is, or that its text says.
+/// Returns a value as a number; texts are converted.
 pub(super) fn number(value: &Value, span: Span) -> Result<Number> {
     match value {
         Value::Integer(integer) => return Ok(Number::Integer(*integer)),
@@ -80,37 +80,37 @@ pub(super) fn checked(result: Option<i128>, span: Span) -> Result<Value> {
     }
 }
 
-/// What an operator makes of two numbers.
+/// Applies an operator to two numbers.
 pub(super) fn arithmetic(
-    operator: Binary,
+    operator: BinaryOperator,
     left: Number,
     right: Number,
     span: Span,
 ) -> Result<Value> {
     let by_zero = matches!(right, Number::Integer(0)) || right.float() == 0.0;
-    if matches!(operator, Binary::Divide | Binary::Modulo) && by_zero {
+    if matches!(operator, BinaryOperator::Divide | BinaryOperator::Modulo) && by_zero {
         return fail(Problem::new(span, "this divides by zero"));
     }
     if let (Number::Integer(left), Number::Integer(right)) = (left, right) {
         match operator {
-            Binary::Add => return checked(left.checked_add(right), span),
-            Binary::Subtract => return checked(left.checked_sub(right), span),
-            Binary::Multiply => return checked(left.checked_mul(right), span),
-            Binary::Modulo => return checked(left.checked_rem(right), span),
+            BinaryOperator::Add => return checked(left.checked_add(right), span),
+            BinaryOperator::Subtract => return checked(left.checked_sub(right), span),
+            BinaryOperator::Multiply => return checked(left.checked_mul(right), span),
+            BinaryOperator::Modulo => return checked(left.checked_rem(right), span),
             _ if left.checked_rem(right) == Some(0) => {
                 return checked(left.checked_div(right), span);
             }
             _ => {}
         }
     }
-    // Beyond 2^53 a whole number is not always kept by the type that holds fractions.
+    // Beyond 2^53 a float does not represent every whole number.
     let exact = |number: f64| number.abs() < 9_007_199_254_740_992.0;
     let (left, right) = (left.float(), right.float());
     let result = match operator {
-        Binary::Add => left + right,
-        Binary::Subtract => left - right,
-        Binary::Multiply => left * right,
-        Binary::Divide => left / right,
+        BinaryOperator::Add => left + right,
+        BinaryOperator::Subtract => left - right,
+        BinaryOperator::Multiply => left * right,
+        BinaryOperator::Divide => left / right,
         _ => left % right,
     };
     if !(exact(left) && exact(right) && exact(result)) {
@@ -122,7 +122,7 @@ pub(super) fn arithmetic(
     Ok(fraction(result))
 }
 
-/// A number that may turn out to be whole; a whole one has one form only.
+/// Returns a result as a value; a whole one becomes an integer.
 pub(super) fn fraction(number: f64) -> Value {
     match Number::Float(number).integer() {
         Some(integer) => Value::Integer(integer),

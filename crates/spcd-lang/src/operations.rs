@@ -1,11 +1,11 @@
-//! What operators and steps do to values.
+//! Operators and accesses on values.
 
 use super::number::{Number, Result, fail, number};
 use super::syntax::{MAX_DEPTH, Problem, Span};
 use super::value::Value;
 
-/// Refuses a value that is nested so deep that what goes through it could exhaust the stack.
-pub(super) fn shallow(value: Value, span: Span) -> Result<Value> {
+/// Refuses a value that is nested too deep for the stack.
+pub(super) fn check_depth(value: Value, span: Span) -> Result<Value> {
     match is_deeper(&value, MAX_DEPTH) {
         true => fail(Problem::new(
             span,
@@ -15,7 +15,7 @@ pub(super) fn shallow(value: Value, span: Span) -> Result<Value> {
     }
 }
 
-/// Whether a value is nested deeper than that.
+/// Returns whether a value is nested deeper than `levels`.
 fn is_deeper(value: &Value, levels: usize) -> bool {
     let inner = |value: &Value| is_deeper(value, levels - 1);
     match value {
@@ -66,7 +66,7 @@ pub(super) fn equal(left: &Value, right: &Value) -> bool {
     }
 }
 
-pub(super) fn indexed(value: Value, index: &Value, span: Span) -> Result<Value> {
+pub(super) fn index_value(value: Value, index: &Value, span: Span) -> Result<Value> {
     match (value, index) {
         (Value::List(mut values), index) => {
             let position = match number(index, span)? {

@@ -1,37 +1,41 @@
-//! What a text is, whatever it means: its blocks with their values and lines. For tests and tools.
+//! Outline of a text: its blocks with their values and lines, independent of their meaning. For
+//! tests and tools.
 
 use std::collections::BTreeMap;
 
-use super::evaluate::{Lookup, evaluate};
+use super::evaluate::{DynEnvironment, evaluate};
 use super::syntax::Block;
 use super::value::Value;
 use super::{block_splitter, parse};
 
-/// A block.
+/// Block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outline {
-    /// Its type.
+    /// Block type.
     pub kind: String,
-    /// Its labels.
+    /// Labels.
     pub labels: Vec<String>,
-    /// The line of its type, from 1.
+    /// Line of the type, from 1.
     pub start_line: usize,
-    /// The line of its opening brace.
+    /// Line of the opening brace.
     pub brace_line: usize,
-    /// The line of its closing brace.
+    /// Line of the closing brace.
     pub end_line: usize,
-    /// The values of its attributes; `None` where there is none.
+    /// Line and value of each attribute; `None` where evaluation failed.
     pub attributes: BTreeMap<String, (usize, Option<Value>)>,
-    /// The blocks in it.
+    /// Nested blocks.
     pub nested: Vec<Outline>,
 }
 
-/// All blocks of a text in native syntax, and what cannot be read: offset and message.
-pub fn outline(text: &str, lookup: &mut Lookup<'_>) -> (Vec<Outline>, Vec<(usize, String)>) {
+/// Returns all blocks of a text in native syntax, and the problems in it as offset and message.
+pub fn outline(
+    text: &str,
+    lookup: &mut DynEnvironment<'_>,
+) -> (Vec<Outline>, Vec<(usize, String)>) {
     let pieces = block_splitter::split_blocks(text);
     let mut blocks = Vec::new();
     let mut problems = Vec::new();
-    for piece in pieces.pieces {
+    for piece in pieces.fragments {
         let own = text.get(piece.start..piece.end).unwrap_or("");
         let parsed = parse::parse(own);
         let place = |problem: super::syntax::Problem| {
@@ -49,13 +53,13 @@ pub fn outline(text: &str, lookup: &mut Lookup<'_>) -> (Vec<Outline>, Vec<(usize
     }
     problems.extend(
         pieces
-            .open
+            .unclosed
             .map(|problem| (problem.span.start as usize, problem.message)),
     );
     (blocks, problems)
 }
 
-fn read(block: &Block, line: &dyn Fn(u32) -> usize, lookup: &mut Lookup<'_>) -> Outline {
+fn read(block: &Block, line: &dyn Fn(u32) -> usize, lookup: &mut DynEnvironment<'_>) -> Outline {
     let attributes = block.body.attributes.iter().map(|attribute| {
         let value = evaluate(&attribute.value, lookup).ok();
         (

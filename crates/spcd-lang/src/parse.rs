@@ -1,33 +1,33 @@
-//! One top-level block from its text, going on after each mistake.
+//! Parses one top-level block and continues after each error.
 
 use std::collections::HashSet;
 
-use super::lex::{Flaw, Lexer, Token, TokenKind, is_invisible};
+use super::lex::{Lexer, Token, TokenKind, UnclosedToken, is_invisible};
 use super::syntax::{
     Attribute, Block, Body, Expression, ExpressionKind, Label, MAX_DEPTH, Problem, Span,
 };
 
-/// How many problems of one block are kept; the rest is counted.
+/// Maximum number of problems kept per block; further ones are counted.
 pub const MAX_PROBLEMS: usize = 100;
 
-/// What a piece of a file turned out to be.
+/// Result of parsing a fragment of a file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Parsed {
-    /// The block, if its type could be read. An attribute at the top of a file is none.
+    /// Block, if its type could be read. An attribute at the top of a file is none.
     pub block: Option<Block>,
-    /// What is wrong with it.
+    /// Problems in it.
     pub problems: Vec<Problem>,
-    /// How many more problems there are.
-    pub further: usize,
+    /// Number of problems beyond those kept.
+    pub suppressed: usize,
 }
 
-/// The problem has been noted already.
+/// Marks an error whose problem was reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Noted;
+pub(super) struct ErrorReported;
 
-pub(super) type Result<T> = std::result::Result<T, Noted>;
+pub(super) type Result<T> = std::result::Result<T, ErrorReported>;
 
-/// Reads a piece as [`super::block_splitter::split_blocks`] makes them.
+/// Parses a fragment as [`super::block_splitter::split_blocks`] returns them.
 pub fn parse(text: &str) -> Parsed {
     let mut parser = Parser::new(text);
     let mut body = Body::default();
@@ -37,7 +37,7 @@ pub fn parse(text: &str) -> Parsed {
         TokenKind::Word => parser.item(&mut body, &mut HashSet::new()),
         TokenKind::CloseBrace => {
             parser.problem(
-                Problem::new(parser.span_of(&first), "this brace closes nothing")
+                Problem::new(parser.span_of(&first), "this brace does not close anything")
                     .hint("remove it, or the `}` before it that ended its block too early"),
             );
             parser.at = parser.tokens.len();
@@ -53,8 +53,8 @@ pub fn parse(text: &str) -> Parsed {
         let mut problem =
             Problem::new(parser.span_of(&rest), "expected a new line after the block");
         if rest.kind == TokenKind::CloseBrace {
-            problem =
-                Problem::new(parser.span_of(&rest), "this brace closes nothing").hint("remove it");
+            problem = Problem::new(parser.span_of(&rest), "this brace does not close anything")
+                .hint("remove it");
         }
         parser.problem(problem);
     }
@@ -69,16 +69,16 @@ pub fn parse(text: &str) -> Parsed {
     Parsed {
         block,
         problems: parser.problems,
-        further: parser.further,
+        suppressed: parser.further,
     }
 }
 
-/// Reads a whole text as a block's body: attributes and blocks, and nothing around them.
+/// Parses a whole text as a block's body: attributes and blocks.
 pub fn parse_body(text: &str) -> (Body, Vec<Problem>) {
     let mut parser = Parser::new(text);
     let mut body = Body::default();
     loop {
-        // A body is read without an error of its own; what is wrong in it is noted.
+        // `body` reports its problems itself.
         if let Ok(more) = parser.body() {
             body.attributes.extend(more.attributes);
             body.blocks.extend(more.blocks);
@@ -88,15 +88,15 @@ pub fn parse_body(text: &str) -> (Body, Vec<Problem>) {
             return (body, parser.problems);
         }
         let span = parser.span_of(&token);
-        parser.problem(Problem::new(span, "this brace closes nothing").hint("remove it"));
+        parser.problem(Problem::new(span, "this brace does not close anything").hint("remove it"));
         parser.next();
     }
 }
 
-/// Reads a template that is the text of a JSON string; every span in the result is `span`.
+/// Parses a template that is the text of a JSON string; every span in the result is `span`.
 pub(super) fn parse_text(text: &str, span: Span) -> (Expression, Vec<Problem>) {
     let mut parser = Parser {
-        fixed: Some(span),
+        fixed_span: Some(span),
         ..Parser::new("")
     };
     parser.text = text;
@@ -111,11 +111,11 @@ pub(super) struct Parser<'a> {
     pub(super) text: &'a str,
     pub(super) tokens: Vec<Token>,
     pub(super) at: usize,
-    /// Newlines are white space here: between parentheses and brackets.
+    /// Whether newlines are white space: between parentheses and brackets.
     pub(super) multiline: bool,
     pub(super) depth: usize,
-    /// Where everything is said to be, for texts that are no part of the file as they stand.
-    fixed: Option<Span>,
+    /// Span for all problems, for texts that do not stand in the file literally.
+    fixed_span: Option<Span>,
     problems: Vec<Problem>,
     further: usize,
 }
@@ -130,13 +130,13 @@ impl<'a> Parser<'a> {
             at: 0,
             multiline: false,
             depth: 0,
-            fixed: None,
+            fixed_span: None,
             problems: Vec::new(),
             further: 0,
         }
     }
 
-    /// The next token, which stays.
+    /// Returns the next token without consuming it.
     pub(super) fn peek(&mut self) -> Token {
         if self.multiline {
             self.skip_newlines();
@@ -144,19 +144,19 @@ impl<'a> Parser<'a> {
         self.token(self.at)
     }
 
-    /// The next token, which is taken.
+    /// Consumes the next token.
     pub(super) fn next(&mut self) -> Token {
         let token = self.peek();
         self.at = (self.at + 1).min(self.tokens.len());
         token
     }
 
-    /// Takes the next token if it is of that kind.
+    /// Consumes the next token if it is of that kind.
     pub(super) fn take(&mut self, kind: TokenKind) -> Option<Token> {
         (self.peek().kind == kind).then(|| self.next())
     }
 
-    /// The token at an index; past the last one, the end.
+    /// Returns the token at an index; past the last one, the end.
     pub(super) fn token(&self, index: usize) -> Token {
         let end = self
             .tokens
@@ -166,7 +166,7 @@ impl<'a> Parser<'a> {
             kind: TokenKind::End,
             start: end,
             end,
-            flaw: None,
+            unclosed: None,
         };
         self.tokens.get(index).copied().unwrap_or(past)
     }
@@ -182,37 +182,37 @@ impl<'a> Parser<'a> {
     }
 
     pub(super) fn span(&self, start: usize, end: usize) -> Span {
-        self.fixed.unwrap_or_else(|| Span::new(start, end))
+        self.fixed_span.unwrap_or_else(|| Span::new(start, end))
     }
 
     pub(super) fn span_of(&self, token: &Token) -> Span {
-        // A newline or the end shows as the place just after what stands before it.
+        // A newline and the end are shown as the place just after the text before them.
         match token.kind {
             TokenKind::Newline | TokenKind::End => self.span(token.start, token.start + 1),
             _ => self.span(token.start, token.end),
         }
     }
 
-    pub(super) fn problem(&mut self, problem: Problem) -> Noted {
+    pub(super) fn problem(&mut self, problem: Problem) -> ErrorReported {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         } else {
             self.further += 1;
         }
-        Noted
+        ErrorReported
     }
 
-    /// Notes that something else was expected here.
-    pub(super) fn unexpected(&mut self, token: &Token, expected: &str) -> Noted {
+    /// Reports that something else was expected.
+    pub(super) fn unexpected(&mut self, token: &Token, expected: &str) -> ErrorReported {
         let span = self.span_of(token);
-        if token.flaw == Some(Flaw::Quote) {
+        if token.unclosed == Some(UnclosedToken::Quote) {
             return self.open_quote(token);
         }
         let text = token.text(self.text);
         let found = match token.kind {
             TokenKind::Newline => "the end of the line".to_owned(),
             TokenKind::End => "the end".to_owned(),
-            // What a word, number or text says may be a secret.
+            // The content of a word, number or text may be a secret.
             TokenKind::Word => "a word".to_owned(),
             TokenKind::Number => "a number".to_owned(),
             TokenKind::Quoted | TokenKind::Heredoc => "a text".to_owned(),
@@ -229,7 +229,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    pub(super) fn open_quote(&mut self, token: &Token) -> Noted {
+    pub(super) fn open_quote(&mut self, token: &Token) -> ErrorReported {
         let span = self.span_of(token);
         if let Some(at) = open_template(token.text(self.text)) {
             let start = token.start + at;
@@ -249,8 +249,8 @@ impl<'a> Parser<'a> {
         )
     }
 
-    /// Goes one level deeper, if that is allowed.
-    pub(super) fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    /// Parses one level deeper, up to the maximum depth.
+    pub(super) fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth >= MAX_DEPTH {
             let token = self.peek();
             let span = self.span_of(&token);
@@ -263,7 +263,7 @@ impl<'a> Parser<'a> {
         result
     }
 
-    /// An attribute or a block; the next token is a word.
+    /// Parses an attribute or a block; the next token is a word.
     fn item(&mut self, body: &mut Body, seen: &mut HashSet<&'a str>) {
         let begin = self.at;
         if self.read_item(body, seen).is_err() {
@@ -331,7 +331,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// An attribute's value and the end of its line.
+    /// Parses an attribute's value and the end of its line.
     fn value(&mut self) -> Result<Expression> {
         let first = self.peek();
         if matches!(
@@ -350,7 +350,7 @@ impl<'a> Parser<'a> {
         ) {
             return Ok(value);
         }
-        if after.flaw == Some(Flaw::Quote) {
+        if after.unclosed == Some(UnclosedToken::Quote) {
             let span = self.span_of(&after);
             let problem = Problem::new(span, "this quote opens a text that is never closed");
             return Err(self.problem(problem.hint("type the missing `\"` before the text")));
@@ -374,7 +374,6 @@ impl<'a> Parser<'a> {
         Err(self.problem(problem.hint(hint)))
     }
 
-    /// A block from after its type.
     /// Reads a block's labels and its opening brace.
     fn header(&mut self, kind: &str) -> Result<(Vec<Label>, Token)> {
         let mut labels = Vec::new();
@@ -389,7 +388,7 @@ impl<'a> Parser<'a> {
                     });
                     self.next();
                 }
-                TokenKind::Quoted if token.flaw.is_none() => {
+                TokenKind::Quoted if token.unclosed.is_none() => {
                     self.next();
                     let text = self.label(&token)?;
                     labels.push(Label {
@@ -399,7 +398,7 @@ impl<'a> Parser<'a> {
                 }
                 TokenKind::OpenBrace => return Ok((labels, self.next())),
                 TokenKind::Newline => return Ok((labels, self.brace_below(kind, &token)?)),
-                // As in other languages: `connection "name": {`, `connection "name" = {`.
+                // Syntax of other languages: `connection "name": {`, `connection "name" = {`.
                 TokenKind::Equal | TokenKind::Colon
                     if self.token(self.at + 1).kind == TokenKind::OpenBrace =>
                 {
@@ -420,7 +419,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Takes an opening brace that stands on a line below its block's name.
+    /// Consumes an opening brace on a line below its block's name.
     fn brace_below(&mut self, kind: &str, newline: &Token) -> Result<Token> {
         let mut next = self.at;
         while self.token(next).kind == TokenKind::Newline {
@@ -443,14 +442,14 @@ impl<'a> Parser<'a> {
     fn block(&mut self, kind: &str, span: Span) -> Result<Block> {
         let (labels, open) = self.header(kind)?;
         let outer = std::mem::replace(&mut self.multiline, false);
-        let body = self.deeper(Self::body);
+        let body = self.nested(Self::body);
         self.multiline = outer;
         let body = body?;
         let Some(close) = self.take(TokenKind::CloseBrace) else {
             let token = self.peek();
             return Err(self.unexpected(&token, "`}`"));
         };
-        // Two blocks, or a block and something else, on one line would be hard to read.
+        // A second item on the block's last line would be hard to read.
         let after = self.token(self.at);
         if !matches!(
             after.kind,
@@ -498,7 +497,7 @@ impl<'a> Parser<'a> {
         Ok(body)
     }
 
-    /// Goes on to the end of the item that begins at `begin` and in which something is wrong.
+    /// Skips to the end of the broken item that begins at `begin`.
     fn recover(&mut self, begin: usize) {
         let mut braces = 0_usize;
         for index in begin..self.at {
@@ -515,7 +514,7 @@ impl<'a> Parser<'a> {
                 TokenKind::CloseBrace if braces == 0 => return,
                 TokenKind::CloseBrace => braces -= 1,
                 TokenKind::Newline if braces == 0 && self.item_follows() => return,
-                // All of them at once: each would look as far ahead as the first.
+                // All newlines at once: each one would look as far ahead as the first.
                 TokenKind::Newline => {
                     self.skip_newlines();
                     continue;
@@ -526,7 +525,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Whether what follows the newlines here looks like the beginning of an item.
+    /// Returns whether the text after the newlines looks like the beginning of an item.
     fn item_follows(&self) -> bool {
         let mut index = self.at;
         while self.token(index).kind == TokenKind::Newline {
@@ -552,7 +551,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Where the `${` stands that keeps a quote open on whose line another one stands.
+/// Returns the offset of the unclosed `${` because of which a quote is open, although its line has
+/// another quote.
 fn open_template(text: &str) -> Option<usize> {
     let at = ["${", "%{"]
         .iter()
@@ -562,12 +562,12 @@ fn open_template(text: &str) -> Option<usize> {
     (!escaped && text[at..].contains('"') && !text[at..].contains('}')).then_some(at)
 }
 
-/// Whether a character that begins no token may be shown: one that people type by habit.
+/// Returns whether a character that begins no token may be shown: users type it by habit.
 fn is_mark(text: &str) -> bool {
     mark_hint(text).is_some()
 }
 
-/// What to type instead of a character that people type by habit.
+/// Returns what to type instead of a character that users type by habit.
 pub(super) fn mark_hint(text: &str) -> Option<&'static str> {
     match text {
         "“" | "”" | "„" | "«" | "»" | "‘" | "’" | "‚" => {
@@ -580,7 +580,7 @@ pub(super) fn mark_hint(text: &str) -> Option<&'static str> {
     }
 }
 
-/// A character that cannot be seen, in words.
+/// Returns the name of an invisible character.
 pub(super) fn invisible(text: &str) -> Option<String> {
     let mut characters = text.chars();
     let character = characters.next().filter(|first| is_invisible(*first))?;

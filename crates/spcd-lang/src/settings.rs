@@ -1,54 +1,54 @@
-//! A block's body with its values computed.
+//! Evaluated body of a block.
 
 use std::collections::BTreeMap;
 
-use super::evaluate::{Failure, Lookup, evaluate};
+use super::evaluate::{DynEnvironment, EvaluationError, evaluate};
 use super::syntax::{Body, Problem, Span};
 use super::value::{Value, write_quoted};
 
-/// The values of a body's attributes, and its nested blocks.
+/// Values of a body's attributes, and its nested blocks.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Attributes, in the order of the text.
     pub list: Vec<Setting>,
     /// Nested blocks, in the order of the text.
-    pub sections: Vec<Section>,
-    /// Attributes that are there but have no value, which has been said.
-    pub broken: Vec<Box<str>>,
+    pub blocks: Vec<NestedBlock>,
+    /// Names of attributes whose evaluation failed; the problem was reported.
+    pub without_value: Vec<Box<str>>,
 }
 
-/// An attribute with its value.
+/// Attribute with its value.
 #[derive(Debug, Clone)]
 pub struct Setting {
-    /// The attribute's name.
+    /// Name.
     pub name: Box<str>,
-    /// Where the name stands.
+    /// Span of the name.
     pub span: Span,
-    /// What it evaluates to.
+    /// Value.
     pub value: Value,
-    /// Where the expression stands.
+    /// Span of the expression.
     pub value_span: Span,
 }
 
-/// A nested block.
+/// Nested block.
 #[derive(Debug, Clone)]
-pub struct Section {
-    /// The block's type.
+pub struct NestedBlock {
+    /// Block type.
     pub kind: Box<str>,
-    /// Where the type stands.
+    /// Span of the type.
     pub span: Span,
-    /// Its labels.
+    /// Labels.
     pub labels: Vec<Box<str>>,
-    /// Its body.
+    /// Body.
     pub settings: Settings,
 }
 
 impl Settings {
-    /// Computes all values of a body but those of the attributes left out.
+    /// Evaluates all attributes of a body except those in `without`.
     pub fn of(
         body: &Body,
         without: &[&str],
-        lookup: &mut Lookup<'_>,
+        lookup: &mut DynEnvironment<'_>,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let mut settings = Self::default();
@@ -62,7 +62,7 @@ impl Settings {
                     let message =
                         format!("the value of `{name}` holds a NUL, which Postgres cannot store");
                     problems.push(Problem::new(value_span, message));
-                    settings.broken.push(name);
+                    settings.without_value.push(name);
                 }
                 Ok(value) => {
                     let span = attribute.span;
@@ -74,15 +74,15 @@ impl Settings {
                     });
                 }
                 Err(failure) => {
-                    if let Failure::Problem(problem) = failure {
+                    if let EvaluationError::Problem(problem) = failure {
                         problems.push(*problem);
                     }
-                    settings.broken.push(name);
+                    settings.without_value.push(name);
                 }
             }
         }
         for block in &body.blocks {
-            settings.sections.push(Section {
+            settings.blocks.push(NestedBlock {
                 kind: block.kind.clone(),
                 span: block.span,
                 labels: block
@@ -105,15 +105,15 @@ impl Settings {
 
     /// Whether it was written, even if it has no value.
     pub fn was_written(&self, name: &str) -> bool {
-        self.get(name).is_some() || self.broken.iter().any(|broken| **broken == *name)
+        self.get(name).is_some() || self.without_value.iter().any(|broken| **broken == *name)
     }
 
-    /// The attribute's text; numbers and bools are converted.
+    /// Returns the attribute as text; numbers and bools are converted.
     pub fn text(&self, name: &str, problems: &mut Vec<Problem>) -> Option<String> {
         self.get(name)?.text(problems)
     }
 
-    /// The attribute's bool.
+    /// Returns the attribute as a bool.
     pub fn boolean(&self, name: &str, problems: &mut Vec<Problem>) -> Option<bool> {
         let setting = self.get(name)?;
         match &setting.value {
@@ -131,7 +131,7 @@ impl Settings {
         }
     }
 
-    /// The attribute's texts: a list of them, or a single one.
+    /// Returns the attribute as texts: a list of them, or a single one.
     pub fn texts(&self, name: &str, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
         let setting = self.get(name)?;
         let values = match &setting.value {
@@ -149,21 +149,22 @@ impl Settings {
         texts
     }
 
-    /// Attributes and blocks as one object, in the shape of HCL's JSON syntax.
+    /// Returns attributes and blocks as one object, in the shape of HCL's JSON syntax.
     pub fn object(&self) -> BTreeMap<Box<str>, Value> {
         let mut object: BTreeMap<Box<str>, Value> = BTreeMap::new();
         for setting in &self.list {
             object.insert(setting.name.clone(), setting.value.clone());
         }
-        for section in &self.sections {
+        for section in &self.blocks {
             let body = Value::Object(section.settings.object());
-            place(&mut object, &section.kind, &section.labels, body);
+            insert_block(&mut object, &section.kind, &section.labels, body);
         }
         object
     }
 
-    /// The body as HCL in one canonical form: attributes in byte order, then blocks as written.
-    /// `without` tells by name, and whether it is a block's, what is left out.
+    /// Writes the body as HCL in a canonical form: attributes in byte order, then blocks in the
+    /// order of the text. `without` receives a name and whether it is a block's, and says what to
+    /// leave out.
     pub fn write_hcl(&self, out: &mut String, indent: usize, without: &dyn Fn(&str, bool) -> bool) {
         let mut list: Vec<&Setting> = self
             .list
@@ -179,7 +180,7 @@ impl Settings {
             out.push('\n');
         }
         for section in self
-            .sections
+            .blocks
             .iter()
             .filter(|section| !without(&section.kind, true))
         {
@@ -198,7 +199,7 @@ impl Settings {
 }
 
 impl Setting {
-    /// Its text; numbers and bools are converted.
+    /// Returns the value as text; numbers and bools are converted.
     pub fn text(&self, problems: &mut Vec<Problem>) -> Option<String> {
         let text = self.value.as_text();
         if text.is_none() {
@@ -213,14 +214,19 @@ impl Setting {
     }
 }
 
-/// Puts a nested block's body where its type and labels say.
-fn place(object: &mut BTreeMap<Box<str>, Value>, key: &str, labels: &[Box<str>], body: Value) {
+/// Inserts a nested block's body under its type and labels.
+fn insert_block(
+    object: &mut BTreeMap<Box<str>, Value>,
+    key: &str,
+    labels: &[Box<str>],
+    body: Value,
+) {
     if let Some((label, labels)) = labels.split_first() {
         let inner = object
             .entry(key.into())
             .or_insert_with(|| Value::Object(BTreeMap::new()));
         if let Value::Object(inner) = inner {
-            place(inner, label, labels, body);
+            insert_block(inner, label, labels, body);
         }
         return;
     }

@@ -1,22 +1,22 @@
-//! A parsed block. Spans are byte offsets from the first byte of the top-level block they are in.
+//! Syntax tree of a block. Spans are byte offsets from the first byte of the top-level block.
 
 use super::value::Value;
 
-/// Maximum nesting of blocks, expressions and templates: far beyond what anyone writes, and small
+/// Maximum nesting of blocks, expressions and templates: far more than users write, and small
 /// enough for the stack of any thread.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// A range of bytes.
+/// Range of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
-    /// The first byte.
+    /// Offset of the first byte.
     pub start: u32,
-    /// The byte after the last one.
+    /// Offset after the last byte.
     pub end: u32,
 }
 
 impl Span {
-    /// A span from two offsets; what lies beyond 4 GiB is cut off there.
+    /// Creates a span from two offsets; offsets beyond 4 GiB are clamped.
     pub fn new(start: usize, end: usize) -> Self {
         let clamp = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
         Self {
@@ -25,7 +25,7 @@ impl Span {
         }
     }
 
-    /// From this one's start to the other's end.
+    /// Returns the span from this one's start to the other's end.
     pub fn to(self, other: Self) -> Self {
         Self {
             start: self.start,
@@ -34,19 +34,20 @@ impl Span {
     }
 }
 
-/// A mistake: where, what, and what to type instead. Holds no value that is not public.
+/// Error in a text: where it is, what is wrong, and what to type instead. It contains no value that
+/// is not public.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The marked range.
+    /// Range to mark.
     pub span: Span,
-    /// What is wrong, and what was expected.
+    /// Message: what is wrong, and what was expected.
     pub message: String,
-    /// What to type.
+    /// Hint: what to type instead.
     pub hint: Option<String>,
 }
 
 impl Problem {
-    /// A problem without a hint.
+    /// Creates a problem without a hint.
     pub fn new(span: Span, message: impl Into<String>) -> Self {
         Self {
             span,
@@ -55,17 +56,17 @@ impl Problem {
         }
     }
 
-    /// The same with a hint.
+    /// Adds a hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 }
 
-/// Attributes and nested blocks, each in the order written.
+/// Attributes and nested blocks, each in the order of the text.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Body {
-    /// `name = value`; names are unique.
+    /// Attributes; names are unique.
     pub attributes: Vec<Attribute>,
     /// Nested blocks.
     pub blocks: Vec<Block>,
@@ -74,74 +75,74 @@ pub struct Body {
 /// `name = value`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attribute {
-    /// Its name.
+    /// Name.
     pub name: Box<str>,
-    /// Where the name is.
+    /// Span of the name.
     pub span: Span,
-    /// Its value.
+    /// Value.
     pub value: Expression,
 }
 
 /// `type "label" { … }`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
-    /// Its type.
+    /// Block type.
     pub kind: Box<str>,
-    /// Where the type is.
+    /// Span of the type.
     pub span: Span,
-    /// Its labels.
+    /// Labels.
     pub labels: Vec<Label>,
-    /// What is between its braces.
+    /// Content between the braces.
     pub body: Body,
-    /// The offset of the opening brace.
+    /// Offset of the opening brace.
     pub open: u32,
-    /// The offset of the closing one.
+    /// Offset of the closing brace.
     pub close: u32,
 }
 
-/// A block's label.
+/// Label of a block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Label {
-    /// Its text.
+    /// Text.
     pub text: Box<str>,
-    /// Where it is, quotes included.
+    /// Span, quotes included.
     pub span: Span,
 }
 
-/// A value that is still to be computed.
+/// Expression that is not evaluated yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expression {
-    /// Where it is.
+    /// Span.
     pub span: Span,
-    /// What it is.
+    /// Kind.
     pub kind: ExpressionKind,
 }
 
-/// The kinds of expressions.
+/// Kind of an expression.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExpressionKind {
-    /// It could not be read; a problem says why.
+    /// Expression that could not be parsed; a problem was reported.
     Broken,
-    /// A text, number, bool or null.
+    /// Text, number, bool or null.
     Literal(Value),
-    /// A text with `${…}` or `%{…}` in it.
-    Template(Vec<Part>),
+    /// Text with `${…}` or `%{…}` in it.
+    Template(Vec<TemplatePart>),
     /// `[a, b]`.
     List(Vec<Expression>),
     /// `{ key = value }`.
     Object(Vec<(Expression, Expression)>),
-    /// A name that stands for a value.
+    /// Name of a variable.
     Variable(Box<str>),
     /// `name(arguments)`.
     Call(Box<Call>),
     /// `-x`, `!x`.
-    Unary(Unary, Box<Expression>),
+    Unary(UnaryOperator, Box<Expression>),
     /// Operands of one precedence, from left to right.
-    Binary(Box<Expression>, Vec<(Binary, Expression)>),
+    Binary(Box<Expression>, Vec<(BinaryOperator, Expression)>),
     /// `condition ? yes : no`.
     Conditional(Box<(Expression, Expression, Expression)>),
     /// `[for …]`, `{for …}`.
-    For(Box<For>),
+    For(Box<ForExpression>),
     /// `base.name[index]` and so on.
     Traversal(Box<Expression>, Vec<Step>),
 }
@@ -149,36 +150,36 @@ pub enum ExpressionKind {
 /// A function call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
-    /// The function.
+    /// Name of the function.
     pub name: Box<str>,
-    /// Where its name is.
+    /// Span of the name.
     pub span: Span,
-    /// What it is given.
+    /// Arguments.
     pub arguments: Vec<Expression>,
-    /// The last argument is a list whose elements are the arguments (`...`).
+    /// Whether the last argument is a list whose elements are the arguments (`...`).
     pub spread: bool,
 }
 
 /// A `for` expression, or the head of a `for` directive.
 #[derive(Debug, Clone, PartialEq)]
-pub struct For {
-    /// The name for the key or index.
+pub struct ForExpression {
+    /// Name of the variable for the key or index.
     pub key: Option<Box<str>>,
-    /// The name for the element.
+    /// Name of the variable for the element.
     pub element: Box<str>,
-    /// What is gone through.
+    /// Collection to iterate over.
     pub collection: Expression,
-    /// The key of a result's element: the result is an object then.
+    /// Key of an element of the result; if it is given, the result is an object.
     pub result_key: Option<Expression>,
-    /// The result's element.
+    /// Element of the result.
     pub result: Expression,
-    /// `...`: elements with the same key are grouped in a list.
+    /// Whether elements of the same key are grouped in a list (`...`).
     pub group: bool,
-    /// `if …`.
+    /// Condition after `if`.
     pub condition: Option<Expression>,
 }
 
-/// A step from a value into it.
+/// Access to a part of a value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// `.name`
@@ -187,39 +188,39 @@ pub enum Step {
     Index(Expression),
     /// `.*` (takes the attributes that follow it) or `[*]` (takes all steps that follow it).
     Splat {
-        /// `[*]`.
+        /// Whether it is `[*]`.
         full: bool,
-        /// Where it is.
+        /// Span.
         span: Span,
     },
 }
 
-/// A part of a template.
+/// Part of a template.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Part {
-    /// Text as it is.
+pub enum TemplatePart {
+    /// Literal text.
     Text(Box<str>),
     /// `${…}`
     Value(Expression),
     /// `%{ if … }`
-    If(Box<(Expression, Vec<Part>, Vec<Part>)>),
-    /// `%{ for … }`; the result of the head is not used.
-    For(Box<(For, Vec<Part>)>),
+    If(Box<(Expression, Vec<TemplatePart>, Vec<TemplatePart>)>),
+    /// `%{ for … }`; the result of the head is unused.
+    For(Box<(ForExpression, Vec<TemplatePart>)>),
 }
 
-/// An operator with one operand.
+/// Operator with one operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unary {
+pub enum UnaryOperator {
     /// `-`
     Negate,
     /// `!`
     Not,
 }
 
-/// An operator with two operands.
+/// Operator with two operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Binary {
+pub enum BinaryOperator {
     Or,
     And,
     Equal,

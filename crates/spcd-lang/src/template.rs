@@ -2,65 +2,65 @@
 
 use super::lex::{self, Lexer, Token, TokenKind};
 use super::parse::{Parser, Result};
-use super::syntax::{Expression, ExpressionKind, For, Part, Problem, Span};
+use super::syntax::{Expression, ExpressionKind, ForExpression, Problem, Span, TemplatePart};
 use super::value::Value;
 
-/// A template before its directives are nested in each other.
-enum Flat {
-    /// Literal text; in a heredoc never more than one line.
+/// Part of a template before its directives are nested.
+enum FlatPart {
+    /// Literal text; in a heredoc at most one line.
     Text(String),
     Value(Expression),
     If(Expression, Span),
     Else(Span),
     EndIf(Span),
-    For(Box<For>, Span),
+    For(Box<ForExpression>, Span),
     EndFor(Span),
 }
 
-/// How literal text is written.
+/// Syntax of literal text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Style {
+enum LiteralStyle {
     /// Between quotes, with backslash escapes.
     Quoted,
-    /// Line by line, as it is.
+    /// Lines without escapes.
     Heredoc,
-    /// As it is: a JSON string after its escapes were resolved.
+    /// Without escapes: a JSON string whose escapes were resolved.
     Plain,
 }
 
 impl Parser<'_> {
-    /// A template between quotes.
+    /// Parses a template between quotes.
     pub(super) fn quoted_template(&mut self, token: &Token) -> Result<Expression> {
         let span = self.span_of(token);
         let range = (
             token.start + 1,
             token.end.saturating_sub(1).max(token.start + 1),
         );
-        let flat = self.flat(range, Style::Quoted)?;
+        let flat = self.flat(range, LiteralStyle::Quoted)?;
         self.template(flat, span)
     }
 
-    /// A template that is a whole text.
+    /// Parses a whole text as a template.
     pub(super) fn text_template(&mut self, range: (usize, usize)) -> Result<Expression> {
         let span = self.span(range.0, range.1);
-        let flat = self.flat(range, Style::Plain)?;
+        let flat = self.flat(range, LiteralStyle::Plain)?;
         self.template(flat, span)
     }
 
-    /// A heredoc.
+    /// Parses a heredoc.
     pub(super) fn heredoc(&mut self, token: &Token) -> Result<Expression> {
         let span = self.span_of(token);
         let Some(heredoc) = lex::heredoc(self.text, token.start) else {
             return Err(self.unexpected(token, "a heredoc"));
         };
-        let mut flat = self.flat(heredoc.body, Style::Heredoc)?;
+        let mut flat = self.flat(heredoc.body, LiteralStyle::Heredoc)?;
         if heredoc.indented {
             outdent(&mut flat);
         }
         self.template(flat, span)
     }
 
-    /// A block's label in quotes: text without templates.
+    /// Parses a block's label in quotes: text without templates.
     pub(super) fn label(&mut self, token: &Token) -> Result<String> {
         match self.quoted_template(token)?.kind {
             ExpressionKind::Literal(Value::String(text)) => Ok(text.into()),
@@ -72,21 +72,21 @@ impl Parser<'_> {
         }
     }
 
-    fn template(&mut self, mut flat: Vec<Flat>, span: Span) -> Result<Expression> {
-        // `"${x}"` is x itself, whatever its type.
+    fn template(&mut self, mut flat: Vec<FlatPart>, span: Span) -> Result<Expression> {
+        // `"${x}"` is x itself, of any type.
         if flat.len() == 1
-            && let Some(Flat::Value(expression)) =
-                flat.pop_if(|part| matches!(part, Flat::Value(_)))
+            && let Some(FlatPart::Value(expression)) =
+                flat.pop_if(|part| matches!(part, FlatPart::Value(_)))
         {
             return Ok(Expression {
                 span,
                 kind: expression.kind,
             });
         }
-        if flat.iter().all(|part| matches!(part, Flat::Text(_))) {
+        if flat.iter().all(|part| matches!(part, FlatPart::Text(_))) {
             let mut text = String::new();
             for part in flat {
-                if let Flat::Text(part) = part {
+                if let FlatPart::Text(part) = part {
                     if text.is_empty() {
                         text = part
                     } else {
@@ -102,13 +102,14 @@ impl Parser<'_> {
         let mut rest = flat.into_iter();
         let (parts, end) = self.nest(&mut rest)?;
         if let Some(end) = end {
-            let (Flat::Else(span) | Flat::EndIf(span) | Flat::EndFor(span)) = end else {
+            let (FlatPart::Else(span) | FlatPart::EndIf(span) | FlatPart::EndFor(span)) = end
+            else {
                 return Ok(Expression {
                     span,
                     kind: ExpressionKind::Template(parts),
                 });
             };
-            return Err(self.problem(Problem::new(span, "this directive ends nothing")));
+            return Err(self.problem(Problem::new(span, "this directive does not end anything")));
         }
         Ok(Expression {
             span,
@@ -116,56 +117,63 @@ impl Parser<'_> {
         })
     }
 
-    /// Parts up to the directive that ends them, which is returned.
-    fn nest(&mut self, rest: &mut std::vec::IntoIter<Flat>) -> Result<(Vec<Part>, Option<Flat>)> {
+    /// Nests parts up to the directive that ends them; returns that directive.
+    fn nest(
+        &mut self,
+        rest: &mut std::vec::IntoIter<FlatPart>,
+    ) -> Result<(Vec<TemplatePart>, Option<FlatPart>)> {
         let mut parts = Vec::new();
         let mut text = String::new();
         while let Some(part) = rest.next() {
-            if let Flat::Text(more) = &part {
+            if let FlatPart::Text(more) = &part {
                 text.push_str(more);
                 continue;
             }
             if !text.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut text).into()));
+                parts.push(TemplatePart::Text(std::mem::take(&mut text).into()));
             }
             match part {
-                Flat::Value(value) => parts.push(Part::Value(value)),
-                Flat::If(condition, span) => {
-                    let (yes, mut end) = self.deeper(|parser| parser.nest(rest))?;
+                FlatPart::Value(value) => parts.push(TemplatePart::Value(value)),
+                FlatPart::If(condition, span) => {
+                    let (yes, mut end) = self.nested(|parser| parser.nest(rest))?;
                     let mut no = Vec::new();
-                    if let Some(Flat::Else(_)) = end {
-                        (no, end) = self.deeper(|parser| parser.nest(rest))?;
+                    if let Some(FlatPart::Else(_)) = end {
+                        (no, end) = self.nested(|parser| parser.nest(rest))?;
                     }
-                    if !matches!(end, Some(Flat::EndIf(_))) {
+                    if !matches!(end, Some(FlatPart::EndIf(_))) {
                         let problem = Problem::new(span, "this `if` is never ended");
                         return Err(self.problem(problem.hint("type `%{ endif }` after it")));
                     }
-                    parts.push(Part::If(Box::new((condition, yes, no))));
+                    parts.push(TemplatePart::If(Box::new((condition, yes, no))));
                 }
-                Flat::For(head, span) => {
-                    let (body, end) = self.deeper(|parser| parser.nest(rest))?;
-                    if !matches!(end, Some(Flat::EndFor(_))) {
+                FlatPart::For(head, span) => {
+                    let (body, end) = self.nested(|parser| parser.nest(rest))?;
+                    if !matches!(end, Some(FlatPart::EndFor(_))) {
                         let problem = Problem::new(span, "this `for` is never ended");
                         return Err(self.problem(problem.hint("type `%{ endfor }` after it")));
                     }
-                    parts.push(Part::For(Box::new((*head, body))));
+                    parts.push(TemplatePart::For(Box::new((*head, body))));
                 }
                 end => return Ok((parts, Some(end))),
             }
         }
         if !text.is_empty() {
-            parts.push(Part::Text(text.into()));
+            parts.push(TemplatePart::Text(text.into()));
         }
         Ok((parts, None))
     }
 
-    fn flat(&mut self, (mut at, end): (usize, usize), style: Style) -> Result<Vec<Flat>> {
+    fn flat(
+        &mut self,
+        (mut at, end): (usize, usize),
+        style: LiteralStyle,
+    ) -> Result<Vec<FlatPart>> {
         let text = self.text;
-        let mut parts: Vec<Flat> = Vec::new();
+        let mut parts: Vec<FlatPart> = Vec::new();
         let mut literal = String::new();
-        // `~}` stood before: white space at the beginning of the next text goes.
+        // After `~}`, white space at the beginning of the next text is removed.
         let mut trim = false;
-        let flush = |parts: &mut Vec<Flat>, literal: &mut String, trim: &mut bool| {
+        let flush = |parts: &mut Vec<FlatPart>, literal: &mut String, trim: &mut bool| {
             if literal.is_empty() {
                 return;
             }
@@ -173,11 +181,11 @@ impl Parser<'_> {
             if std::mem::take(trim) {
                 done = done.trim_start().to_owned();
             }
-            parts.push(Flat::Text(done));
+            parts.push(FlatPart::Text(done));
         };
         while at < end {
             let rest = text.get(at..end).unwrap_or("");
-            // What needs no thought, at once.
+            // Text without special characters is copied at once.
             let plain = rest
                 .bytes()
                 .position(|byte| matches!(byte, b'$' | b'%' | b'\\' | b'\n'))
@@ -207,12 +215,12 @@ impl Parser<'_> {
                     at = after;
                     trim = strip_next;
                 }
-                '\\' if style == Style::Quoted => {
+                '\\' if style == LiteralStyle::Quoted => {
                     let (character, length) = self.escape(at, end)?;
                     literal.push(character);
                     at += length;
                 }
-                '\n' if style == Style::Heredoc => {
+                '\n' if style == LiteralStyle::Heredoc => {
                     literal.push('\n');
                     at += 1;
                     flush(&mut parts, &mut literal, &mut trim);
@@ -227,8 +235,8 @@ impl Parser<'_> {
         Ok(parts)
     }
 
-    /// `${…}` or `%{…}`: what it is, where it ends, and whether it strips what follows.
-    fn sequence(&mut self, mark: char, at: usize, end: usize) -> Result<(Flat, usize, bool)> {
+    /// Parses `${…}` or `%{…}`; returns it, its end, and whether it strips the text after it.
+    fn sequence(&mut self, mark: char, at: usize, end: usize) -> Result<(FlatPart, usize, bool)> {
         let mut from = at + 2;
         if self.text[from..end].starts_with('~') {
             from += 1;
@@ -271,7 +279,7 @@ impl Parser<'_> {
             kind: TokenKind::End,
             start: stop,
             end: stop,
-            flaw: None,
+            unclosed: None,
         });
         let span = self.span(at, close.end);
 
@@ -282,7 +290,7 @@ impl Parser<'_> {
         );
         (self.at, self.multiline) = (0, true);
         let result = if mark == '$' {
-            self.expression().map(Flat::Value)
+            self.expression().map(FlatPart::Value)
         } else {
             self.directive(span)
         };
@@ -301,7 +309,7 @@ impl Parser<'_> {
         Ok((result?, close.end, strip))
     }
 
-    fn directive(&mut self, span: Span) -> Result<Flat> {
+    fn directive(&mut self, span: Span) -> Result<FlatPart> {
         let keyword = self.peek();
         let word = if keyword.kind == TokenKind::Word {
             keyword.text(self.text)
@@ -311,15 +319,15 @@ impl Parser<'_> {
         match word {
             "if" => {
                 self.next();
-                Ok(Flat::If(self.expression()?, span))
+                Ok(FlatPart::If(self.expression()?, span))
             }
-            "for" => Ok(Flat::For(Box::new(self.for_head()?), span)),
+            "for" => Ok(FlatPart::For(Box::new(self.for_head()?), span)),
             "else" | "endif" | "endfor" => {
                 self.next();
                 Ok(match word {
-                    "else" => Flat::Else(span),
-                    "endif" => Flat::EndIf(span),
-                    _ => Flat::EndFor(span),
+                    "else" => FlatPart::Else(span),
+                    "endif" => FlatPart::EndIf(span),
+                    _ => FlatPart::EndFor(span),
                 })
             }
             _ => {
@@ -330,7 +338,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A backslash escape: its character and its length.
+    /// Returns the character of a backslash escape, and the escape's length.
     fn escape(&mut self, at: usize, end: usize) -> Result<(char, usize)> {
         let rest = self.text.get(at + 1..end).unwrap_or("");
         let hexadecimal = |length: usize| {
@@ -361,14 +369,14 @@ impl Parser<'_> {
     }
 }
 
-/// Takes the common indentation from a heredoc's lines; blank lines neither count nor change.
-fn outdent(parts: &mut [Flat]) {
+/// Removes the common indentation of a heredoc's lines; blank lines neither count nor change.
+fn outdent(parts: &mut [FlatPart]) {
     let indentation = |text: &str| text.chars().take_while(|c| c.is_whitespace()).count();
     let mut least = usize::MAX;
     let mut lines = Vec::new();
     let mut line_begins = true;
     for (index, part) in parts.iter().enumerate() {
-        let is_text = if let Flat::Text(text) = part {
+        let is_text = if let FlatPart::Text(text) = part {
             Some(text)
         } else {
             None
@@ -386,7 +394,7 @@ fn outdent(parts: &mut [Flat]) {
         line_begins = is_text.is_some_and(|text| text.ends_with('\n'));
     }
     for index in lines {
-        if let Some(Flat::Text(text)) = parts.get_mut(index) {
+        if let Some(FlatPart::Text(text)) = parts.get_mut(index) {
             *text = text.chars().skip(least).collect();
         }
     }

@@ -1,31 +1,31 @@
-//! Values, and how they are written.
+//! Values, and how they are written as HCL.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
-/// The value of an expression. Its `Debug` shows what it is, never what it says: it may be secret.
+/// Value of an expression. `Debug` shows its kind and never its content, which may be secret.
 #[derive(Clone, PartialEq)]
 pub enum Value {
-    /// `null`: as if it were not written.
+    /// `null`, which counts as not written.
     Null,
     /// `true`, `false`.
     Bool(bool),
-    /// A whole number, exact.
+    /// Whole number, exact.
     Integer(i128),
-    /// Any other number; finite.
+    /// Any other number, finite.
     Float(f64),
     /// Text.
     String(Box<str>),
-    /// Values in order.
+    /// List of values.
     List(Vec<Value>),
     /// Values by name.
     Object(BTreeMap<Box<str>, Value>),
 }
 
 impl Value {
-    /// What it is, for messages: `text`, `a number`, …
+    /// Returns the kind for messages: `text`, `a number`, …
     pub fn kind(&self) -> &'static str {
         match self {
             Value::Null => "null",
@@ -37,7 +37,7 @@ impl Value {
         }
     }
 
-    /// Text, numbers and bools as text, as templates convert them; others have none.
+    /// Returns text, numbers and bools as text, as templates convert them; `None` for other kinds.
     pub fn as_text(&self) -> Option<String> {
         match self {
             Value::String(text) => Some(text.to_string()),
@@ -48,7 +48,7 @@ impl Value {
         }
     }
 
-    /// Whether a NUL, which Postgres cannot hold, is anywhere in it.
+    /// Returns whether the value contains a NUL, which Postgres cannot store.
     pub fn has_nul(&self) -> bool {
         match self {
             Value::String(text) => text.contains('\0'),
@@ -60,7 +60,7 @@ impl Value {
         }
     }
 
-    /// Writes it as HCL, in one canonical form: `indent` is the number of spaces before each
+    /// Writes the value as HCL in a canonical form. `indent` is the number of spaces before each
     /// further line.
     pub fn write_hcl(&self, out: &mut String, indent: usize) {
         match self {
@@ -81,7 +81,7 @@ impl Value {
                 out.push_str("{\n");
                 for (key, value) in values {
                     out.extend(std::iter::repeat_n(' ', indent + 2));
-                    if super::word::word_length(key) == key.len() && !key.is_empty() {
+                    if super::word::identifier_length(key) == key.len() && !key.is_empty() {
                         out.push_str(key);
                     } else {
                         write_quoted(out, key);
@@ -109,7 +109,7 @@ impl Serialize for Value {
         match self {
             Value::Null => serializer.serialize_unit(),
             Value::Bool(value) => serializer.serialize_bool(*value),
-            // Only what needs them takes the wider forms, which not every serializer has.
+            // Wider integer types are used only where needed: not every serializer supports them.
             Value::Integer(number) => match (i64::try_from(*number), u64::try_from(*number)) {
                 (Ok(number), _) => serializer.serialize_i64(number),
                 (_, Ok(number)) => serializer.serialize_u64(number),

@@ -1,7 +1,7 @@
-//! Identifiers.
+//! Identifiers of HCL.
 
 /// Returns the length in bytes of the identifier at the start of `text`; 0 if there is none.
-pub fn word_length(text: &str) -> usize {
+pub fn identifier_length(text: &str) -> usize {
     let mut length = 0;
     for character in text.chars() {
         let belongs = match character {

@@ -1,10 +1,15 @@
-//! What the daemon and its clients share: the states of a connection and the one table of their
-//! transitions, the row of `spcd.connection_state`, and the notification's JSON.
+//! Types that the daemon and its clients share: the statuses of a connection with their one
+//! transition table, the row of `spcd.connection_state`, the notification's JSON, and the back-off of
+//! every retry.
 
+mod backoff;
 mod notification;
 mod status;
 
-pub use notification::{CHANNEL, Change, Deleted, Health, Notification, Reported, WAKE_CHANNEL};
+pub use backoff::Backoff;
+pub use notification::{
+    AnnouncedStatus, CHANNEL, Change, Deleted, HealthChange, Notification, WAKE_CHANNEL,
+};
 pub use status::{ParseStatusError, Status};
 
 use std::collections::BTreeMap;
@@ -13,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 /// One row of `spcd.connection_state`, as clients read it.
 ///
-/// Times are texts in ISO 8601 as the server writes them, so that this crate needs no calendar.
+/// Times are ISO 8601 texts as the server writes them: this crate has no calendar.
 ///
 /// ```
 /// use spcd_protocol::{ConnectionState, Status};
@@ -27,21 +32,21 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionState {
-    /// The connection, and so its schema and server.
+    /// Name of the connection, its schema and its server.
     pub connection_name: String,
-    /// Where it stands.
+    /// Current status.
     pub status: Status,
-    /// Why, when `status` is `error`.
+    /// Reason for the status `error`; `None` for other statuses.
     pub error: Option<String>,
-    /// The source's comments are on the tables.
+    /// Whether the source's comments are on the tables.
     pub comments_set: bool,
-    /// The server's clock at the last change of status or error.
+    /// Time of the last change of status or error, by the server's clock.
     pub time_changed: String,
-    /// What was left out or refused, and why.
+    /// Tables and changes that were left out or refused, each with its reason.
     pub warnings: Vec<String>,
-    /// The plugin as configured.
+    /// Plugin as written in the block.
     pub plugin: String,
-    /// The plugin block or shipped definition it uses.
+    /// Label of the plugin block, or name of the shipped definition, that the connection uses.
     pub plugin_instance: String,
     /// `plugin` or `aggregator`.
     #[serde(rename = "type")]
@@ -50,23 +55,26 @@ pub struct ConnectionState {
     pub connections: Vec<String>,
     /// `enabled` or `disabled`.
     pub import_schema: String,
-    /// As its block says, for people.
+    /// Labels from the block. spcd shows them and draws no conclusion from them.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// `dynamic` or `static`, once known.
+    /// Mirror block that the connection comes from; empty for a connection block.
+    #[serde(default)]
+    pub mirror: String,
+    /// `dynamic` or `static`; `None` until it is known.
     pub schema_mode: Option<String>,
-    /// A hash of the imported tables' shapes.
+    /// Hash of the imported tables' columns and options.
     pub schema_hash: Option<String>,
-    /// How many tables are imported.
+    /// Number of imported tables.
     pub table_count: Option<i32>,
-    /// When it was last seen whole.
+    /// Time when the connection was last `ready`.
     pub last_ready: Option<String>,
-    /// The file its block is in.
+    /// File that holds the block.
     pub file_name: Option<String>,
-    /// The line of the block's opening brace.
+    /// Line of the block's opening brace.
     pub start_line: Option<i32>,
-    /// The line of its closing brace.
+    /// Line of the block's closing brace.
     pub end_line: Option<i32>,
-    /// The pass that last changed it.
+    /// Number of the pass that last changed the row.
     pub generation: i64,
 }

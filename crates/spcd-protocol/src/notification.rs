@@ -1,24 +1,24 @@
-//! What travels on the channel.
+//! Notifications on the channel `connection_state`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Status;
 
-/// The channel on which the daemon announces changes.
+/// Channel on which the daemon announces changes.
 ///
 /// ```
 /// assert_eq!(format!("LISTEN {}", spcd_protocol::CHANNEL), "LISTEN connection_state");
 /// ```
 pub const CHANNEL: &str = "connection_state";
 
-/// The channel on which anyone asks the daemon to look again. Its payload is never read.
+/// Channel on which any client asks the daemon to look again. The payload is not read.
 ///
 /// ```
 /// assert_eq!(format!("NOTIFY {}", spcd_protocol::WAKE_CHANNEL), "NOTIFY spcd_wake");
 /// ```
 pub const WAKE_CHANNEL: &str = "spcd_wake";
 
-/// One message. Unknown fields are ignored, so that later versions can add some.
+/// One notification. Unknown fields are ignored, so that later versions can add some.
 ///
 /// ```
 /// let payload = r#"{"version":1,"resync":true}"#;
@@ -28,108 +28,108 @@ pub const WAKE_CHANNEL: &str = "spcd_wake";
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notification {
-    /// 1.
+    /// Version of the format: 1.
     pub version: u32,
-    /// The pass that made the changes.
+    /// Number of the pass that made the changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
-    /// The daemon cannot know what was missed: read the table again.
+    /// Whether changes may have been missed: a client must read the table again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resync: bool,
-    /// In the order in which they happened.
+    /// Changes in the order in which they happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
 }
 
-/// One change of one connection.
+/// Change of one connection.
 ///
 /// ```
-/// use spcd_protocol::{Notification, Reported, Status};
+/// use spcd_protocol::{Notification, AnnouncedStatus, Status};
 ///
 /// let payload = r#"{"version":1,"generation":7,"changes":[{"connection":"sales","status":"ready",
 ///     "previous":"updating","time":"2026-01-01T00:00:00Z","event":12}]}"#;
 /// let message: Notification = serde_json::from_str(payload)?;
 /// let change = &message.changes[0];
 /// assert_eq!(change.connection, "sales");
-/// assert_eq!(change.status, Reported::Status(Status::Ready));
+/// assert_eq!(change.status, AnnouncedStatus::Status(Status::Ready));
 /// # Ok::<_, serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// Whose.
+    /// Name of the connection.
     pub connection: String,
-    /// What it is now.
-    pub status: Reported,
-    /// What it was; `None` when it is new.
+    /// Status after the change.
+    pub status: AnnouncedStatus,
+    /// Status before the change; `None` for a new connection.
     pub previous: Option<Status>,
-    /// The server's clock, ISO 8601.
+    /// Time of the change by the server's clock, ISO 8601.
     pub time: String,
-    /// The id of its row in `spcd.connection_event`: it grows, so that a client can order
-    /// changes and drop what it has seen.
+    /// Id of the row in `spcd.connection_event`. Ids grow, so a client can order changes and drop
+    /// those that it has seen.
     pub event: i64,
-    /// Why, when it is `error`; shortened to fit.
+    /// Reason for the status `error`, shortened to fit into a notification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The source stopped answering, or answers again: `status` is then what it was, and so is
-    /// `previous`.
+    /// Set when the source stopped answering or answers again. `status` and `previous` are then
+    /// equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health: Option<Health>,
+    pub health: Option<HealthChange>,
 }
 
-/// What happened to a source.
+/// Change of a source's reachability.
 ///
 /// ```
-/// use spcd_protocol::{Health, Notification};
+/// use spcd_protocol::{HealthChange, Notification};
 ///
 /// let payload = r#"{"version":1,"generation":7,"changes":[{"connection":"sales","status":"ready",
 ///     "previous":"ready","time":"2026-01-01T00:00:00Z","event":13,"health":"lost"}]}"#;
 /// let message: Notification = serde_json::from_str(payload)?;
-/// assert_eq!(message.changes[0].health, Some(Health::Lost));
+/// assert_eq!(message.changes[0].health, Some(HealthChange::Lost));
 /// # Ok::<_, serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Health {
-    /// It does not answer any more.
+pub enum HealthChange {
+    /// The source stopped answering.
     Lost,
-    /// It answers again.
+    /// The source answers again.
     Restored,
 }
 
-impl Health {
-    /// As it stands in the table of events.
+impl HealthChange {
+    /// Returns the word that `spcd.connection_event` holds.
     ///
     /// ```
-    /// assert_eq!(spcd_protocol::Health::Lost.as_str(), "lost");
+    /// assert_eq!(spcd_protocol::HealthChange::Lost.as_str(), "lost");
     /// ```
     pub fn as_str(self) -> &'static str {
         match self {
-            Health::Lost => "lost",
-            Health::Restored => "restored",
+            HealthChange::Lost => "lost",
+            HealthChange::Restored => "restored",
         }
     }
 }
 
-/// A status as announced: one of the table's, or that the row is gone.
+/// Status in a notification: one of the table's, or that the row was removed.
 ///
 /// ```
-/// use spcd_protocol::{Reported, Status};
+/// use spcd_protocol::{AnnouncedStatus, Status};
 ///
-/// fn is_usable(status: Reported) -> bool {
-///     status == Reported::Status(Status::Ready)
+/// fn is_usable(status: AnnouncedStatus) -> bool {
+///     status == AnnouncedStatus::Status(Status::Ready)
 /// }
-/// # assert!(!is_usable(Reported::Deleted(spcd_protocol::Deleted::Deleted)));
+/// # assert!(!is_usable(AnnouncedStatus::Deleted(spcd_protocol::Deleted::Deleted)));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Reported {
-    /// The row says this.
+pub enum AnnouncedStatus {
+    /// Status of the row.
     Status(Status),
-    /// There is no row any more.
+    /// The row was removed.
     Deleted(Deleted),
 }
 
-/// The word for a removed row.
+/// The word `deleted`, which stands for a removed row.
 ///
 /// ```
 /// let word = serde_json::to_string(&spcd_protocol::Deleted::Deleted)?;
@@ -145,7 +145,7 @@ pub enum Deleted {
 
 #[cfg(test)]
 mod tests {
-    use super::{Change, Deleted, Notification, Reported};
+    use super::{AnnouncedStatus, Change, Deleted, Notification};
     use crate::Status;
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
             [
                 Change {
                     connection: "sales".into(),
-                    status: Reported::Status(Status::Ready),
+                    status: AnnouncedStatus::Status(Status::Ready),
                     previous: Some(Status::Updating),
                     time: "t".into(),
                     event: 7,
@@ -171,7 +171,7 @@ mod tests {
                 },
                 Change {
                     connection: "old".into(),
-                    status: Reported::Deleted(Deleted::Deleted),
+                    status: AnnouncedStatus::Deleted(Deleted::Deleted),
                     previous: Some(Status::Deleting),
                     time: "t".into(),
                     event: 8,

@@ -1,11 +1,11 @@
-//! The states and their transitions.
+//! Statuses of a connection and their transitions.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a connection stands.
+/// Status of a connection.
 ///
 /// ```
 /// use spcd_protocol::Status;
@@ -16,24 +16,24 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Wanted; not looked at yet since it appeared or since the service started.
+    /// Configured, and not compared with the database since it appeared or the service started.
     Pending,
     /// A difference is known and is being applied.
     Updating,
-    /// Its block is gone; its schema is about to be.
+    /// Its block was removed; its schema is about to be dropped.
     Deleting,
-    /// Everything wanted is there.
+    /// Everything that the block asks for exists.
     Ready,
-    /// Something stands in the way; the row's `error` says what.
+    /// The connection cannot be brought to its desired state; the row's `error` says why.
     Error,
     /// `import_schema = "disabled"`: no schema.
     Disabled,
 }
 
-/// Which status may follow which, in a row and as an event. Only this table says so.
+/// Permitted transitions, in rows and in events. This is the only table of them.
 ///
-/// When the service starts or takes over, every row but the disabled ones becomes `pending`: that is
-/// one event without a connection, and no transition of each.
+/// When the service starts or takes over, every row but the disabled ones becomes `pending`. That
+/// is one event without a connection and no transition of each row.
 const TRANSITIONS: [(Status, &[Status]); 6] = {
     use Status::{Deleting, Disabled, Error, Pending, Ready, Updating};
     [
@@ -47,7 +47,7 @@ const TRANSITIONS: [(Status, &[Status]); 6] = {
 };
 
 impl Status {
-    /// All of them.
+    /// All statuses.
     ///
     /// ```
     /// assert_eq!(spcd_protocol::Status::ALL.len(), 6);
@@ -61,15 +61,15 @@ impl Status {
         Status::Disabled,
     ];
 
-    /// The states in which a connection appears.
+    /// Statuses that a new connection may have.
     ///
     /// ```
     /// use spcd_protocol::Status;
-    /// assert!(!Status::FIRST.contains(&Status::Ready));
+    /// assert!(!Status::INITIAL.contains(&Status::Ready));
     /// ```
-    pub const FIRST: [Status; 3] = [Status::Pending, Status::Error, Status::Disabled];
+    pub const INITIAL: [Status; 3] = [Status::Pending, Status::Error, Status::Disabled];
 
-    /// As it stands in the table.
+    /// Returns the word that `spcd.connection_state` holds.
     ///
     /// ```
     /// assert_eq!(spcd_protocol::Status::Ready.as_str(), "ready");
@@ -85,7 +85,7 @@ impl Status {
         }
     }
 
-    /// Whether waiting for it is over: `ready`, `error` or `disabled`.
+    /// Returns whether the status is final for a waiting client: `ready`, `error` or `disabled`.
     ///
     /// ```
     /// assert!(!spcd_protocol::Status::Pending.is_settled());
@@ -94,7 +94,7 @@ impl Status {
         matches!(self, Status::Ready | Status::Error | Status::Disabled)
     }
 
-    /// Whether `next` may follow directly.
+    /// Returns whether `next` may follow directly.
     ///
     /// ```
     /// use spcd_protocol::Status;
@@ -107,10 +107,10 @@ impl Status {
             .any(|(from, to)| *from == self && to.contains(&next))
     }
 
-    /// The states to pass through, `to` included, so that each step is a permitted transition:
-    /// a ready connection whose block breaks is `updating` and then `error`, in one commit.
-    /// Empty when nothing changes, and where no way leads: only a row that is new or about to go
-    /// becomes `pending`.
+    /// Returns the statuses to pass through, `to` included, so that each step is a permitted
+    /// transition. A ready connection whose block breaks becomes `updating` and then `error`, in
+    /// one commit. Returns an empty list when nothing changes, and when no route exists: only a new
+    /// or deleting row may become `pending`.
     ///
     /// ```
     /// use spcd_protocol::Status;
@@ -119,7 +119,7 @@ impl Status {
     /// ```
     pub fn route(from: Option<Status>, to: Status) -> Vec<Status> {
         let follows = |from: Option<Status>, to: Status| match from {
-            None => Self::FIRST.contains(&to),
+            None => Self::INITIAL.contains(&to),
             Some(from) => from.may_become(to),
         };
         if from == Some(to) {
@@ -142,7 +142,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// A text that is no status.
+/// Error for a text that is not a status.
 ///
 /// ```
 /// let error = "READY".parse::<spcd_protocol::Status>().unwrap_err();
@@ -188,7 +188,7 @@ mod tests {
                 let mut at = from;
                 for step in route {
                     match at {
-                        None => assert!(Status::FIRST.contains(&step), "appears as {step}"),
+                        None => assert!(Status::INITIAL.contains(&step), "appears as {step}"),
                         Some(at) => assert!(at.may_become(step), "{at} -> {step}"),
                     }
                     at = Some(step);

@@ -1,29 +1,30 @@
-//! The private Postgres cluster: made, started, adopted and stopped without being asked for more
-//! than a directory.
+//! The private Postgres cluster: created, started, adopted and stopped. It needs only a directory.
 //!
-//! One daemon has it for as long as it runs (`daemon.lock`). Commands use the running server, or
-//! start it for themselves; whoever uses it holds `users.lock` shared, and the last one to leave
-//! stops it. Starting and stopping hold `start.lock`.
+//! One daemon owns it while it runs (`daemon.lock`). Commands use the running server or start it
+//! temporarily. Each user holds `users.lock` shared, and the last one stops the server. Starting and
+//! stopping hold `start.lock`.
 
+mod address;
 mod layout;
 mod make;
 mod owner;
 mod programs;
 mod server;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use spcd_core::secret::Secret;
 use tokio_postgres::error::SqlState;
 
-use crate::hub::connect::{ConnectError, Endpoint};
 use crate::settings::Settings;
+use address::endpoint_of;
+pub use address::{endpoint, tcp_options, url, url_with_password};
 use layout::Layout;
 use owner::Owner;
 use programs::Programs;
 use server::Server;
+use spcd_postgres::connection::ConnectError;
 
 /// The superuser that `initdb` makes.
 const USER: &str = "spcd";
@@ -31,15 +32,15 @@ const USER: &str = "spcd";
 /// The database that holds the schemas.
 const DATABASE: &str = "spcd";
 
-/// How long a fast shutdown may take before it becomes an immediate one: all in all a service is to
-/// end within five seconds, and nothing is lost by recovery from the log.
-const FAST: Duration = Duration::from_secs(3);
+/// Time for a fast shutdown, after which an immediate one follows. A service must
+/// end within five seconds, and recovery from the write-ahead log loses nothing.
+const FAST_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a daemon waits for commands that start or stop the server.
-const TURN: Duration = Duration::from_secs(60);
+/// Time that a daemon waits for another process that starts or stops the server.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Between two looks at something that has no event.
-const TICK: Duration = Duration::from_millis(20);
+/// Interval of polling for something that has no event.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A private cluster whose server accepts sessions, for as long as this is held. [`stop`] it:
 /// dropping it only asks the server to stop, if no one else uses it.
@@ -80,19 +81,29 @@ pub enum ClusterError {
     Files {
         /// `write /var/lib/…`
         what: String,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
     /// A program of Postgres failed; its last words, and what is known about why.
     #[error("{what}: {said}")]
     Failed {
-        /// What was tried.
+        /// The failed operation.
         what: String,
         /// The end of what it printed.
         said: String,
     },
-    /// The server is there and no session can be had.
+    /// The server runs and rejects the password.
+    #[error(
+        "the private cluster in {dir} rejects the password in {passfile}; stop its server, remove that file, and start spcd: it sets a new one"
+    )]
+    Password {
+        /// The cluster's directory.
+        dir: String,
+        /// The file.
+        passfile: String,
+    },
+    /// The server runs and refuses sessions.
     #[error("the private cluster in {dir} accepts no session")]
     Session {
         /// The cluster's directory.
@@ -116,7 +127,7 @@ impl ClusterError {
     }
 }
 
-/// Makes the cluster if there is none, starts its server or takes over a running one, and keeps
+/// Creates the cluster if it does not exist, starts its server or takes over a running one, and keeps
 /// other daemons out.
 ///
 /// # Errors
@@ -136,12 +147,12 @@ pub async fn ensure(settings: &Settings) -> Result<Running, ClusterError> {
     open(layout, owner, Some(daemon)).await
 }
 
-/// As root on the state directory of somebody else (the package's, whose service runs as a user of
-/// its own): goes on as that user, so that all files stay theirs, no link of theirs leads root
-/// astray, and the hub knows them as it knows the service. To be called before anything was done.
+/// If root uses the state directory of another user (as that of the package's service), changes to that
+/// user. All files then stay the user's, root follows none of the user's symlinks, and the hub accepts
+/// the user as it accepts the service. Call it first.
 ///
 /// # Errors
-/// When the user has no name, or cannot be changed to.
+/// If the user has no name, or the change is refused.
 pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
     use std::os::unix::fs::MetadataExt as _;
     let owner = std::fs::metadata(&settings.state_dir).map_or(0, |found| found.uid());
@@ -158,14 +169,14 @@ pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
     Err(user.go_on_as(settings))
 }
 
-/// What a private cluster needs of this machine.
+/// What a private cluster needs from this machine.
 #[derive(Debug)]
 pub struct Machine {
-    /// Whom its server runs as.
+    /// The user that its server runs as.
     pub user: Result<String, ClusterError>,
-    /// The major version of the programs that it has, or would be made with.
+    /// Major version of its programs, or of those with which it would be created.
     pub programs: Result<u32, ClusterError>,
-    /// What is free on its disk, in MB; `None` where its directory is not there yet.
+    /// Free space on its disk, in MB; `None` without its directory.
     pub free_mb: Option<u64>,
 }
 
@@ -179,6 +190,11 @@ pub fn inspect(settings: &Settings) -> Machine {
     }
 }
 
+/// Whether the programs of a server are installed.
+pub fn has_programs() -> bool {
+    programs::are_installed()
+}
+
 /// Whether there is a private cluster.
 pub fn is_made(settings: &Settings) -> bool {
     Layout::of(settings).data.exists()
@@ -189,11 +205,11 @@ pub fn is_made(settings: &Settings) -> bool {
 pub async fn until_made(settings: &Settings, time: Duration) {
     let until = tokio::time::Instant::now() + time;
     while !is_made(settings) && tokio::time::Instant::now() < until {
-        tokio::time::sleep(TICK * 5).await;
+        tokio::time::sleep(POLL_INTERVAL * 5).await;
     }
 }
 
-/// Removes the cluster's files, unless somebody uses them.
+/// Removes the cluster's files, unless another process uses them.
 ///
 /// # Errors
 /// See [`ClusterError`].
@@ -206,9 +222,9 @@ pub async fn remove(settings: &Settings) -> Result<(), ClusterError> {
     let exclusive = FlockArg::LockExclusiveNonblock;
     let _daemon = layout.lock(layout::DAEMON, exclusive)?.ok_or_else(taken)?;
     let _using = layout.lock(layout::USERS, exclusive)?.ok_or_else(taken)?;
-    let _start = take(&layout, layout::START, exclusive, TURN).await?;
+    let _start = take(&layout, layout::START, exclusive, TURN_TIMEOUT).await?;
     if let Some(mut server) = Server::adopt(&layout, &owner).await {
-        server.stop(FAST).await;
+        server.stop(FAST_SHUTDOWN_TIMEOUT).await;
     }
     std::fs::remove_dir_all(&layout.dir).map_err(layout::failed("remove", &layout.dir))
 }
@@ -216,9 +232,9 @@ pub async fn remove(settings: &Settings) -> Result<(), ClusterError> {
 /// Waits for a server that was asked to stop when [`ensure`] was given up half-way.
 pub async fn gone(settings: &Settings) {
     let layout = Layout::of(settings);
-    let deadline = tokio::time::Instant::now() + FAST;
+    let deadline = tokio::time::Instant::now() + FAST_SHUTDOWN_TIMEOUT;
     while server::runs(&layout) && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -231,55 +247,15 @@ pub async fn join(settings: &Settings) -> Result<Running, ClusterError> {
     open(layout.left(), owner, None).await
 }
 
-/// Where sessions with the running server are had.
-///
-/// # Errors
-/// When there is no cluster yet.
-pub fn endpoint(settings: &Settings) -> Result<Endpoint, ClusterError> {
-    let layout = Layout::of(settings).left();
-    endpoint_of(&layout, port(&layout)?)
-}
-
-/// The hub's URL for other programs, without starting anything. The password is in the file that
-/// it names.
-///
-/// # Errors
-/// When there is no cluster yet.
-pub fn url(settings: &Settings) -> Result<String, ClusterError> {
-    let layout = Layout::of(settings).left();
-    let port = port(&layout)?;
-    let passfile = percent_encode(&layout.passfile().display().to_string());
-    Ok(format!(
-        "postgresql://{USER}@127.0.0.1:{port}/{}?passfile={passfile}",
-        layout.database()
-    ))
-}
-
-/// Like [`url`], with the password in it. A driver that does not use libpq, such as node-postgres,
-/// knows no `passfile`.
-///
-/// # Errors
-/// When there is no cluster yet, or its password cannot be read.
-pub fn url_with_password(settings: &Settings) -> Result<String, ClusterError> {
-    let layout = Layout::of(settings).left();
-    let port = port(&layout)?;
-    let password = layout.password()?;
-    Ok(format!(
-        "postgresql://{USER}:{}@127.0.0.1:{port}/{}",
-        percent_encode(password.expose()),
-        layout.database()
-    ))
-}
-
-/// How often in a row a server that is gone may fail to start before the daemon gives up.
+/// Maximum number of failed starts in a row before the daemon gives up.
 const MOST_FAILURES: u32 = 5;
 
 impl Running {
-    /// Starts the server again whenever it is gone. It returns only when that fails.
+    /// Restarts the server whenever it ends. Returns only if that fails.
     pub async fn keep(&mut self) -> ClusterError {
         let mut failures = 0;
         loop {
-            tokio::time::sleep(TICK * 10).await;
+            tokio::time::sleep(POLL_INTERVAL * 10).await;
             if self.server.is_alive() {
                 failures = 0;
                 continue;
@@ -297,33 +273,38 @@ impl Running {
                             .to_owned(),
                     };
                 }
-                // What killed it may have killed it again while it started.
+                // The cause of its end may have ended it again during the start.
                 Err(error @ ClusterError::Failed { .. }) if failures < MOST_FAILURES => {
                     failures += 1;
-                    tracing::error!("{error}; trying again");
+                    tracing::error!(%error, "cannot start the private cluster; trying again");
                 }
                 Err(error) => return error,
             }
             // A server that falls over again and again must not fill the processor and the log.
-            tokio::time::sleep(TICK * 50).await;
+            tokio::time::sleep(POLL_INTERVAL * 50).await;
         }
+    }
+
+    /// Whether the server runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.server.is_alive()
     }
 
     /// Stops the server if this is the daemon's, or if no other command uses it. Sessions are ended.
     pub async fn stop(mut self) {
         self.using = None;
-        // Held until the server is gone: a command that comes meanwhile waits, and starts it again.
+        // Held until the server has ended: a command that starts meanwhile waits, and restarts it.
         let last = self.last();
         if last.is_some()
             && let Ok(Some(_start)) = take(
                 &self.layout,
                 layout::START,
                 FlockArg::LockExclusiveNonblock,
-                FAST,
+                FAST_SHUTDOWN_TIMEOUT,
             )
             .await
         {
-            self.server.stop(FAST).await;
+            self.server.stop(FAST_SHUTDOWN_TIMEOUT).await;
         }
         self.server.leave();
     }
@@ -357,7 +338,13 @@ fn prepare(settings: &Settings) -> Result<(Layout, Owner), ClusterError> {
 }
 
 async fn open(layout: Layout, owner: Owner, daemon: Option<Lock>) -> Result<Running, ClusterError> {
-    let using = take(&layout, layout::USERS, FlockArg::LockSharedNonblock, TURN).await?;
+    let using = take(
+        &layout,
+        layout::USERS,
+        FlockArg::LockSharedNonblock,
+        TURN_TIMEOUT,
+    )
+    .await?;
     let began = tokio::time::Instant::now();
     let server = loop {
         let mut server = start(&layout, &owner).await?;
@@ -365,8 +352,8 @@ async fn open(layout: Layout, owner: Owner, daemon: Option<Lock>) -> Result<Runn
             Ok(()) => break server,
             Err(error) => error,
         };
-        if !error.may_pass() || began.elapsed() > TURN {
-            // Others may use it: who leaves last stops it.
+        if !error.may_pass() || began.elapsed() > TURN_TIMEOUT {
+            // Other processes may use it: the last one stops it.
             drop(Running {
                 layout,
                 owner,
@@ -376,10 +363,11 @@ async fn open(layout: Layout, owner: Owner, daemon: Option<Lock>) -> Result<Runn
             });
             return Err(error);
         }
-        // It died just now, or one that was taken over was dying: look again.
-        tracing::warn!("{:#}; trying again", anyhow::Error::from(error));
+        // It has just ended, or an adopted server was ending: check again.
+        let error = format!("{:#}", anyhow::Error::from(error));
+        tracing::warn!(error, "cannot use the private cluster; trying again");
         server.leave();
-        tokio::time::sleep(TICK * 5).await;
+        tokio::time::sleep(POLL_INTERVAL * 5).await;
     };
     Ok(Running {
         layout,
@@ -390,9 +378,15 @@ async fn open(layout: Layout, owner: Owner, daemon: Option<Lock>) -> Result<Runn
     })
 }
 
-/// The server, running and ready: the one that is there, or a new one. One process at a time.
+/// Returns the running server, or starts one, one process at a time.
 async fn start(layout: &Layout, owner: &Owner) -> Result<Server, ClusterError> {
-    let Some(_start) = take(layout, layout::START, FlockArg::LockExclusiveNonblock, TURN).await?
+    let Some(_start) = take(
+        layout,
+        layout::START,
+        FlockArg::LockExclusiveNonblock,
+        TURN_TIMEOUT,
+    )
+    .await?
     else {
         return Err(ClusterError::Taken {
             dir: layout.shown(),
@@ -435,34 +429,8 @@ async fn take(
             tracing::info!(lock = name, directory = %layout.shown(), "waiting for another spcd that starts or stops the private cluster");
             said = true;
         }
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-}
-
-fn port(layout: &Layout) -> Result<u16, ClusterError> {
-    layout
-        .port()
-        .filter(|_| layout.passfile().exists())
-        .ok_or_else(|| {
-            ClusterError::Programs(format!(
-                "there is no private cluster in {} yet; `spcd run` makes it, or give --database",
-                layout.shown()
-            ))
-        })
-}
-
-/// By the socket where its path is short enough, else by TCP.
-fn endpoint_of(layout: &Layout, port: u16) -> Result<Endpoint, ClusterError> {
-    let host = layout
-        .usable_socket_dir()
-        .unwrap_or_else(|| PathBuf::from("127.0.0.1"));
-    Ok(Endpoint::local(
-        &host,
-        port,
-        USER,
-        layout.database(),
-        layout.password()?,
-    ))
 }
 
 /// Opens a session, in the database that is made for it if it is not there yet.
@@ -474,7 +442,13 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
     };
     match endpoint.connect("start").await {
         Ok(_) => return layout.remember_database(),
-        Err(error) if error.is_no_such_database() => {}
+        Err(error) if error.is_missing_database() => {}
+        Err(error) if error.is_wrong_password() => {
+            return Err(ClusterError::Password {
+                dir: layout.shown(),
+                passfile: layout.passfile().display().to_string(),
+            });
+        }
         Err(error) => return Err(failed(error)),
     }
     let session = endpoint
@@ -484,7 +458,7 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
         .await
         .map_err(failed)?;
     let (name, other) = (layout.database(), layout.other_database());
-    // What people have made in it moves along.
+    // Objects of other roles in it move along.
     let found = session
         .client
         .query_opt(
@@ -524,18 +498,6 @@ fn says_goodbye(code: &SqlState) -> bool {
         SqlState::CANNOT_CONNECT_NOW,
     ]
     .contains(code)
-}
-
-/// Everything but letters, digits and what is harmless in a path.
-fn percent_encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            byte => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 /// A random password: 192 bits in letters that need no quoting anywhere.

@@ -1,76 +1,114 @@
-//! What the files want now: the edge around `spcd_core::config`.
+//! Reads the files and loads them by `spcd_core::config`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use spcd_core::config::{
-    Cache, Desired, Doubt, Given, Inputs, Inspection, Loaded, Seen, inspect, load,
+    AppliedFiles, Cache, Connection, DesiredState, DirectoryScan, Inspection, LoadContext, Loaded,
+    PluginBlock, UnknownInput, inspect, load,
 };
+use spcd_core::gateway::{HubParts, keep_gateway_part};
+use spcd_core::mirror::{MirrorParts, MirrorViews};
 use spcd_lang::evaluate::Function;
 use tokio_postgres::Client;
 
-use crate::files::{DirState, Files, Look, Place, Places};
-use crate::hub::HubError;
+use crate::files::{ConfigReader, ConfigScan, DirState, Extensions, WatchPoint, WatchPoints};
+use crate::gateway_link::{Link, Links};
 use crate::service;
 use crate::tunnel;
+use spcd_postgres::HubError;
+use spcd_postgres::catalog::lanes;
 
-/// What cannot be read, and why.
-fn unreadable(look: &Look) -> Vec<String> {
-    let files = look.sources.iter().filter_map(|source| {
+/// Returns what cannot be read, with the reasons.
+fn unreadable(scan: &ConfigScan) -> Vec<String> {
+    let files = scan.sources.iter().filter_map(|source| {
         let reason = source.text.as_ref().err()?;
         Some(format!("{}: {reason}", source.path))
     });
-    let missing = |doubt: &Doubt| match &doubt.error {
+    let missing = |input: &UnknownInput| match &input.error {
         Some(error) => error.clone(),
-        None => format!("{}: it cannot be told what is there", doubt.path),
+        None => format!("{}: its contents cannot be determined", input.path),
     };
-    files.chain(look.doubts.iter().map(missing)).collect()
+    files
+        .chain(scan.unknown_inputs.iter().map(missing))
+        .collect()
 }
 
 /// Reads and understands the config directories, again and again.
 pub struct Config {
     /// The config directories as they are recorded.
     roots: Vec<String>,
-    files: Files,
-    /// What the last load found.
-    look: Arc<Look>,
-    /// Why files that were known are not known to be removed, as of then.
+    files: ConfigReader,
+    /// The files of the last load.
+    scan: Arc<ConfigScan>,
+    /// Errors of vanished files in the last load.
     vanished: Vec<String>,
     cache: Cache,
-    places: Vec<Place>,
+    /// The readable `plugin` blocks, as of the last load.
+    plugins: Vec<PluginBlock>,
+    /// The connections of all files, of which the gateway holds some.
+    connections: BTreeMap<String, Arc<Connection>>,
+    watch_points: Vec<WatchPoint>,
     /// Input that vanished counts as removed.
     allow_empty: bool,
-    /// The applied state may come from other directories: from now on it comes from these.
+    /// The applied state may come from other directories, which these replace.
     adopts: bool,
-    /// Nothing is wanted, not even search paths.
+    /// The desired state is empty, without search paths.
     nothing: bool,
-    /// Where tunnels write down the ports at which they end.
+    /// Directory in which tunnels record their ports.
     state_dir: Option<PathBuf>,
     /// The hub has another encoding than UTF8.
     other_encoding: bool,
+    side: Side,
+    /// What the sources of mirrors said last.
+    mirror_views: MirrorViews,
+    mirrors: MirrorParts,
+}
+
+/// Which database a configuration is read for, where there is a gateway.
+enum Side {
+    /// The hub; there is no gateway.
+    Alone,
+    /// The hub, and what it knows of the gateways.
+    Hub(Arc<Links>, HubParts),
+    /// A gateway.
+    Gateway(Link),
+    /// None: the files are only checked.
+    Both,
 }
 
 impl Config {
     /// For these directories (or single files).
-    pub fn new(dirs: &[PathBuf], allow_empty: bool) -> Self {
+    pub fn new(dirs: &[PathBuf], extensions: Extensions, allow_empty: bool) -> Self {
         Self {
             roots: dirs.iter().map(|dir| dir.display().to_string()).collect(),
-            files: Files::new(dirs),
-            look: Arc::default(),
+            files: ConfigReader::new(dirs, extensions),
+            scan: Arc::default(),
             vanished: Vec::new(),
             cache: Cache::default(),
-            places: Vec::new(),
+            plugins: Vec::new(),
+            connections: BTreeMap::new(),
+            watch_points: Vec::new(),
             allow_empty,
             adopts: false,
             nothing: false,
             state_dir: None,
             other_encoding: false,
+            side: Side::Alone,
+            mirror_views: MirrorViews::new(),
+            mirrors: MirrorParts::default(),
         }
+    }
+
+    /// Takes note of what the sources of mirrors said last.
+    pub fn set_mirror_views(&mut self, views: MirrorViews) {
+        self.mirror_views = views;
     }
 
     /// Takes note of the hub's encoding.
     pub async fn learn_encoding(&mut self, hub: &Client) -> Result<(), HubError> {
-        self.other_encoding = !crate::hub::is_utf8(hub).await?;
+        self.other_encoding = !spcd_postgres::is_utf8(hub).await?;
         Ok(())
     }
 
@@ -80,77 +118,156 @@ impl Config {
         self
     }
 
-    /// Whether the applied state is to come from these directories whatever it came from before.
+    /// For a hub beside which gateways run, if there is one.
+    pub fn beside(mut self, gateways: Option<Arc<Links>>) -> Self {
+        self.side = gateways.map_or(Side::Alone, |links| Side::Hub(links, HubParts::default()));
+        self
+    }
+
+    /// For checking files: connections keep the targets of their blocks.
+    pub fn with_gateway(mut self, has_gateway: bool) -> Self {
+        if has_gateway {
+            self.side = Side::Both;
+        }
+        self
+    }
+
+    /// For a gateway.
+    pub fn of_gateway(mut self, gateway: Link) -> Self {
+        self.side = Side::Gateway(gateway);
+        self
+    }
+
+    /// Returns the links of a hub with its gateways, and its parts of the connections behind them.
+    pub fn gateways(&self) -> Option<(&Arc<Links>, &HubParts)> {
+        match &self.side {
+            Side::Hub(links, parts) => Some((links, parts)),
+            Side::Alone | Side::Gateway(_) | Side::Both => None,
+        }
+    }
+
+    /// Takes note of what the hub reads in gateways.
+    pub async fn learn_lanes(&self, hub: &Client) -> Result<(), HubError> {
+        if let Some((links, _)) = self.gateways() {
+            links.set_hub(lanes::hub_lanes(hub).await?);
+        }
+        Ok(())
+    }
+
+    /// Sets whether these directories may replace those that the applied state came from.
     pub fn adopting(mut self, adopts: bool) -> Self {
         self.adopts = adopts;
         self
     }
 
-    /// That nothing is there any more, whatever the files say.
+    /// Returns an empty configuration, which removes everything.
     pub fn nothing() -> Self {
         Self {
             nothing: true,
             adopts: true,
-            ..Self::new(&[], true)
+            ..Self::new(&[], Extensions::default(), true)
         }
     }
 
-    /// What they want now, and what is wrong in them. It blocks on the file system.
+    /// Loads the files. Blocks on the file system.
     pub fn load(&mut self) -> Loaded {
-        let look = self.files.look();
-        self.look = look.clone();
-        service::cannot_read(unreadable(&look));
-        let mut named = Places::default();
+        let scan = self.files.scan();
+        self.scan = scan.clone();
+        service::cannot_read(unreadable(&scan));
+        let mut named = WatchPoints::default();
         let mut lookup = |function: Function, directory: &str, argument: &str| {
             if let Some(path) = file_of(function, directory, argument) {
                 named.way_to(&path);
             }
             look_up(function, directory, argument)
         };
-        let mut given = Given {
+        let mut given = LoadContext {
             lookup: Some(&mut lookup),
+            has_gateway: !matches!(self.side, Side::Alone),
         };
-        let mut loaded = load(&look.sources, &mut given, &mut self.cache);
+        let mut loaded = load(&scan.sources, &mut given, &mut self.cache);
         if self.nothing {
             loaded.desired.database.manage_search_path = Some(false);
         }
         self.lead_through_tunnels(&mut loaded);
+        match &mut self.side {
+            Side::Alone | Side::Both => {}
+            Side::Gateway(link) => {
+                self.connections.clone_from(&loaded.desired.connections);
+                let gateways = link.links().gateways();
+                keep_gateway_part(&mut loaded.desired, &gateways, link.index());
+            }
+            Side::Hub(links, parts) => {
+                if parts.apply(&mut loaded.desired, &links.gateways()) {
+                    links.want();
+                }
+            }
+        }
+        match self.side {
+            Side::Alone | Side::Hub(..) => {
+                let found = self.mirrors.apply(&mut loaded.desired, &self.mirror_views);
+                loaded.diagnostics.extend(found);
+            }
+            Side::Gateway(_) | Side::Both => loaded.desired.mirrors.clear(),
+        }
         if self.other_encoding {
             loaded.desired.adapt_to_other_encoding();
         }
-        named.add(self.files.places());
-        self.places = named.list();
-        // Of one that never came to rest nothing is said, and nothing follows.
-        let restless = look.doubts.iter().filter(|doubt| doubt.error.is_none());
-        loaded.desired.doubts.extend(restless.cloned());
+        self.plugins.clone_from(&loaded.plugins);
+        named.add(self.files.watch_points());
+        self.watch_points = named.list();
+        // A directory that keeps changing is not reported and removes nothing.
+        let restless = scan
+            .unknown_inputs
+            .iter()
+            .filter(|input| input.error.is_none());
+        loaded.desired.unknown_inputs.extend(restless.cloned());
         loaded
     }
 
-    /// Puts what was recorded and vanished in doubt, as of the last load; returns what is known then.
-    pub fn doubt_vanished(&mut self, known: &Inputs, desired: &mut Desired) -> Inputs {
+    /// Adds files that were recorded and have vanished to the unknown inputs of the last load. Returns
+    /// the record of the files that are known after it.
+    pub fn doubt_vanished(
+        &mut self,
+        known: &AppliedFiles,
+        desired: &mut DesiredState,
+    ) -> AppliedFiles {
         let exists = |path: &str| std::fs::symlink_metadata(path).is_ok();
         let connections = desired.connections.values().map(|c| c.file.as_str());
-        // Of a file that cannot be read in full only the record tells.
-        let unread = desired.doubts.iter().map(|doubt| doubt.path.as_str());
+        // The content of a file that cannot be read in full is known from the record only.
+        let unread = (desired.unknown_inputs.iter())
+            .filter(|input| input.mirror.is_none())
+            .map(|input| input.path.as_str());
         let sets_path = desired.database.file.as_deref();
-        let seen = Seen {
+        let seen = DirectoryScan {
             roots: &self.roots,
-            files: (self.look.sources.iter())
+            files: (self.scan.sources.iter())
                 .map(|source| source.path.as_str())
                 .collect(),
-            holding: connections.chain(sets_path).collect(),
-            unread: unread.collect(),
+            relevant: connections.chain(sets_path).collect(),
+            incomplete: unread.collect(),
             sets_path,
-            listed: &self.look.listed,
-            elsewhere: &self.look.elsewhere,
-            doubts: &self.look.doubts,
+            plugins: &self.plugins,
+            listed: &self.scan.listed,
+            aliased: &self.scan.elsewhere,
+            unreadable: &self.scan.unknown_inputs,
+            skipped: &self.scan.skipped,
             exists: &exists,
         };
-        let (now, doubts) = known.after(&seen, self.allow_empty);
+        let (now, unknown_inputs) = known.after_scan(&seen, self.allow_empty);
         let is_unknown = now.path_is_unknown(&seen);
-        self.vanished = doubts.iter().filter_map(|d| d.error.clone()).collect();
-        desired.doubts.extend(doubts);
+        self.vanished = unknown_inputs
+            .iter()
+            .filter_map(|d| d.error.clone())
+            .collect();
+        desired.unknown_inputs.extend(unknown_inputs);
         desired.database.is_unknown = is_unknown;
+        let lost = now.lost_plugins(&self.plugins, &desired.unknown_inputs);
+        let all = match self.side {
+            Side::Gateway(_) => self.connections.clone(),
+            _ => desired.connections.clone(),
+        };
+        desired.leave_connections_of(&lost, &self.plugins, all.values());
         now
     }
 
@@ -159,19 +276,23 @@ impl Config {
         (!self.adopts).then_some(self.roots.as_slice())
     }
 
-    /// What vanished or could not be read by the last load, and why.
+    /// Returns the errors of files that vanished or could not be read in the last load.
     pub fn lost_input(&self) -> Vec<&str> {
         let vanished = self.vanished.iter().map(String::as_str);
         // One that held files is among those already.
         let is_new = |error: &&str| !self.vanished.iter().any(|told| told.starts_with(error));
-        let unreadable = self.look.doubts.iter().filter_map(|d| d.error.as_deref());
+        let unreadable = self
+            .scan
+            .unknown_inputs
+            .iter()
+            .filter_map(|d| d.error.as_deref());
         vanished.chain(unreadable.filter(is_new)).collect()
     }
 
     /// Refuses to move over to directories that hold nothing.
     pub fn ensure_adoptable(&mut self) -> anyhow::Result<()> {
-        let look = self.files.look();
-        for (dir, state) in &look.dirs {
+        let scan = self.files.scan();
+        for (dir, state) in &scan.dirs {
             let dir = dir.display();
             match state {
                 DirState::Filled => {}
@@ -202,22 +323,22 @@ impl Config {
     }
 
     /// The same with all values, for `check`, and the sources themselves.
-    pub fn inspect(&mut self, offline: bool) -> (Inspection, Arc<Look>) {
-        let look = self.files.look();
+    pub fn inspect(&mut self, offline: bool) -> (Inspection, Arc<ConfigScan>) {
+        let scan = self.files.scan();
         let mut lookup = look_up;
         let inspection = inspect(
-            &look.sources,
-            &mut Given {
+            &scan.sources,
+            &mut LoadContext {
                 lookup: (!offline).then_some(&mut lookup),
+                has_gateway: !matches!(self.side, Side::Alone),
             },
         );
-        (inspection, look)
+        (inspection, scan)
     }
 
-    /// Where a change may matter, as of the last look: also that of a file that a value is read
-    /// from.
-    pub fn places(&self) -> &[Place] {
-        &self.places
+    /// Returns the directories to watch, including those of files that values are read from.
+    pub fn watch_points(&self) -> &[WatchPoint] {
+        &self.watch_points
     }
 }
 
@@ -231,7 +352,7 @@ fn file_of(function: Function, directory: &str, argument: &str) -> Option<PathBu
     std::path::absolute(directory.join(argument)).ok()
 }
 
-/// A function's result, for a value in a file of that directory.
+/// Returns the result of a function for a value in a file of that directory.
 pub fn look_up(function: Function, directory: &str, argument: &str) -> Result<String, String> {
     match function {
         Function::Env => std::env::var(argument).map_err(|error| match error {
@@ -243,19 +364,21 @@ pub fn look_up(function: Function, directory: &str, argument: &str) -> Result<St
     }
 }
 
-/// The largest file that a value may be: what is larger is a mistake.
-const LARGEST: u64 = 1 << 20;
+/// Maximum size of a file that holds a value, in bytes. A larger file is a mistake.
+const MAX_VALUE_FILE_BYTES: u64 = 1 << 20;
 
-/// Reads a small file; an error is the reason why it cannot be read.
+/// Reads a small file. The error is the reason why it cannot be read.
 pub fn read(path: &Path) -> Result<String, String> {
     let size = std::fs::metadata(path).map_err(|error| error.to_string())?;
-    if !size.is_file() || size.len() > LARGEST {
-        return Err(format!("it is no file of at most {LARGEST} bytes"));
+    if !size.is_file() || size.len() > MAX_VALUE_FILE_BYTES {
+        return Err(format!(
+            "it is not a file of at most {MAX_VALUE_FILE_BYTES} bytes"
+        ));
     }
     std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
 
-/// A secret as the service manager hands it out; its last newline is not part of it.
+/// Returns a secret that the service manager passes, without its final newline.
 fn credential(name: &str) -> Result<String, String> {
     let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
         return Err(

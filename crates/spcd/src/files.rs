@@ -1,6 +1,6 @@
-//! All files of the config directories, as they are now.
+//! Reads the files of the config directories.
 
-mod places;
+mod watch_points;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
@@ -13,55 +13,70 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
-use spcd_core::config::{Doubt, Source};
+use spcd_core::config::{SourceFile, UnknownInput};
 
-pub use places::{Place, Places};
+pub use watch_points::{WatchPoint, WatchPoints};
 
-/// Nobody writes this much by hand; a file that someone put here by mistake must not fill memory.
-const LARGEST: u64 = 16 << 20;
+/// Maximum size of a file, in bytes. It is far above any that is written by hand; a file that is here
+/// by mistake must not fill the memory.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// Two changes nearer to each other than this may carry the same time: file systems stamp with
-/// the kernel's tick, up to 10 ms. What is younger is looked at again rather than trusted.
-const TICK: Duration = Duration::from_millis(20);
+/// Two changes within this time may have the same time stamp: file systems use the kernel's tick, up to
+/// 10 ms. A more recent stamp is not trusted.
+const TIMESTAMP_TICK: Duration = Duration::from_millis(20);
 
-/// How often a directory is looked at that changes all the while.
-const ROUNDS: u32 = 10;
+/// Maximum number of scans of a directory that keeps changing.
+const MAX_SCANS: u32 = 10;
 
-/// Reads the config directories, and remembers what it read.
-pub struct Files {
-    roots: Vec<PathBuf>,
-    read: HashMap<PathBuf, Kept>,
-    last: Arc<Look>,
-    places: Vec<Place>,
+/// Which files of the config directories are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Extensions {
+    /// `.spc` and `.spc.json`.
+    #[default]
+    Spc,
+    /// These, and those that Steampipe reads: `.json`, `.yml` and `.yaml` in a config directory
+    /// itself, not below it.
+    Steampipe,
 }
 
-/// What the config directories hold at one moment.
+/// Reads the config directories. Files that have not changed since the last scan are not read again.
+pub struct ConfigReader {
+    roots: Vec<PathBuf>,
+    extensions: Extensions,
+    read: HashMap<PathBuf, CachedFile>,
+    last: Arc<ConfigScan>,
+    watch_points: Vec<WatchPoint>,
+}
+
+/// Content of the config directories at one moment.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct ConfigScan {
     /// Every file, sorted by path.
-    pub sources: Vec<Source>,
-    /// Directories whose contents cannot be known now: missing, unreadable, links into nothing.
-    pub doubts: Vec<Doubt>,
+    pub sources: Vec<SourceFile>,
+    /// Directories whose contents are unknown: missing, unreadable, or behind a dangling link.
+    pub unknown_inputs: Vec<UnknownInput>,
     /// Directories whose entries were read.
     pub listed: BTreeSet<String>,
-    /// Directories that were read before under another name.
+    /// Directories that this scan read under another name.
     pub elsewhere: BTreeSet<String>,
+    /// Files that only `compat = "steampipe"` would read.
+    pub skipped: BTreeSet<String>,
     /// The config directories in the order given.
     pub dirs: Vec<(PathBuf, DirState)>,
 }
 
-/// How a config directory is found.
+/// State of a config directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirState {
-    /// It cannot be read; it is among the doubts.
+    /// It cannot be read, and is one of the unknown inputs.
     Missing,
-    /// There is no file in it. Whether that was meant is known only by what it held.
+    /// It holds no file. Only what it held before tells whether that is intended.
     Empty,
-    /// There are files.
+    /// It holds files.
     Filled,
 }
 
-/// What tells one state of a file or directory from another without reading it.
+/// Metadata that differ between two states of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -71,95 +86,99 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// A file that was read, for as long as its stamp holds.
-struct Kept {
+/// Content of a file, valid as long as its stamp is the same.
+struct CachedFile {
     stamp: Option<Stamp>,
     text: Result<String, String>,
 }
 
-impl Files {
-    /// For these directories (or single files), which need not exist.
-    pub fn new(roots: &[PathBuf]) -> Self {
+impl ConfigReader {
+    /// Returns a reader of these directories or single files, which need not exist.
+    pub fn new(roots: &[PathBuf], extensions: Extensions) -> Self {
         Self {
             roots: roots.to_vec(),
+            extensions,
             read: HashMap::new(),
             last: Arc::default(),
-            places: Vec::new(),
+            watch_points: Vec::new(),
         }
     }
 
-    /// Looks at all of them. Unchanged files are not read again; if nothing at all has changed,
-    /// the very same look as before is returned (`Arc::ptr_eq`). It blocks on the file system.
-    pub fn look(&mut self) -> Arc<Look> {
-        let mut look = Look::default();
-        // A rename while a directory is listed may show a file twice or not at all, and a file that
-        // is not seen is a connection that is removed: look again until nothing moved.
-        for round in 1.. {
-            let walk = Walk::of(&self.roots);
-            look.sources = self.read(&walk.files);
-            let still = walk.is_still();
-            look.doubts = walk.doubts;
-            look.listed = walk.shown;
-            look.elsewhere = walk.elsewhere;
-            self.places = walk.places.list();
-            if still {
+    /// Scans all directories. Unchanged files are not read again, and without any change the previous scan
+    /// is returned (`Arc::ptr_eq`). Blocks on the file system.
+    pub fn scan(&mut self) -> Arc<ConfigScan> {
+        let mut scan = ConfigScan::default();
+        // A rename while a directory is listed may show a file twice or not at all, and a missed file would
+        // remove its connections: scan again until nothing has changed.
+        for scan_number in 1.. {
+            let walk = Walk::of(&self.roots, self.extensions);
+            scan.sources = self.read(&walk.files);
+            let is_stable = walk.is_unchanged();
+            scan.unknown_inputs = walk.unknown_inputs;
+            scan.listed = walk.listed_names;
+            scan.elsewhere = walk.elsewhere;
+            scan.skipped = walk.skipped;
+            self.watch_points = walk.watch_points.list();
+            if is_stable {
                 break;
             }
-            if round == ROUNDS {
-                // Somebody who never pauses cannot be outwaited: what was not seen may be there.
-                let unseen = self.roots.iter().map(|root| Doubt {
+            if scan_number == MAX_SCANS {
+                // A writer that never pauses: files that were not seen may exist.
+                let unseen = self.roots.iter().map(|root| UnknownInput {
+                    mirror: None,
                     path: root.display().to_string(),
-                    directory: true,
+                    is_directory: true,
                     error: None,
                 });
-                look.doubts.extend(unseen);
+                scan.unknown_inputs.extend(unseen);
                 break;
             }
-            std::thread::sleep(TICK);
+            std::thread::sleep(TIMESTAMP_TICK);
         }
-        look.dirs = self
+        scan.dirs = self
             .roots
             .iter()
-            .map(|root| (root.clone(), state(root, &look)))
+            .map(|root| (root.clone(), state(root, &scan)))
             .collect();
-        if !look.is_same(&self.last) {
-            self.last = Arc::new(look);
+        if !scan.is_same(&self.last) {
+            self.last = Arc::new(scan);
         }
         self.last.clone()
     }
 
-    /// Reads what has changed since the last time. A file that is gone since it was listed is left out.
-    fn read(&mut self, files: &BTreeSet<PathBuf>) -> Vec<Source> {
+    /// Returns the files, and reads those that have changed. Omits a file that was removed after it was listed.
+    fn read(&mut self, files: &BTreeSet<PathBuf>) -> Vec<SourceFile> {
         let mut read = HashMap::with_capacity(files.len());
         let mut sources = Vec::with_capacity(files.len());
         for path in files {
-            let kept = self
+            let cached = self
                 .read
                 .remove(path)
-                .filter(|kept| kept.is_current(path))
-                .or_else(|| Kept::read(path));
-            if let Some(kept) = kept {
-                sources.push(Source {
+                .filter(|cached| cached.is_current(path))
+                .or_else(|| CachedFile::read(path));
+            if let Some(cached) = cached {
+                sources.push(SourceFile {
                     path: path.display().to_string(),
-                    text: kept.text.clone(),
+                    text: cached.text.clone(),
                 });
-                read.insert(path.clone(), kept);
+                read.insert(path.clone(), cached);
             }
         }
         self.read = read;
         sources
     }
 
-    /// Where a change would make another look worth while, as of the last look.
-    pub fn places(&self) -> &[Place] {
-        &self.places
+    /// Returns the directories to watch.
+    pub fn watch_points(&self) -> &[WatchPoint] {
+        &self.watch_points
     }
 }
 
-impl Look {
+impl ConfigScan {
     fn is_same(&self, other: &Self) -> bool {
-        self.doubts == other.doubts
+        self.unknown_inputs == other.unknown_inputs
             && self.listed == other.listed
+            && self.skipped == other.skipped
             && self.dirs == other.dirs
             && self.sources.len() == other.sources.len()
             && self
@@ -170,24 +189,23 @@ impl Look {
     }
 }
 
-impl Kept {
-    /// `None` if there is no such file any more.
+impl CachedFile {
+    /// Returns `None` if the file was removed.
     fn read(path: &Path) -> Option<Self> {
-        // A file that changes while it is read is read again; whoever writes all the time is
-        // noticed again by the watch.
-        let mut kept = None;
+        // A file that changes while it is read is read again. The watch notices further changes.
+        let mut cached = None;
         for _ in 0..3 {
             match read_once(path) {
-                Ok((text, stamp, still)) => {
-                    kept = Some(Self {
-                        stamp: stamp.filter(|_| still),
+                Ok((text, stamp, is_stable)) => {
+                    cached = Some(Self {
+                        stamp: stamp.filter(|_| is_stable),
                         text: Ok(text),
                     });
-                    if still {
+                    if is_stable {
                         break;
                     }
                 }
-                // Gone since it was listed; but a link that leads nowhere is still there.
+                // It was removed after it was listed. A dangling link still exists.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     fs::symlink_metadata(path).ok()?;
                     return Some(Self {
@@ -203,7 +221,7 @@ impl Kept {
                 }
             }
         }
-        kept
+        cached
     }
 
     fn is_current(&self, path: &Path) -> bool {
@@ -213,15 +231,15 @@ impl Kept {
 }
 
 impl Stamp {
-    /// `None` while another change could still carry the same times.
+    /// Returns `None` while another change could have the same times.
     fn of(metadata: &Metadata) -> Option<Self> {
         let seconds = u64::try_from(metadata.ctime()).unwrap_or(0);
         let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
         let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
         let settled = match changed.elapsed() {
-            Ok(age) => age > TICK,
-            // A file server whose clock runs ahead is believed: waiting would not help.
-            Err(ahead) => ahead.duration() > TICK,
+            Ok(age) => age > TIMESTAMP_TICK,
+            // A time in the future is accepted: the clock of a file server may be ahead, and waiting would not help.
+            Err(ahead) => ahead.duration() > TIMESTAMP_TICK,
         };
         settled.then(|| Self {
             device: metadata.dev(),
@@ -233,42 +251,52 @@ impl Stamp {
     }
 }
 
-/// One walk through all directories.
+/// State of one walk through all directories.
 #[derive(Default)]
 struct Walk {
     files: BTreeSet<PathBuf>,
-    doubts: Vec<Doubt>,
-    places: Places,
+    unknown_inputs: Vec<UnknownInput>,
+    watch_points: WatchPoints,
     seen: HashSet<(u64, u64)>,
-    /// Listed directories with the stamp they had before.
+    /// Listed directories, each with its stamp before it was listed.
     listed: Vec<(PathBuf, Option<Stamp>)>,
-    /// The same by the names under which they were reached, and those that were listed before.
-    shown: BTreeSet<String>,
+    /// Paths by which they were reached, and paths of directories that were listed under another one.
+    listed_names: BTreeSet<String>,
     elsewhere: BTreeSet<String>,
-    /// Directories behind links come last, so that a directory that is there twice is read under
-    /// its own name.
+    extensions: Extensions,
+    /// Device and inode of the config directories.
+    roots: HashSet<(u64, u64)>,
+    skipped: BTreeSet<String>,
+    /// Directories behind links. They come last, so that a directory that can be reached by two paths
+    /// is read under its own.
     linked: VecDeque<PathBuf>,
 }
 
 impl Walk {
-    fn of(roots: &[PathBuf]) -> Self {
-        let mut walk = Self::default();
+    fn of(roots: &[PathBuf], extensions: Extensions) -> Self {
+        let found = roots.iter().filter_map(|root| fs::metadata(root).ok());
+        let mut walk = Self {
+            extensions,
+            roots: found.map(|found| (found.dev(), found.ino())).collect(),
+            ..Self::default()
+        };
         for root in roots {
             walk.root(root);
         }
         while let Some(dir) = walk.linked.pop_front() {
-            walk.places.way_to(&dir);
+            walk.watch_points.way_to(&dir);
             match fs::canonicalize(&dir) {
                 Ok(real) => walk.directory(&dir, &real),
-                Err(error) => walk.doubt(&dir, &error),
+                Err(error) => walk.add_unknown(&dir, &error),
             }
         }
-        walk.doubts.sort_by(|one, other| one.path.cmp(&other.path));
+        walk.unknown_inputs
+            .sort_by(|one, other| one.path.cmp(&other.path));
         walk
     }
 
-    /// Whether no directory has changed since before it was listed.
-    fn is_still(&self) -> bool {
+    /// Whether no directory has changed since it was listed.
+    fn is_unchanged(&self) -> bool {
         self.listed.iter().all(|(dir, before)| {
             before.is_some()
                 && fs::metadata(dir).ok().and_then(|found| Stamp::of(&found)) == *before
@@ -276,20 +304,22 @@ impl Walk {
     }
 
     fn root(&mut self, root: &Path) {
-        self.places.way_to(root);
+        self.watch_points.way_to(root);
         match fs::canonicalize(root) {
             Ok(real) if real.is_file() => drop(self.files.insert(root.to_owned())),
             Ok(real) => self.directory(root, &real),
-            Err(error) => self.doubt(root, &error),
+            Err(error) => self.add_unknown(root, &error),
         }
     }
 
-    fn directory(&mut self, shown: &Path, real: &Path) {
+    fn directory(&mut self, listed_names: &Path, real: &Path) {
+        let mut is_root = false;
         let listing = fs::metadata(real).and_then(|found| {
+            is_root = self.roots.contains(&(found.dev(), found.ino()));
             if !self.seen.insert((found.dev(), found.ino())) {
                 return Ok(None);
             }
-            self.places.all_of(real);
+            self.watch_points.all_of(real);
             self.listed.push((real.to_owned(), Stamp::of(&found)));
             fs::read_dir(real)?
                 .collect::<io::Result<Vec<_>>>()
@@ -297,62 +327,65 @@ impl Walk {
         });
         let entries = match listing {
             Ok(Some(entries)) => entries,
-            // A circle of links, or a directory that is reached twice.
+            // A cycle of links, or a directory that is reached twice.
             Ok(None) => {
-                self.elsewhere.insert(shown.display().to_string());
+                self.elsewhere.insert(listed_names.display().to_string());
                 return;
             }
-            Err(error) => return self.doubt(shown, &error),
+            Err(error) => return self.add_unknown(listed_names, &error),
         };
-        self.shown.insert(shown.display().to_string());
+        self.listed_names.insert(listed_names.display().to_string());
         for entry in entries {
             let name = entry.file_name();
             if name.as_bytes().starts_with(b".") {
                 continue;
             }
-            let path = shown.join(&name);
+            let path = listed_names.join(&name);
             let Ok(kind) = entry.file_type() else {
                 continue;
             };
             let target_is_dir = || match fs::metadata(&path) {
                 Ok(target) => target.is_dir(),
-                // It may have been one, unless it is called a file.
-                Err(_) => !is_source(&name),
+                // A dangling link may have led to a directory, unless its name is one of a file.
+                Err(_) => !(is_source(&name) || is_root && is_of_steampipe(&name)),
             };
             if kind.is_dir() {
                 self.directory(&path, &real.join(&name));
             } else if kind.is_symlink() && target_is_dir() {
                 self.linked.push_back(path);
-            } else if is_source(&name) {
+            } else if is_root && self.extensions == Extensions::Spc && is_of_steampipe(&name) {
+                self.skipped.insert(path.display().to_string());
+            } else if is_source(&name) || is_root && is_of_steampipe(&name) {
                 if kind.is_symlink() {
-                    self.places.way_to(&path);
+                    self.watch_points.way_to(&path);
                 }
                 self.files.insert(path);
             }
         }
     }
 
-    fn doubt(&mut self, dir: &Path, error: &io::Error) {
+    fn add_unknown(&mut self, dir: &Path, error: &io::Error) {
         let error = if error.kind() == io::ErrorKind::NotFound {
             format!("the directory {} is missing", dir.display())
         } else {
             format!("the directory {} cannot be read: {error}", dir.display())
         };
-        self.doubts.push(Doubt {
+        self.unknown_inputs.push(UnknownInput {
+            mirror: None,
             path: dir.display().to_string(),
-            directory: true,
+            is_directory: true,
             error: Some(error),
         });
     }
 }
 
-fn state(root: &Path, look: &Look) -> DirState {
-    let shown = root.display().to_string();
-    // One that merely never rests has no error.
-    let cannot_be_read = |doubt: &Doubt| doubt.path == shown && doubt.error.is_some();
-    if look.doubts.iter().any(cannot_be_read) {
+fn state(root: &Path, scan: &ConfigScan) -> DirState {
+    let listed_names = root.display().to_string();
+    // A directory that keeps changing has no error.
+    let cannot_be_read = |input: &UnknownInput| input.path == listed_names && input.error.is_some();
+    if scan.unknown_inputs.iter().any(cannot_be_read) {
         DirState::Missing
-    } else if look
+    } else if scan
         .sources
         .iter()
         .any(|source| Path::new(&source.path).starts_with(root))
@@ -368,9 +401,16 @@ fn is_source(name: &OsStr) -> bool {
     name.ends_with(b".spc") || name.ends_with(b".spc.json")
 }
 
-/// The text, its stamp, and whether the file stayed the same meanwhile.
+/// Whether a file is read only for compatibility with Steampipe.
+fn is_of_steampipe(name: &OsStr) -> bool {
+    let extensions: [&[u8]; 3] = [b".json", b".yml", b".yaml"];
+    let name = name.as_bytes();
+    extensions.iter().any(|end| name.ends_with(end)) && !name.ends_with(b".spc.json")
+}
+
+/// Returns the text, its stamp, and whether the file did not change while it was read.
 fn read_once(path: &Path) -> io::Result<(String, Option<Stamp>, bool)> {
-    // A pipe that someone named so would otherwise hold the daemon until a writer comes.
+    // Opening a pipe would otherwise block until it has a writer.
     let file = File::options()
         .read(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())
@@ -379,16 +419,16 @@ fn read_once(path: &Path) -> io::Result<(String, Option<Stamp>, bool)> {
     if !before.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    if before.len() > LARGEST {
+    if before.len() > MAX_FILE_BYTES {
         return Err(io::Error::other(format!(
             "larger than {} MiB",
-            LARGEST >> 20
+            MAX_FILE_BYTES >> 20
         )));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0));
-    (&file).take(LARGEST + 1).read_to_end(&mut bytes)?;
+    (&file).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     let after = file.metadata()?;
-    let still = (before.len(), before.mtime(), before.mtime_nsec())
+    let is_stable = (before.len(), before.mtime(), before.mtime_nsec())
         == (after.len(), after.mtime(), after.mtime_nsec());
     let text = String::from_utf8(bytes).map_err(|error| {
         io::Error::other(format!(
@@ -396,7 +436,7 @@ fn read_once(path: &Path) -> io::Result<(String, Option<Stamp>, bool)> {
             error.utf8_error().valid_up_to()
         ))
     })?;
-    Ok((text, Stamp::of(&after), still))
+    Ok((text, Stamp::of(&after), is_stable))
 }
 
 #[cfg(test)]

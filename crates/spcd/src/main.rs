@@ -3,11 +3,12 @@
 mod cli;
 mod cluster;
 mod config;
-mod csv;
 mod daemon;
 mod files;
+mod gateway;
+mod gateway_link;
 mod http;
-mod hub;
+mod mirror;
 mod service;
 mod settings;
 mod source;

@@ -1,13 +1,12 @@
-//! What systemd, probes and monitoring are told: that the daemon is there, what it does, and that
-//! its loop still turns. Without systemd nothing is sent.
+//! Reports to systemd, probes and monitoring: that the daemon is ready, what it does, and that its loop
+//! runs. Without systemd nothing is sent.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sd_notify::NotifyState;
 
-/// More often than this nobody needs to know that we live.
+/// Minimum interval between two signs of life to systemd.
 const PULSE: Duration = Duration::from_secs(1);
 
 static LAST: Mutex<Option<Instant>> = Mutex::new(None);
@@ -27,7 +26,7 @@ pub fn status(text: &str) {
 /// Called by the loops that do the work, each time they turn. If none does for the unit's
 /// `WatchdogSec`, systemd starts the daemon anew.
 pub fn alive() {
-    let mut last = lock(&LAST);
+    let mut last = LAST.lock();
     if last.is_none_or(|last| last.elapsed() >= PULSE) {
         *last = Some(Instant::now());
         tell(&[NotifyState::Watchdog]);
@@ -36,21 +35,17 @@ pub fn alive() {
 
 /// How long ago a loop last turned; `None` before the first time.
 pub fn last_alive() -> Option<Duration> {
-    lock(&LAST).map(|last| last.elapsed())
+    LAST.lock().map(|last| last.elapsed())
 }
 
-/// Files and directories that cannot be read, and why, as of the last look.
+/// Sets the files and directories that cannot be read, with the reasons.
 pub fn cannot_read(places: Vec<String>) {
-    *lock(&UNREADABLE) = places;
+    *UNREADABLE.lock() = places;
 }
 
-/// What could not be read.
+/// Returns the files and directories that cannot be read.
 pub fn unreadable() -> Vec<String> {
-    lock(&UNREADABLE).clone()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    UNREADABLE.lock().clone()
 }
 
 /// The settings are read again; [`ready`] follows.

@@ -1,5 +1,4 @@
-//! What the program is told from outside: flags, then the environment, then `spcd.hcl`, then
-//! defaults.
+//! Settings: flags, then the environment, then `spcd.hcl`, then defaults.
 
 mod health;
 mod hub;
@@ -10,14 +9,15 @@ use anyhow::{Context, bail};
 use clap::Args;
 pub use spcd_core::config::Listen;
 use spcd_core::config::{
-    COMPAT, Compat, DaemonSettings, Diagnostic, Given, HubSettings, INSTANCE_NAME, Source,
-    daemon_settings, is_instance_name,
+    COMPAT_ERROR, Compat, DaemonSettings, Diagnostic, GatewayListen, GatewayPlace, HubSettings,
+    INSTANCE_NAME_ERROR, LoadContext, SourceFile, daemon_settings, is_instance_name,
 };
-use spcd_core::health::Options;
+use spcd_core::health::ProbeOptions;
 use spcd_core::report;
 use spcd_core::secret::Secret;
 
 use crate::config;
+use crate::files::Extensions;
 
 /// The instance name of a daemon that was given none.
 const DEFAULT_INSTANCE: &str = "spcd";
@@ -29,28 +29,38 @@ pub struct Settings {
     pub config_dirs: Vec<PathBuf>,
     /// The hub's URL or keyword string; `None`: the private cluster.
     pub database: Option<Secret>,
+    /// Where wrappers run that must not run in the hub; `None`: where `spcd` decides.
+    pub gateway: Option<GatewayPlace>,
+    /// Where a private gateway listens for a hub on another machine. Files are absolute.
+    pub gateway_listen: Option<GatewayListen>,
+    /// Whether these are the settings of the loop that keeps a gateway.
+    pub is_gateway: bool,
+    /// Name of that gateway, where there are several; else empty.
+    pub gateway_name: String,
     /// What the program keeps between runs, absolute: the private cluster.
     pub state_dir: PathBuf,
     /// Which of several daemons' connections these are.
     pub instance: String,
     /// What is logged, as a `tracing` filter (`info`, `spcd=debug`).
     pub log: Option<String>,
-    /// Whose clients find what they know besides spcd's own.
+    /// Program whose clients find the objects that they expect.
     pub compat: Compat,
+    /// Which files of the config directories are read.
+    pub extensions: Extensions,
     /// How the daemon keeps in touch with its database.
     pub hub: HubSettings,
-    /// When sources are asked whether they are there, unless a connection or its plugin says.
-    pub health: Options,
+    /// When sources are probed, unless a connection or its plugin sets it.
+    pub health: ProbeOptions,
     /// The page, the API and the metrics.
     pub http: Http,
-    /// The settings file, where it is or would be looked for.
+    /// Path of the settings file, which need not exist.
     pub file: PathBuf,
     /// Whether it was there when it was read.
     pub is_written: bool,
     flags: Flags,
 }
 
-/// Where the page, the API and the metrics are, and for whom.
+/// Address of the page, the API and the metrics, and access to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Http {
     /// A socket's path is absolute.
@@ -86,6 +96,16 @@ pub struct Flags {
         global = true
     )]
     database: Option<Secret>,
+    /// Where wrappers run that must not run in the hub: private (a second private cluster), a URL, or off; several URLs for several gateways [default: private, beside a hub on this machine]
+    #[arg(
+        long,
+        env = "SPCD_GATEWAY",
+        value_parser = secret,
+        hide_env_values = true,
+        value_name = "private|off|URL",
+        global = true
+    )]
+    gateway: Vec<Secret>,
     /// Where the private cluster is kept
     #[arg(long, env = "SPCD_STATE_DIR", value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
@@ -98,7 +118,7 @@ pub struct Flags {
     /// What is logged: error, warn, info, debug, trace, or a filter like spcd=debug
     #[arg(long, env = "SPCD_LOG", value_name = "FILTER", global = true)]
     log: Option<String>,
-    /// Also make what clients of another program look for
+    /// Also create the objects that Steampipe's clients expect
     #[arg(long, env = "SPCD_COMPAT", value_parser = compat, value_name = "steampipe", global = true)]
     compat: Option<Compat>,
     #[command(flatten)]
@@ -108,7 +128,7 @@ pub struct Flags {
     /// Where `run` serves its page, API and metrics: an address, unix:/path, or off [default: 127.0.0.1:7733]
     #[arg(long, env = "SPCD_HTTP", value_name = "ADDRESS", global = true)]
     http: Option<String>,
-    /// The file with the token that is asked of those who change something over HTTP
+    /// The file with the token that HTTP requests need to change something
     #[arg(long, env = "SPCD_HTTP_TOKEN_FILE", value_name = "FILE", global = true)]
     http_token_file: Option<PathBuf>,
 }
@@ -133,11 +153,13 @@ impl Settings {
         Self::load(self.flags.clone())
     }
 
-    /// What differs in another set of settings and holds only from the next start on.
+    /// Returns the settings that differ in `other` and take effect at the next start only.
     pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
         [
             ("config", self.config_dirs != other.config_dirs),
             ("database", self.database != other.database),
+            ("gateway", self.gateway != other.gateway),
+            ("gateway { … }", self.gateway_listen != other.gateway_listen),
             ("state_dir", self.state_dir != other.state_dir),
             ("instance", self.instance != other.instance),
             ("compat", self.compat != other.compat),
@@ -150,103 +172,132 @@ impl Settings {
     fn resolve(flags: Flags, defaults: &Defaults, here: &Path) -> anyhow::Result<Self> {
         let kept = flags.clone();
         let health = flags.health.options()?;
-        let config: Vec<PathBuf> = non_empty(flags.config);
-        let named = flags
-            .settings
-            .filter(|path| !path.as_os_str().is_empty())
-            .map(|path| here.join(path));
-        let file = named.clone().unwrap_or_else(|| {
-            let first = config
+        let config_flags = non_empty(flags.config);
+        let named_file = non_empty(flags.settings).pop().map(|path| here.join(path));
+        let is_named = named_file.is_some();
+        let file = named_file.unwrap_or_else(|| {
+            let first = config_flags
                 .first()
                 .map_or_else(|| defaults.config_dir.clone(), |dir| here.join(dir));
             first.parent().unwrap_or(&first).join("spcd.hcl")
         });
-        let read = read(&file, named.is_some(), flags.offline)?;
+        let read = read(&file, is_named, flags.offline)?;
         let is_written = read.is_some();
         let written = read.unwrap_or_default();
-        // Paths in the file are relative to it, paths in flags to where they are typed.
-        let beside = file.parent().unwrap_or(here).to_owned();
-        let config_dirs: Vec<PathBuf> = if !config.is_empty() {
-            config.iter().map(|dir| here.join(dir)).collect()
-        } else if written.config.iter().any(|dir| !dir.is_empty()) {
-            let dirs = written.config.iter().filter(|dir| !dir.is_empty());
-            dirs.map(|dir| beside.join(dir)).collect()
-        } else {
-            vec![defaults.config_dir.clone()]
-        };
-        // They are recorded: one spelling for one directory.
-        let config_dirs = config_dirs.iter().map(|dir| dir.components().collect());
-        let config_dirs: Vec<PathBuf> = config_dirs.collect();
-        let state_dir = match (
-            flags.state_dir.filter(|dir| !dir.as_os_str().is_empty()),
-            written.state_dir.filter(|dir| !dir.is_empty()),
-        ) {
-            (Some(dir), _) => here.join(dir),
-            (None, Some(dir)) => beside.join(dir),
-            (None, None) => defaults.state_dir.clone(),
+        let paths = Paths {
+            here,
+            beside: file.parent().unwrap_or(here),
         };
         let instance = first_text([flags.instance, written.instance])
             .unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
         if !is_instance_name(&instance) {
-            bail!("{INSTANCE_NAME}");
+            bail!("{INSTANCE_NAME_ERROR}");
         }
-        let database = flags
-            .database
-            .filter(|url| !url.expose().trim().is_empty())
-            .or(written.database)
-            .filter(|url| !url.expose().trim().is_empty());
-        let log = first_text([flags.log, written.log]);
-        let compat = flags.compat.or(written.compat).unwrap_or_default();
-        let hub = HubSettings::of(&[&flags.hub.given(), &written.hub]);
-        let listen = match first_text([flags.http]) {
-            Some(text) => absolute(Listen::parse(&text).map_err(anyhow::Error::msg)?, here),
-            None => absolute(written.http.unwrap_or_default(), &beside),
-        };
-        let token_file = match (
-            flags
-                .http_token_file
-                .filter(|file| !file.as_os_str().is_empty()),
-            written.http_token_file.filter(|file| !file.is_empty()),
-        ) {
-            (Some(file), _) => Some(here.join(file)),
-            (None, Some(file)) => Some(beside.join(file)),
-            // As systemd hands secrets out.
-            (None, None) => absolute_var("CREDENTIALS_DIRECTORY")
-                .map(|dir| dir.join("http_token"))
-                .filter(|file| file.exists()),
-        };
+        let state_dir = paths.one(flags.state_dir, written.state_dir);
+        let mut databases = [flags.database, written.database].into_iter().flatten();
+        let database = databases.find(|url| !url.expose().trim().is_empty());
+        let gateway_listen = written.gateway_listen.map(|listen| paths.tls_files(listen));
+        let gateway = GatewayPlace::of(&flags.gateway).map_err(anyhow::Error::msg)?;
+        let gateway = (gateway.or(written.gateway))
+            .or_else(|| gateway_listen.as_ref().map(|_| GatewayPlace::Private));
         let http = Http {
-            listen,
-            token_file,
+            listen: paths.listen(first_text([flags.http]), written.http)?,
+            token_file: (paths.one(flags.http_token_file, written.http_token_file))
+                .or_else(token_credential),
             hosts: written.http_hosts,
         };
+        let compat = flags.compat.or(written.compat).unwrap_or_default();
         Ok(Self {
-            config_dirs,
+            config_dirs: paths.config_dirs(config_flags, &written.config, defaults),
             database,
-            state_dir,
+            gateway,
+            gateway_listen,
+            is_gateway: false,
+            gateway_name: String::new(),
+            state_dir: state_dir.unwrap_or_else(|| defaults.state_dir.clone()),
             instance,
-            log,
+            log: first_text([flags.log, written.log]),
             compat,
-            hub,
+            extensions: match compat {
+                Compat::None => Extensions::Spc,
+                Compat::Steampipe => Extensions::Steampipe,
+            },
+            hub: HubSettings::of(&[&flags.hub.given(), &written.hub]),
             health: health.or(written.health),
             http,
-            file,
             is_written,
             flags: kept,
+            file,
         })
     }
 }
 
-/// Where things are when nobody says.
+/// Resolves relative paths: in flags from the current directory, in the settings file from its own.
+/// Empty paths count as unset.
+struct Paths<'a> {
+    here: &'a Path,
+    beside: &'a Path,
+}
+
+impl Paths<'_> {
+    fn one(&self, flag: Option<PathBuf>, written: Option<String>) -> Option<PathBuf> {
+        let flag = non_empty(flag).pop().map(|path| self.here.join(path));
+        let written = written.filter(|path| !path.is_empty());
+        flag.or_else(|| written.map(|path| self.beside.join(path)))
+    }
+
+    fn tls_files(&self, mut listen: GatewayListen) -> GatewayListen {
+        for file in [&mut listen.tls_cert_file, &mut listen.tls_key_file] {
+            *file = self.beside.join(&*file).display().to_string();
+        }
+        listen
+    }
+
+    /// Each has one spelling: they are recorded in the database.
+    fn config_dirs(
+        &self,
+        flags: Vec<PathBuf>,
+        written: &[String],
+        defaults: &Defaults,
+    ) -> Vec<PathBuf> {
+        let written = non_empty(written.iter().map(PathBuf::from));
+        let dirs: Vec<PathBuf> = match (&flags[..], &written[..]) {
+            ([], []) => vec![defaults.config_dir.clone()],
+            ([], dirs) => dirs.iter().map(|dir| self.beside.join(dir)).collect(),
+            (dirs, _) => dirs.iter().map(|dir| self.here.join(dir)).collect(),
+        };
+        dirs.iter().map(|dir| dir.components().collect()).collect()
+    }
+
+    fn listen(&self, flag: Option<String>, written: Option<Listen>) -> anyhow::Result<Listen> {
+        let (listen, dir) = match flag {
+            Some(text) => (Listen::parse(&text).map_err(anyhow::Error::msg)?, self.here),
+            None => (written.unwrap_or_default(), self.beside),
+        };
+        Ok(match listen {
+            Listen::Unix(path) => Listen::Unix(dir.join(path).display().to_string()),
+            listen => listen,
+        })
+    }
+}
+
+/// The token file that systemd hands out as a credential.
+fn token_credential() -> Option<PathBuf> {
+    absolute_var("CREDENTIALS_DIRECTORY")
+        .map(|dir| dir.join("http_token"))
+        .filter(|file| file.exists())
+}
+
+/// Default directories.
 struct Defaults {
     config_dir: PathBuf,
     state_dir: PathBuf,
 }
 
 impl Defaults {
-    /// The machine's directories for root and for services, the XDG ones for people.
+    /// Returns the system's directories for root and services, the XDG ones for other users.
     fn of_this_user() -> anyhow::Result<Self> {
-        // systemd sets this for every unit; a person's session does not have it.
+        // systemd sets these for units, not for login sessions.
         let service = std::env::var_os("INVOCATION_ID").is_some()
             && std::env::var_os("STATE_DIRECTORY").is_some();
         let me = nix::unistd::geteuid();
@@ -277,13 +328,13 @@ impl Defaults {
     }
 }
 
-/// What is wrong in the settings file. It shows the places and reasons on one line, as logs want
-/// it, and [`SettingsError::report`] shows the lines too.
+/// Problems in the settings file. `Display` shows positions and reasons on one line, for logs;
+/// [`SettingsError::report`] includes the source lines.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .diagnostics.iter().map(Diagnostic::one_line).collect::<Vec<_>>().join("; "))]
 pub struct SettingsError {
     diagnostics: Vec<Diagnostic>,
-    file: Source,
+    file: SourceFile,
 }
 
 impl SettingsError {
@@ -293,18 +344,19 @@ impl SettingsError {
     }
 }
 
-/// Reads `spcd.hcl`. A file that nobody named need not exist: then there is nothing.
+/// Reads `spcd.hcl`. `None` if it was not named and does not exist.
 fn read(path: &Path, named: bool, offline: bool) -> Result<Option<DaemonSettings>, SettingsError> {
     if !named && matches!(path.try_exists(), Ok(false)) {
         return Ok(None);
     }
-    let source = Source {
+    let source = SourceFile {
         path: path.display().to_string(),
         text: config::read(path),
     };
     let mut lookup = config::look_up;
-    let mut given = Given {
+    let mut given = LoadContext {
         lookup: (!offline).then_some(&mut lookup),
+        has_gateway: false,
     };
     match daemon_settings(&source, &mut given) {
         (settings, diagnostics) if diagnostics.is_empty() => Ok(Some(settings)),
@@ -315,30 +367,23 @@ fn read(path: &Path, named: bool, offline: bool) -> Result<Option<DaemonSettings
     }
 }
 
-fn absolute(listen: Listen, dir: &Path) -> Listen {
-    match listen {
-        Listen::Unix(path) => Listen::Unix(dir.join(path).display().to_string()),
-        listen => listen,
-    }
-}
-
 #[expect(clippy::unnecessary_wraps, reason = "clap's signature")]
 fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 
 fn compat(text: &str) -> Result<Compat, &'static str> {
-    Compat::named(text).ok_or(COMPAT)
+    Compat::from_name(text).ok_or(COMPAT_ERROR)
 }
 
-/// The specification says that relative paths in these variables are to be ignored.
+/// The XDG specification says to ignore relative paths in these variables.
 fn absolute_var(name: &str) -> Option<PathBuf> {
     std::env::var_os(name)
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
 }
 
-fn non_empty(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+fn non_empty(paths: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
     paths
         .into_iter()
         .filter(|path| !path.as_os_str().is_empty())

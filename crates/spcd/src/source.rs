@@ -1,30 +1,32 @@
-//! The task that probes sources beside the loop and writes what it finds. What it asks and when is
-//! decided by [`ProbeScheduler`].
+//! The task that probes sources beside the loop and writes the results. [`ProbeScheduler`] decides what
+//! it probes and when.
 
-mod session;
+pub mod ask;
+pub mod csv;
+mod probe_sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::health::{Kind, ProbeAnswer, ProbeFailure, Turn};
+use spcd_core::health::{FailureKind, HealthChange, ProbeAnswer, ProbeFailure};
 use spcd_core::scheduler::{Event, MAX_WELL_PROBES, ProbeCommand, ProbeScheduler, WatchedSource};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 
-use crate::hub::connect::{Endpoint, Session};
-use crate::hub::{HubError, Limits};
 use crate::tunnel::Tunnels;
-use session::{Found, Sessions};
+use probe_sessions::{ProbeProgress, ProbeSessions};
+use spcd_postgres::connection::{Endpoint, Session};
+use spcd_postgres::{HubError, Limits};
 
-/// Number of running jobs from which on probes and drift detection wait: they keep no client waiting
-/// and would compete with the jobs for the hub's processors.
+/// Number of running jobs from which probes and drift detection are deferred. No client waits for them,
+/// and they would compete with the jobs for the hub's processors.
 pub const MANY_JOBS: usize = 16;
 
-/// The task that probes. It ends when this is dropped.
+/// Handle of the task. Dropping it ends the task.
 pub struct Probes {
     commands: mpsc::UnboundedSender<ProbeCommand>,
     events: mpsc::UnboundedReceiver<Event>,
@@ -46,21 +48,21 @@ impl Probes {
         let (sender, events) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let places = limits.for_probes(MAX_WELL_PROBES);
-            let sessions = Sessions::new(endpoint.clone(), tunnels, places);
+            let max_sessions = limits.for_probes(MAX_WELL_PROBES);
+            let sessions = ProbeSessions::new(endpoint.clone(), tunnels, max_sessions);
             let mut task = ProbeTask {
                 sessions: Arc::new(sessions),
                 endpoint,
                 epoch,
-                began: Instant::now(),
+                started: Instant::now(),
                 scheduler: ProbeScheduler::new(known, limits.lost_probes()),
                 running: JoinSet::new(),
-                few: limits.are_few(),
-                found: mpsc::unbounded_channel(),
+                has_few_sessions: limits.are_few(),
+                progress: mpsc::unbounded_channel(),
                 events: sender,
                 jobs,
                 writer: None,
-                refusal: String::new(),
+                last_error: String::new(),
             };
             task.run(receiver).await;
         });
@@ -71,58 +73,61 @@ impl Probes {
         }
     }
 
-    /// Waits for an event. Nothing is lost if this is not awaited to its end.
+    /// Waits for an event. Cancel safe.
     pub async fn event(&mut self) -> Event {
         match self.events.recv().await {
             Some(event) => event,
-            // The lead is over, which the loop finds out by itself.
+            // The leadership is lost, which the loop detects by itself.
             None => std::future::pending().await,
         }
     }
 
-    /// Tells the task something.
-    pub fn tell(&self, command: ProbeCommand) {
-        // The task ends when the lead is lost, which the loop finds out by itself.
+    /// Sends a command to the task.
+    pub fn send(&self, command: ProbeCommand) {
+        // The task has ended if the leadership is lost, which the loop detects by itself.
         let _ = self.commands.send(command);
     }
 }
 
-/// What an earlier leader knew: whether sources answered, and which ones are held.
-pub async fn known(
+/// Returns the reachability of sources and the paused connections, as an earlier leader recorded them.
+pub async fn recorded_health(
     client: &Client,
 ) -> Result<(BTreeMap<String, bool>, BTreeSet<String>), HubError> {
     let sql = "SELECT connection_name, reachable, held FROM spcd.connection_health
                WHERE held OR reachable IS NOT NULL";
-    let (mut known, mut held) = (BTreeMap::new(), BTreeSet::new());
+    let (mut known, mut paused) = (BTreeMap::new(), BTreeSet::new());
     for row in client.query(sql, &[]).await? {
         let name: String = row.try_get(0)?;
         if row.try_get(2)? {
-            held.insert(name);
+            paused.insert(name);
         } else if let Some(reachable) = row.try_get(1)? {
             known.insert(name, reachable);
         }
     }
-    Ok((known, held))
+    Ok((known, paused))
 }
 
 /// The task.
 struct ProbeTask {
     endpoint: Arc<Endpoint>,
     epoch: i64,
-    sessions: Arc<Sessions>,
-    /// Times are counted from here.
-    began: Instant,
+    sessions: Arc<ProbeSessions>,
+    /// Origin of the scheduler's times.
+    started: Instant,
     scheduler: ProbeScheduler,
     running: JoinSet<()>,
-    /// The server has hardly room for the sessions that are always needed.
-    few: bool,
-    found: (mpsc::UnboundedSender<Found>, mpsc::UnboundedReceiver<Found>),
+    /// Whether idle sessions are closed, since the server's limit is low.
+    has_few_sessions: bool,
+    progress: (
+        mpsc::UnboundedSender<ProbeProgress>,
+        mpsc::UnboundedReceiver<ProbeProgress>,
+    ),
     events: mpsc::UnboundedSender<Event>,
-    /// The number of running jobs.
+    /// Number of running jobs.
     jobs: watch::Receiver<usize>,
     writer: Option<Session>,
-    /// Why health could not be written the last time.
-    refusal: String,
+    /// Text of the last error of a write, which is logged once.
+    last_error: String,
 }
 
 impl ProbeTask {
@@ -132,14 +137,14 @@ impl ProbeTask {
             let write = self.at(self.scheduler.write_at());
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => self.execute(command),
                     None => return,
                 },
-                Some(found) = self.found.1.recv() => self.take(found),
-                () = until(start) => self.start(),
-                () = until(write) => match self.write().await {
+                Some(progress) = self.progress.1.recv() => self.handle(progress),
+                () = sleep_until_some(start) => self.start(),
+                () = sleep_until_some(write) => match self.write().await {
                     Ok(()) => {}
-                    Err(HubError::NotLeading) => return,
+                    Err(HubError::NotLeader) => return,
                     Err(error) => tracing::debug!(%error, "health is not written yet"),
                 },
             }
@@ -148,18 +153,18 @@ impl ProbeTask {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn at(&self, time: Option<u64>) -> Option<Instant> {
-        time.map(|time| self.began + Duration::from_millis(time))
+        time.map(|time| self.started + Duration::from_millis(time))
     }
 
-    fn obey(&mut self, command: ProbeCommand) {
+    fn execute(&mut self, command: ProbeCommand) {
         let now = self.now();
         match command {
             ProbeCommand::Watch { watched, importing } => {
-                // Spread over the interval, so that a start does not probe all of them at once.
+                // Spreads first probes over the interval, so that a start does not probe all sources at once.
                 let first = |watched: &WatchedSource| {
                     let name = &watched.connection.name;
                     let share = RandomState::new().hash_one(name) as f64 / u64::MAX as f64;
@@ -183,7 +188,7 @@ impl ProbeTask {
                 error,
                 is_requested,
             } => {
-                let kind = Kind::Authentication;
+                let kind = FailureKind::Authentication;
                 let failure = ProbeFailure { kind, text: error };
                 let why = failure.one_line();
                 let turn = (self.scheduler).credentials_rejected(
@@ -193,8 +198,8 @@ impl ProbeTask {
                     is_requested,
                     now,
                 );
-                if let Some(Turn::Lost) = turn {
-                    tracing::warn!(connection = name, "its source does not answer: {why}");
+                if let Some(HealthChange::Lost) = turn {
+                    tracing::warn!(connection = name, error = why, "its source does not answer");
                 }
             }
         }
@@ -206,17 +211,17 @@ impl ProbeTask {
         let Some((number, watched)) = self.scheduler.start(many_jobs, now) else {
             return;
         };
-        let (sessions, sender) = (self.sessions.clone(), self.found.0.clone());
+        let (sessions, sender) = (self.sessions.clone(), self.progress.0.clone());
         self.running.spawn(async move {
-            session::ask(&sessions, number, &watched, &sender).await;
+            probe_sessions::run_probe(&sessions, number, &watched, &sender).await;
         });
     }
 
-    fn take(&mut self, found: Found) {
+    fn handle(&mut self, progress: ProbeProgress) {
         let now = self.now();
-        match found {
-            Found::Slow(number) => self.scheduler.slow(number),
-            Found::Answer {
+        match progress {
+            ProbeProgress::Slow(number) => self.scheduler.slow(number),
+            ProbeProgress::Answer {
                 number,
                 name,
                 target_hash,
@@ -225,7 +230,7 @@ impl ProbeTask {
                 let mut why = String::new();
                 if let ProbeAnswer::Failed(failure) = &answer {
                     why = failure.one_line();
-                    if failure.kind == Kind::Authentication {
+                    if failure.kind == FailureKind::Authentication {
                         self.report(Event::CredentialsRejected {
                             name: name.clone(),
                             target_hash,
@@ -234,22 +239,28 @@ impl ProbeTask {
                     }
                 }
                 match self.scheduler.answered(number, &name, answer, now) {
-                    Some(Turn::Lost) => {
-                        tracing::warn!(connection = name, "its source does not answer: {why}");
+                    Some(HealthChange::Lost) => {
+                        tracing::warn!(
+                            connection = name,
+                            error = why,
+                            "its source does not answer"
+                        );
                     }
-                    Some(Turn::Restored) => {
+                    Some(HealthChange::Restored) => {
                         tracing::info!(connection = name, "its source answers again");
                         self.report(Event::SourceRestored(name));
                     }
                     None => {}
                 }
             }
-            Found::Over { number, name } => self.scheduler.session_ended(number, &name, now),
+            ProbeProgress::Ended { number, name } => {
+                self.scheduler.session_ended(number, &name, now)
+            }
         }
     }
 
     fn report(&self, event: Event) {
-        // The loop is gone where the lead is lost.
+        // The receiver is gone if the leadership is lost.
         let _ = self.events.send(event);
     }
 
@@ -267,9 +278,9 @@ impl ProbeTask {
             }
             Err(error) => {
                 let text = error.to_string();
-                if matches!(error, HubError::Refused { .. }) && text != self.refusal {
-                    tracing::warn!("what probes found cannot be written: {text}");
-                    self.refusal = text;
+                if matches!(error, HubError::StatementFailed { .. }) && text != self.last_error {
+                    tracing::warn!(error = text, "the results of probes cannot be written");
+                    self.last_error = text;
                 }
                 self.scheduler.write_failed(batch, self.now());
             }
@@ -291,17 +302,17 @@ impl ProbeTask {
         };
         let sql = "SELECT spcd.publish_health($1, $2)";
         writer.client.execute(sql, &[&self.epoch, rows]).await?;
-        if self.few {
+        if self.has_few_sessions {
             self.writer = None;
         }
         Ok(())
     }
 }
 
-/// Waits until then; for ever where there is no then.
-async fn until(then: Option<Instant>) {
-    match then {
-        Some(then) => sleep_until(then).await,
+/// Sleeps until a time, or forever without one.
+async fn sleep_until_some(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

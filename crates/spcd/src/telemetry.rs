@@ -1,12 +1,12 @@
-//! Where logs go: for people on a terminal, with fields to journald, else as JSON. What is counted
-//! besides is in [`observation`].
+//! The log: lines on a terminal, fields in journald, else JSON. The metrics are in [`observation`].
 
 mod observation;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
+use spcd_core::terminal::escape_controls_beside_colours;
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::{Directive, LevelFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
@@ -18,7 +18,7 @@ pub use observation::{Observation, encode, observe};
 
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Sends the program's events to where they are read. A short command only says what is wrong.
+/// Starts the log. A command logs warnings and errors only, the daemon also information.
 pub fn start(log: Option<&str>, daemon: bool) {
     let default = if daemon { "info" } else { "warn" };
     let filter = log.unwrap_or(default);
@@ -28,7 +28,7 @@ pub fn start(log: Option<&str>, daemon: bool) {
     };
     let (filter, handle) = reload::Layer::new(filter);
     let terminal = std::io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(|| LogWriter);
     let layer = match journald() {
         Some(journald) => journald.boxed(),
         None if daemon && !terminal => lines.json().flatten_event(true).boxed(),
@@ -40,12 +40,32 @@ pub fn start(log: Option<&str>, daemon: bool) {
         .init();
     let _ = FILTER.set(handle);
     if let Some(error) = wrong {
-        tracing::warn!("the log filter cannot be used: {error}; logging {default} instead");
+        tracing::warn!(
+            error,
+            default,
+            "the log filter cannot be used; the default is used instead"
+        );
+    }
+}
+
+/// Standard error, on which values control no terminal. The formatter escapes ESC in values, so that
+/// what is left of it are its own colours.
+struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        io::stderr().write_all(escape_controls_beside_colours(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 
 /// Returns the layer that writes to journald if standard error is connected to the journal, which
-/// systemd tells by its device and inode.
+/// systemd marks by the journal's device and inode.
 fn journald() -> Option<tracing_journald::Layer> {
     let stream = std::env::var("JOURNAL_STREAM").ok()?;
     let stderr = std::fs::metadata("/proc/self/fd/2").ok()?;
@@ -68,10 +88,10 @@ fn journald() -> Option<tracing_journald::Layer> {
     )
 }
 
-/// Logs by another filter from now on.
+/// Replaces the filter of the log.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The error in the filter.
 pub fn set_filter(filter: &str) -> Result<(), String> {
     let filter = parse(filter)?;
     match FILTER.get() {
@@ -80,9 +100,9 @@ pub fn set_filter(filter: &str) -> Result<(), String> {
     }
 }
 
-/// The driver's own log shows whole statements with their parameters, which may hold what is nobody
-/// else's business; so it is not to be had by any filter. Nor is the log of what watches files: it
-/// tells every write, and one that is in a watched directory itself would feed on itself.
+/// Parses a filter, and always excludes two targets. The driver's log shows whole statements with their
+/// parameters, which may be secret. The file watcher's log reports every write, so a log file in a
+/// watched directory would grow forever.
 fn parse(filter: &str) -> Result<EnvFilter, String> {
     // EnvFilter takes any word for a target, and would log nothing.
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();

@@ -1,29 +1,30 @@
-//! Notices that files changed. A wake says only that: look again.
+//! Watches files. A wake-up only means that something may have changed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::files::Place;
+use crate::files::WatchPoint;
 
-/// Editors write a file in several steps, a few milliseconds apart: a look begins when this much
-/// time has passed without another change.
+/// Time without another change before a scan begins: editors write a file in several steps, a few
+/// milliseconds apart.
 const QUIET: Duration = Duration::from_millis(40);
 
-/// But someone who never stops writing is not waited for longer than this.
+/// Maximum wait for a writer that never pauses.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often to look where the kernel does not tell.
+/// Interval of polling if the kernel reports no events.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Watches directories; which ones is learned from each look.
+/// Watches directories. Each scan tells which.
 pub struct Watcher {
     /// `None` if the kernel gives no watch at all.
     notify: Option<RecommendedWatcher>,
@@ -32,8 +33,8 @@ pub struct Watcher {
     /// With the device and inode that was watched.
     watched: HashMap<PathBuf, Option<(u64, u64)>>,
     polling: bool,
-    /// When the first change since the last look was noticed. Kept here and not in a future, so
-    /// that a wait that is given up half-way loses nothing.
+    /// When the first change since the last scan was noticed. Kept here and not in a future, so that a
+    /// cancelled wait loses nothing.
     since: Option<Instant>,
 }
 
@@ -41,9 +42,9 @@ pub struct Watcher {
 #[derive(Default)]
 struct Interest {
     /// Which entries of which directories matter; `None`: all.
-    places: HashMap<PathBuf, Option<BTreeSet<OsString>>>,
-    /// Directories that were removed or renamed: what is at their path now must be watched anew.
-    /// Their inode alone does not tell; it may have been given again.
+    watch_points: HashMap<PathBuf, Option<BTreeSet<OsString>>>,
+    /// Directories that were removed or renamed: whatever is at their path now must be watched anew. The
+    /// inode does not show that, since it may have been reused.
     gone: HashSet<PathBuf>,
 }
 
@@ -54,8 +55,8 @@ impl Watcher {
         let interest = Arc::new(Mutex::new(Interest::default()));
         let (waker, interesting) = (wake.clone(), interest.clone());
         let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let mut interest = interesting.lock().unwrap_or_else(PoisonError::into_inner);
-            // An error may stand for lost events.
+            let mut interest = interesting.lock();
+            // An error may mean lost events.
             if event.as_ref().map_or(true, |event| interest.takes(event)) {
                 waker.notify_one();
             }
@@ -75,19 +76,19 @@ impl Watcher {
         watcher
     }
 
-    /// What wakes it as a change would.
+    /// Returns a handle that wakes it as a change would.
     pub fn waker(&self) -> Arc<Notify> {
         self.wake.clone()
     }
 
-    /// Watches the places of a look, and no others. Where that began only now, a change may have
-    /// been missed since the look: then it wakes itself.
-    pub fn follow(&mut self, places: &[Place]) {
+    /// Watches these directories and no others. If one was not watched before, a change since the scan may
+    /// have been missed, so that it wakes itself.
+    pub fn follow(&mut self, watch_points: &[WatchPoint]) {
         // Before the first watch, so that no event finds the old interest; and not held any longer:
         // the thread that delivers events takes it too, and it must answer `watch`.
         let gone = {
-            let mut interest = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
-            interest.places = places
+            let mut interest = self.interest.lock();
+            interest.watch_points = watch_points
                 .iter()
                 .map(|place| (place.dir.clone(), place.only.clone()))
                 .collect();
@@ -97,20 +98,20 @@ impl Watcher {
             return;
         };
         let mut before = std::mem::take(&mut self.watched);
-        let wanted: HashMap<&PathBuf, Option<(u64, u64)>> = places
+        let wanted: HashMap<&PathBuf, Option<(u64, u64)>> = watch_points
             .iter()
             .map(|place| (&place.dir, place.identity))
             .collect();
         before.retain(|dir, identity| {
             let same = !gone.contains(dir) && wanted.get(dir) == Some(identity);
             if !same {
-                // It fails if the directory is gone, and its watch with it.
+                // Fails if the directory, and with it the watch, is gone.
                 let _ = notify.unwatch(dir);
             }
             same
         });
         let mut failure = None;
-        for place in places {
+        for place in watch_points {
             if before.contains_key(&place.dir) {
                 continue;
             }
@@ -119,7 +120,7 @@ impl Watcher {
                     before.insert(place.dir.clone(), place.identity);
                     self.wake.notify_one();
                 }
-                // Removed since the look: a watch above it tells, or told.
+                // Removed since it was listed: a watch above it reports that.
                 Err(_) if !place.dir.exists() => self.wake.notify_one(),
                 Err(error) => failure = Some(error),
             }
@@ -151,7 +152,7 @@ impl Watcher {
         }
     }
 
-    /// Whether something has changed of which nobody knows yet whether it has settled.
+    /// Whether a change may not have settled yet.
     pub fn is_stirred(&self) -> bool {
         self.since.is_some()
     }
@@ -172,21 +173,25 @@ impl Watcher {
     fn poll(&mut self, error: &notify::Error) {
         if !self.polling {
             let advice = match error.kind {
-                notify::ErrorKind::MaxFilesWatch => "; raise fs.inotify.max_user_watches",
+                notify::ErrorKind::MaxFilesWatch => "raise fs.inotify.max_user_watches",
                 notify::ErrorKind::Io(_) => {
-                    "; if too many files are open, raise fs.inotify.max_user_instances"
+                    "if too many files are open, raise fs.inotify.max_user_instances"
                 }
                 _ => "",
             };
-            let every = POLL.as_secs();
-            tracing::warn!(error = %error, "not all directories can be watched: looking every {every} s instead{advice}");
+            tracing::warn!(
+                %error,
+                advice,
+                interval_seconds = POLL.as_secs(),
+                "cannot watch all directories; they are read at intervals instead"
+            );
             self.polling = true;
         }
     }
 }
 
 impl Interest {
-    /// Whether an event can mean that another look finds something else.
+    /// Whether an event may mean that a scan finds changes.
     fn takes(&mut self, event: &Event) -> bool {
         // The daemon's own reading opens and closes files.
         if let EventKind::Access(access) = event.kind
@@ -196,7 +201,7 @@ impl Interest {
         }
         // After an overflow it is not known what was lost.
         if event.need_rescan() {
-            self.gone.extend(self.places.keys().cloned());
+            self.gone.extend(self.watch_points.keys().cloned());
             return true;
         }
         let replaced = matches!(
@@ -205,13 +210,13 @@ impl Interest {
         );
         let mut matters = event.paths.is_empty();
         for path in &event.paths {
-            let itself = self.places.contains_key(path);
+            let itself = self.watch_points.contains_key(path);
             if itself && replaced {
                 self.gone.insert(path.clone());
             }
             let entry = path
                 .parent()
-                .and_then(|dir| self.places.get(dir))
+                .and_then(|dir| self.watch_points.get(dir))
                 .is_some_and(|only| match (only, path.file_name()) {
                     (Some(only), Some(name)) => only.contains(name),
                     _ => true,

@@ -1,11 +1,11 @@
 //! Reads a text as a file and sees that what is said of it can be true.
 
-use spcd_core::config::{Cache, Given, Source, load};
-use spcd_core::report::{Style, render};
+use spcd_core::config::{Cache, LoadContext, SourceFile, load};
+use spcd_core::report::{RenderStyle, render};
 use spcd_lang::evaluate::Function;
 
 pub fn read(path: &str, text: &str) {
-    let sources = [Source {
+    let sources = [SourceFile {
         path: path.to_owned(),
         text: Ok(text.to_owned()),
     }];
@@ -13,8 +13,9 @@ pub fn read(path: &str, text: &str) {
         0 => Ok(argument.to_owned()),
         _ => Err("not here".to_owned()),
     };
-    let mut given = Given {
+    let mut given = LoadContext {
         lookup: Some(&mut lookup),
+        has_gateway: false,
     };
     let mut cache = Cache::default();
     let loaded = load(&sources, &mut given, &mut cache);
@@ -33,7 +34,7 @@ pub fn read(path: &str, text: &str) {
     }
     let in_error = connections.values().any(|c| c.target.is_err());
     assert!(!in_error || !loaded.diagnostics.is_empty());
-    render(&loaded, &sources, Style::default());
+    render(&loaded, &sources, RenderStyle::default());
     // What is remembered of the first reading says the same at the second.
     let again = load(&sources, &mut given, &mut cache);
     assert_eq!(again.diagnostics, loaded.diagnostics);

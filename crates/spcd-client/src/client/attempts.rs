@@ -1,4 +1,4 @@
-//! Running a statement, and what is done about its failure.
+//! Runs a statement and decides what follows from its failure.
 
 use spcd_protocol::CHANNEL;
 use tokio::time::Instant;
@@ -7,15 +7,15 @@ use tokio_postgres::error::{ErrorPosition, SqlState};
 
 use super::Client;
 use crate::error::{Error, Problem, is_lost};
-use crate::rules::{self, Memory, Verdict};
-use crate::session::Live;
-use crate::statement::{self, Mention};
+use crate::rules::{self, RetryDecision, RetryHistory};
+use crate::session::LiveSession;
+use crate::statement::{self, TableReference};
 use crate::states;
 
-/// The attempts at one statement: it is run again after a wait where it failed because something was
-/// not there yet, and once more with a fresh plan where a table changed under it (`0A000`). More than
-/// one statement in a text, `CALL` and `DO` are never run twice, since part of them may have
-/// happened, and neither is anything inside a transaction block.
+/// Attempts at one statement. The statement is run again after a wait if a table or schema was
+/// still being loaded. It is run once more with a new plan if a table changed while it ran
+/// (`0A000`). A text of several statements, `CALL` and `DO` are never run twice, since part of them
+/// may have taken effect. Neither is a statement inside a transaction block.
 ///
 /// ```no_run
 /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -33,8 +33,8 @@ pub struct Attempts<'a> {
     client: &'a mut Client,
     sql: &'a str,
     until: Instant,
-    replanned: bool,
-    memory: Memory,
+    was_replanned: bool,
+    memory: RetryHistory,
 }
 
 impl<'a> Attempts<'a> {
@@ -43,13 +43,12 @@ impl<'a> Attempts<'a> {
             client,
             sql,
             until,
-            replanned: false,
-            memory: Memory::default(),
+            was_replanned: false,
+            memory: RetryHistory::default(),
         }
     }
 
-    /// Waits for what has to be there before the statement runs, and returns the session to run
-    /// it on.
+    /// Waits for the connections that the statement needs, and returns the session to run it on.
     ///
     /// ```no_run
     /// # async fn example(client: &mut spcd_client::Client) -> Result<(), spcd_client::Error> {
@@ -61,13 +60,13 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// [`Error::Connection`], [`Error::TimedOut`], [`Error::Connect`]
     pub async fn begin(&mut self) -> Result<&tokio_postgres::Client, Error> {
-        self.client.ready_path(self.until).await?;
+        self.client.wait_for_search_path(self.until).await?;
         let live = self.client.slot.get(self.until).await?;
         unlisten(live).await;
         Ok(&live.session.client)
     }
 
-    /// Returns once the statement should be run again.
+    /// Decides what follows from a failure; returns when the statement should be run again.
     ///
     /// ```no_run
     /// # async fn example(attempts: &mut spcd_client::Attempts<'_>) -> Result<(), spcd_client::Error> {
@@ -79,33 +78,37 @@ impl<'a> Attempts<'a> {
     /// ```
     ///
     /// # Errors
-    /// What the statement's failure comes to, if it stands; see [`Client::query`].
+    /// The statement's failure if it is final; see [`Client::query`].
     pub async fn failed(&mut self, error: tokio_postgres::Error) -> Result<(), Error> {
         let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
         let code = error.code();
-        let stale = code == Some(&SqlState::FEATURE_NOT_SUPPORTED) && !self.replanned;
+        if code == Some(&SqlState::UNTRANSLATABLE_CHARACTER) {
+            return Err(self.untranslatable(error).await);
+        }
+        let stale = code == Some(&SqlState::FEATURE_NOT_SUPPORTED) && !self.was_replanned;
         if !stale && !code.is_some_and(|code| missing.contains(code)) {
             return Err(Error::Database(error));
         }
-        // The session that the statement failed on: another one would know nothing of it.
+        // Only the session on which the statement failed knows its transaction and search path.
         let Some(live) = self.client.slot.live() else {
             return Err(Error::Database(error));
         };
         if stale {
-            self.replanned = true;
-            let again =
-                statement::is_repeatable(self.sql) && !is_inside(&live.session.client).await?;
+            self.was_replanned = true;
+            let again = statement::is_repeatable(self.sql)
+                && !is_in_transaction(&live.session.client).await?;
             return if again {
                 Ok(())
             } else {
                 Err(Error::Database(error))
             };
         }
-        let Some(verdict) = look(live, self.sql, &error, &mut self.memory).await? else {
+        let Some(verdict) = decide_after_failure(live, self.sql, &error, &mut self.memory).await?
+        else {
             return Err(Error::Database(error));
         };
         match verdict {
-            Verdict::Stands(Some((name, problem))) => {
+            RetryDecision::Fail(Some((name, problem))) => {
                 let source = Some(error);
                 Err(Error::Connection {
                     name,
@@ -113,33 +116,60 @@ impl<'a> Attempts<'a> {
                     source,
                 })
             }
-            Verdict::Stands(None) => Err(Error::Database(error)),
+            RetryDecision::Fail(None) => Err(Error::Database(error)),
             _ if !statement::is_repeatable(self.sql) => Err(Error::Database(error)),
-            Verdict::Wait(names) => match self.client.settle(&names, self.until).await {
-                Err(Error::TimedOut { waiting, .. }) => {
-                    let source = Some(error);
-                    Err(Error::TimedOut { waiting, source })
+            RetryDecision::Wait(names) => {
+                match self.client.wait_until_settled(&names, self.until).await {
+                    Err(Error::TimedOut { waiting, .. }) => {
+                        let source = Some(error);
+                        Err(Error::TimedOut { waiting, source })
+                    }
+                    outcome => outcome,
                 }
-                outcome => outcome,
+            }
+            RetryDecision::Retry => Ok(()),
+        }
+    }
+
+    /// Returns what the failure of a statement comes to that the database's encoding cannot hold: a
+    /// table of such a name is left out.
+    async fn untranslatable(&mut self, error: tokio_postgres::Error) -> Error {
+        let names = statement::non_ascii_tables(self.sql);
+        let Some(live) = self.client.slot.live().filter(|_| !names.is_empty()) else {
+            return Error::Database(error);
+        };
+        let client = &live.session.client;
+        let read = async {
+            let mut schemas = names.schemas;
+            if names.has_bare {
+                schemas.extend(search_path(client).await?);
+            }
+            left_out(client, None, &schemas).await
+        };
+        match read.await {
+            Ok(Some((name, problem))) => Error::Connection {
+                name,
+                problem,
+                source: Some(error),
             },
-            Verdict::Run => Ok(()),
+            _ => Error::Database(error),
         }
     }
 }
 
-/// Takes back the LISTEN of a wait that is over.
-async fn unlisten(live: &mut Live) {
-    if live.listens {
+/// Sends UNLISTEN after a wait.
+async fn unlisten(live: &mut LiveSession) {
+    if live.has_listen {
         let sql = format!("UNLISTEN {}", CHANNEL);
-        // In a transaction that has failed it is refused; then it is done another time.
-        live.listens = live.session.client.batch_execute(&sql).await.is_err();
+        // A failed transaction refuses UNLISTEN; the next attempt sends it then.
+        live.has_listen = live.session.client.batch_execute(&sql).await.is_err();
     }
 }
 
-/// Whether the session is inside a transaction block, also one that has failed.
-pub(crate) async fn is_inside(session: &tokio_postgres::Client) -> Result<bool, Error> {
-    // A transaction of its own begins with the message that brings the statement. By the simple
-    // protocol: in the other one planning and running a statement are two messages.
+/// Returns whether the session is inside a transaction block, including a failed one.
+pub(crate) async fn is_in_transaction(session: &tokio_postgres::Client) -> Result<bool, Error> {
+    // A statement outside a block starts its own transaction with the message that carries it. The
+    // extended protocol sends two messages, so the simple protocol is used.
     let sql = "SELECT pg_catalog.now() OPERATOR(pg_catalog.<>) pg_catalog.statement_timestamp()";
     match session.simple_query(sql).await {
         Ok(rows) => Ok(rows.iter().any(|message| match message {
@@ -151,46 +181,44 @@ pub(crate) async fn is_inside(session: &tokio_postgres::Client) -> Result<bool, 
     }
 }
 
-/// Reads what there is to know about a statement that did not find something: `None` where nothing
-/// can be known, because it failed inside a transaction block, or spcd is not here.
-async fn look(
-    live: &mut Live,
+/// Reads the states that explain why a statement did not find a table or schema. Returns `None` if
+/// they cannot be read: inside a failed transaction block, or where spcd was never run.
+async fn decide_after_failure(
+    live: &mut LiveSession,
     sql: &str,
     error: &tokio_postgres::Error,
-    memory: &mut Memory,
-) -> Result<Option<Verdict>, Error> {
+    memory: &mut RetryHistory,
+) -> Result<Option<RetryDecision>, Error> {
     let client = &live.session.client;
-    let mention = match error.as_db_error().and_then(|said| said.position()) {
-        Some(ErrorPosition::Original(at)) => statement::mention_at(sql, *at),
+    let reference = match error.as_db_error().and_then(|db_error| db_error.position()) {
+        Some(ErrorPosition::Original(at)) => statement::reference_at(sql, *at),
         Some(ErrorPosition::Internal { position, query }) => {
-            statement::mention_at(query, *position)
+            statement::reference_at(query, *position)
         }
-        None => Mention::Nothing,
+        None => TableReference::Nothing,
     };
-    let schemas = match &mention {
-        Mention::Qualified { schema, .. } => vec![schema.clone()],
-        Mention::Bare(_) => Vec::new(),
-        Mention::Nothing => statement::qualifiers(sql),
+    let schemas = match &reference {
+        TableReference::Qualified { schema, .. } => vec![schema.clone()],
+        TableReference::Bare(_) => Vec::new(),
+        TableReference::Nothing => statement::qualifiers(sql),
     };
     let read = async {
         if !schemas.is_empty() {
-            let rows = states::seen(client, Some(&schemas)).await?.rows;
+            let rows = states::read_table(client, Some(&schemas)).await?.rows;
             if !rows.is_empty() {
-                let verdict = rules::named(&schemas, &rows, memory);
-                return explained(client, verdict, &mention, &schemas).await;
+                let verdict = rules::decide_by_schemas(&schemas, &rows, memory);
+                return with_left_out_warning(client, verdict, &reference, &schemas).await;
             }
-            if matches!(mention, Mention::Qualified { .. }) {
-                return Ok(Verdict::Stands(None));
+            if matches!(reference, TableReference::Qualified { .. }) {
+                return Ok(RetryDecision::Fail(None));
             }
         }
-        let sql = "SELECT pg_catalog.current_setting('search_path'), current_user::pg_catalog.text";
-        let row = client.query_one(sql, &[]).await?;
-        let path = statement::path_names(row.try_get(0)?, row.try_get(1)?);
-        let rows = states::seen(client, Some(&path)).await?.rows;
-        explained(
+        let path = search_path(client).await?;
+        let rows = states::read_table(client, Some(&path)).await?.rows;
+        with_left_out_warning(
             client,
-            rules::on_path(&path, &rows, memory),
-            &mention,
+            rules::decide_by_search_path(&path, &rows, memory),
+            &reference,
             &path,
         )
         .await
@@ -202,30 +230,47 @@ async fn look(
     }
 }
 
-/// Adds to a failure that stands whether one of these connections has left the table out. The texts
-/// of warnings are only shown: nothing is decided by them.
-async fn explained(
+/// Returns the schemas of the session's search path.
+async fn search_path(client: &tokio_postgres::Client) -> Result<Vec<String>, Error> {
+    let sql = "SELECT pg_catalog.current_setting('search_path'), current_user::pg_catalog.text";
+    let row = client.query_one(sql, &[]).await?;
+    Ok(statement::path_names(row.try_get(0)?, row.try_get(1)?))
+}
+
+/// Adds the warning of a connection that has left the table out to a final failure.
+async fn with_left_out_warning(
     client: &tokio_postgres::Client,
-    verdict: Verdict,
-    mention: &Mention,
+    verdict: RetryDecision,
+    reference: &TableReference,
     connections: &[String],
-) -> Result<Verdict, Error> {
-    let (Verdict::Stands(None), Mention::Qualified { table, .. } | Mention::Bare(table)) =
-        (&verdict, mention)
+) -> Result<RetryDecision, Error> {
+    let (
+        RetryDecision::Fail(None),
+        TableReference::Qualified { table, .. } | TableReference::Bare(table),
+    ) = (&verdict, reference)
     else {
         return Ok(verdict);
     };
-    let sql = "SELECT s.connection_name, w.warning FROM spcd.connection_state s
-               CROSS JOIN LATERAL pg_catalog.unnest(s.warnings) AS w (warning)
-               WHERE s.connection_name OPERATOR(pg_catalog.=) ANY ($1)
-                 AND pg_catalog.strpos(w.warning, $2) OPERATOR(pg_catalog.>) 0
-               ORDER BY pg_catalog.array_position($1, s.connection_name),
-                        pg_catalog.strpos(w.warning, $2), w.warning LIMIT 1";
-    let quoted = format!("{table:?}");
-    let row = client.query_opt(sql, &[&connections, &quoted]).await;
-    let row = row.map_err(Error::reading)?;
-    Ok(match row {
-        Some(row) => Verdict::Stands(Some((row.try_get(0)?, Problem::LeftOut(row.try_get(1)?)))),
+    Ok(match left_out(client, Some(table), connections).await? {
+        Some(problem) => RetryDecision::Fail(Some(problem)),
         None => verdict,
     })
+}
+
+/// Returns the first of these connections that has left a table out, and the warning about it. `None`
+/// means a table whose name the database cannot hold.
+async fn left_out(
+    client: &tokio_postgres::Client,
+    table: Option<&str>,
+    connections: &[String],
+) -> Result<Option<(String, Problem)>, Error> {
+    let sql = "SELECT connection_name, warning FROM spcd.left_out_table
+               WHERE connection_name OPERATOR(pg_catalog.=) ANY ($1)
+                 AND table_name IS NOT DISTINCT FROM $2
+               ORDER BY pg_catalog.array_position($1, connection_name), warning LIMIT 1";
+    let row = client.query_opt(sql, &[&connections, &table]).await;
+    let Some(row) = row.map_err(Error::reading)? else {
+        return Ok(None);
+    };
+    Ok(Some((row.try_get(0)?, Problem::LeftOut(row.try_get(1)?))))
 }

@@ -1,46 +1,49 @@
-//! One `connection` block.
+//! Reads `connection` blocks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::plugins::{Instances, Resolved};
+use super::plugins::{PluginInstances, ResolvedPlugin};
 use super::sections;
 use crate::health;
-use crate::model::{Connection, Import, Kind, Target, TargetHash};
+use crate::model::{Connection, ConnectionKind, ForeignSource, Import, TargetHash};
 use crate::pattern::Pattern;
-use crate::plugin::{Context, Definition, OWN_ATTRIBUTES, OWN_BLOCKS, target};
-use spcd_lang::evaluate::Lookup;
+use crate::plugin::{
+    ConnectionContext, OWN_ATTRIBUTES, OWN_BLOCKS, PluginDefinition, build_target,
+};
+use spcd_lang::evaluate::DynEnvironment;
 use spcd_lang::nearest::nearest;
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Block, Expression, ExpressionKind, Problem, Span, Step};
 use spcd_lang::value::Value;
 
-/// A connection with its values, for `check`.
+/// Connection with its values, for `check`.
 #[derive(Debug, Clone)]
-pub struct View {
-    /// Its name.
+pub struct InspectedConnection {
+    /// Name.
     pub name: String,
-    /// Where it is, and what it means.
+    /// Connection as it is in the desired state.
     pub connection: Connection,
-    /// Its configuration in the shape of HCL's JSON syntax, without what spcd itself reads.
+    /// Configuration in the shape of HCL's JSON syntax, without the attributes that spcd itself
+    /// reads.
     pub config: BTreeMap<Box<str>, Value>,
-    /// What is wrong with it, as its state would say.
+    /// Error, as its state shows it.
     pub error: Option<String>,
 }
 
-/// What a block says, as far as it can be told from the block alone.
-pub(super) struct Read {
+/// Contents of a block, before other blocks are considered.
+pub(super) struct ParsedConnection {
     pub(super) connection: Connection,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
-    /// Where `connections` is.
+    /// Span of `connections`.
     pub(super) connections_span: Span,
     pub(super) settings: Settings,
-    pub(super) definition: Option<Arc<Definition>>,
+    pub(super) definition: Option<Arc<PluginDefinition>>,
 }
 
-/// Why no connection may have a name.
-pub(super) fn refused(name: &str, span: Span) -> Option<Problem> {
+/// Returns the problem of an invalid name; `None` for a valid one.
+pub(crate) fn invalid_name(name: &str, span: Span) -> Option<Problem> {
     let lower = name.to_ascii_lowercase();
     let (message, hint) = if name.is_empty() {
         ("a connection's name cannot be empty".to_owned(), None)
@@ -54,10 +57,10 @@ pub(super) fn refused(name: &str, span: Span) -> Option<Problem> {
             "a connection's name has at most 63 bytes, this one has {}",
             name.len()
         );
-        (message, Some("Postgres would cut it off"))
+        (message, Some("Postgres would truncate it"))
     } else if ["public", "information_schema", "spcd"].contains(&name) {
         (
-            format!("`{name}` is the name of a schema that is not spcd's to fill"),
+            format!("`{name}` is the name of a schema that spcd does not manage"),
             Some("choose another name"),
         )
     } else if lower.starts_with("pg_") {
@@ -85,8 +88,8 @@ pub(super) fn refused(name: &str, span: Span) -> Option<Problem> {
     })
 }
 
-/// Values that are a file's text and end in the new line that editors put there. A text of several
-/// lines (a key) is meant to.
+/// Returns warnings about one-line values from files or variables that end in a newline, which
+/// editors add. In a value of several lines (a key) it is intended.
 fn ends_in_newline<'a>(
     block: &'a Block,
     settings: &'a Settings,
@@ -109,21 +112,21 @@ fn ends_in_newline<'a>(
         .iter()
         .filter(move |setting| ends_in_newline(&setting.value) && reads_file(&setting.name));
     found.map(|setting| {
-        let message = format!("the value of `{}` ends in a new line", setting.name);
+        let message = format!("the value of `{}` ends in a newline", setting.name);
         Problem::new(setting.value_span, message)
-            .hint("write `trimspace(…)` around it if that is no part of the value")
+            .hint("write `trimspace(…)` around it if the newline is not part of the value")
     })
 }
 
-/// Reads a block whose name is good; one that is not `whole` lacks what could not be parsed.
+/// Reads a block with a valid name. If it is not `whole`, a part of it could not be parsed.
 pub(super) fn read(
     block: &Block,
     name: &str,
     file: &str,
-    instances: &Instances,
-    lookup: &mut Lookup<'_>,
+    instances: &PluginInstances,
+    lookup: &mut DynEnvironment<'_>,
     whole: bool,
-) -> Read {
+) -> ParsedConnection {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
     let mut attributes = block.body.attributes.iter();
@@ -148,29 +151,30 @@ pub(super) fn read(
     let mut connections_span = block.span;
     let kind = kind(&settings, block.span, &mut connections_span, &mut problems);
     let enabled = enabled(&settings, block.span, &mut problems);
-    let Sections {
+    let OwnBlocks {
         import,
         labels,
         health,
-    } = sections(&settings, &mut problems, &mut warnings);
+    } = own_blocks(&settings, &mut problems, &mut warnings);
     let of_plugin = (resolved.as_ref()).map_or_else(Default::default, |r| r.definition.health);
 
     let target = match &resolved {
-        Some(Resolved { definition, .. }) if kind == Kind::Plugin => {
-            let context = Context {
+        Some(ResolvedPlugin { definition, .. }) if kind == ConnectionKind::Plugin => {
+            let context = ConnectionContext {
                 file,
                 ssh: super::ssh::read(&settings, file, &mut problems),
+                has_gateway: instances.has_gateway,
                 whole,
                 plugin: written.as_deref().unwrap_or(""),
                 span: block.span,
             };
-            target(&settings, definition, import, &context, &mut problems)
+            build_target(&settings, definition, import, &context, &mut problems)
         }
         Some(_) => {
-            aggregator(&settings, &mut problems);
-            Target::default()
+            warn_of_aggregator(&settings, block.span, &mut problems, &mut warnings);
+            ForeignSource::default()
         }
-        None => Target::default(),
+        None => ForeignSource::default(),
     };
     let connection = Connection {
         name: name.to_owned(),
@@ -181,13 +185,18 @@ pub(super) fn read(
         file: file.to_owned(),
         start_line: 0,
         end_line: 0,
+        in_gateway: target.in_gateway,
         target: Ok(target),
         warnings: Vec::new(),
         labels,
         health: health.or(of_plugin),
+        awaits_source: false,
+        gateway: None,
+        left_out: Vec::new(),
+        mirror: None,
         hash: TargetHash::default(),
     };
-    Read {
+    ParsedConnection {
         connection,
         problems,
         warnings,
@@ -197,15 +206,15 @@ pub(super) fn read(
     }
 }
 
-/// The plugin as it is written, and the definition that it means.
+/// Returns the plugin as written, and its definition.
 fn plugin_of(
     block: &Block,
     settings: &Settings,
     reference: Option<String>,
-    instances: &Instances,
+    instances: &PluginInstances,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
-) -> (Option<String>, Option<Resolved>) {
+) -> (Option<String>, Option<ResolvedPlugin>) {
     let mut attributes = block.body.attributes.iter();
     let plugin = attributes.find(|attribute| &*attribute.name == "plugin");
     let span = plugin.map_or(block.span, |attribute| attribute.value.span);
@@ -223,14 +232,14 @@ fn plugin_of(
     (written, resolved)
 }
 
-/// The definition that `plugin` means.
+/// Resolves `plugin` to a definition.
 fn resolve(
-    instances: &Instances,
+    instances: &PluginInstances,
     written: &str,
     is_reference: bool,
     span: Span,
     problems: &mut Vec<Problem>,
-) -> Option<Resolved> {
+) -> Option<ResolvedPlugin> {
     let found = match is_reference {
         true => instances.reference(written),
         false if written.trim().is_empty() => {
@@ -252,7 +261,7 @@ fn resolve(
     }
 }
 
-/// Whether `import_schema` wants the connection's schema.
+/// Returns whether `import_schema` is `"enabled"`.
 fn enabled(settings: &Settings, block: Span, problems: &mut Vec<Problem>) -> bool {
     match settings.text("import_schema", problems).as_deref() {
         None | Some("enabled") => true,
@@ -269,7 +278,7 @@ fn enabled(settings: &Settings, block: Span, problems: &mut Vec<Problem>) -> boo
     }
 }
 
-/// The label in `plugin.label` or `plugin["label"]`.
+/// Returns the label in `plugin.label` or `plugin["label"]`.
 fn reference(expression: &Expression) -> Option<String> {
     let ExpressionKind::Traversal(base, steps) = &expression.kind else {
         return None;
@@ -294,7 +303,7 @@ fn kind(
     block: Span,
     connections_span: &mut Span,
     problems: &mut Vec<Problem>,
-) -> Kind {
+) -> ConnectionKind {
     let written = settings.text("type", problems);
     let connections = settings.get("connections");
     if let Some(setting) = connections {
@@ -302,11 +311,6 @@ fn kind(
     }
     match written.as_deref() {
         Some("aggregator") => {
-            if !settings.was_written("connections") {
-                let problem =
-                    Problem::new(block, "an aggregator needs the attribute `connections`");
-                problems.push(problem.hint("write `connections = [\"*\"]`"));
-            }
             let patterns = settings.texts("connections", problems).unwrap_or_default();
             for pattern in &patterns {
                 if let Err(bad) = Pattern::new(pattern) {
@@ -314,7 +318,7 @@ fn kind(
                     problems.push(Problem::new(*connections_span, message));
                 }
             }
-            Kind::Aggregator {
+            ConnectionKind::Aggregator {
                 patterns,
                 members: Vec::new(),
             }
@@ -324,7 +328,7 @@ fn kind(
                 let problem = Problem::new(setting.span, "only an aggregator has `connections`");
                 problems.push(problem.hint("add `type = \"aggregator\"`"));
             }
-            Kind::Plugin
+            ConnectionKind::Plugin
         }
         Some(other) => {
             let span = settings
@@ -335,47 +339,61 @@ fn kind(
                 Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
                 None => problem.hint("leave it out for a connection to one source"),
             });
-            Kind::Plugin
+            ConnectionKind::Plugin
         }
     }
 }
 
-/// An aggregator has no source, so nothing else may be said of one.
-fn aggregator(settings: &Settings, problems: &mut Vec<Problem>) {
+/// Warns of attributes and blocks that have no effect in an aggregator, since it has no source, and of
+/// missing members. Steampipe accepts both.
+fn warn_of_aggregator(
+    settings: &Settings,
+    block: Span,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) {
+    if !settings.was_written("connections") {
+        let message = "an aggregator without the attribute `connections` has no members";
+        let problem = Problem::new(block, message);
+        warnings.push(problem.hint("write `connections = [\"*\"]`"));
+    }
     for setting in &settings.list {
         if matches!(&*setting.name, "labels" | "health") {
             let name = &setting.name;
             let problem = Problem::new(setting.span, format!("`{name}` is a block"));
             problems.push(problem.hint(format!("write `{name} {{ … }}` without `=`")));
         } else if !OWN_ATTRIBUTES.contains(&&*setting.name) {
-            let message = format!("an aggregator has no attribute `{}`", setting.name);
-            problems.push(Problem::new(setting.span, message).hint("remove it"));
+            let message = format!("`{}` has no effect in an aggregator", setting.name);
+            warnings.push(Problem::new(setting.span, message).hint("remove it"));
         }
     }
-    for section in &settings.sections {
+    for section in &settings.blocks {
         if !OWN_BLOCKS.contains(&&*section.kind) {
-            let message = format!("an aggregator has no block `{}`", section.kind);
-            problems.push(Problem::new(section.span, message).hint("remove it"));
+            let message = format!(
+                "the block `{}` has no effect in an aggregator",
+                section.kind
+            );
+            warnings.push(Problem::new(section.span, message).hint("remove it"));
         }
     }
 }
 
-/// What the nested blocks say that spcd itself reads.
+/// Nested blocks that spcd itself reads.
 #[derive(Default)]
-struct Sections {
+struct OwnBlocks {
     import: Import,
     labels: BTreeMap<String, String>,
-    health: health::Options,
+    health: health::ProbeOptions,
 }
 
-fn sections(
+fn own_blocks(
     settings: &Settings,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
-) -> Sections {
-    let mut found = Sections::default();
+) -> OwnBlocks {
+    let mut found = OwnBlocks::default();
     let mut seen: Vec<&str> = Vec::new();
-    for section in &settings.sections {
+    for section in &settings.blocks {
         let kind = &*section.kind;
         if ["import", "labels", "health"].contains(&kind) {
             if seen.contains(&kind) {

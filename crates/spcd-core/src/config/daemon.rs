@@ -1,13 +1,15 @@
-//! `spcd.hcl`: the daemon's own settings, in the language of the `.spc` files.
+//! Reads `spcd.hcl`, the daemon's settings, in the language of the `.spc` files.
 
 use std::collections::BTreeSet;
 
-use super::hub::{self, HubGiven};
+use super::gateway_listen::{self, GatewayListen, gateway_listen};
+use super::gateway_places::GatewayPlace;
+use super::hub::{self, HubOverrides};
 use super::listen::Listen;
-use super::load::{Asking, Budget, Given};
-use super::place::Text;
+use super::load::{Budget, FileEnvironment, LoadContext};
+use super::position::SourceText;
 use super::sections;
-use super::{Diagnostic, Severity, Source};
+use super::{Diagnostic, Severity, SourceFile};
 use crate::health;
 use crate::secret::Secret;
 use spcd_lang::nearest::nearest;
@@ -16,11 +18,15 @@ use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Problem, Span};
 use spcd_lang::value::Value;
 
-/// What can be set, with what it must be.
-const KNOWN: [(&str, &str); 9] = [
+/// Settings, with the expected values.
+const SETTINGS: [(&str, &str); 10] = [
     ("config", "a directory in quotes, or a list of them"),
     ("database", "a URL or keyword string in quotes"),
     ("state_dir", "a directory in quotes"),
+    (
+        "gateway",
+        "\"private\", \"off\" or a URL, in quotes, or a list of URLs",
+    ),
     ("instance", "a name in quotes"),
     ("log", "a level or filter in quotes"),
     ("compat", "the name of a program in quotes"),
@@ -29,22 +35,23 @@ const KNOWN: [(&str, &str); 9] = [
     ("http_token_file", "a file in quotes"),
 ];
 
-/// Another program whose clients find what they know besides spcd's own.
+/// Program whose clients find the objects that they expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compat {
-    /// None
+    /// None.
     #[default]
     None,
-    /// Steampipe's CLI, Powerpipe, Flowpipe
+    /// Steampipe's CLI, Powerpipe, Flowpipe.
     Steampipe,
 }
 
-/// What [`Compat::named`] asks for.
-pub const COMPAT: &str = "compat must be \"steampipe\"";
+/// Error for a name that [`Compat::from_name`] does not know.
+pub const COMPAT_ERROR: &str = "compat must be \"steampipe\"";
 
 impl Compat {
-    /// An empty name is none, so that a flag can take back what the file says.
-    pub fn named(name: &str) -> Option<Self> {
+    /// Returns the program of a name. An empty name means none, so that a flag can override the
+    /// file.
+    pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "" => Some(Self::None),
             "steampipe" => Some(Self::Steampipe),
@@ -53,96 +60,111 @@ impl Compat {
     }
 }
 
-/// What [`is_instance_name`] asks for.
-pub const INSTANCE_NAME: &str =
+/// Error for a name that [`is_instance_name`] refuses.
+pub const INSTANCE_NAME_ERROR: &str =
     "the instance name must be 1 to 63 bytes without control characters";
 
-/// Whether a daemon can have that name. (An empty one is as good as unset.)
+/// Returns whether a daemon may have this name. (An empty one counts as unset.)
 pub fn is_instance_name(name: &str) -> bool {
     name.len() <= 63 && !name.chars().any(char::is_control)
 }
 
-/// What `spcd.hcl` says; empty texts are as good as unset.
+/// Contents of `spcd.hcl`; empty texts count as unset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DaemonSettings {
     /// `config`: directories of `.spc` files, as written.
     pub config: Vec<String>,
     /// `database`: the hub's URL or keyword string.
     pub database: Option<Secret>,
+    /// `gateway`: where wrappers run that must not run in the hub.
+    pub gateway: Option<GatewayPlace>,
+    /// The block `gateway`: where a private gateway listens for a hub on another machine.
+    pub gateway_listen: Option<GatewayListen>,
     /// `state_dir`, as written.
     pub state_dir: Option<String>,
-    /// `instance`
+    /// `instance`.
     pub instance: Option<String>,
     /// `log`: a `tracing` filter.
     pub log: Option<String>,
-    /// `compat`
+    /// `compat`.
     pub compat: Option<Compat>,
     /// The block `hub`.
-    pub hub: HubGiven,
-    /// The block `health`: for connections that say nothing of it, and whose plugins do not.
-    pub health: health::Options,
-    /// `http`: where the page, the API and the metrics are.
+    pub hub: HubOverrides,
+    /// Block `health`: defaults for connections and plugins that have none.
+    pub health: health::ProbeOptions,
+    /// `http`: address of the page, the API and the metrics.
     pub http: Option<Listen>,
-    /// `http_hosts`: the names by which they are reached besides the address.
+    /// `http_hosts`: host names that requests may use besides the address.
     pub http_hosts: Vec<String>,
     /// `http_token_file`, as written.
     pub http_token_file: Option<String>,
 }
 
-/// Reads the settings file. What is wrong is an error, all of it: a daemon does not start on half
-/// of its settings. (A running one keeps those it has.)
+/// Reads the settings file. Every problem is an error: a daemon does not start with a part of its
+/// settings. (A running one keeps its settings.)
 pub fn daemon_settings(
-    source: &Source,
-    given: &mut Given<'_>,
+    source: &SourceFile,
+    given: &mut LoadContext<'_>,
 ) -> (DaemonSettings, Vec<Diagnostic>) {
     let text = match &source.text {
-        Ok(text) => Text::new(&source.path, text),
+        Ok(text) => SourceText::new(&source.path, text),
         Err(reason) => {
             let message = format!("the settings file cannot be read: {reason}");
             let problem = Problem::new(Span::default(), message);
-            let text = Text::new(&source.path, "");
-            let told = text.diagnostic(0, Severity::Error, &problem, None);
-            return (DaemonSettings::default(), vec![told]);
+            let text = SourceText::new(&source.path, "");
+            let diagnostic = text.diagnostic(0, Severity::Error, &problem, None);
+            return (DaemonSettings::default(), vec![diagnostic]);
         }
     };
     let (body, mut problems) = parse::parse_body(text.text);
     let mut budget = Budget::of(text.text.len());
-    let mut lookup = Asking::of(given, &source.path, &mut budget);
+    let mut lookup = FileEnvironment::of(given, &source.path, &mut budget);
     let settings = Settings::of(&body, &[], &mut lookup, &mut problems);
     let read = read(&settings, &mut problems);
     problems.sort_by_key(|problem| problem.span.start);
-    let told = |problem| text.diagnostic(0, Severity::Error, problem, None);
-    (read, problems.iter().map(told).collect())
+    let diagnostic = |problem| text.diagnostic(0, Severity::Error, problem, None);
+    (read, problems.iter().map(diagnostic).collect())
 }
 
-/// The settings whose values may be shown.
-pub(crate) fn public() -> BTreeSet<String> {
-    let names = KNOWN.iter().map(|(name, _)| (*name).to_owned());
+/// Returns the settings whose values may be shown.
+pub(crate) fn public_settings() -> BTreeSet<String> {
+    let names = SETTINGS.iter().map(|(name, _)| (*name).to_owned());
     names
-        .filter(|name| name != "database")
+        .filter(|name| !matches!(name.as_str(), "database" | "gateway"))
         .chain(hub::names().map(str::to_owned))
-        .chain(health::KNOWN.map(str::to_owned))
+        .chain(gateway_listen::names().map(str::to_owned))
+        .chain(health::OPTION_NAMES.map(str::to_owned))
         .collect()
 }
 
 fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
-    let list = KNOWN.map(|(name, _)| name).join(", ");
-    unknown(settings, &list, problems);
-    let (hub, health) = blocks(settings, &list, problems);
+    let list = SETTINGS.map(|(name, _)| name).join(", ");
+    report_unknown(settings, &list, problems);
+    let blocks = blocks(settings, &list, problems);
     let texts = |name: &str, problems: &mut Vec<Problem>| texts(settings, name, problems);
     let config = texts("config", problems);
-    refused(settings, problems);
+    report_invalid(settings, problems);
     let http_hosts = texts("http_hosts", problems);
+    let gateways: Vec<Secret> = (texts("gateway", problems).into_iter())
+        .map(Secret::new)
+        .collect();
+    let gateway = GatewayPlace::of(&gateways).unwrap_or_else(|problem| {
+        let span = settings.get("gateway").map(|setting| setting.value_span);
+        problems.push(Problem::new(span.unwrap_or_default(), problem));
+        None
+    });
     let mut one = |name: &str| texts(name, problems).into_iter().next();
     DaemonSettings {
         config,
         database: one("database").map(Secret::new),
+        gateway,
         state_dir: one("state_dir"),
         instance: one("instance"),
         log: one("log"),
-        compat: one("compat").and_then(|name| Compat::named(&name)),
-        hub: hub.unwrap_or_default(),
-        health: health.unwrap_or_default(),
+        compat: one("compat").and_then(|name| Compat::from_name(&name)),
+        gateway_listen: blocks.gateway.flatten(),
+        hub: blocks.hub.unwrap_or_default(),
+        health: blocks.health.unwrap_or_default(),
         http: one("http")
             .filter(|text| !text.is_empty())
             .and_then(|text| Listen::parse(&text).ok()),
@@ -151,9 +173,9 @@ fn read(settings: &Settings, problems: &mut Vec<Problem>) -> DaemonSettings {
     }
 }
 
-/// Tells names that no setting has.
-fn unknown(settings: &Settings, list: &str, problems: &mut Vec<Problem>) {
-    let names = || KNOWN.iter().map(|(name, _)| *name);
+/// Reports unknown names.
+fn report_unknown(settings: &Settings, list: &str, problems: &mut Vec<Problem>) {
+    let names = || SETTINGS.iter().map(|(name, _)| *name);
     for setting in &settings.list {
         if names().any(|name| *name == *setting.name) {
             continue;
@@ -167,27 +189,38 @@ fn unknown(settings: &Settings, list: &str, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Reads the blocks `hub` and `health`.
-fn blocks(
-    settings: &Settings,
-    list: &str,
-    problems: &mut Vec<Problem>,
-) -> (Option<HubGiven>, Option<health::Options>) {
-    let (mut hub, mut health) = (None, None);
-    for section in &settings.sections {
+/// The blocks; `None` where one is not written.
+#[derive(Default)]
+struct Blocks {
+    hub: Option<HubOverrides>,
+    health: Option<health::ProbeOptions>,
+    gateway: Option<Option<GatewayListen>>,
+}
+
+/// Reads the blocks `hub`, `health` and `gateway`.
+fn blocks(settings: &Settings, list: &str, problems: &mut Vec<Problem>) -> Blocks {
+    let mut read = Blocks::default();
+    for section in &settings.blocks {
         let kind = &*section.kind;
-        if (kind == "hub" && hub.is_some()) || (kind == "health" && health.is_some()) {
+        let is_written = match kind {
+            "hub" => read.hub.is_some(),
+            "health" => read.health.is_some(),
+            "gateway" => read.gateway.is_some(),
+            _ => false,
+        };
+        if is_written {
             let problem = Problem::new(section.span, format!("`{kind}` is written twice"));
             problems.push(problem.hint("join the two"));
         }
         match kind {
-            "hub" => hub = Some(hub::hub(section, problems)),
-            "health" => health = Some(sections::health(section, problems)),
+            "hub" => read.hub = Some(hub::hub(section, problems)),
+            "health" => read.health = Some(sections::health(section, problems)),
+            "gateway" => read.gateway = Some(gateway_listen(section, problems)),
             _ => {
                 let problem = Problem::new(section.span, "settings are not written as blocks");
                 problems.push(match kind {
                     "connection" | "plugin" | "options" => problem.hint(
-                        "connections, plugins and options belong into a file `*.spc` in the config \
+                        "write connections, plugins and options into a file `*.spc` in the config \
                          directory",
                     ),
                     _ => problem.hint(format!("write `name = \"value\"`; there are: {list}")),
@@ -195,16 +228,19 @@ fn blocks(
             }
         }
     }
-    (hub, health)
+    read
 }
 
-/// The texts of a setting, of which only some take several.
+/// Returns the texts of a setting; only some settings take several.
 fn texts(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Vec<String> {
     let Some(setting) = settings.get(name) else {
         return Vec::new();
     };
     let (many, values) = match &setting.value {
-        Value::List(values) => (matches!(name, "config" | "http_hosts"), values.as_slice()),
+        Value::List(values) => (
+            matches!(name, "config" | "http_hosts" | "gateway"),
+            values.as_slice(),
+        ),
         one => (true, std::slice::from_ref(one)),
     };
     let text = |value: &Value| match value {
@@ -215,7 +251,7 @@ fn texts(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Vec<St
     if let Some(found) = found.filter(|_| many) {
         return found;
     }
-    let wanted = KNOWN.iter().find(|(known, _)| *known == name);
+    let wanted = SETTINGS.iter().find(|(known, _)| *known == name);
     let wanted = wanted.map_or("a text", |(_, wanted)| *wanted);
     let kind = setting.value.kind();
     let message = format!("expected {wanted} for `{name}`, found {kind}");
@@ -223,8 +259,8 @@ fn texts(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Vec<St
     Vec::new()
 }
 
-/// Tells texts that their settings do not take.
-fn refused(settings: &Settings, problems: &mut Vec<Problem>) {
+/// Reports invalid texts.
+fn report_invalid(settings: &Settings, problems: &mut Vec<Problem>) {
     let mut check = |name: &str, problem: &dyn Fn(&str) -> Option<String>| {
         if let Some(setting) = settings.get(name)
             && let Value::String(text) = &setting.value
@@ -234,10 +270,12 @@ fn refused(settings: &Settings, problems: &mut Vec<Problem>) {
         }
     };
     check("instance", &|name| {
-        (!is_instance_name(name)).then(|| INSTANCE_NAME.to_owned())
+        (!is_instance_name(name)).then(|| INSTANCE_NAME_ERROR.to_owned())
     });
     check("compat", &|name| {
-        Compat::named(name).is_none().then(|| COMPAT.to_owned())
+        Compat::from_name(name)
+            .is_none()
+            .then(|| COMPAT_ERROR.to_owned())
     });
     check("http", &|text| Listen::parse(text).err());
 }

@@ -1,86 +1,92 @@
-//! The block `hub` of `spcd.hcl`: how the daemon keeps in touch with its database.
+//! Reads the block `hub` of `spcd.hcl`: the daemon's sessions with its database.
 
 use std::collections::BTreeMap;
 
 use spcd_lang::nearest::nearest;
-use spcd_lang::settings::Section;
+use spcd_lang::settings::NestedBlock;
 use spcd_lang::syntax::Problem;
 
-/// What can be set: the name, what holds where nothing is said, the least and the most. All but
-/// `pool_size` are milliseconds.
-const KNOWN: [Known; 6] = [
-    // Of the about hundred that a server lets in.
-    Known::new("pool_size", 10, 1, 1000),
-    Known::new("keepalive", 60_000, 1000, 86_400_000),
-    Known::new("statement_timeout", 300_000, 5000, 86_400_000).or_none(),
-    // Whoever wants to read the table meanwhile has to wait as well.
-    Known::new("lock_timeout", 500, 10, 60_000),
-    Known::new("backoff_min", 100, 10, 60_000),
-    Known::new("backoff_max", 10_000, 100, 3_600_000),
+/// Settings: name, default, minimum and maximum. All but `pool_size` are milliseconds.
+const SETTINGS: [HubSetting; 7] = [
+    // A server allows 100 sessions by default.
+    HubSetting::new("pool_size", 10, 1, 1000),
+    HubSetting::new("keepalive", 60_000, 1000, 86_400_000),
+    HubSetting::new("statement_timeout", 300_000, 5000, 86_400_000).or_zero(),
+    // Readers queue behind a write that waits for a lock.
+    HubSetting::new("lock_timeout", 500, 10, 60_000),
+    HubSetting::new("backoff_min", 100, 10, 60_000),
+    HubSetting::new("backoff_max", 10_000, 100, 3_600_000),
+    HubSetting::new("gateway_patience", 60_000, 1000, 86_400_000),
 ];
 
-struct Known {
+struct HubSetting {
     name: &'static str,
     default: u64,
-    least: u64,
-    most: u64,
-    /// 0 means none.
-    none: bool,
+    min: u64,
+    max: u64,
+    /// Whether 0 disables it.
+    zero_disables: bool,
 }
 
 /// Settings of the daemon's sessions with the hub. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubSettings {
-    /// How many sessions are shared by all short work.
+    /// Number of pooled sessions.
     pub pool_size: u64,
-    /// How often a session that does nothing is spoken to.
+    /// Interval of a statement on an idle session.
     pub keepalive: u64,
-    /// How long one statement may take; 0: as long as it wants.
+    /// Limit of one statement; 0 disables it.
     pub statement_timeout: u64,
-    /// How long a write waits for a table that somebody uses.
+    /// Limit of a write's wait for a table lock.
     pub lock_timeout: u64,
-    /// The pause before the hub is tried again for the first time.
+    /// First pause before reconnecting to the hub.
     pub backoff_min: u64,
-    /// The longest such pause.
+    /// Longest pause before reconnecting to the hub.
     pub backoff_max: u64,
+    /// How long one of several gateways may be away before its lanes are made on another.
+    pub gateway_patience: u64,
 }
 
-/// What was said of [`HubSettings`], by name.
-pub type HubGiven = BTreeMap<&'static str, u64>;
+/// Given values of [`HubSettings`], by name.
+pub type HubOverrides = BTreeMap<&'static str, u64>;
 
-impl Known {
-    const fn new(name: &'static str, default: u64, least: u64, most: u64) -> Self {
+impl HubSetting {
+    const fn new(name: &'static str, default: u64, min: u64, max: u64) -> Self {
         Self {
             name,
             default,
-            least,
-            most,
-            none: false,
+            min,
+            max,
+            zero_disables: false,
         }
     }
 
-    const fn or_none(mut self) -> Self {
-        self.none = true;
+    const fn or_zero(mut self) -> Self {
+        self.zero_disables = true;
         self
     }
 
-    fn wants(&self) -> String {
+    fn expectation(&self) -> String {
         if self.name == "pool_size" {
-            return format!("expected a number from {} to {}", self.least, self.most);
+            return format!("expected a number from {} to {}", self.min, self.max);
         }
-        let none = if self.none { ", or 0 for none" } else { "" };
-        let (least, most) = (shown(self.least), shown(self.most));
+        let none = if self.zero_disables {
+            ", or 0 for none"
+        } else {
+            ""
+        };
+        let (least, most) = (duration_text(self.min), duration_text(self.max));
         format!("expected a time from \"{least}\" to \"{most}\"{none}")
     }
 }
 
 impl HubSettings {
-    /// The first that says something counts.
-    pub fn of(given: &[&HubGiven]) -> Self {
+    /// Combines given values: for each setting the first one counts.
+    pub fn of(given: &[&HubOverrides]) -> Self {
         let value = |name: &str| {
-            let said = given.iter().find_map(|given| given.get(name).copied());
-            let default = KNOWN.iter().find(|known| known.name == name);
-            said.unwrap_or_else(|| default.map_or(0, |known| known.default))
+            let given_value = given.iter().find_map(|given| given.get(name).copied());
+            let default = SETTINGS.iter().find(|known| known.name == name);
+            given_value.unwrap_or_else(|| default.map_or(0, |known| known.default))
         };
         let backoff_min = value("backoff_min");
         Self {
@@ -90,11 +96,12 @@ impl HubSettings {
             lock_timeout: value("lock_timeout"),
             backoff_min,
             backoff_max: value("backoff_max").max(backoff_min),
+            gateway_patience: value("gateway_patience"),
         }
     }
 
-    /// For programs that end before any of this matters: no time-outs.
-    pub fn none() -> Self {
+    /// Returns settings without time-outs, for short-lived commands.
+    pub fn without_timeouts() -> Self {
         Self {
             statement_timeout: 0,
             lock_timeout: 0,
@@ -109,12 +116,12 @@ impl Default for HubSettings {
     }
 }
 
-/// The value of one setting, from text: `"60s"`, `"500ms"`, `"5m"`, or a number of seconds.
+/// Parses one setting: `"60s"`, `"500ms"`, `"5m"`, or a number of seconds.
 ///
 /// # Errors
-/// What was expected instead.
+/// The expected values.
 pub fn hub_value(name: &str, text: &str) -> Result<u64, String> {
-    let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
+    let Some(known) = SETTINGS.iter().find(|known| known.name == name) else {
         return Err(format!("there is no setting `{name}`"));
     };
     let text = text.trim();
@@ -123,22 +130,24 @@ pub fn hub_value(name: &str, text: &str) -> Result<u64, String> {
         _ => crate::duration::milliseconds(text),
     };
     value
-        .filter(|value| (known.least..=known.most).contains(value) || (known.none && *value == 0))
-        .ok_or_else(|| known.wants())
+        .filter(|value| {
+            (known.min..=known.max).contains(value) || (known.zero_disables && *value == 0)
+        })
+        .ok_or_else(|| known.expectation())
 }
 
-/// Reads the block; what is wrong is a problem with its place.
-pub(super) fn hub(section: &Section, problems: &mut Vec<Problem>) -> HubGiven {
-    let mut given = HubGiven::new();
+/// Reads the block and reports its problems.
+pub(super) fn hub(section: &NestedBlock, problems: &mut Vec<Problem>) -> HubOverrides {
+    let mut given = HubOverrides::new();
     let settings = &section.settings;
     if !section.labels.is_empty() {
         problems.push(Problem::new(section.span, "`hub` has no label").hint("write `hub { … }`"));
     }
     for setting in &settings.list {
-        let Some(known) = KNOWN.iter().find(|known| known.name == &*setting.name) else {
+        let Some(known) = SETTINGS.iter().find(|known| known.name == &*setting.name) else {
             let message = format!("`hub` has no setting `{}`", setting.name);
             let problem = Problem::new(setting.span, message);
-            let names = || KNOWN.iter().map(|known| known.name);
+            let names = || SETTINGS.iter().map(|known| known.name);
             problems.push(match nearest(&setting.name, names()) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
                 None => problem.hint(format!(
@@ -161,19 +170,19 @@ pub(super) fn hub(section: &Section, problems: &mut Vec<Problem>) -> HubGiven {
             }
         }
     }
-    for section in &settings.sections {
+    for section in &settings.blocks {
         let message = format!("`hub` has no block `{}`", section.kind);
         problems.push(Problem::new(section.span, message));
     }
     given
 }
 
-/// The names of all settings of the block: their values may be shown.
+/// Returns the names of all settings of the block: their values may be shown.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    KNOWN.iter().map(|known| known.name)
+    SETTINGS.iter().map(|known| known.name)
 }
 
-fn shown(milliseconds: u64) -> String {
+fn duration_text(milliseconds: u64) -> String {
     match milliseconds {
         n if n % 3_600_000 == 0 => format!("{}h", n / 3_600_000),
         n if n % 60_000 == 0 => format!("{}m", n / 60_000),
@@ -184,7 +193,7 @@ fn shown(milliseconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{HubGiven, HubSettings, hub_value};
+    use super::{HubOverrides, HubSettings, hub_value};
 
     #[test]
     fn a_time_is_seconds_or_has_a_unit() {
@@ -213,8 +222,8 @@ mod tests {
 
     #[test]
     fn the_first_that_says_something_counts() {
-        let flags = HubGiven::from([("keepalive", 1000)]);
-        let file = HubGiven::from([
+        let flags = HubOverrides::from([("keepalive", 1000)]);
+        let file = HubOverrides::from([
             ("keepalive", 2000),
             ("pool_size", 3),
             ("backoff_min", 20_000),

@@ -1,8 +1,8 @@
-//! Keys of texts in the caches.
+//! Keys of the caches.
 
 use sha2::{Digest as _, Sha256};
 
-/// A text in a file, or any other that stands for what it was made from.
+/// Hash of a text and its file, or of another text that identifies a result.
 pub(super) type Key = [u8; 16];
 
 pub(super) fn key(parts: [&str; 2]) -> Key {

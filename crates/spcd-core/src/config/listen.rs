@@ -1,15 +1,15 @@
-//! Where the daemon's page, API and metrics are.
+//! Address of the page, the API and the metrics.
 
 use core::net::SocketAddr;
 
-/// `http`
+/// Address from the setting `http`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// Nowhere.
+    /// HTTP is off.
     Off,
-    /// An address and port.
+    /// Address and port.
     Tcp(SocketAddr),
-    /// A socket in the file system; the path as written.
+    /// Unix socket; the path as written.
     Unix(String),
 }
 
@@ -20,10 +20,10 @@ impl Default for Listen {
 }
 
 impl Listen {
-    /// Reads `127.0.0.1:7733`, `[::1]:7733`, `localhost:7733`, `unix:/path` or `off`.
+    /// Parses `127.0.0.1:7733`, `[::1]:7733`, `localhost:7733`, `unix:/path` or `off`.
     ///
     /// # Errors
-    /// What can be written there.
+    /// The accepted forms.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text == "off" {
             return Ok(Self::Off);
@@ -34,7 +34,7 @@ impl Listen {
             }
             return Ok(Self::Unix(path.to_owned()));
         }
-        // Names can change under a daemon that runs; this one does not.
+        // A name may resolve to another address while the daemon runs; `localhost` does not.
         let numeric = match text.strip_prefix("localhost:") {
             Some(port) => format!("127.0.0.1:{port}"),
             None => text.to_owned(),
@@ -44,7 +44,7 @@ impl Listen {
         })
     }
 
-    /// Whether only those who are on this machine already can reach it.
+    /// Returns whether only this machine can reach it.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Off | Self::Unix(_) => true,

@@ -1,76 +1,80 @@
-//! All files to what is wanted.
+//! Loads all files into the desired state.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::connection::View;
+use super::connection::InspectedConnection;
 use super::key::{Key, key};
 use super::options;
-use super::place::Text;
-use super::plugins::{Instances, PluginBlock};
-use super::{Desired, Diagnostic, Severity, Source};
-use spcd_lang::block_splitter::{Piece, Pieces, TOP_LEVEL, split_blocks};
+use super::plugins::{PluginBlock, PluginInstances};
+use super::position::SourceText;
+use super::{DesiredState, Diagnostic, Severity, SourceFile};
+use spcd_lang::block_splitter::{Fragment, SplitText, TOP_LEVEL, split_blocks};
 use spcd_lang::evaluate::Function;
 use spcd_lang::nearest::nearest;
 use spcd_lang::parse::Parsed;
 use spcd_lang::syntax::{Block, Problem, Span};
 use spcd_lang::value::Value;
-use spcd_lang::{json, parse};
+use spcd_lang::{json, objects, parse, yaml};
 
 mod blocks;
 mod budget;
 mod cache;
-mod tell;
+mod diagnostics;
+mod mirrors;
 
-pub(super) use budget::{Asking, Budget};
+pub(super) use budget::{Budget, FileEnvironment};
 pub use cache::Cache;
-use cache::{Entry, Settled};
+use cache::{CachedConnection, ParsedText};
 
-/// Asks the edge for a function's result: the function, the directory of the `.spc` file, the
-/// argument. The error is the reason why there is none (`No such file or directory …`).
-pub type Lookup<'a> = dyn FnMut(Function, &str, &str) -> Result<String, String> + 'a;
+/// Evaluates a function outside of this crate: the function, the directory of the `.spc` file, the
+/// argument. The error is the reason why there is no result (`No such file or directory …`).
+pub type FunctionResolver<'a> = dyn FnMut(Function, &str, &str) -> Result<String, String> + 'a;
 
-/// What the edge hands in: the core itself knows no environment and no file system.
-pub struct Given<'a> {
-    /// What values may ask for; `None`: functions are not evaluated, and what uses them is unknown.
-    pub lookup: Option<&'a mut Lookup<'a>>,
+/// Access to the environment and the file system, which this crate does not have.
+pub struct LoadContext<'a> {
+    /// Evaluates functions; `None` leaves values that call one unknown.
+    pub lookup: Option<&'a mut FunctionResolver<'a>>,
+    /// There is a gateway, where wrappers can run that must not run in the hub.
+    pub has_gateway: bool,
 }
 
-/// What all files say.
+/// Result of loading all files.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
-    /// What is wanted.
-    pub desired: Desired,
-    /// What is wrong, by file and place.
+    /// Desired state.
+    pub desired: DesiredState,
+    /// Diagnostics, by file and position.
     pub diagnostics: Vec<Diagnostic>,
-    /// The `plugin` blocks, by file and place.
+    /// The `plugin` blocks, by file and position.
     pub plugins: Vec<PluginBlock>,
-    /// Of each plugin instance that is used: the attributes whose values may be shown.
+    /// Attributes whose values may be shown, by plugin instance.
     pub public: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// What `check` shows on top of that.
+/// Result of loading, with what `check` shows besides.
 #[derive(Debug, Clone, Default)]
 pub struct Inspection {
-    /// What [`load`] gives.
+    /// Result of [`load`].
     pub loaded: Loaded,
-    /// Every connection with its values, by file and place. Two of the same name are both here.
-    pub connections: Vec<View>,
-    /// The values of all `options` blocks, by label.
+    /// Every connection with its values, by file and position. Two of the same name are both
+    /// listed.
+    pub connections: Vec<InspectedConnection>,
+    /// Values of all `options` blocks, by label.
     pub options: BTreeMap<String, Value>,
-    /// The search path that results.
+    /// Resulting search path.
     pub search_path: Vec<String>,
 }
 
-/// Reads all sources. Never fails as a whole.
-pub fn load(sources: &[Source], given: &mut Given<'_>, cache: &mut Cache) -> Loaded {
-    Pass::run(sources, given, cache, None)
+/// Loads all files. Never fails as a whole.
+pub fn load(sources: &[SourceFile], given: &mut LoadContext<'_>, cache: &mut Cache) -> Loaded {
+    Loader::run(sources, given, cache, None)
 }
 
-/// Reads all sources and keeps what `check` shows.
-pub fn inspect(sources: &[Source], given: &mut Given<'_>) -> Inspection {
+/// Loads all files and keeps what `check` shows.
+pub fn inspect(sources: &[SourceFile], given: &mut LoadContext<'_>) -> Inspection {
     let mut inspection = Inspection::default();
-    let loaded = Pass::run(sources, given, &mut Cache::default(), Some(&mut inspection));
+    let loaded = Loader::run(sources, given, &mut Cache::default(), Some(&mut inspection));
     let enabled = loaded.desired.connections.values().filter(|c| c.enabled);
     inspection.search_path =
         options::search_path(&loaded.desired.database, enabled.map(|c| c.name.as_str()));
@@ -78,37 +82,38 @@ pub fn inspect(sources: &[Source], given: &mut Given<'_>) -> Inspection {
     inspection
 }
 
-/// [`load`] of files that call no function.
-pub fn load_plain(sources: &[Source]) -> Desired {
+/// [`load`] for files that call no functions.
+pub fn load_plain(sources: &[SourceFile]) -> DesiredState {
     let mut lookup = |_: Function, _: &str, _: &str| Err("there are no functions here".to_owned());
-    let mut given = Given {
+    let mut given = LoadContext {
         lookup: Some(&mut lookup),
+        has_gateway: false,
     };
     load(sources, &mut given, &mut Cache::default()).desired
 }
 
-/// A block and where it is.
+/// Block and its position.
 #[derive(Clone)]
-struct Item {
+struct LoadedBlock {
     file: usize,
-    /// What its spans count from.
+    /// Offset that its spans count from.
     base: usize,
-    /// The line of that offset where it is known without looking.
+    /// Line of that offset, if it is known without counting.
     line: Option<u32>,
-    stray: bool,
-    /// What was parsed; empty where it is settled.
-    entry: Arc<Entry>,
+    is_stray: bool,
+    /// Parsed text; empty if the block is cached.
+    entry: Arc<ParsedText>,
     index: usize,
-    /// Problems that are not of the block itself.
+    /// Problems that the block itself does not have.
     extra: Vec<Problem>,
-    /// What it was when it was read last, and by which key that is kept.
-    settled: Option<Settled>,
+    /// The connection as it was read last, and the key of its text.
+    cached: Option<CachedConnection>,
     key: Key,
-    /// Where its text ends.
+    /// Offset after its text.
     end: usize,
 }
 
-impl Item {
+impl LoadedBlock {
     fn parsed(&self) -> Option<&Parsed> {
         self.entry.blocks.get(self.index)
     }
@@ -117,52 +122,71 @@ impl Item {
         self.parsed()?.block.as_ref()
     }
 
-    /// Has the piece of native syntax itself, and no longer what it was when it was read last.
+    /// Parses the fragment again and discards the cached connection.
     fn parse(&mut self, file: &str, cache: &mut Cache) {
         let text = file.get(self.base..self.end).unwrap_or_default();
-        self.settled = None;
-        self.entry = cache.entry(self.key, || Entry {
+        self.cached = None;
+        self.entry = cache.entry(self.key, || ParsedText {
             blocks: vec![parse::parse(text)],
             broken: None,
         });
     }
 }
 
-/// The length of a file's text.
-fn length(source: &Source) -> usize {
+/// Returns the parser of a file whose blocks are nested objects; `None` for HCL's native syntax.
+fn object_reader(path: &str) -> Option<fn(&str) -> objects::File> {
+    if path.ends_with(".spc.json") {
+        Some(json::parse)
+    } else if path.ends_with(".json") {
+        Some(json::parse_literal)
+    } else if is_yaml(path) {
+        Some(yaml::parse)
+    } else {
+        None
+    }
+}
+
+/// Returns whether a path is that of a YAML file.
+pub(crate) fn is_yaml(path: &str) -> bool {
+    path.ends_with(".yml") || path.ends_with(".yaml")
+}
+
+/// Returns the length of a file's text in bytes.
+fn length(source: &SourceFile) -> usize {
     source.text.as_ref().map_or(0, String::len)
 }
 
-struct Pass<'a, 'g> {
-    texts: Vec<Text<'a>>,
-    given: &'a mut Given<'g>,
+struct Loader<'a, 'g> {
+    texts: Vec<SourceText<'a>>,
+    given: &'a mut LoadContext<'g>,
     budget: Budget,
     loaded: Loaded,
-    /// Problems beyond those kept, by file.
-    further: HashMap<usize, usize>,
-    doubtful: HashSet<usize>,
-    instances: Instances,
-    /// Of each plugin block, in the order added: where it is.
-    instance_items: Vec<(Item, Span)>,
+    /// Number of problems beyond those kept, by file.
+    suppressed: HashMap<usize, usize>,
+    unknown_files: HashSet<usize>,
+    instances: PluginInstances,
+    /// Position of each plugin block, in the order added.
+    instance_items: Vec<(LoadedBlock, Span)>,
     inspection: Option<&'a mut Inspection>,
 }
 
-impl<'a, 'g> Pass<'a, 'g> {
+impl<'a, 'g> Loader<'a, 'g> {
     fn run(
-        sources: &'a [Source],
-        given: &'a mut Given<'g>,
+        sources: &'a [SourceFile],
+        given: &'a mut LoadContext<'g>,
         cache: &mut Cache,
         inspection: Option<&'a mut Inspection>,
     ) -> Loaded {
         cache.begin();
-        let mut pass = Pass {
+        let has_gateway = given.has_gateway;
+        let mut pass = Loader {
             texts: Vec::with_capacity(sources.len()),
             given,
             budget: Budget::of(sources.iter().map(length).sum()),
             loaded: Loaded::default(),
-            further: HashMap::new(),
-            doubtful: HashSet::new(),
-            instances: Instances::default(),
+            suppressed: HashMap::new(),
+            unknown_files: HashSet::new(),
+            instances: PluginInstances::new(has_gateway),
             instance_items: Vec::new(),
             inspection,
         };
@@ -172,147 +196,157 @@ impl<'a, 'g> Pass<'a, 'g> {
         }
 
         let mut connections = Vec::new();
+        let mut mirrors = Vec::new();
         let mut options = BTreeMap::new();
         for item in items {
-            pass.sort(item, &mut connections, &mut options);
+            pass.sort(item, &mut connections, &mut mirrors, &mut options);
         }
-        pass.twins();
-        cache.rest_on(pass.instances.key());
+        pass.report_duplicate_plugins();
+        cache.use_instances(pass.instances.key());
         pass.connections(connections, cache);
+        pass.mirrors(&mirrors);
         cache.end();
         pass.finish()
     }
 
-    fn read(&mut self, source: &'a Source, cache: &mut Cache, items: &mut Vec<Item>) {
+    fn read(&mut self, source: &'a SourceFile, cache: &mut Cache, items: &mut Vec<LoadedBlock>) {
         let file = self.texts.len();
         let text = match &source.text {
             Ok(text) => {
-                self.texts.push(Text::new(&source.path, text));
+                self.texts.push(SourceText::new(&source.path, text));
                 self.texts[file].text
             }
             Err(reason) => {
-                self.texts.push(Text::new(&source.path, ""));
+                self.texts.push(SourceText::new(&source.path, ""));
                 let problem = Problem::new(
                     Span::default(),
                     format!("this file cannot be read: {reason}"),
                 );
-                let hint = "its connections keep what they have until it can be";
-                self.tell(file, 0, Severity::Error, &problem.hint(hint), None);
-                return self.doubt(file);
+                let hint = "its connections keep their tables until it can be read";
+                self.report(file, 0, Severity::Error, &problem.hint(hint), None);
+                return self.mark_unknown(file);
             }
         };
-        match source.path.ends_with(".json") {
-            true => self.read_json(source, text, file, cache, items),
-            false => self.read_native(source, text, file, cache, items),
+        match object_reader(&source.path) {
+            Some(parse) => self.read_objects(source, text, parse, file, cache, items),
+            None => self.read_native(source, text, file, cache, items),
         }
     }
 
-    fn read_json(
+    fn read_objects(
         &mut self,
-        source: &Source,
+        source: &SourceFile,
         text: &'a str,
+        parse: fn(&str) -> objects::File,
         file: usize,
         cache: &mut Cache,
-        items: &mut Vec<Item>,
+        items: &mut Vec<LoadedBlock>,
     ) {
         let key = key([&source.path, text]);
         let entry = cache.entry(key, || {
-            let json::File { blocks, broken } = json::parse(text);
-            Entry { blocks, broken }
+            let objects::File {
+                blocks,
+                syntax_error: broken,
+            } = parse(text);
+            ParsedText { blocks, broken }
         });
         for index in 0..entry.blocks.len() {
             let entry = entry.clone();
-            items.push(Item {
+            items.push(LoadedBlock {
                 file,
                 base: 0,
                 line: None,
-                stray: false,
+                is_stray: false,
                 entry,
                 index,
                 extra: Vec::new(),
-                settled: None,
+                cached: None,
                 key,
                 end: text.len(),
             });
         }
         if let Some(problem) = &entry.broken {
-            self.tell(file, 0, Severity::Error, problem, None);
-            self.doubt(file);
+            self.report(file, 0, Severity::Error, problem, None);
+            self.mark_unknown(file);
         }
     }
 
     fn read_native(
         &mut self,
-        source: &Source,
+        source: &SourceFile,
         text: &'a str,
         file: usize,
         cache: &mut Cache,
-        items: &mut Vec<Item>,
+        items: &mut Vec<LoadedBlock>,
     ) {
         let pieces = cache.pieces(key([&source.path, text]), || {
-            let Pieces { pieces, open } = split_blocks(text);
-            let key = |piece: Piece| (key([&source.path, &text[piece.start..piece.end]]), piece);
+            let SplitText {
+                fragments: pieces,
+                unclosed: open,
+            } = split_blocks(text);
+            let key = |piece: Fragment| (key([&source.path, &text[piece.start..piece.end]]), piece);
             (pieces.into_iter().map(key).collect(), open)
         });
         let (pieces, open) = &*pieces;
         let first = items.len();
         for &(key, ref piece) in pieces {
-            if piece.stray && !items.last().is_some_and(|last: &Item| last.stray) {
-                // The block before it has ended where it should not, so it lacks something.
-                if let Some(before) = items.get_mut(first..).and_then(<[Item]>::last_mut) {
+            if piece.is_stray && !items.last().is_some_and(|last: &LoadedBlock| last.is_stray) {
+                // The block before it has ended too early.
+                if let Some(before) = items.get_mut(first..).and_then(<[LoadedBlock]>::last_mut) {
                     let line = piece.line;
                     before.parse(text, cache);
                     let span = before.block().map_or(Span::default(), |block| block.span);
                     let message = format!(
-                        "this block ends before what follows it on line {line}, which belongs to no block"
+                        "this block ends before what follows it on line {line}, which does not belong to a block"
                     );
                     let problem = Problem::new(span, message);
-                    before
-                        .extra
-                        .push(problem.hint("one of its `}` stands too early, or one is too many"));
+                    before.extra.push(
+                        problem.hint("one of its `}` is too early, or there is one too many"),
+                    );
                 }
             }
-            let mut item = Item {
+            let mut item = LoadedBlock {
                 file,
                 base: piece.start,
                 line: Some(piece.line),
-                stray: piece.stray,
+                is_stray: piece.is_stray,
                 entry: Arc::default(),
                 index: 0,
                 extra: Vec::new(),
-                settled: cache.settled(&key),
+                cached: cache.connection(&key),
                 key,
                 end: piece.end,
             };
-            if item.settled.is_none() {
+            if item.cached.is_none() {
                 item.parse(text, cache);
             }
             items.push(item);
         }
         if let Some(problem) = open {
-            self.tell(file, 0, Severity::Error, problem, None);
-            self.doubt(file);
+            self.report(file, 0, Severity::Error, problem, None);
+            self.mark_unknown(file);
         }
     }
 
-    /// Handles a block by its type; connections are put aside.
+    /// Handles a block by its type; connections and mirrors are collected for later.
     fn sort(
         &mut self,
-        item: Item,
-        connections: &mut Vec<Item>,
+        item: LoadedBlock,
+        connections: &mut Vec<LoadedBlock>,
+        mirrors: &mut Vec<LoadedBlock>,
         options: &mut BTreeMap<String, (usize, u32)>,
     ) {
-        if item.settled.is_some() {
+        if item.cached.is_some() {
             return connections.push(item);
         }
         let Some(parsed) = item.parsed() else { return };
-        *self.further.entry(item.file).or_default() += parsed.further;
+        *self.suppressed.entry(item.file).or_default() += parsed.suppressed;
         let mut problems = parsed.problems.clone();
         problems.extend(item.extra.iter().cloned());
         let Some(block) = item.block().cloned() else {
-            // What stands here may have been a connection.
-            if self.tell_all(&item, &problems, None).is_some() {
-                self.doubt(item.file);
+            // The unreadable text may have been a connection.
+            if self.report_errors(&item, &problems, None).is_some() {
+                self.mark_unknown(item.file);
             }
             return;
         };
@@ -325,11 +359,12 @@ impl<'a, 'g> Pass<'a, 'g> {
                     0,
                     match nearest(kind, TOP_LEVEL.into_iter()) {
                         Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                        None => problem.hint("the types are `connection`, `plugin` and `options`"),
+                        None => problem
+                            .hint("the types are `connection`, `plugin`, `mirror` and `options`"),
                     },
                 );
-                self.tell_all(&item, &problems, None);
-                return self.doubt(item.file);
+                self.report_errors(&item, &problems, None);
+                return self.mark_unknown(item.file);
             }
         };
         if block.labels.len() != expected {
@@ -344,8 +379,8 @@ impl<'a, 'g> Pass<'a, 'g> {
                 0,
                 problem.hint(format!("write `{} \"name\" {{`", block.kind)),
             );
-            self.tell_all(&item, &problems, None);
-            return self.doubt(item.file);
+            self.report_errors(&item, &problems, None);
+            return self.mark_unknown(item.file);
         }
         let label = block
             .labels
@@ -354,10 +389,11 @@ impl<'a, 'g> Pass<'a, 'g> {
             .unwrap_or_default();
         match &*block.kind {
             "connection" => connections.push(item),
+            "mirror" => mirrors.push(item),
             "plugin" => self.plugin(item, &block, &label, problems),
             "options" => self.options(&item, &block, &label, problems, options),
             _ => {
-                self.tell_all(&item, &problems, None);
+                self.report_errors(&item, &problems, None);
             }
         }
     }

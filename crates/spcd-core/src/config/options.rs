@@ -1,4 +1,4 @@
-//! `options` blocks at the top of a file.
+//! Reads top-level `options` blocks.
 
 use super::DatabaseOptions;
 use spcd_lang::nearest::nearest;
@@ -6,14 +6,14 @@ use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Problem, Span};
 use spcd_lang::value::Value;
 
-/// The blocks that are accepted; all but `database` are read and have no effect.
-const NAMES: [&str; 3] = ["database", "general", "plugin"];
+/// Accepted labels; all blocks but `database` have no effect.
+const LABELS: [&str; 3] = ["database", "general", "plugin"];
 
-/// Blocks of Steampipe's that say how its own commands behave.
-const OF_COMMANDS: [&str; 4] = ["terminal", "dashboard", "check", "query"];
+/// Labels of blocks for Steampipe's own commands.
+const STEAMPIPE_COMMANDS: [&str; 4] = ["terminal", "dashboard", "check", "query"];
 
-/// What Steampipe's `options "database"` says and spcd has no use for.
-const STEAMPIPE: [&str; 6] = [
+/// Attributes of Steampipe's `options "database"` that have no effect in spcd.
+const STEAMPIPE_ATTRIBUTES: [&str; 6] = [
     "cache",
     "cache_max_ttl",
     "cache_max_size_mb",
@@ -37,13 +37,13 @@ pub(super) fn database(
         }
         let problem = Problem::new(setting.span, format!("`{name}` has no effect here"));
         warnings.push(match nearest(name, OWN.into_iter()) {
-            Some(near) if !STEAMPIPE.contains(&name) => {
+            Some(near) if !STEAMPIPE_ATTRIBUTES.contains(&name) => {
                 problem.hint(format!("did you mean `{near}`?"))
             }
             _ => problem,
         });
     }
-    for section in &settings.sections {
+    for section in &settings.blocks {
         let message = format!("the block `{}` has no effect here", section.kind);
         warnings.push(Problem::new(section.span, message));
     }
@@ -55,7 +55,7 @@ pub(super) fn database(
     }
 }
 
-/// A comma-separated text or a list; empty if unset.
+/// Reads a comma-separated text or a list; empty if unset.
 fn path(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Vec<String> {
     let Some(setting) = settings.get(name) else {
         return Vec::new();
@@ -82,7 +82,7 @@ fn path(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Vec<Str
     names
 }
 
-/// People also write names as SQL wants them.
+/// Removes the quotes of a name in SQL syntax.
 fn unquoted(name: &str) -> String {
     match name
         .strip_prefix('"')
@@ -93,7 +93,7 @@ fn unquoted(name: &str) -> String {
     }
 }
 
-/// The path that `options "database"` and the connections make.
+/// Returns the search path from `options "database"` and the enabled connections.
 pub(super) fn search_path<'a>(
     options: &DatabaseOptions,
     enabled: impl Iterator<Item = &'a str>,
@@ -118,16 +118,16 @@ pub(super) fn search_path<'a>(
     path
 }
 
-/// What there is to say of a block of this label.
-pub(super) fn without_effect(label: &str, span: Span) -> Option<Problem> {
-    if NAMES.contains(&label) {
+/// Returns the warning for a label without effect.
+pub(super) fn no_effect_warning(label: &str, span: Span) -> Option<Problem> {
+    if LABELS.contains(&label) {
         return None;
     }
     if label == "connection" {
         let message = "`options \"connection\"` is deprecated and has no effect";
         return Some(Problem::new(span, message).hint("remove the block"));
     }
-    if OF_COMMANDS.contains(&label) {
+    if STEAMPIPE_COMMANDS.contains(&label) {
         let message =
             format!("`options \"{label}\"` has no effect: it is for Steampipe's own commands");
         return Some(Problem::new(span, message).hint("remove the block"));
@@ -136,7 +136,7 @@ pub(super) fn without_effect(label: &str, span: Span) -> Option<Problem> {
         span,
         format!("there are no options `{label}`; the block has no effect"),
     );
-    Some(match nearest(label, NAMES.into_iter()) {
+    Some(match nearest(label, LABELS.into_iter()) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None => problem,
     })

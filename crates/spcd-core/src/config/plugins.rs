@@ -1,4 +1,4 @@
-//! The user's `plugin` blocks, and which of them a connection means.
+//! Reads `plugin` blocks, and resolves a connection's `plugin` to one of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -7,84 +7,86 @@ use std::sync::Arc;
 use super::key::{Key, key};
 use super::sections;
 use crate::plugin::{
-    Definition, PluginName, STEAMPIPE_ATTRIBUTES, definition_of, is_shipped, shipped_near,
+    PluginDefinition, PluginName, STEAMPIPE_ATTRIBUTES, definition_of, is_shipped, shipped_near,
 };
-use spcd_lang::evaluate::Lookup;
+use spcd_lang::evaluate::DynEnvironment;
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Block, Problem};
 
-/// How many labels a label that is not there is compared with.
+/// Maximum number of labels that an unknown label is compared with.
 const MAX_COMPARED: usize = 200;
 
-/// A `plugin` block, for `check`.
+/// `plugin` block, for `check`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PluginBlock {
-    /// Its label.
+    /// Label.
     pub label: String,
-    /// The plugin it is about: `source`, or the label.
+    /// Plugin that it defines: `source`, or the label.
     pub source: String,
-    /// The file it is in.
+    /// File that holds the block.
     pub file: String,
-    /// The line of its opening brace.
+    /// Line of the opening brace.
     pub start_line: u32,
-    /// The line of its closing brace.
+    /// Line of the closing brace.
     pub end_line: u32,
-    /// What is wrong with it.
+    /// Error.
     pub error: Option<String>,
 }
 
-/// A `plugin` block as connections see it.
+/// `plugin` block with its definition.
 #[derive(Debug, Clone)]
-pub(super) struct Instance {
+pub(super) struct PluginInstance {
     pub(super) view: PluginBlock,
     pub(super) name: PluginName,
-    pub(super) definition: Arc<Definition>,
+    pub(super) definition: Arc<PluginDefinition>,
 }
 
-/// What a connection's `plugin` means.
+/// Plugin that a connection's `plugin` resolved to.
 #[derive(Clone)]
-pub(super) struct Resolved {
+pub(super) struct ResolvedPlugin {
     pub(super) instance: String,
-    pub(super) definition: Arc<Definition>,
-    /// What has no effect.
+    pub(super) definition: Arc<PluginDefinition>,
+    /// Warning about a version without effect.
     pub(super) warning: Option<String>,
 }
 
-/// All of the user's `plugin` blocks, by label.
+/// All `plugin` blocks of the files.
 #[derive(Default)]
-pub(super) struct Instances {
-    list: Vec<Instance>,
+pub(super) struct PluginInstances {
+    /// Wrappers can run in a gateway.
+    pub(super) has_gateway: bool,
+    list: Vec<PluginInstance>,
     by_label: BTreeMap<String, Vec<usize>>,
     by_name: BTreeMap<PluginName, Vec<usize>>,
-    /// What names meant that no block of the user's defines: thousands of connections use few.
-    undefined: RefCell<HashMap<String, Resolved>>,
+    /// Cache of names without a block: thousands of connections use few of them.
+    undefined: RefCell<HashMap<String, ResolvedPlugin>>,
 }
 
-/// Reads a `plugin` block. The view's places and error are filled in by the caller.
+/// Reads a `plugin` block. The caller sets the view's positions and error.
 pub(super) fn instance(
     block: &Block,
     label: &str,
-    lookup: &mut Lookup<'_>,
+    lookup: &mut DynEnvironment<'_>,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
-) -> Instance {
+) -> PluginInstance {
     let settings = Settings::of(&block.body, &[], lookup, problems);
     let source = settings
         .text("source", problems)
         .unwrap_or_else(|| label.to_owned());
     let name = PluginName::new(&source);
-    // A block that brings a wrapper of its own owes nothing to the rule for undefined plugins.
+    // The rule for undefined plugins does not apply to a block that names its own wrapper.
     let brings = ["extension", "wrapper"]
         .iter()
         .any(|own| settings.was_written(own));
     let mut definition = match brings && !is_shipped(&name) {
-        true => Definition {
+        true => PluginDefinition {
             dynamic: true,
-            ..Definition::default()
+            ..PluginDefinition::default()
         },
         false => definition_of(&name),
     };
-    definition.change(&settings, problems);
+    definition.apply_settings(&settings, problems);
     for setting in &settings.list {
         if STEAMPIPE_ATTRIBUTES.contains(&&*setting.name) {
             let message = format!(
@@ -94,7 +96,7 @@ pub(super) fn instance(
             warnings.push(Problem::new(setting.span, message).hint("remove it"));
         }
     }
-    for section in &settings.sections {
+    for section in &settings.blocks {
         if &*section.kind == "health" {
             definition.health = sections::health(section, problems);
         } else if &*section.kind == "limiter" {
@@ -113,15 +115,22 @@ pub(super) fn instance(
         end_line: 0,
         error: None,
     };
-    Instance {
+    PluginInstance {
         view,
         name,
         definition: Arc::new(definition),
     }
 }
 
-impl Instances {
-    pub(super) fn add(&mut self, instance: Instance) {
+impl PluginInstances {
+    pub(super) fn new(has_gateway: bool) -> Self {
+        Self {
+            has_gateway,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn add(&mut self, instance: PluginInstance) {
         let index = self.list.len();
         self.by_label
             .entry(instance.view.label.clone())
@@ -134,7 +143,7 @@ impl Instances {
         self.list.push(instance);
     }
 
-    /// Stands for everything that connections can learn here.
+    /// Returns the key of everything here that connections depend on.
     pub(super) fn key(&self) -> Key {
         key([&format!("{:?}", self.list), ""])
     }
@@ -147,27 +156,30 @@ impl Instances {
         self.list.get(index).map(|instance| &instance.view)
     }
 
-    /// The indexes of blocks that share their label with another.
-    pub(super) fn twins(&self) -> impl Iterator<Item = &[usize]> {
+    /// Returns the indexes of blocks that share their label with another.
+    pub(super) fn duplicates(&self) -> impl Iterator<Item = &[usize]> {
         self.by_label
             .values()
             .filter(|twins| twins.len() > 1)
             .map(Vec::as_slice)
     }
 
-    /// Notes what is wrong with a block after it was added.
-    pub(super) fn spoil(&mut self, index: usize, error: &str) {
+    /// Sets the error of a block that was added before.
+    pub(super) fn mark_invalid(&mut self, index: usize, error: &str) {
         if let Some(instance) = self.list.get_mut(index) {
             instance.view.error.get_or_insert_with(|| error.to_owned());
         }
     }
 
-    /// What `plugin = plugin.label` means.
-    pub(super) fn reference(&self, label: &str) -> Result<Resolved, (String, Option<String>)> {
+    /// Resolves `plugin = plugin.label`.
+    pub(super) fn reference(
+        &self,
+        label: &str,
+    ) -> Result<ResolvedPlugin, (String, Option<String>)> {
         match self.by_label.get(label).map(Vec::as_slice) {
             Some([index, ..]) => self.resolved(*index),
             _ => {
-                // Of thousands the nearest is not worth the search.
+                // Searching thousands of labels for the nearest one costs too much.
                 let labels = self.by_label.keys().take(MAX_COMPARED).map(String::as_str);
                 let hint = spcd_lang::nearest::nearest(label, labels)
                     .map(|near| format!("did you mean `plugin.{near}`?"));
@@ -178,8 +190,8 @@ impl Instances {
         }
     }
 
-    /// What `plugin = "…"` means.
-    pub(super) fn named(&self, written: &str) -> Result<Resolved, (String, Option<String>)> {
+    /// Resolves `plugin = "…"`.
+    pub(super) fn named(&self, written: &str) -> Result<ResolvedPlugin, (String, Option<String>)> {
         if let Some([index, ..]) = self.by_label.get(written).map(Vec::as_slice) {
             return self.resolved(*index);
         }
@@ -221,7 +233,7 @@ impl Instances {
         } else {
             name.short()
         };
-        let resolved = Resolved {
+        let resolved = ResolvedPlugin {
             instance,
             definition: Arc::new(definition_of(&name)),
             warning,
@@ -232,7 +244,7 @@ impl Instances {
         Ok(resolved)
     }
 
-    fn resolved(&self, index: usize) -> Result<Resolved, (String, Option<String>)> {
+    fn resolved(&self, index: usize) -> Result<ResolvedPlugin, (String, Option<String>)> {
         let none = || (String::new(), None);
         let instance = self.list.get(index).ok_or_else(none)?;
         if let Some(error) = &instance.view.error {
@@ -244,7 +256,7 @@ impl Instances {
                 None,
             ));
         }
-        Ok(Resolved {
+        Ok(ResolvedPlugin {
             instance: instance.view.label.clone(),
             definition: instance.definition.clone(),
             warning: None,

@@ -1,19 +1,23 @@
-//! Blocks that connections, plugins and settings have in common.
+//! Reads blocks that connections, plugins and settings have in common.
 
 use std::collections::BTreeMap;
 
+use crate::duration;
 use crate::health;
-use crate::model::{Import, UnknownTypes};
+use crate::model::{Import, UnknownTypePolicy};
 use crate::pattern::Pattern;
 use spcd_lang::nearest::nearest;
-use spcd_lang::settings::{Section, Settings};
+use spcd_lang::settings::{NestedBlock, Settings};
 use spcd_lang::syntax::Problem;
 use spcd_lang::value::Value;
 
-/// Any names with a text each.
-pub(super) fn labels(section: &Section, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+/// Reads the block `labels`: any names, each with a text.
+pub(super) fn labels(
+    section: &NestedBlock,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, String> {
     let settings = &section.settings;
-    for section in &settings.sections {
+    for section in &settings.blocks {
         let message = format!("`labels` has no block `{}`", section.kind);
         problems.push(Problem::new(section.span, message).hint("write `name = \"text\"`"));
     }
@@ -26,21 +30,21 @@ pub(super) fn labels(section: &Section, problems: &mut Vec<Problem>) -> BTreeMap
     labels
 }
 
-/// When a source is asked whether it is there; in a connection or in a plugin block.
-pub(super) fn health(section: &Section, problems: &mut Vec<Problem>) -> health::Options {
+/// Reads the block `health` of a connection, a plugin or the settings.
+pub(super) fn health(section: &NestedBlock, problems: &mut Vec<Problem>) -> health::ProbeOptions {
     let settings = &section.settings;
     let list = || "it has `enabled`, `interval`, `attempts`, `pause` and `timeout`";
-    for section in &settings.sections {
+    for section in &settings.blocks {
         let message = format!("`health` has no block `{}`", section.kind);
         problems.push(Problem::new(section.span, message).hint(list()));
     }
-    let mut options = health::Options::default();
+    let mut options = health::ProbeOptions::default();
     for setting in settings.list.iter().filter(|s| s.value != Value::Null) {
         let name = &*setting.name;
-        if !health::KNOWN.contains(&name) {
+        if !health::OPTION_NAMES.contains(&name) {
             let message = format!("`health` has no attribute `{name}`");
             let problem = Problem::new(setting.span, message);
-            problems.push(match nearest(name, health::KNOWN.into_iter()) {
+            problems.push(match nearest(name, health::OPTION_NAMES.into_iter()) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
                 None => problem.hint(list()),
             });
@@ -57,8 +61,8 @@ pub(super) fn health(section: &Section, problems: &mut Vec<Problem>) -> health::
     options
 }
 
-pub(super) fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {
-    const KNOWN: [&str; 6] = [
+pub(super) fn import(section: &NestedBlock, problems: &mut Vec<Problem>) -> Import {
+    const ATTRIBUTES: [&str; 6] = [
         "schema",
         "tables",
         "exclude",
@@ -68,12 +72,12 @@ pub(super) fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {
     ];
     let settings = &section.settings;
     for setting in &settings.list {
-        if !KNOWN.contains(&&*setting.name) {
+        if !ATTRIBUTES.contains(&&*setting.name) {
             let problem = Problem::new(
                 setting.span,
                 format!("`import` has no attribute `{}`", setting.name),
             );
-            problems.push(match nearest(&setting.name, KNOWN.into_iter()) {
+            problems.push(match nearest(&setting.name, ATTRIBUTES.into_iter()) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
                 None => problem.hint(
                     "it has `schema`, `tables`, `exclude`, `refresh_interval`, `timeout` and \
@@ -82,7 +86,7 @@ pub(super) fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {
             });
         }
     }
-    for section in &settings.sections {
+    for section in &settings.blocks {
         problems.push(Problem::new(
             section.span,
             format!("`import` has no block `{}`", section.kind),
@@ -111,47 +115,36 @@ pub(super) fn import(section: &Section, problems: &mut Vec<Problem>) -> Import {
     }
 }
 
-fn unknown_types(settings: &Settings, problems: &mut Vec<Problem>) -> Option<UnknownTypes> {
+fn unknown_types(settings: &Settings, problems: &mut Vec<Problem>) -> Option<UnknownTypePolicy> {
     let setting = settings.get("unknown_types")?;
     let text = setting.text(problems)?;
-    let found = UnknownTypes::named(&text);
+    let found = UnknownTypePolicy::from_name(&text);
     if found.is_none() {
-        let message = "this is no value for `unknown_types`";
+        let message = "this is not a value for `unknown_types`";
         let problem = Problem::new(setting.value_span, message);
-        let words = UnknownTypes::WORDS.map(|word| format!("`\"{word}\"`"));
+        let words = UnknownTypePolicy::VALUES.map(|word| format!("`\"{word}\"`"));
         problems.push(problem.hint(format!("write {}", words.join(" or "))));
     }
     found
 }
 
-/// A duration: seconds as a number, or a text with a unit. For `refresh_interval`, `"never"` is 0.
-fn seconds(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Option<u64> {
+/// Reads a duration: seconds as a number, or a text with a unit. For `refresh_interval`, `"never"`
+/// is 0.
+pub(super) fn seconds(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Option<u64> {
     let setting = settings.get(name)?;
     let text = setting.text(problems)?;
     let text = text.trim();
     let never = name == "refresh_interval" && matches!(text, "never" | "off" | "0");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim() {
-        "" | "s" => Some(1),
-        "m" | "min" => Some(60),
-        "h" => Some(3600),
-        "d" => Some(86_400),
-        _ => None,
-    };
-    let seconds = number
-        .parse::<u64>()
-        .ok()
-        .zip(factor)
-        .and_then(|(n, factor)| n.checked_mul(factor));
-    // More than a hundred years is a mistake, and would overflow the database's intervals.
+    let whole = duration::milliseconds(text).filter(|milliseconds| milliseconds % 1000 == 0);
+    let seconds = whole.map(|milliseconds| milliseconds / 1000);
+    // More than 100 years is an error, and would overflow the database's intervals.
     match seconds.filter(|seconds| (1..=3_155_760_000).contains(seconds)) {
         Some(seconds) => Some(seconds),
         None if never => Some(0),
         None => {
             let problem = Problem::new(
                 setting.value_span,
-                format!("this is no duration for `{name}`"),
+                format!("this is not a duration for `{name}`"),
             );
             problems
                 .push(problem.hint("write a number of seconds, or `\"30s\"`, `\"5m\"`, `\"1h\"`"));

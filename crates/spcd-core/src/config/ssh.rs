@@ -1,14 +1,13 @@
-//! The block `ssh` of a connection: its source is reached through a tunnel that the daemon keeps
-//! open.
+//! Reads the block `ssh` of a connection, whose source is reached through a tunnel.
 
 use crate::model::Ssh;
 use spcd_lang::nearest::nearest;
-use spcd_lang::settings::{Section, Settings};
+use spcd_lang::settings::{NestedBlock, Settings};
 use spcd_lang::syntax::{Problem, Span};
 
-const KNOWN: [&str; 5] = ["host", "user", "port", "key", "known_hosts"];
+const ATTRIBUTES: [&str; 5] = ["host", "user", "port", "key", "known_hosts"];
 
-/// Reads the block, where there is one, with its place.
+/// Reads the block, if there is one; returns it with its span.
 pub(super) fn read(
     settings: &Settings,
     file: &str,
@@ -19,7 +18,7 @@ pub(super) fn read(
         problems.push(problem.hint("write `ssh { … }` without `=`"));
     }
     let mut sections = settings
-        .sections
+        .blocks
         .iter()
         .filter(|section| &*section.kind == "ssh");
     let section = sections.next()?;
@@ -32,38 +31,38 @@ pub(super) fn read(
     (problems.len() == before).then_some((ssh, section.span))
 }
 
-/// What stands in a host that has an attribute of its own, as ssh's command line would take it for a
-/// part of the name.
+/// Returns the attribute that a host contains, which ssh's command line would take for a part of
+/// the name.
 fn more_than_a_host(host: &str) -> Option<&'static str> {
     if host.contains('@') {
         return Some("user");
     }
     let (name, port) = host.rsplit_once(':')?;
     let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    // An IPv6 address has colons, too; one with a port stands in brackets.
+    // An IPv6 address contains colons; with a port it is in brackets.
     (is_port && (!name.contains(':') || name.ends_with(']'))).then_some("port")
 }
 
-fn one(section: &Section, file: &str, problems: &mut Vec<Problem>) -> Ssh {
+fn one(section: &NestedBlock, file: &str, problems: &mut Vec<Problem>) -> Ssh {
     let settings = &section.settings;
     for setting in &settings.list {
-        if !KNOWN.contains(&&*setting.name) {
+        if !ATTRIBUTES.contains(&&*setting.name) {
             let message = format!("`ssh` has no attribute `{}`", setting.name);
             let problem = Problem::new(setting.span, message);
-            problems.push(match nearest(&setting.name, KNOWN.into_iter()) {
+            problems.push(match nearest(&setting.name, ATTRIBUTES.into_iter()) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
                 None => problem.hint("it has `host`, `user`, `port`, `key` and `known_hosts`"),
             });
         }
     }
-    for section in &settings.sections {
+    for section in &settings.blocks {
         let message = format!("`ssh` has no block `{}`", section.kind);
         problems.push(Problem::new(section.span, message));
     }
     let mut text = |name: &str| {
         let text = settings.text(name, problems)?;
         let odd = |c: char| c.is_control() || c.is_whitespace();
-        // It becomes an argument of ssh.
+        // The value becomes an argument of ssh.
         let of_ssh = matches!(name, "host" | "user");
         if of_ssh && (text.is_empty() || text.starts_with('-') || text.contains(odd)) {
             let span = settings.get(name).map_or(section.span, |s| s.value_span);
@@ -75,15 +74,17 @@ fn one(section: &Section, file: &str, problems: &mut Vec<Problem>) -> Ssh {
             && let Some(attribute) = more_than_a_host(&text)
         {
             let span = settings.get(name).map_or(section.span, |s| s.value_span);
-            let problem = Problem::new(span, format!("`host` holds the {attribute}, too"));
+            let problem = Problem::new(span, format!("`host` also contains the {attribute}"));
             let example = if attribute == "user" { "\"…\"" } else { "22" };
-            problems.push(problem.hint(format!("write it apart: `{attribute} = {example}`")));
+            problems.push(problem.hint(format!(
+                "write it as an attribute: `{attribute} = {example}`"
+            )));
             return None;
         }
         Some(text).filter(|text| !text.is_empty())
     };
     let (host, user) = (text("host"), text("user"));
-    let path = |text: Option<String>| text.map(|text| crate::plugin::below(file, &text));
+    let path = |text: Option<String>| text.map(|text| crate::plugin::resolve(file, &text));
     let (key, known_hosts) = (path(text("key")), path(text("known_hosts")));
     let port = text("port").and_then(|port| {
         let number = port.trim().parse().ok().filter(|port: &u16| *port > 0);

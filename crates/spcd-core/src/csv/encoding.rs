@@ -1,21 +1,22 @@
-//! The encodings that a file may have, by the names that the server gives them.
+//! Encodings of files, by the server's names.
 
 use std::borrow::Cow;
 
 use encoding_rs as rs;
 
-use super::fault::{self, Fault};
+use super::error::{self, CsvError};
 
-/// The encoding of a file.
+/// Encoding of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encoding {
-    /// As the option `encoding` of file_fdw has it.
+    /// Name, as the option `encoding` of file_fdw takes it.
     pub name: &'static str,
     decoder: &'static rs::Encoding,
 }
 
-/// Each with the spelling of its standard. Spellings are compared without signs and case.
-const KNOWN: [(&str, &str, &rs::Encoding); 27] = [
+/// Known encodings, with the spelling of their standards. Spellings are compared without
+/// punctuation and case.
+const ENCODINGS: [(&str, &str, &rs::Encoding); 27] = [
     ("UTF8", "utf8", rs::UTF_8),
     ("LATIN1", "iso88591", rs::WINDOWS_1252),
     ("LATIN2", "iso88592", rs::ISO_8859_2),
@@ -46,8 +47,8 @@ const KNOWN: [(&str, &str, &rs::Encoding); 27] = [
 ];
 
 impl Encoding {
-    /// The encoding of a name, as the server or the encoding's standard spells it.
-    pub fn named(name: &str) -> Option<Self> {
+    /// Returns the encoding of a name, as the server or the encoding's standard spells it.
+    pub fn from_name(name: &str) -> Option<Self> {
         let plain = |name: &str| {
             let signs = name.chars().filter(char::is_ascii_alphanumeric);
             signs.collect::<String>().to_ascii_lowercase()
@@ -57,38 +58,39 @@ impl Encoding {
             Some(page) => format!("win{page}"),
             None => wanted,
         };
-        KNOWN
+        ENCODINGS
             .iter()
             .find(|(name, standard, _)| plain(name) == wanted || *standard == wanted)
             .map(|(name, _, decoder)| Self { name, decoder })
     }
 
-    /// Bytes as text. Of a part of a file, a character that is cut off at the end is left out.
-    pub(super) fn decode(self, bytes: &[u8], whole: bool) -> Result<Cow<'_, str>, Fault> {
+    /// Decodes bytes. In a part of a file, a truncated character at the end is left out.
+    pub(super) fn decode(self, bytes: &[u8], whole: bool) -> Result<Cow<'_, str>, CsvError> {
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-            return Err(Fault::Utf16);
+            return Err(CsvError::Utf16);
         }
         let text = match self.name {
-            // The decoder of WIN1252 has printable signs where Latin 1 has control signs.
+            // The decoder for WIN1252 has printable characters where Latin 1 has control
+            // characters.
             "LATIN1" => rs::mem::decode_latin1(bytes),
-            "UTF8" => Cow::Borrowed(fault::utf8(bytes, whole)?),
+            "UTF8" => Cow::Borrowed(error::utf8(bytes, whole)?),
             _ => Cow::Owned(self.decoded(bytes, whole)?),
         };
         match text.bytes().position(|byte| byte == 0) {
             None => Ok(text),
-            Some(at) => Err(Fault::Nul {
-                line: fault::line_of(text.as_bytes(), at),
+            Some(at) => Err(CsvError::Nul {
+                line: error::line_of(text.as_bytes(), at),
             }),
         }
     }
 
-    fn decoded(self, bytes: &[u8], whole: bool) -> Result<String, Fault> {
+    fn decoded(self, bytes: &[u8], whole: bool) -> Result<String, CsvError> {
         let mut decoder = self.decoder.new_decoder_without_bom_handling();
-        // UTF-8 has no more than three bytes for one of these encodings.
+        // One byte in these encodings becomes at most three bytes in UTF-8.
         let room = bytes.len().saturating_mul(3).saturating_add(16);
         let mut text = String::with_capacity(room);
         let (result, _) = decoder.decode_to_string_without_replacement(bytes, &mut text, whole);
-        // Bytes without a meaning are decoded as control signs, and refused by the server.
+        // Undefined bytes are decoded as control characters, which the server refuses.
         let control = text.find(|sign: char| matches!(sign, '\u{80}'..='\u{9f}'));
         let at = match (result, control) {
             (_, Some(at)) if self.name.starts_with("WIN") => at,
@@ -98,8 +100,8 @@ impl Encoding {
                 return Ok(text);
             }
         };
-        Err(Fault::NotEncoded {
-            line: fault::line_of(text.as_bytes(), at),
+        Err(CsvError::NotEncoded {
+            line: error::line_of(text.as_bytes(), at),
             encoding: self.name,
         })
     }
@@ -129,18 +131,18 @@ mod tests {
             ("UTF-8", "UTF8"),
             ("Shift_JIS", "SJIS"),
         ] {
-            let found = Encoding::named(spelling).map(|encoding| encoding.name);
+            let found = Encoding::from_name(spelling).map(|encoding| encoding.name);
             assert_eq!(found, Some(name), "{spelling}");
         }
         for spelling in ["", "utf16", "klingon", "latin"] {
-            assert_eq!(Encoding::named(spelling), None, "{spelling}");
+            assert_eq!(Encoding::from_name(spelling), None, "{spelling}");
         }
     }
 
     #[test]
     fn bytes_become_text_or_name_the_line_that_has_no_meaning() {
         let decode = |name: &str, bytes: &[u8], whole: bool| {
-            let decoded = Encoding::named(name).unwrap().decode(bytes, whole);
+            let decoded = Encoding::from_name(name).unwrap().decode(bytes, whole);
             decoded
                 .map(Cow::into_owned)
                 .map_err(|fault| fault.to_string())

@@ -1,50 +1,50 @@
-//! Rows and values as the server's COPY takes them apart.
+//! Splits CSV text into rows and values as the server's COPY does.
 
-use super::Fault;
+use super::CsvError;
 
-/// Reads one row after the other.
-pub(super) struct Records<'a> {
+/// Reader of rows.
+pub(super) struct RecordReader<'a> {
     bytes: &'a [u8],
     whole: bool,
     separator: u8,
-    /// Quotes hold values together; else they are signs like any other.
+    /// Whether quotes group values; else they are ordinary characters.
     quotes: bool,
     at: usize,
     line: usize,
-    end: Option<End>,
+    end: Option<LineEnd>,
 }
 
-/// How lines end; the first one tells.
+/// Line end; the first line of a file decides.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum LineEnd {
     Lf,
     Cr,
     CrLf,
 }
 
-impl End {
+impl LineEnd {
     fn name(self) -> &'static str {
         match self {
-            End::Lf => "LF",
-            End::Cr => "CR",
-            End::CrLf => "CRLF",
+            LineEnd::Lf => "LF",
+            LineEnd::Cr => "CR",
+            LineEnd::CrLf => "CRLF",
         }
     }
 }
 
-/// A row. It is used again for the next one.
+/// Row. Its buffers are reused for the next one.
 #[derive(Default)]
 pub(super) struct Row {
     line: usize,
     text: String,
-    /// Where each value ends in `text`, and whether any of it was in quotes.
+    /// End of each value in `text`, and whether any of it was in quotes.
     ends: Vec<(usize, bool)>,
     first: Option<char>,
     blank: bool,
 }
 
 impl Row {
-    /// The values, and whether any of each was in quotes.
+    /// Returns the values, and whether any of each was in quotes.
     pub(super) fn values(&self) -> impl Iterator<Item = (&str, bool)> {
         let mut start = 0;
         self.ends.iter().map(move |(end, quoted)| {
@@ -54,29 +54,29 @@ impl Row {
         })
     }
 
-    /// How many values it has.
+    /// Returns the number of values.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// The line on which it begins, from 1.
+    /// Returns the line on which it begins, from 1.
     pub(super) fn line(&self) -> usize {
         self.line
     }
 
-    /// Whether there is nothing on its line.
+    /// Returns whether its line is empty.
     pub(super) fn is_blank(&self) -> bool {
         self.blank
     }
 
-    /// Whether its line begins with a character.
+    /// Returns whether its line begins with a character.
     pub(super) fn begins_with(&self, sign: char) -> bool {
         self.first == Some(sign)
     }
 }
 
-impl<'a> Records<'a> {
-    /// Over a text, or the beginning of one: then a row that is cut off is left out.
+impl<'a> RecordReader<'a> {
+    /// Creates a reader of a text. If the text is not `whole`, an unfinished last row is left out.
     pub(super) fn new(text: &'a str, whole: bool, separator: char, quotes: bool) -> Self {
         Self {
             bytes: text.as_bytes(),
@@ -89,8 +89,8 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// Reads the next row; false if there is none.
-    pub(super) fn next(&mut self, row: &mut Row) -> Result<bool, Fault> {
+    /// Reads the next row; returns false at the end.
+    pub(super) fn next(&mut self, row: &mut Row) -> Result<bool, CsvError> {
         let bytes = self.bytes;
         let begin = self.at;
         if begin >= bytes.len() {
@@ -101,7 +101,7 @@ impl<'a> Records<'a> {
         row.ends.clear();
         row.line = self.line;
         let (mut in_quotes, mut quoted, mut quote_line) = (false, false, self.line);
-        // What of the value is not copied yet.
+        // Start of the text that is not copied yet.
         let mut from = begin;
         let mut at = begin;
         let line_end = loop {
@@ -113,9 +113,9 @@ impl<'a> Records<'a> {
                     text.extend_from_slice(&bytes[from..at]);
                     let start = row.ends.last().map_or(0, |(end, _)| *end);
                     if !in_quotes && (quoted || !is_blank(&text[start..])) {
-                        return Err(Fault::StrayQuote { line: self.line });
+                        return Err(CsvError::StrayQuote { line: self.line });
                     }
-                    // Inside quotes two of them are one.
+                    // Inside quotes a doubled quote stands for one.
                     if in_quotes && bytes.get(at + 1) == Some(&b'"') {
                         text.push(b'"');
                         at += 1;
@@ -130,13 +130,13 @@ impl<'a> Records<'a> {
                 b'\r' if in_quotes => {
                     self.line += usize::from(bytes.get(at + 1) != Some(&b'\n'));
                 }
-                b'\n' => break Some(End::Lf),
-                b'\r' if bytes.get(at + 1) == Some(&b'\n') && self.end != Some(End::Cr) => {
-                    break Some(End::CrLf);
+                b'\n' => break Some(LineEnd::Lf),
+                b'\r' if bytes.get(at + 1) == Some(&b'\n') && self.end != Some(LineEnd::Cr) => {
+                    break Some(LineEnd::CrLf);
                 }
-                // What follows is not known: it may be the other half of this line's end.
+                // The next byte is unknown and may belong to this line end.
                 b'\r' if at + 1 == bytes.len() && !self.whole => break None,
-                b'\r' => break Some(End::Cr),
+                b'\r' => break Some(LineEnd::Cr),
                 _ if byte == self.separator && !in_quotes => {
                     text.extend_from_slice(&bytes[from..at]);
                     row.ends.push((text.len(), quoted));
@@ -149,7 +149,7 @@ impl<'a> Records<'a> {
         };
         text.extend_from_slice(&bytes[from..at]);
         row.ends.push((text.len(), quoted));
-        // Only ASCII bytes were taken out of valid text.
+        // Removing ASCII bytes keeps the text valid.
         row.text = String::from_utf8(text).unwrap_or_default();
         row.first =
             (std::str::from_utf8(&bytes[begin..at]).ok()).and_then(|line| line.chars().next());
@@ -159,20 +159,20 @@ impl<'a> Records<'a> {
                 self.at = bytes.len();
                 return Ok(false);
             }
-            None if in_quotes => return Err(Fault::OpenQuote { line: quote_line }),
+            None if in_quotes => return Err(CsvError::OpenQuote { line: quote_line }),
             None => self.at = at,
             Some(found) => self.end_line(found, at)?,
         }
         if &bytes[begin..at] == br"\." {
-            return Err(Fault::EndMark { line: row.line });
+            return Err(CsvError::EndMark { line: row.line });
         }
         Ok(true)
     }
 
-    /// Goes on behind a line's end. All lines of a file end alike.
-    fn end_line(&mut self, found: End, at: usize) -> Result<(), Fault> {
+    /// Advances past a line end. All lines of a file must end alike.
+    fn end_line(&mut self, found: LineEnd, at: usize) -> Result<(), CsvError> {
         if let Some(before) = self.end.filter(|before| *before != found) {
-            return Err(Fault::LineEnds {
+            return Err(CsvError::LineEnds {
                 line: self.line,
                 found: found.name(),
                 before: before.name(),
@@ -180,13 +180,15 @@ impl<'a> Records<'a> {
         }
         self.end = Some(found);
         self.line += 1;
-        self.at = at + if found == End::CrLf { 2 } else { 1 };
+        self.at = at + if found == LineEnd::CrLf { 2 } else { 1 };
         Ok(())
     }
 }
 
-/// Whether a value may still begin with a quote after this.
+/// Returns whether a value may still begin with a quote after this text.
 fn is_blank(begin: &[u8]) -> bool {
-    let begin = begin.strip_prefix(super::MARK.as_bytes()).unwrap_or(begin);
+    let begin = begin
+        .strip_prefix(super::BYTE_ORDER_MARK.as_bytes())
+        .unwrap_or(begin);
     begin.iter().all(|byte| matches!(byte, b' ' | b'\t'))
 }

@@ -1,19 +1,19 @@
 use super::*;
 
-fn auto() -> Csv {
-    Csv::default()
+fn auto() -> CsvSettings {
+    CsvSettings::default()
 }
 
-fn with_header(header: bool) -> Csv {
-    Csv {
+fn with_header(header: bool) -> CsvSettings {
+    CsvSettings {
         header: Some(header),
-        ..Csv::default()
+        ..CsvSettings::default()
     }
 }
 
 /// The columns as `name type`, parted by commas, with a `-` before them where no row names them.
-fn shown(text: impl AsRef<[u8]>, csv: &Csv) -> String {
-    match read(text.as_ref(), true, csv) {
+fn shown(text: impl AsRef<[u8]>, csv: &CsvSettings) -> String {
+    match infer_layout(text.as_ref(), true, csv) {
         Ok(sheet) => {
             let columns: Vec<_> = (sheet.columns.iter())
                 .map(|column| format!("{} {}", column.name, column.data_type))
@@ -27,7 +27,7 @@ fn shown(text: impl AsRef<[u8]>, csv: &Csv) -> String {
 
 fn type_of(values: &[&str]) -> &'static str {
     let text = format!("x\n{}\n", values.join("\n"));
-    read(text.as_bytes(), true, &with_header(true))
+    infer_layout(text.as_bytes(), true, &with_header(true))
         .unwrap()
         .columns[0]
         .data_type
@@ -46,7 +46,7 @@ fn line_ends_of_all_kinds_but_one_kind_a_file() {
     }
     assert_eq!(
         shown("a,b\n1,2\r\n", &auto()),
-        "line 2 ends in CRLF and those before in LF: let all end alike, or quote the value"
+        "line 2 ends in CRLF and those before in LF: use one line end in the whole file, or quote the value"
     );
     assert!(shown("a,b\r\n1,2\n", &auto()).starts_with("line 2 ends in LF"));
     assert!(shown("a,b\r1,2\r\n", &auto()).starts_with("line 3 ends in LF"));
@@ -98,12 +98,12 @@ fn every_column_gets_a_name_of_its_own() {
     );
     assert_eq!(shown(",a\n", &on), "a_2 text, a text");
     let long = "é".repeat(40);
-    let names = read(format!("{long},{long}\n").as_bytes(), true, &on)
+    let names = infer_layout(format!("{long},{long}\n").as_bytes(), true, &on)
         .unwrap()
         .columns;
     assert_eq!(names[0].name, "é".repeat(31));
     assert_eq!(names[1].name, format!("{}_2", "é".repeat(30)));
-    let wide = read(",".repeat(702).as_bytes(), true, &auto())
+    let wide = infer_layout(",".repeat(702).as_bytes(), true, &auto())
         .unwrap()
         .columns;
     let picked: Vec<_> = [0, 25, 26, 701, 702].map(|n| wide[n].name.clone()).into();
@@ -180,10 +180,7 @@ fn a_type_is_borne_out_by_every_value() {
 #[test]
 fn what_the_server_would_refuse_to_read_is_told_with_its_line() {
     for (text, wanted) in [
-        (
-            "",
-            "it is empty: the first row says which columns there are",
-        ),
+        ("", "it is empty: the first row defines the columns"),
         (
             "a,b\n1,2\n3\n",
             "line 3 has 1 value where the first line has 2",
@@ -203,7 +200,7 @@ fn what_the_server_would_refuse_to_read_is_told_with_its_line() {
         ),
         (
             "a\n\0\n",
-            "there is a NUL byte on line 2, which Postgres cannot hold: is it no text?",
+            "line 2 contains a NUL byte, which Postgres cannot store: is it a binary file?",
         ),
     ] {
         assert_eq!(shown(text, &auto()), wanted, "{text:?}");
@@ -218,7 +215,7 @@ fn what_the_server_would_refuse_to_read_is_told_with_its_line() {
     );
     assert_eq!(
         shown(",".repeat(1600), &auto()),
-        "it has 1601 columns, and a table at most 1600"
+        "it has 1601 columns; a table has at most 1600"
     );
     // A blank line is a row of one value, NULL.
     assert_eq!(shown("a\n\n1\n", &auto()), "a bigint");
@@ -226,28 +223,28 @@ fn what_the_server_would_refuse_to_read_is_told_with_its_line() {
 
 #[test]
 fn comments_are_told_where_they_are_asked_for() {
-    let csv = Csv {
+    let csv = CsvSettings {
         comment: Some('#'),
-        ..Csv::default()
+        ..CsvSettings::default()
     };
     for (text, line) in [("# x\na,b\n", 1), ("a,b\n1,2\n#3,4\n", 3)] {
         let wanted = format!("line {line} begins with the comment sign `#`");
         assert!(shown(text, &csv).starts_with(&wanted), "{text:?}");
     }
-    // Not where the sign is in quotes or in the middle, nor where nobody asked.
+    // Not if the character is in quotes or in the middle, nor without the setting.
     assert_eq!(shown("a,b\n\"#1\",#2\n", &csv), "a text, b text");
     assert_eq!(shown("a,b\n#1,2\n", &auto()), "a text, b bigint");
 }
 
 #[test]
 fn separators_are_what_the_connection_says() {
-    let csv = Csv {
+    let csv = CsvSettings {
         separator: Some('\t'),
-        ..Csv::default()
+        ..CsvSettings::default()
     };
     assert_eq!(shown("a\tb\n1,5\t2\n", &csv), "a text, b bigint");
-    let sheet = read(b"a\tb\n", true, &csv).unwrap();
-    let table = table("t", "/x/t.csv", &sheet, &csv);
+    let sheet = infer_layout(b"a\tb\n", true, &csv).unwrap();
+    let table = foreign_table("t", "/x/t.csv", &sheet, &csv);
     let options: Vec<_> = table
         .options
         .iter()
@@ -267,7 +264,7 @@ fn separators_are_what_the_connection_says() {
 
 #[test]
 fn of_the_beginning_of_a_file_only_names_are_told() {
-    let part = |text: &[u8]| read(text, false, &auto());
+    let part = |text: &[u8]| infer_layout(text, false, &auto());
     let columns = part(b"a,b\n1,2\n3,\"4").unwrap().columns;
     let shown = columns
         .iter()
@@ -277,11 +274,11 @@ fn of_the_beginning_of_a_file_only_names_are_told() {
     assert!(part(b"a,b\n1").is_ok());
     assert!(part(b"a,b\n1,\xc3").is_ok());
     assert!(part(b"a,b\n1,2\r").is_ok());
-    assert_eq!(part(b"a,b"), Err(Fault::EndlessLine));
-    assert_eq!(part(b"a,b\n1,\xc3x"), Err(Fault::NotUtf8 { line: 2 }));
+    assert_eq!(part(b"a,b"), Err(CsvError::EndlessLine));
+    assert_eq!(part(b"a,b\n1,\xc3x"), Err(CsvError::NotUtf8 { line: 2 }));
     assert!(matches!(
         part(b"a,b\n1\n2,3\n"),
-        Err(Fault::Ragged { line: 2, .. })
+        Err(CsvError::Ragged { line: 2, .. })
     ));
 }
 
@@ -295,12 +292,13 @@ fn tables_are_named_after_files() {
     ] {
         assert_eq!(table_name(file), Ok(name));
     }
-    assert_eq!(table_name(&"x".repeat(68)), Err(Fault::LongName));
+    assert_eq!(table_name(&"x".repeat(68)), Err(CsvError::LongName));
 }
 
 #[test]
 fn separators_are_found_where_the_connection_says_none() {
-    let separator = |text: &str| read(text.as_bytes(), true, &auto()).map(|sheet| sheet.separator);
+    let separator =
+        |text: &str| infer_layout(text.as_bytes(), true, &auto()).map(|sheet| sheet.separator);
     for (text, wanted) in [
         ("a,b\n1,2\n", ','),
         ("a;b\n1;9,50\n", ';'),
@@ -314,7 +312,7 @@ fn separators_are_found_where_the_connection_says_none() {
     ] {
         assert_eq!(separator(text), Ok(wanted), "{text:?}");
     }
-    // What is wrong is told of the separator that parts the first row.
+    // The error is that of the separator that occurs in the first row.
     assert_eq!(
         shown("a;b\n1;2\n3\n", &auto()),
         "line 3 has 1 value where the first line has 2"
@@ -324,7 +322,7 @@ fn separators_are_found_where_the_connection_says_none() {
 #[test]
 fn a_quote_in_the_middle_of_a_value_joins_no_rows() {
     let read = |text: &str| {
-        let sheet = read(text.as_bytes(), true, &auto());
+        let sheet = infer_layout(text.as_bytes(), true, &auto());
         sheet.map(|sheet| (shown(text, &auto()), sheet.quote.is_some()))
     };
     // No value is in quotes, so quotes are signs like any other.
@@ -335,22 +333,22 @@ fn a_quote_in_the_middle_of_a_value_joins_no_rows() {
     );
     assert_eq!(read("a,b\nx\"1,\n2\",3\n"), plain("a text, b bigint"));
     // Some are: there is no telling which quotes mean what.
-    let stray = |line| Err(Fault::StrayQuote { line });
+    let stray = |line| Err(CsvError::StrayQuote { line });
     assert_eq!(read("id,what\n1,\"a, b\"\n2,27\" wide\n3,x\n"), stray(3));
     assert_eq!(read("id,what\n1,\"27\" wide\"\n2,x\n"), stray(2));
     // Blanks may stand before a quote.
     let quoted = Ok(("a text, b bigint".to_owned(), false));
     assert_eq!(read("a,b\n \"x, y\",2\n"), quoted);
     // Of a part it is not known what comes later.
-    let part = super::read(b"a,b\n1\",2\n", false, &auto());
-    assert_eq!(part, Err(Fault::StrayQuote { line: 2 }));
+    let part = super::infer_layout(b"a,b\n1\",2\n", false, &auto());
+    assert_eq!(part, Err(CsvError::StrayQuote { line: 2 }));
 }
 
 #[test]
 fn null_is_what_the_connection_says() {
-    let csv = Csv {
+    let csv = CsvSettings {
         null: Some("NA".into()),
-        ..Csv::default()
+        ..CsvSettings::default()
     };
     assert_eq!(shown("n,m\n1,2\nNA,NA\n", &csv), "n bigint, m bigint");
     // In quotes it is a text, and nothing between separators is an empty one.

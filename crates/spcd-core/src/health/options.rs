@@ -1,49 +1,49 @@
-//! What a block `health`, the settings file or the environment says of the schedule.
+//! Probe options of a block `health`, the settings file or the environment.
 
-use super::Schedule;
+use super::ProbeSchedule;
 use crate::duration;
 
-/// The attributes of a block `health`.
-pub const KNOWN: [&str; 5] = ["enabled", "interval", "attempts", "pause", "timeout"];
+/// Attributes of a block `health`.
+pub const OPTION_NAMES: [&str; 5] = ["enabled", "interval", "attempts", "pause", "timeout"];
 
-/// No interval and no pause is shorter: a source is asked over the hub, which has other work.
-const SHORTEST: u64 = 100;
-/// And none longer than a day: whoever wants that turns the probe off.
-const LONGEST: u64 = 86_400_000;
-/// The most attempts: with the pause doubled each time, there is no use for more.
-const MOST: u32 = 20;
+/// Shortest interval and pause: probes run over the hub, which has other work.
+const MIN_PAUSE_MS: u64 = 100;
+/// Longest interval and pause, a day. A user who wants more disables the probe.
+const MAX_PAUSE_MS: u64 = 86_400_000;
+/// Maximum number of attempts: the pause doubles each time.
+const MAX_ATTEMPTS: u32 = 20;
 
-/// What was said; what was not, somebody else says. Times are milliseconds.
+/// Probe options; those that are `None` come from the next source. Times are milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Options {
-    /// See [`Schedule::enabled`].
+pub struct ProbeOptions {
+    /// See [`ProbeSchedule::enabled`].
     pub enabled: Option<bool>,
-    /// See [`Schedule::interval`].
+    /// See [`ProbeSchedule::interval`].
     pub interval: Option<u64>,
-    /// See [`Schedule::attempts`].
+    /// See [`ProbeSchedule::attempts`].
     pub attempts: Option<u32>,
-    /// See [`Schedule::pause`].
+    /// See [`ProbeSchedule::pause`].
     pub pause: Option<u64>,
-    /// See [`Schedule::timeout`].
+    /// See [`ProbeSchedule::timeout`].
     pub timeout: Option<u64>,
 }
 
-/// A value that cannot be used, and what to write.
+/// Invalid value of an option.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({hint})")]
-pub struct Unfit {
-    /// What is wrong.
+pub struct InvalidOption {
+    /// Message: what is wrong.
     pub message: String,
-    /// What to write.
+    /// Hint: what to write.
     pub hint: &'static str,
 }
 
-impl Options {
-    /// Takes a value as people write it.
+impl ProbeOptions {
+    /// Sets an option from its text.
     ///
     /// # Errors
-    /// One that cannot be used. (A name that is none of [`KNOWN`] is the caller's to refuse.)
-    pub fn set(&mut self, name: &str, text: &str) -> Result<(), Unfit> {
+    /// The value is invalid. (The caller refuses names that are not in [`OPTION_NAMES`].)
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), InvalidOption> {
         let text = text.trim();
         match name {
             "enabled" => self.enabled = Some(boolean(text)?),
@@ -55,7 +55,7 @@ impl Options {
         Ok(())
     }
 
-    /// The same with what another one says where this one says nothing.
+    /// Returns the options with those of `other` where this one has none.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -67,10 +67,10 @@ impl Options {
         }
     }
 
-    /// The schedule, with the defaults where nobody says anything.
-    pub fn schedule(self) -> Schedule {
-        let defaults = Schedule::default();
-        Schedule {
+    /// Returns the schedule, with defaults for missing options.
+    pub fn schedule(self) -> ProbeSchedule {
+        let defaults = ProbeSchedule::default();
+        ProbeSchedule {
             enabled: self.enabled.unwrap_or(defaults.enabled),
             interval: self.interval.unwrap_or(defaults.interval),
             attempts: self.attempts.unwrap_or(defaults.attempts),
@@ -80,51 +80,51 @@ impl Options {
     }
 }
 
-fn boolean(text: &str) -> Result<bool, Unfit> {
+fn boolean(text: &str) -> Result<bool, InvalidOption> {
     match text {
         "true" | "on" | "yes" | "1" => Ok(true),
         "false" | "off" | "no" | "0" => Ok(false),
-        _ => Err(Unfit {
+        _ => Err(InvalidOption {
             message: "expected true or false for `enabled`".into(),
             hint: "write `enabled = false`",
         }),
     }
 }
 
-fn attempts(text: &str) -> Result<u32, Unfit> {
-    let number = text.parse().ok().filter(|number| *number <= MOST);
-    number.ok_or_else(|| Unfit {
-        message: "this is no number for `attempts`".into(),
+fn attempts(text: &str) -> Result<u32, InvalidOption> {
+    let number = text.parse().ok().filter(|number| *number <= MAX_ATTEMPTS);
+    number.ok_or_else(|| InvalidOption {
+        message: "this is not a number for `attempts`".into(),
         hint: "write a whole number up to 20",
     })
 }
 
-fn time(name: &str, text: &str) -> Result<u64, Unfit> {
+fn time(name: &str, text: &str) -> Result<u64, InvalidOption> {
     duration::milliseconds(text)
-        .filter(|time| (SHORTEST..=LONGEST).contains(time))
-        .ok_or_else(|| Unfit {
-            message: format!("this is no duration for `{name}`"),
+        .filter(|time| (MIN_PAUSE_MS..=MAX_PAUSE_MS).contains(time))
+        .ok_or_else(|| InvalidOption {
+            message: format!("this is not a duration for `{name}`"),
             hint: "write a number of seconds, or `\"500ms\"`, `\"30s\"`, `\"5m\"`; from 100 ms to a day",
         })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Options, Schedule};
+    use super::{ProbeOptions, ProbeSchedule};
 
     #[test]
     fn who_stands_nearer_says() {
-        let mut connection = Options::default();
+        let mut connection = ProbeOptions::default();
         connection.set("interval", "500ms").unwrap();
-        let mut plugin = Options::default();
+        let mut plugin = ProbeOptions::default();
         plugin.set("interval", "1m").unwrap();
         plugin.set("attempts", "0").unwrap();
-        let mut daemon = Options::default();
+        let mut daemon = ProbeOptions::default();
         daemon.set("enabled", "off").unwrap();
         daemon.set("pause", "2").unwrap();
         assert_eq!(
             connection.or(plugin).or(daemon).schedule(),
-            Schedule {
+            ProbeSchedule {
                 enabled: false,
                 interval: 500,
                 attempts: 0,
@@ -148,9 +148,9 @@ mod tests {
             ("attempts", "-1"),
             ("enabled", "maybe"),
         ] {
-            let mut options = Options::default();
+            let mut options = ProbeOptions::default();
             assert!(options.set(name, text).is_err(), "{name} = {text}");
-            assert_eq!(options, Options::default());
+            assert_eq!(options, ProbeOptions::default());
         }
     }
 }

@@ -1,37 +1,43 @@
 //! The schedule under a clock that the test steps.
 
-use super::{Breaker, Health, Kind, Outcome, Schedule, Turn};
+use super::{Breaker, FailureKind, HealthChange, ProbeOutcome, ProbeSchedule, SourceHealth};
 
 const SECOND: u64 = 1_000;
 
 /// A source and a clock that jumps to whenever it is to be asked.
 struct Clock {
     now: u64,
-    health: Health,
-    schedule: Schedule,
+    health: SourceHealth,
+    schedule: ProbeSchedule,
 }
 
 impl Clock {
     fn new() -> Self {
         Self {
             now: 0,
-            health: Health::new(None, 7 * SECOND),
-            schedule: Schedule::default(),
+            health: SourceHealth::new(None, 7 * SECOND),
+            schedule: ProbeSchedule::default(),
         }
     }
 
-    /// Asks when it is due, and says how many seconds that took to come, and what was told.
-    fn step(&mut self, outcome: Outcome) -> (u64, Option<Turn>) {
+    /// Runs the due probe; returns the seconds until it was due, and the announced change.
+    fn step(&mut self, outcome: ProbeOutcome) -> (u64, Option<HealthChange>) {
         let due = self.health.next.expect("it is to be asked");
         let waited = due - self.now;
         self.now = due;
-        let (health, turn) = self.health.asked().after(outcome, self.now, &self.schedule);
+        let (health, turn) = self
+            .health
+            .probing()
+            .after_probe(outcome, self.now, &self.schedule);
         self.health = health;
         (waited / SECOND, turn)
     }
 
-    fn steps(&mut self, outcomes: &[Outcome]) -> Vec<(u64, Option<Turn>, Breaker, u32)> {
-        let step = |outcome: &Outcome| {
+    fn steps(
+        &mut self,
+        outcomes: &[ProbeOutcome],
+    ) -> Vec<(u64, Option<HealthChange>, Breaker, u32)> {
+        let step = |outcome: &ProbeOutcome| {
             let (waited, turn) = self.step(*outcome);
             (waited, turn, self.health.breaker, self.health.attempts)
         };
@@ -39,8 +45,8 @@ impl Clock {
     }
 }
 
-const WELL: Outcome = Outcome::Answered;
-const GONE: Outcome = Outcome::Failed(Kind::Refused);
+const WELL: ProbeOutcome = ProbeOutcome::Answered;
+const GONE: ProbeOutcome = ProbeOutcome::Failed(FailureKind::Refused);
 
 #[test]
 fn one_that_answers_is_asked_once_an_interval() {
@@ -61,23 +67,23 @@ fn one_that_answers_is_asked_once_an_interval() {
 /// For every kind of failure that may pass by itself.
 #[test]
 fn one_that_goes_is_tried_three_times_then_once_an_interval_until_it_is_back() {
-    for kind in Kind::ALL {
-        if kind == Kind::Authentication {
+    for kind in FailureKind::ALL {
+        if kind == FailureKind::Authentication {
             continue;
         }
-        let gone = Outcome::Failed(kind);
+        let gone = ProbeOutcome::Failed(kind);
         let mut clock = Clock::new();
         clock.step(WELL);
         assert_eq!(
             clock.steps(&[gone, gone, gone, gone, gone, gone, WELL, WELL]),
             [
-                (30, Some(Turn::Lost), Breaker::Closed, 1),
+                (30, Some(HealthChange::Lost), Breaker::Closed, 1),
                 (5, None, Breaker::Closed, 2),
                 (10, None, Breaker::Closed, 3),
                 (20, None, Breaker::Open, 4),
                 (30, None, Breaker::Open, 5),
                 (30, None, Breaker::Open, 6),
-                (30, Some(Turn::Restored), Breaker::Closed, 0),
+                (30, Some(HealthChange::Restored), Breaker::Closed, 0),
                 (30, None, Breaker::Closed, 0),
             ],
             "{kind:?}"
@@ -91,10 +97,10 @@ fn one_that_is_back_in_time_has_all_its_attempts_again() {
     assert_eq!(
         clock.steps(&[GONE, GONE, WELL, GONE, GONE, GONE, GONE]),
         [
-            (7, Some(Turn::Lost), Breaker::Closed, 1),
+            (7, Some(HealthChange::Lost), Breaker::Closed, 1),
             (5, None, Breaker::Closed, 2),
-            (10, Some(Turn::Restored), Breaker::Closed, 0),
-            (30, Some(Turn::Lost), Breaker::Closed, 1),
+            (10, Some(HealthChange::Restored), Breaker::Closed, 0),
+            (30, Some(HealthChange::Lost), Breaker::Closed, 1),
             (5, None, Breaker::Closed, 2),
             (10, None, Breaker::Closed, 3),
             (20, None, Breaker::Open, 4),
@@ -107,77 +113,81 @@ fn an_open_breaker_is_half_open_while_it_is_tried() {
     let mut clock = Clock::new();
     clock.steps(&[GONE; 4]);
     assert_eq!(clock.health.breaker, Breaker::Open);
-    assert_eq!(clock.health.asked().breaker, Breaker::HalfOpen);
-    assert_eq!(Health::default().asked().breaker, Breaker::Closed);
+    assert_eq!(clock.health.probing().breaker, Breaker::HalfOpen);
+    assert_eq!(SourceHealth::default().probing().breaker, Breaker::Closed);
 }
 
 #[test]
 fn refused_credentials_are_not_tried_again_until_something_changes() {
-    let refused = Outcome::Failed(Kind::Authentication);
+    let refused = ProbeOutcome::Failed(FailureKind::Authentication);
     let mut clock = Clock::new();
     clock.step(WELL);
     let (_, turn) = clock.step(refused);
-    assert_eq!(turn, Some(Turn::Lost));
+    assert_eq!(turn, Some(HealthChange::Lost));
     assert_eq!(clock.health.next, None);
     assert_eq!(clock.health.breaker, Breaker::Open);
-    // Somebody asks, in vain, and the source stays known as lost.
+    // A requested probe fails, and the source stays lost.
     clock.now += 3_600 * SECOND;
-    clock.health = clock.health.again(clock.now);
+    clock.health = clock.health.retry_at(clock.now);
     assert_eq!(clock.health.reachable, Some(false));
     assert_eq!(clock.step(refused), (0, None));
     assert_eq!(clock.health.next, None);
     // The configuration changes, and that was it.
-    clock.health = clock.health.again(clock.now);
-    assert_eq!(clock.step(WELL), (0, Some(Turn::Restored)));
+    clock.health = clock.health.retry_at(clock.now);
+    assert_eq!(clock.step(WELL), (0, Some(HealthChange::Restored)));
     assert_eq!(clock.step(WELL), (30, None));
 }
 
 #[test]
 fn credentials_that_are_refused_in_the_midst_of_the_attempts_end_them() {
     let mut clock = Clock::new();
-    clock.steps(&[GONE, GONE, Outcome::Failed(Kind::Authentication)]);
+    clock.steps(&[
+        GONE,
+        GONE,
+        ProbeOutcome::Failed(FailureKind::Authentication),
+    ]);
     assert_eq!((clock.health.next, clock.health.attempts), (None, 3));
 }
 
 #[test]
 fn one_that_could_not_be_asked_is_what_it_was() {
     let mut clock = Clock::new();
-    assert_eq!(clock.step(Outcome::Unsure), (7, None));
+    assert_eq!(clock.step(ProbeOutcome::Inconclusive), (7, None));
     assert_eq!(clock.health.reachable, None);
     clock.steps(&[GONE; 4]);
     let before = clock.health;
-    assert_eq!(clock.step(Outcome::Unsure), (30, None));
+    assert_eq!(clock.step(ProbeOutcome::Inconclusive), (30, None));
     assert_eq!(clock.health.reachable, Some(false));
     assert_eq!(
         (clock.health.breaker, clock.health.attempts),
         (before.breaker, before.attempts)
     );
-    assert_eq!(clock.step(WELL), (30, Some(Turn::Restored)));
+    assert_eq!(clock.step(WELL), (30, Some(HealthChange::Restored)));
 }
 
 #[test]
 fn every_number_is_a_setting() {
     let mut clock = Clock::new();
-    clock.schedule = Schedule {
+    clock.schedule = ProbeSchedule {
         interval: 60 * SECOND,
         attempts: 1,
         pause: 2 * SECOND,
-        ..Schedule::default()
+        ..ProbeSchedule::default()
     };
     assert_eq!(
         clock.steps(&[GONE, GONE, GONE, WELL]),
         [
-            (7, Some(Turn::Lost), Breaker::Closed, 1),
+            (7, Some(HealthChange::Lost), Breaker::Closed, 1),
             (2, None, Breaker::Open, 2),
             (60, None, Breaker::Open, 3),
-            (60, Some(Turn::Restored), Breaker::Closed, 0),
+            (60, Some(HealthChange::Restored), Breaker::Closed, 0),
         ]
     );
     clock.schedule.attempts = 0;
     assert_eq!(
         clock.steps(&[GONE, GONE]),
         [
-            (60, Some(Turn::Lost), Breaker::Open, 1),
+            (60, Some(HealthChange::Lost), Breaker::Open, 1),
             (60, None, Breaker::Open, 2),
         ]
     );
@@ -185,16 +195,16 @@ fn every_number_is_a_setting() {
 
 #[test]
 fn pauses_do_not_overflow() {
-    let schedule = Schedule {
+    let schedule = ProbeSchedule {
         attempts: u32::MAX,
         pause: u64::MAX,
-        ..Schedule::default()
+        ..ProbeSchedule::default()
     };
     assert_eq!(schedule.pause_after(u32::MAX), u64::MAX);
-    let health = Health {
+    let health = SourceHealth {
         attempts: u32::MAX,
-        ..Health::default()
+        ..SourceHealth::default()
     };
-    let (health, _) = health.after(GONE, u64::MAX, &schedule);
+    let (health, _) = health.after_probe(GONE, u64::MAX, &schedule);
     assert_eq!((health.attempts, health.next), (u32::MAX, Some(u64::MAX)));
 }

@@ -1,44 +1,45 @@
-//! Ways to a source through an ssh server.
+//! Tunnels to a source through an ssh server.
 
 use std::fmt;
 
 use crate::hash::hash;
 
-/// The ports from which one is chosen by what a tunnel is, so that it is the same after a restart:
-/// below those that the system gives to outgoing connections.
+/// First port of the range for tunnels. A tunnel's port is derived from its key, so that it is the
+/// same after a restart. The range is below the system's ephemeral ports.
 const FIRST_PORT: u16 = 15_000;
-const PORTS: u16 = 5_000;
+const PORT_COUNT: u16 = 5_000;
 
-/// How the ssh server is reached. What is `None` is for ssh's own configuration to say.
+/// Address of the ssh server. Fields that are `None` come from ssh's own configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Ssh {
-    /// A name, an address, or what ssh's configuration calls it.
+    /// Host name, address, or alias in ssh's configuration.
     pub host: String,
-    /// Who logs in.
+    /// User name.
     pub user: Option<String>,
-    /// The ssh server's port.
+    /// Port of the ssh server.
     pub port: Option<u16>,
-    /// The file of the private key.
+    /// File of the private key.
     pub key: Option<String>,
-    /// The file of the servers' keys that are believed.
+    /// File of the accepted host keys.
     pub known_hosts: Option<String>,
 }
 
-/// What leads from a port on this machine to a source.
+/// Tunnel from a local port to a source.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tunnel {
-    /// Through which server.
+    /// Ssh server.
     pub ssh: Ssh,
-    /// The source, as the ssh server reaches it.
+    /// Host of the source, as seen from the ssh server.
     pub host: String,
-    /// Its port.
+    /// Port of the source.
     pub port: u16,
-    /// The option of the server that says the port: it names the tunnel's end here.
+    /// Server option for the port, which names the local end of the tunnel.
     pub(crate) port_option: String,
 }
 
 impl Tunnel {
-    /// Stands for the tunnel: two connections of one key share it. No secrets are in it.
+    /// Returns the identity of the tunnel: connections with the same key share it. It contains no
+    /// secrets.
     pub fn key(&self) -> String {
         let Ssh {
             host,
@@ -59,12 +60,12 @@ impl Tunnel {
         ])
     }
 
-    /// The port on this machine where it is expected, unless another program has it: then `times`
-    /// is how often it was so.
-    pub fn usual_port(&self, times: u16) -> u16 {
+    /// Returns the default local port. `times` is how often the port was found in use by another
+    /// program.
+    pub fn default_port(&self, times: u16) -> u16 {
         let key = self.key();
         let number = u64::from_str_radix(key.get(..8).unwrap_or("0"), 16).unwrap_or(0);
-        let step = (number + u64::from(times)) % u64::from(PORTS);
+        let step = (number + u64::from(times)) % u64::from(PORT_COUNT);
         FIRST_PORT + u16::try_from(step).unwrap_or(0)
     }
 }

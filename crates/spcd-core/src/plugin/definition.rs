@@ -1,16 +1,16 @@
-//! A `plugin` block to a definition.
+//! Reads a `plugin` block into a definition.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Definition, PluginName};
-use crate::model::{Probe, UnknownTypes};
+use super::{PluginDefinition, PluginName};
+use crate::model::{MAX_LANES, ProbeMethod, UnknownTypePolicy};
 use spcd_lang::nearest::nearest;
 use spcd_lang::settings::{Setting, Settings};
 use spcd_lang::syntax::Problem;
 use spcd_lang::value::Value;
 
-/// What a definition says.
-const ATTRIBUTES: [&str; 35] = [
+/// Attributes of a definition.
+const ATTRIBUTES: [&str; 37] = [
     "aliases",
     "allow_visible_secrets",
     "ask",
@@ -21,10 +21,11 @@ const ATTRIBUTES: [&str; 35] = [
     "dynamic",
     "extension",
     "files",
+    "gateway",
     "import_options",
-    "unknown_types",
     "join",
     "lacks",
+    "lanes",
     "mapping",
     "needs",
     "package",
@@ -42,13 +43,14 @@ const ATTRIBUTES: [&str; 35] = [
     "source",
     "synonyms",
     "tunnel",
+    "unknown_types",
     "values",
     "verbatim",
     "words",
     "wrapper",
 ];
 
-/// What Steampipe's plugin blocks say and spcd has no use for.
+/// Attributes of Steampipe's plugin blocks that have no effect in spcd.
 pub(crate) const STEAMPIPE_ATTRIBUTES: [&str; 6] = [
     "fill_rate",
     "bucket_size",
@@ -58,21 +60,22 @@ pub(crate) const STEAMPIPE_ATTRIBUTES: [&str; 6] = [
     "scope",
 ];
 
-/// Whether a value was taken; an error says what is expected.
-type Taken = Result<(), &'static str>;
+/// Result of setting an attribute; the error is the expected value.
+type Accepted = Result<(), &'static str>;
 
-fn put<T>(slot: &mut T, value: Option<T>, expected: &'static str) -> Taken {
+fn put<T>(slot: &mut T, value: Option<T>, expected: &'static str) -> Accepted {
     *slot = value.ok_or(expected)?;
     Ok(())
 }
 
-impl Definition {
-    /// Takes what a block says and keeps the rest.
-    pub(crate) fn change(&mut self, settings: &Settings, problems: &mut Vec<Problem>) {
+impl PluginDefinition {
+    /// Applies the attributes of a block; others stay unchanged.
+    pub(crate) fn apply_settings(&mut self, settings: &Settings, problems: &mut Vec<Problem>) {
         for setting in &settings.list {
-            self.change_one(setting, problems);
+            self.apply_setting(setting, problems);
         }
-        // `extension` alone says the wrapper too: nearly always they have one name.
+        // `extension` is the default of `wrapper`, and the reverse: they nearly always have the
+        // same name.
         if settings.get("wrapper").is_none() && settings.get("extension").is_some() {
             self.wrapper.clone_from(&self.extension);
         } else if settings.get("extension").is_none() && settings.get("wrapper").is_some() {
@@ -80,18 +83,20 @@ impl Definition {
         }
     }
 
-    fn change_one(&mut self, setting: &Setting, problems: &mut Vec<Problem>) {
+    fn apply_setting(&mut self, setting: &Setting, problems: &mut Vec<Problem>) {
         let (name, value) = (&*setting.name, &setting.value);
         let taken = self
-            .take_plain(name, value)
-            .or_else(|| self.take_collection(name, value))
-            .or_else(|| self.take_word(name, value));
+            .set_scalar(name, value)
+            .or_else(|| self.set_collection(name, value))
+            .or_else(|| self.set_keyword(name, value));
         match taken {
             Some(Ok(())) => {}
-            // One of several words, written in backticks.
+            // The expected values are keywords in backticks.
             Some(Err(words)) if words.starts_with('`') => {
-                let problem =
-                    Problem::new(setting.value_span, format!("this is no value for `{name}`"));
+                let problem = Problem::new(
+                    setting.value_span,
+                    format!("this is not a value for `{name}`"),
+                );
                 problems.push(problem.hint(format!("write {words}")));
             }
             Some(Err(expected)) => {
@@ -111,20 +116,20 @@ impl Definition {
         }
     }
 
-    /// Takes a text, or true or false. `None`: it is another attribute; an error says what is expected.
-    fn take_plain(&mut self, name: &str, value: &Value) -> Option<Taken> {
+    /// Sets an attribute that takes a text or a bool; `None` for any other attribute.
+    fn set_scalar(&mut self, name: &str, value: &Value) -> Option<Accepted> {
         let text = value.as_text();
         let slot = match name {
             "extension" => &mut self.extension,
             "wrapper" => &mut self.wrapper,
             "package" => &mut self.package,
             "schema" => &mut self.schema,
-            _ => return self.take_optional(name, value),
+            _ => return self.set_optional(name, value),
         };
         Some(put(slot, text, "text"))
     }
 
-    fn take_optional(&mut self, name: &str, value: &Value) -> Option<Taken> {
+    fn set_optional(&mut self, name: &str, value: &Value) -> Option<Accepted> {
         let flag = match value {
             Value::Bool(value) => Some(*value),
             _ => None,
@@ -136,6 +141,16 @@ impl Definition {
             "schema_attribute" => &mut self.schema_attribute,
             "positional" => return Some(put(&mut self.positional, flag, "true or false")),
             "verbatim" => return Some(put(&mut self.verbatim, flag, "true or false")),
+            "gateway" => return Some(put(&mut self.gateway, flag, "true or false")),
+            "lanes" => {
+                let lanes = value.as_text().and_then(|text| text.parse().ok());
+                let lanes = lanes.filter(|lanes| (1..=MAX_LANES).contains(lanes));
+                return Some(put(
+                    &mut self.lanes,
+                    lanes.map(Some),
+                    "a number from 1 to 64",
+                ));
+            }
             "allow_visible_secrets" => {
                 return Some(put(&mut self.allow_visible_secrets, flag, "true or false"));
             }
@@ -147,15 +162,15 @@ impl Definition {
         Some(put(slot, text, "text"))
     }
 
-    /// Takes a list or an object.
-    fn take_collection(&mut self, name: &str, value: &Value) -> Option<Taken> {
+    /// Sets an attribute that takes a list or an object.
+    fn set_collection(&mut self, name: &str, value: &Value) -> Option<Accepted> {
         const NAMES: &str = "a list of names";
         const TEXTS: &str = "an object of texts";
         let of_names = match name {
             "public" => Some(&mut self.public),
             "paths" => Some(&mut self.paths),
             "files" => Some(&mut self.files),
-            "dynamic" => Some(&mut self.ask_each),
+            "dynamic" => Some(&mut self.dynamic_plugins),
             "requires" => Some(&mut self.requires),
             "aliases" => Some(&mut self.aliases),
             _ => None,
@@ -165,7 +180,7 @@ impl Definition {
         }
         let of_texts = match name {
             "defaults" => &mut self.defaults,
-            "ask" => &mut self.ask,
+            "ask" => &mut self.ask_options,
             "import_options" => &mut self.import_options,
             "since" => &mut self.since,
             "values" => &mut self.values,
@@ -197,8 +212,8 @@ impl Definition {
         Some(put(of_texts, texts(value), TEXTS))
     }
 
-    /// Takes one of several words.
-    fn take_word(&mut self, name: &str, value: &Value) -> Option<Taken> {
+    /// Sets an attribute that takes a keyword.
+    fn set_keyword(&mut self, name: &str, value: &Value) -> Option<Accepted> {
         let text = value.as_text();
         let word = text.as_deref().unwrap_or_default();
         Some(match name {
@@ -212,9 +227,9 @@ impl Definition {
             }
             "probe" => {
                 let probe = match word {
-                    "import" => Some(Probe::Import),
-                    "files" => Some(Probe::Files),
-                    "none" => Some(Probe::None),
+                    "import" => Some(ProbeMethod::Import),
+                    "files" => Some(ProbeMethod::Files),
+                    "none" => Some(ProbeMethod::None),
                     _ => None,
                 };
                 put(
@@ -224,7 +239,7 @@ impl Definition {
                 )
             }
             "unknown_types" => {
-                let found = UnknownTypes::named(word).map(Some);
+                let found = UnknownTypePolicy::from_name(word).map(Some);
                 let expected = "`\"known\"`, `\"text\"` or `\"skip\"`";
                 put(&mut self.unknown_types, found, expected)
             }
@@ -232,7 +247,7 @@ impl Definition {
         })
     }
 
-    /// The rule for undefined plugins, for one of them.
+    /// Applies the rule for undefined plugins to one of them.
     pub(super) fn for_plugin(mut self, name: &PluginName) -> Self {
         let short = name
             .name
@@ -252,12 +267,12 @@ impl Definition {
             text.replace("{name}", &identifier)
                 .replace("{org}", &name.org)
         };
-        self.dynamic |= self.ask_each.contains(short);
+        self.dynamic |= self.dynamic_plugins.contains(short);
         self.extension = fill(&self.extension);
         self.wrapper = fill(&self.wrapper);
         self.package = fill(&self.package);
         self.schema = fill(&self.schema);
-        self.ask_each.clear();
+        self.dynamic_plugins.clear();
         self
     }
 }

@@ -1,13 +1,13 @@
-//! Which paths of files a connection may name.
+//! Checks the paths of files that a connection names.
 
 use crate::pattern::Pattern;
 use crate::secret::masked;
 
-/// Where Steampipe's plugins fetch files from without a scheme.
+/// Hosts from which Steampipe's plugins fetch files without a scheme.
 const HOSTS: [&str; 4] = ["bitbucket.org/", "git@", "github.com/", "gitlab.com/"];
 
-/// What is wrong with a list of paths or patterns of paths, and the way out.
-pub(super) fn unfit(paths: &[String]) -> Option<(String, &'static str)> {
+/// Returns the message and hint for an invalid list of paths or patterns of paths.
+pub(super) fn invalid_paths(paths: &[String]) -> Option<(String, &'static str)> {
     if paths.is_empty() {
         return Some((
             "no path is given".into(),
@@ -17,7 +17,7 @@ pub(super) fn unfit(paths: &[String]) -> Option<(String, &'static str)> {
     if paths.iter().all(|path| path.ends_with(".gz")) {
         return Some((
             "files packed with gzip are not supported here".into(),
-            "unpack them: the server reads them itself, as they are",
+            "unpack them: the server reads the files itself",
         ));
     }
     paths.iter().find_map(|path| {
@@ -31,28 +31,31 @@ pub(super) fn unfit(paths: &[String]) -> Option<(String, &'static str)> {
             ));
         }
         if path.starts_with('~') && !path.starts_with("~/") {
-            let message = format!("`~` of another user means nothing here: `{}`", plain(path));
+            let message = format!("`~` of another user is not supported: `{}`", plain(path));
             return Some((
                 message,
                 "write the whole path, or `~/…` for the home of spcd's user",
             ));
         }
         if path.is_empty() || path.contains('\0') {
-            return Some(("this is no path".into(), "write `paths = [\"data/*.csv\"]`"));
+            return Some((
+                "this is not a path".into(),
+                "write `paths = [\"data/*.csv\"]`",
+            ));
         }
         let broken = (path.split('/')).find_map(|part| Pattern::new(part).err());
         broken.map(|error| {
             (
                 format!("{error}: `{}`", plain(path)),
-                "a `\\\\` before a sign takes its meaning away",
+                "write `\\\\` before a character to match it literally",
             )
         })
     })
 }
 
-/// A path as a message may show it: without a password or a query, and on one line.
+/// Returns a path for a message: without password and query, on one line.
 fn plain(path: &str) -> String {
-    // A password may contain any of the signs that part a URL.
+    // A password may contain any separator of a URL.
     let masked = masked(path);
     let path = masked.split(['?', '#']).next().unwrap_or(&masked);
     let path = match path.split_once("://") {
@@ -68,11 +71,11 @@ fn plain(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::unfit;
+    use super::invalid_paths;
 
-    fn told(paths: &[&str]) -> String {
+    fn message(paths: &[&str]) -> String {
         let paths: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
-        unfit(&paths)
+        invalid_paths(&paths)
             .map(|(message, _)| message)
             .unwrap_or_default()
     }
@@ -80,15 +83,15 @@ mod tests {
     #[test]
     fn paths_on_this_host_are_fine() {
         for path in ["a.csv", "/x/**/*.csv", "[ab]?.csv", "a:b.csv", "a b.csv"] {
-            assert_eq!(told(&[path]), "");
+            assert_eq!(message(&[path]), "");
         }
-        assert_eq!(told(&["*.csv", "*.csv.gz"]), "");
+        assert_eq!(message(&["*.csv", "*.csv.gz"]), "");
     }
 
     #[test]
     fn what_cannot_be_read_here_is_refused_in_clear_words() {
         let gzip = "files packed with gzip are not supported here";
-        assert_eq!(told(&["*.csv.gz"]), gzip);
+        assert_eq!(message(&["*.csv.gz"]), gzip);
         for (path, shown) in [
             (
                 "https://me:secret@x.com/a.csv?token=1",
@@ -102,13 +105,13 @@ mod tests {
             ("github.com/me/it//*.csv", "github.com/me/it//*.csv"),
         ] {
             let wanted = format!("remote files are not supported here: `{shown}`");
-            assert_eq!(told(&["a.csv", path]), wanted);
+            assert_eq!(message(&["a.csv", path]), wanted);
         }
-        assert_eq!(told(&["~/a.csv"]), "");
-        let wanted = "`~` of another user means nothing here: `~ada/a.csv`";
-        assert_eq!(told(&["~ada/a.csv"]), wanted);
-        assert!(told(&["a[.csv"]).starts_with("this pattern has a `[`"));
-        assert_eq!(told(&[""]), "this is no path");
-        assert_eq!(told(&[]), "no path is given");
+        assert_eq!(message(&["~/a.csv"]), "");
+        let wanted = "`~` of another user is not supported: `~ada/a.csv`";
+        assert_eq!(message(&["~ada/a.csv"]), wanted);
+        assert!(message(&["a[.csv"]).starts_with("this pattern has a `[`"));
+        assert_eq!(message(&[""]), "this is not a path");
+        assert_eq!(message(&[]), "no path is given");
     }
 }

@@ -1,22 +1,22 @@
-//! Paths that stand in a connection: they begin at the directory of its file.
+//! Resolves the paths in a connection: they are relative to the directory of its file.
 
-/// A path on this machine, and nothing that could hold a password: no URL, no driver's own string.
-pub(super) fn is_plain(text: &str) -> bool {
+/// Returns whether a text is an absolute path that cannot contain a password: no URL, no driver's
+/// own string.
+pub(super) fn is_local_path(text: &str) -> bool {
     text.starts_with('/') && !text.contains([':', '@', '=', '?'])
 }
 
-/// A path that begins at the directory of its file, unless it is absolute or no path (`https://…`,
-/// `PG:…`).
-pub(super) fn absolute(file: &str, path: &str) -> String {
+/// Resolves a path, unless it is a URL or a driver's string (`https://…`, `PG:…`).
+pub(super) fn resolve_unless_url(file: &str, path: &str) -> String {
     match path.contains(':') {
         true => path.to_owned(),
-        false => below(file, path),
+        false => resolve(file, path),
     }
 }
 
-/// A path that begins at the directory of its file, unless it is absolute or begins at a home
-/// directory, which only the process that opens it knows.
-pub(crate) fn below(file: &str, path: &str) -> String {
+/// Resolves a relative path. A path in a home directory stays as it is: only the process that opens
+/// it knows that directory.
+pub(crate) fn resolve(file: &str, path: &str) -> String {
     if path.starts_with('/') || path.starts_with("~/") {
         return path.to_owned();
     }

@@ -1,68 +1,67 @@
-//! What people say in plain words (`read_only`, `statement_timeout`), as options of the server, and
-//! what a value must be.
+//! Expands attributes such as `read_only` and `statement_timeout` to server options, and checks
+//! values.
 
 use std::collections::BTreeMap;
 
-use super::Definition;
+use super::PluginDefinition;
 use crate::duration;
 use crate::model::OptionValue;
 use spcd_lang::lex::is_invisible;
 use spcd_lang::nearest::nearest;
 use spcd_lang::syntax::Span;
 
-/// A message and the way out.
-pub(super) type Wrong = (String, String);
+/// Message and hint.
+pub(super) type MessageAndHint = (String, String);
 
-/// The same with its place.
-pub(super) type Placed = (Span, String, String);
+/// Span, message and hint.
+pub(super) type LocatedMessage = (Span, String, String);
 
-/// Options, and whether nothing but words is in their values.
-pub(super) type Joined = BTreeMap<String, (String, bool)>;
+/// Options with their values, and whether the values come from expanded attributes alone.
+pub(super) type ExpandedOptions = BTreeMap<String, (String, bool)>;
 
-/// What a connection gives, by attribute.
+/// Values of a connection's attributes, with their spans.
 #[derive(Default)]
-pub(super) struct Words {
-    given: BTreeMap<String, (String, Span)>,
+pub(super) struct AttributeValues {
+    values: BTreeMap<String, (String, Span)>,
 }
 
-impl Words {
-    /// Takes a value; gives the one that was there.
+impl AttributeValues {
+    /// Adds a value; returns the previous one.
     pub(super) fn insert(&mut self, name: &str, text: String, span: Span) -> Option<String> {
-        let before = self.given.insert(name.to_owned(), (text, span));
+        let before = self.values.insert(name.to_owned(), (text, span));
         before.map(|(text, _)| text)
     }
 
-    /// Takes it that an attribute is given.
+    /// Adds a placeholder for an attribute that has no value.
     pub(super) fn insert_if_missing(&mut self, name: Option<&String>) {
         if let Some(name) = name.filter(|name| !self.has(name)) {
             self.insert(name, "127.0.0.1".to_owned(), Span::default());
         }
     }
 
-    /// Whether an attribute has a value.
+    /// Returns whether an attribute has a value.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.given
+        self.values
             .get(name)
             .is_some_and(|(text, _)| !text.is_empty())
     }
 
-    /// The options that the words mean beside those that the connection gives itself, and whether
-    /// nothing but words is in their values.
+    /// Returns the options that the attributes expand to, combined with the connection's own ones.
     pub(super) fn options(
         &self,
-        definition: &Definition,
+        definition: &PluginDefinition,
         server: &BTreeMap<String, OptionValue>,
-    ) -> Result<Joined, Placed> {
-        let mut options = Joined::new();
+    ) -> Result<ExpandedOptions, LocatedMessage> {
+        let mut options = ExpandedOptions::new();
         for (word, means) in &definition.words {
-            let Some((text, span)) = self.given.get(word) else {
+            let Some((text, span)) = self.values.get(word) else {
                 continue;
             };
             if text == "false" {
                 continue;
             }
             for (option, fragment) in means {
-                let fragment = filled(fragment, text);
+                let fragment = fill_template(fragment, text);
                 let own = server.get(option).map(|own| own.value.as_str());
                 let Some((before, between)) = definition.join.get(option) else {
                     if own.is_some_and(|own| own != fragment) {
@@ -75,7 +74,8 @@ impl Words {
                 let joined = match (options.remove(option), own) {
                     (Some((so_far, alone)), _) => (so_far + between + &fragment, alone),
                     (None, None) => (format!("{before}{fragment}"), true),
-                    // What stands before makes it one statement, and theirs is another.
+                    // With a prefix the value is one statement; the connection's own value is
+                    // another.
                     (None, Some(_)) if !before.is_empty() => {
                         let message =
                             format!("`{word}` needs `{option}`, which takes one statement");
@@ -92,11 +92,11 @@ impl Words {
         Ok(options)
     }
 
-    /// What is given and of no use without something that is not.
-    pub(super) fn missing(&self, definition: &Definition) -> Option<Placed> {
+    /// Returns the problem of an attribute that requires another one.
+    pub(super) fn missing(&self, definition: &PluginDefinition) -> Option<LocatedMessage> {
         definition.needs.iter().find_map(|(given, needed)| {
             let (name, value) = given.split_once('=').unwrap_or((given, ""));
-            let (text, span) = self.given.get(name)?;
+            let (text, span) = self.values.get(name)?;
             let concerns = !text.is_empty() && (value.is_empty() || value == text);
             let is_there = needed.split('|').any(|needed| self.has(needed));
             (concerns && !is_there).then(|| {
@@ -112,8 +112,8 @@ impl Words {
     }
 }
 
-/// A fragment with the value in it: `{s}` and `{ms}` of milliseconds, `{}` as it is.
-fn filled(fragment: &str, text: &str) -> String {
+/// Fills a value into a template: `{s}` and `{ms}` from milliseconds, `{}` literally.
+fn fill_template(fragment: &str, text: &str) -> String {
     let milliseconds: u64 = text.parse().unwrap_or(0);
     let seconds = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
     fragment
@@ -122,11 +122,11 @@ fn filled(fragment: &str, text: &str) -> String {
         .replace("{}", text)
 }
 
-/// A value as the option takes it, where it is of this kind. The message shows no value: it may be
-/// a secret that stands in a wrong place.
-pub(super) fn value(kind: &str, name: &str, text: &str) -> Result<String, Wrong> {
+/// Converts a value to the option's form. The message does not contain the value: it may be a
+/// secret in the wrong place.
+pub(super) fn parse_value(kind: &str, name: &str, text: &str) -> Result<String, MessageAndHint> {
     let text = text.trim();
-    // As good as unset.
+    // An empty value counts as unset.
     if text.is_empty() {
         return Ok(String::new());
     }
@@ -134,7 +134,7 @@ pub(super) fn value(kind: &str, name: &str, text: &str) -> Result<String, Wrong>
         |message: &str, hint: &str| Err((format!("{message} for `{name}`"), hint.to_owned()));
     match kind {
         "port" => {
-            // libpq takes one for each host.
+            // libpq accepts one port for each host.
             let good =
                 |port: &str| port.is_empty() || port.parse::<u16>().is_ok_and(|port| port > 0);
             match text.split(',').all(|port| good(port.trim())) {
@@ -145,11 +145,11 @@ pub(super) fn value(kind: &str, name: &str, text: &str) -> Result<String, Wrong>
                 ),
             }
         }
-        "host" => match host(text) {
+        "host" => match host_error(text) {
             None => Ok(text.to_owned()),
             Some((message, hint)) => wrong(message, hint),
         },
-        // What the server opens; `system` and the like are words.
+        // A file that the server opens; `system` and others are keywords.
         "path" => match text.contains('/') && !text.starts_with('/') || is_file_name(text) {
             false => Ok(text.to_owned()),
             true => wrong(
@@ -179,52 +179,52 @@ pub(super) fn value(kind: &str, name: &str, text: &str) -> Result<String, Wrong>
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("there are: {}", choices.replace('|', ", ")),
             };
-            wrong("this is no value", &hint)
+            wrong("this is not a value", &hint)
         }
     }
 }
 
-/// What is wrong with a host, or a list of them.
-fn host(text: &str) -> Option<(&'static str, &'static str)> {
+/// Returns the message and hint for an invalid host or list of hosts.
+fn host_error(text: &str) -> Option<(&'static str, &'static str)> {
     if text.contains("://") {
         let hint = "write the name or address alone, or the URL as `connection_string`";
-        return Some(("a URL is no host", hint));
+        return Some(("a URL is not allowed", hint));
     }
     if text.chars().any(is_invisible) {
         return Some((
-            "an invisible character is in the value",
-            "type the value anew instead of pasting it",
+            "an invisible character is not allowed",
+            "type the value again instead of pasting it",
         ));
     }
     let has_port = |host: &str| {
         let port = match host.strip_prefix('[') {
             Some(rest) => rest.split_once("]:").map(|(_, port)| port),
-            // An address with several colons is one of IPv6, and a path is that of a socket.
+            // An address with several colons is IPv6, and a path is a socket's.
             None => host.split_once(':').map(|(_, port)| port),
         };
         let is_number = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         !host.starts_with('/') && port.is_some_and(is_number)
     };
     (text.split(',').map(str::trim).any(has_port))
-        .then_some(("a port is in the value", "write it as `port = …`"))
+        .then_some(("a port is not allowed", "write it as `port = …`"))
 }
 
-/// Whether it looks like the name of a file beside others.
+/// Returns whether it looks like a file name without a directory.
 fn is_file_name(text: &str) -> bool {
     let extensions = [".pem", ".crt", ".cer", ".key", ".crl", ".pgpass"];
     !text.contains('/') && extensions.iter().any(|extension| text.ends_with(extension))
 }
 
-/// The most that Postgres takes.
-const MOST: u64 = i32::MAX as u64;
+/// Maximum of Postgres's integer settings.
+const MAX_MILLISECONDS: u64 = i32::MAX as u64;
 
 fn milliseconds(text: &str) -> Option<u64> {
-    duration::milliseconds(text).filter(|milliseconds| *milliseconds <= MOST)
+    duration::milliseconds(text).filter(|milliseconds| *milliseconds <= MAX_MILLISECONDS)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{filled, value};
+    use super::{fill_template, parse_value};
 
     #[test]
     fn values_are_what_their_kind_says() {
@@ -265,18 +265,19 @@ mod tests {
             ("a|b-c", "", Some("")),
         ] {
             assert_eq!(
-                value(kind, "x", text).ok().as_deref(),
+                parse_value(kind, "x", text).ok().as_deref(),
                 good,
                 "{kind} {text}"
             );
         }
-        let (message, hint) = value("verify-ca|verify-full", "sslmode", "verify-ful").unwrap_err();
-        assert_eq!(message, "this is no value for `sslmode`");
+        let (message, hint) =
+            parse_value("verify-ca|verify-full", "sslmode", "verify-ful").unwrap_err();
+        assert_eq!(message, "this is not a value for `sslmode`");
         assert_eq!(hint, "did you mean \"verify-full\"?");
     }
 
     #[test]
     fn a_time_is_written_in_the_units_that_an_option_wants() {
-        assert_eq!(filled("a={s} b={ms}", "1500"), "a=1.500 b=1500");
+        assert_eq!(fill_template("a={s} b={ms}", "1500"), "a=1.500 b=1500");
     }
 }

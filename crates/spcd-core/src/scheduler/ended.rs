@@ -1,26 +1,29 @@
-//! What follows from the end of a job, and from the answers of the observer and the probes.
+//! Handling of ended jobs, and of answers of drift detection and probes.
 
 use super::probes::PROBES_PER_SECOND;
-use super::record::{Failure, JobKey, JobOutcome, ManualProbe, RunningJob};
+use super::record::{Failure, JobOutcome, ManualProbe, RunningJob};
 use super::state::State;
 use super::{Command, DriftReport, ProbeCommand, WatchedSource};
-use crate::health::Kind;
+use crate::health::FailureKind;
 
 impl State {
-    /// Takes note of the end of a job.
+    /// Handles the end of a job.
     pub(super) fn job_ended(&mut self, name: &str, outcome: JobOutcome, now: u64) -> Vec<Command> {
         let is_done = outcome == JobOutcome::Done;
         let record = self.record(name);
         let job = record.job.take();
         let is_aggregator = record.members.is_some();
         let is_shown = record.shown;
-        let mut again = record.refresh || job.as_ref().is_some_and(|job| job.look_again);
-        let is_import = job.is_some_and(|job| matches!(job.key, JobKey::Import { .. }));
+        let mut again = record.refresh || job.as_ref().is_some_and(|job| job.needs_follow_up);
+        // The server of a lane may be left without tables.
+        again |=
+            self.lanes.are_there && is_done && job.as_ref().is_some_and(|job| job.does.is_drop());
+        let is_import = job.is_some_and(|job| job.does.is_import());
         let waits = |record: &super::record::ConnectionRecord| record.waits_for_members;
         self.are_members_due |= is_shown && (is_done || self.connections.values().any(waits));
         again |= self.can_aggregators_follow(now);
-        // What an aggregator let go of can be dropped, and its members may have changed meanwhile: who
-        // waits for it waits for one more pass.
+        // Tables that the aggregator no longer uses can be dropped, and its members may have changed
+        // meanwhile: requests for it wait for one more pass.
         if is_aggregator {
             self.are_members_due = true;
             again |= !matches!(outcome, JobOutcome::Later { .. } | JobOutcome::Same);
@@ -48,10 +51,10 @@ impl State {
             } => commands.extend(self.job_failed(name, target_hash, error, kind, now)),
             JobOutcome::Later { reason, is_lock } => {
                 let record = self.record(name);
-                // Also where only a source's answer would tell that something differs.
+                // Even if only a source's answer would show a difference.
                 record.refresh = true;
                 let pause = record.lock_timed_out(reason, is_lock, now);
-                self.wake_by(now + pause);
+                self.wake_at = self.wake_at.min(now + pause);
             }
             JobOutcome::Waits => {
                 self.record(name).refresh = true;
@@ -69,13 +72,13 @@ impl State {
             let names = vec![name.to_owned()];
             commands.push(Command::Probe(ProbeCommand::Request(names)));
         }
-        self.is_look_due |= again;
+        self.is_pass_due |= again;
         commands.extend(self.report_start(now));
         commands.extend(self.answers(now));
         commands
     }
 
-    /// A connection that ended a server process and was asked since then is like any other again.
+    /// Removes the record of a crash once a later attempt of the connection has ended.
     fn crash_is_over(&mut self, name: &str, outcome: &JobOutcome) -> Vec<Command> {
         let is_answered = matches!(
             outcome,
@@ -93,12 +96,12 @@ impl State {
         name: &str,
         target_hash: String,
         error: String,
-        kind: Option<Kind>,
+        kind: Option<FailureKind>,
         now: u64,
     ) -> Option<Command> {
         self.requests.failed(name, &error);
         let schedule = self.schedule(name);
-        // Those that fail make room for each other.
+        // Repetitions of many failed attempts are spread.
         let least_pause = self.failures() as u64 * 1_000 / u64::from(PROBES_PER_SECOND);
         let record = self.record(name);
         let failure = Failure::after(
@@ -110,12 +113,12 @@ impl State {
             now,
         );
         record.failure = Some(failure);
-        if let Some(at) = record.next_due() {
+        if let Some(at) = record.next_due(now) {
             self.wake_at = self.wake_at.min(at);
         }
         match kind {
-            Some(Kind::Authentication) => self.tell_of_rejection(name, target_hash, error),
-            Some(Kind::Other) | None => None,
+            Some(FailureKind::Authentication) => self.report_rejection(name, target_hash, error),
+            Some(FailureKind::Other) | None => None,
             Some(_) => self.import_ended(name, false),
         }
     }
@@ -126,7 +129,7 @@ impl State {
         self.has_probes.then_some(Command::Probe(ended))
     }
 
-    fn tell_of_rejection(
+    fn report_rejection(
         &mut self,
         name: &str,
         target_hash: String,
@@ -148,8 +151,8 @@ impl State {
         self.has_probes.then_some(Command::Probe(rejected))
     }
 
-    /// Takes note that a probe's credentials were rejected: no import sends them again either, nor does
-    /// one whose turn to ask has not come yet.
+    /// Takes note that a probe's credentials were rejected. No import sends them again: a job that has
+    /// not asked its source yet is cancelled.
     pub(super) fn credentials_rejected(
         &mut self,
         name: &str,
@@ -157,21 +160,19 @@ impl State {
         error: String,
         now: u64,
     ) -> Vec<Command> {
+        let waits =
+            |job: &&mut RunningJob| job.asked_at.is_none() && job.does.imports(&target_hash);
+        let running = (self.connections.get_mut(name)).and_then(|record| record.job.as_mut());
+        let cancelled = running.filter(waits).and_then(|job| job.cancel(name));
         let place = |one: &WatchedSource| one.connection.name.as_str().cmp(name);
         let watched = (self.watched.binary_search_by(place)).map(|place| &self.watched[place]);
-        // The answer may be about an earlier target.
+        // The answer may concern an earlier target, whose job may still be waiting.
         if watched.map_or("", |one| one.connection.target_hash()) != target_hash {
-            return Vec::new();
+            return cancelled.into_iter().collect();
         }
-        let import = Some((Kind::Authentication, self.schedule(name)));
+        let import = Some((FailureKind::Authentication, self.schedule(name)));
         let record = self.record(name);
-        let waits = |job: &&mut RunningJob| job.asked_at.is_none() && job.imports(&target_hash);
-        let cancelled = record
-            .job
-            .as_mut()
-            .filter(waits)
-            .and_then(|job| job.cancel(name));
-        // This is the answer that a client waits for.
+        // A client waits for this answer.
         let is_awaited = (record.probe).take_if(|probe| *probe != ManualProbe::Requested);
         let before = record.failure.as_ref();
         let failure = Failure::after(before, target_hash.clone(), error.clone(), import, 0, now);
@@ -180,17 +181,17 @@ impl State {
             self.requests.failed(name, &error);
         }
         // The probe may have begun before its source was watched anew.
-        let rejected = self.tell_of_rejection(name, target_hash, error);
+        let rejected = self.report_rejection(name, target_hash, error);
         cancelled.into_iter().chain(rejected).collect()
     }
 
-    /// Takes the answer to what has drifted. Another pass is made unless nothing was put off for it and
-    /// all that drifted is under way.
+    /// Handles the answer of drift detection. Another pass is needed if something was deferred for it, or
+    /// if a connection without a running job has drifted.
     pub(super) fn drift_answered(&mut self, drift: DriftReport, now: u64) -> Vec<Command> {
         self.drift_took = drift.took;
         if self.needs_drift || drift.names.keys().any(|name| !self.is_running(name)) {
             self.drift = Some(drift);
-            self.is_look_due = true;
+            self.is_pass_due = true;
             return Vec::new();
         }
         let mut commands = self.drift_settled(&drift, now);
@@ -198,7 +199,7 @@ impl State {
         commands
     }
 
-    /// Answers who waited until it was known what has drifted.
+    /// Answers requests that waited for drift detection.
     pub(super) fn drift_settled(&mut self, drift: &DriftReport, now: u64) -> Vec<Command> {
         if !self.is_deferred {
             self.requests.passed(drift.pass);
@@ -214,7 +215,7 @@ impl State {
         self.answers(now)
     }
 
-    /// Returns the answers to requests of which nothing is under way any more.
+    /// Returns the answers to requests whose work has ended.
     fn answers(&mut self, now: u64) -> Vec<Command> {
         let mut requests = std::mem::take(&mut self.requests);
         let answers = requests.answer(self, now);
@@ -224,10 +225,10 @@ impl State {
             .collect()
     }
 
-    /// Reports the start once what the first pass began is over, but for sources that take long.
+    /// Reports the start once the jobs of the first pass have ended, except slow ones.
     pub(super) fn report_start(&mut self, now: u64) -> Option<Command> {
         let is_over = || !self.connections.values().any(|record| record.is_brisk(now));
-        if self.is_start_reported || !is_over() {
+        if self.is_start_reported || self.awaits_preparation || !is_over() {
             return None;
         }
         self.is_start_reported = true;

@@ -1,72 +1,72 @@
-//! A pass: what is read, what follows from it, and what is put off.
+//! A pass: observes everything, plans, publishes and starts jobs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::Value;
-use spcd_protocol::Status;
 
 use super::record::{ManualProbe, NextAttempt, RunningJob};
 use super::requests::{Action, Request};
 use super::state::{PassInProgress, State};
-use super::{Command, DriftReport, ProbeCommand, WatchedSource};
-use crate::config::Desired;
-use crate::health::Options;
+use super::{Command, DriftReport, ProbeCommand, Urgency, WatchedSource};
+use crate::config::DesiredState;
+use crate::health::ProbeOptions;
 use crate::observed::Observed;
-use crate::plan::{self, Plan, Task, Work};
-use crate::search_path::PathChange;
+use crate::planner::{self, Plan, Task, Work};
 
-/// What a pass reads.
+/// Input of a pass.
 #[derive(Debug, Default)]
-pub struct Look {
-    /// What the files want.
-    pub desired: Arc<Desired>,
-    /// What the database holds.
+pub struct PassInput {
+    /// The desired state.
+    pub desired: Arc<DesiredState>,
+    /// The observed state.
     pub observed: Observed,
     /// The diagnostics, as the rows of `spcd.config_diagnostic`.
     pub diagnostics: Value,
     /// The files of csv connections.
     pub files: Files,
     /// The health options of connections that have none.
-    pub health: Options,
-    /// What has drifted, if that is known. `observed` tells it, too.
+    pub health: ProbeOptions,
+    /// The drift, if it is known. It is marked in `observed`, too.
     pub drift: Option<DriftReport>,
 }
 
-/// What a look at the files of csv connections found.
+/// Result of looking up the files of csv connections.
 #[derive(Debug, Default)]
 pub struct Files {
-    /// Connections whose files are not those that were read, and whether any were.
+    /// Connections whose files have changed, and whether files had been read before.
     pub changed: Vec<(String, bool)>,
-    /// Connections whose files have not shown up yet.
+    /// Connections whose look-up has not ended yet.
     pub late: Vec<String>,
-    /// In how many milliseconds to look again although no event says so.
+    /// Time until the next look-up is due, in milliseconds.
     pub again: Option<u64>,
 }
 
-/// What a pass did.
+/// Result of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PassOutcome {
-    /// Its number since the lead was taken.
+    /// Number of the pass since the lead was taken.
     pub pass: u64,
-    /// Connections that the files want.
+    /// Number of desired connections.
     pub connections: usize,
-    /// Connections that have drifted, if that is known.
+    /// Number of connections that have drifted, if known.
     pub drifted: Option<usize>,
-    /// Rows that it changed.
+    /// Number of changed rows.
     pub rows: usize,
-    /// Jobs that it started.
+    /// Number of started jobs.
     pub work: usize,
-    /// Running jobs.
+    /// Number of running jobs.
     pub running: usize,
-    /// Nothing differed and nothing is under way.
+    /// Nothing differed, and no job runs.
     pub is_idle: bool,
+    /// Work waits for extensions or lanes that are being changed; the next pass starts it.
+    pub awaits_preparation: bool,
 }
 
 impl State {
-    /// Begins a pass. Requests are read first: what was saved before one was made is then seen.
+    /// Begins a pass. Requests are read first, so that the pass observes files that were saved before them.
     pub(super) fn begin_pass(&mut self, now: u64) -> Vec<Command> {
-        self.is_look_due = false;
+        self.is_pass_due = false;
         self.retry_at = None;
         self.pass += 1;
         self.pass_began = now;
@@ -76,7 +76,7 @@ impl State {
         }]
     }
 
-    /// Goes on with a pass whose requests are read.
+    /// Continues a pass whose requests are read.
     pub(super) fn requested(
         &mut self,
         requests: Vec<(i64, Request)>,
@@ -89,51 +89,54 @@ impl State {
         }
         let waits = self.waits_for_drift || !self.has_passed;
         let drift = self.drift.take();
-        let is_awaited = self.requests.await_a_pass();
+        let is_awaited = self.requests.is_pass_awaited();
         let mut commands = Vec::new();
-        // Beside the look, where a client waits for both.
+        // Concurrently with the observation if a client waits for both.
         if waits && drift.is_none() || drift.is_none() && is_awaited {
             commands.push(Command::AskDrift {
                 pass: self.pass,
                 is_urgent: true,
             });
         }
-        commands.push(Command::Look {
+        let look = Command::ObserveAll {
             waits_for_drift: waits && drift.is_none(),
             drift,
             is_awaited,
-        });
+        };
+        commands.push(self.begin_observation(look));
         commands
     }
 
-    /// Decides what follows from a look.
+    /// Plans after the observation.
     ///
-    /// To tell what has drifted takes about ten times as long as the rest of a look. What the files
-    /// want is begun on the assumption that nothing has; what rests on it follows in another pass, to
-    /// which the answer is given.
-    pub(super) fn looked(&mut self, look: Look, now: u64) -> Vec<Command> {
-        let Look {
+    /// Drift detection takes about 10 times as long as the rest of the observation. Without its answer,
+    /// the plan assumes that nothing has drifted, and defers what depends on that to another pass.
+    pub(super) fn all_observed(&mut self, input: PassInput, now: u64) -> Vec<Command> {
+        let PassInput {
             desired,
             mut observed,
             diagnostics,
             files,
             health,
             drift,
-        } = look;
+        } = input;
         if let Some(drift) = &drift {
             self.drift_took = drift.took;
         }
+        self.desired = Some(desired.clone());
+        self.lanes.are_there = !observed.lanes.is_empty();
         self.follow_members(&desired);
-        // Any client may name anything: nothing is kept for names that no connection has.
+        // A client may send any names: unknown ones take no memory.
         let mut requested = std::mem::take(&mut self.requested);
         for names in requested.iter_mut().filter_map(|one| one.names.as_mut()) {
             names.retain(|name| is_known(&desired, &observed, name));
         }
         let requested = self.pause(requested);
         self.take_files(&desired, files, now);
+        self.follow_mirrors(&desired);
         if !requested.is_empty() {
             let drops = self.retry_drops();
-            self.await_found(drops, now);
+            self.await_found_work(drops, now);
         }
         self.reschedule(&desired, health, now);
         for request in requested {
@@ -142,36 +145,29 @@ impl State {
         self.merge_state(&desired, &mut observed, now);
         let connections = &self.connections;
         let is_paused = |name: &str| connections.get(name).is_some_and(|record| record.paused);
-        (self.requests).looked(|name| is_known(&desired, &observed, name), is_paused);
-        let plan = plan::plan(&desired, &observed);
-        if !plan.extensions.is_empty() {
-            // Their versions are recorded with what is asked of them: another look is needed.
-            self.drift = drift;
-            return vec![Command::CreateExtensions(plan.extensions)];
-        }
+        (self.requests).check_names(|name| is_known(&desired, &observed, name), is_paused);
+        let plan = planner::plan(&desired, &observed, &self.running(now));
         self.carry_out(plan, &desired, &observed, diagnostics, drift, now)
     }
 
     /// Turns a plan into commands, up to its publication.
     fn carry_out(
         &mut self,
-        mut plan: Plan,
-        desired: &Arc<Desired>,
+        plan: Plan,
+        desired: &Arc<DesiredState>,
         observed: &Observed,
         diagnostics: Value,
         drift: Option<DriftReport>,
         now: u64,
     ) -> Vec<Command> {
         self.drop_stale(observed, &plan, now);
+        self.awaits_preparation = !plan.extensions.is_empty() || !plan.lanes.is_empty();
         let mut commands = self.unrecorded();
-        let (mut is_complete, is_deferred) =
-            self.reconcile_jobs(&plan, desired, drift.is_some(), &mut commands);
-        is_complete &= !plan.undecided;
-        is_complete &= self.filter_plan(&mut plan, drift.is_some(), now);
+        commands.extend(self.follow_plan(&plan, now));
         if plan.admit {
             commands.push(Command::AdmitReaders);
         }
-        commands.extend(plan.search_path.and_then(|change| self.untried(change)));
+        commands.extend(plan.search_path.map(Command::SetSearchPath));
         let diagnostics = Some(diagnostics).filter(|news| self.diagnostics.as_ref() != Some(news));
         self.current = Some(PassInProgress {
             desired: desired.clone(),
@@ -181,12 +177,13 @@ impl State {
                 false => self.without_comments(observed),
             },
             rows: plan.rows.len(),
-            is_complete,
-            is_deferred,
+            is_complete: !plan.undecided,
+            is_deferred: plan.defers_request,
             work: plan.work,
             drift: drift.clone(),
         });
-        let is_empty = plan.rows.is_empty() && plan.touched.is_empty() && diagnostics.is_none();
+        let is_empty =
+            plan.rows.is_empty() && plan.refresh_fingerprints.is_empty() && diagnostics.is_none();
         let has_work = self
             .current
             .as_ref()
@@ -194,51 +191,48 @@ impl State {
         match is_empty && !has_work {
             true => commands.extend(self.published(0, now)),
             false => commands.push(Command::Publish {
-                touched: with_looks(plan.touched, drift.as_ref()),
+                refresh_fingerprints: with_fingerprints(plan.refresh_fingerprints, drift.as_ref()),
                 rows: plan.rows,
                 diagnostics,
             }),
         }
+        if !plan.extensions.is_empty() {
+            commands.push(Command::CreateExtensions(plan.extensions));
+        }
+        if !plan.lanes.is_empty() {
+            commands.push(Command::ChangeLanes(plan.lanes));
+        }
         commands
     }
 
-    /// Leaves out what has to wait. Returns whether nothing waits until it is known what has drifted.
-    fn filter_plan(&mut self, plan: &mut Plan, is_drift_known: bool, now: u64) -> bool {
+    /// Takes note of what a plan leaves to running jobs. Returns the commands that cancel jobs.
+    fn follow_plan(&mut self, plan: &Plan, now: u64) -> Vec<Command> {
         if !plan.waiting.is_empty() {
             self.wake_by(State::found_until(now));
         }
         for name in &plan.waiting {
             self.record(name).waits_for_members = true;
         }
-        plan.touched.retain(|name| !self.is_running(name));
-        // A running job writes itself how it ends, and what the row repeats of the files comes after that.
-        plan.rows.retain(|row| {
-            let record = self.connections.get_mut(&row.name);
-            let Some(job) = record.and_then(|record| record.job.as_mut()) else {
-                return true;
-            };
-            job.look_again |= row.written.is_some() || row.warnings.is_some();
-            false
-        });
-        // Whatever causes a pass, a lock is left to its holder until the pause is over.
-        plan.work.retain(|work| {
-            let record = self.get(&work.name);
-            record.is_none_or(|record| record.job.is_none() && !record.waits_for_lock(now))
-        });
-        if is_drift_known {
-            return true;
+        let mut commands = Vec::new();
+        for (name, record) in &mut self.connections {
+            let Some(job) = &mut record.job else { continue };
+            job.needs_follow_up |= plan.follow_up.contains(name);
+            if plan.cancel.contains(name) {
+                commands.extend(job.cancel(name));
+            }
         }
-        let all = plan.rows.len();
-        (plan.rows).retain(|row| row.route.last() != Some(&Status::Ready));
-        plan.rows.len() == all
+        commands
     }
 
-    /// Ends a pass whose changes are published: starts its jobs, and answers who waited for it.
+    /// Ends a pass whose changes are published: starts its jobs and answers requests.
     pub(super) fn published(&mut self, generation: i64, now: u64) -> Vec<Command> {
+        if let Some(early) = self.early.take() {
+            return self.start_early(early, generation);
+        }
         let Some(pass) = self.current.take() else {
             return Vec::new();
         };
-        let started = pass.work.len();
+        let started = pass.work.len() + std::mem::take(&mut self.started_early);
         let mut commands = self.start_jobs(pass.work, &pass.desired, generation);
         if !pass.comments.is_empty() {
             commands.push(Command::Comment(pass.comments));
@@ -254,23 +248,24 @@ impl State {
             rows: pass.rows,
             work: started,
             running,
-            is_idle: pass.rows == 0 && started == 0 && running == 0,
+            is_idle: pass.rows == 0 && started == 0 && running == 0 && !self.awaits_preparation,
+            awaits_preparation: self.awaits_preparation,
         }));
         if pass.diagnostics.is_some() {
             self.diagnostics = pass.diagnostics;
         }
-        let is_asked = self.waits_for_drift || !self.has_passed || self.requests.await_a_pass();
+        let is_asked = self.waits_for_drift || !self.has_passed || self.requests.is_pass_awaited();
         self.failed_writes = 0;
         self.has_passed = true;
-        self.needs_drift = !pass.is_complete || pass.is_deferred;
+        self.needs_drift = !pass.is_complete;
         self.is_deferred = pass.is_deferred;
-        self.schedule_next_look(now);
+        self.schedule_next_pass(now);
         commands.extend(self.report_start(now));
         match drift {
             Some(drift) => {
                 commands.extend(self.drift_settled(&drift, now));
-                // Who asked since then wants an answer of their own.
-                if self.requests.came_after(drift.pass) {
+                // A request that was read since then needs a detection of its own.
+                if self.requests.has_newer_than(drift.pass) {
                     commands.push(self.ask_drift(true));
                 }
             }
@@ -280,15 +275,21 @@ impl State {
         commands
     }
 
-    fn start_jobs(&mut self, work: Vec<Work>, desired: &Desired, generation: i64) -> Vec<Command> {
+    fn start_jobs(
+        &mut self,
+        work: Vec<Work>,
+        desired: &DesiredState,
+        generation: i64,
+    ) -> Vec<Command> {
         let mut commands = Vec::with_capacity(work.len());
         for work in work {
             commands.push(self.start(work, desired, generation));
         }
         for (name, record) in &mut self.connections {
-            if std::mem::take(&mut record.urgent) && record.job.is_some() {
+            if record.urgent && record.job.is_some() {
                 commands.push(Command::Prioritize(name.clone()));
             }
+            record.urgent &= self.awaits_preparation;
         }
         commands
     }
@@ -300,65 +301,29 @@ impl State {
         }
     }
 
-    fn start(&mut self, work: Work, desired: &Desired, generation: i64) -> Command {
+    pub(super) fn start(&mut self, work: Work, desired: &DesiredState, generation: i64) -> Command {
         let health = desired.connections.get(&work.name);
-        let health = health.map_or(Options::default(), |connection| connection.health);
+        let health = health.map_or(ProbeOptions::default(), |connection| connection.health);
         let record = self.record(&work.name);
         record.health = health;
         record.job = Some(RunningJob::of(&work));
-        if matches!(&work.task, Task::Import(_) | Task::Unite(_)) {
+        // A grant is no import.
+        if !matches!(&work.task, Task::Grant { .. }) {
             record.refresh = false;
         }
+        let urgency = match (record.urgent, work.is_refresh()) {
+            (true, _) => Urgency::Requested,
+            (false, false) => Urgency::Change,
+            (false, true) => Urgency::Refresh,
+        };
         Command::Start {
-            is_urgent: record.urgent,
             work,
             generation,
+            urgency,
         }
     }
 
-    /// Cancels running jobs that are not what the plan wants. Returns whether all of that could be
-    /// decided, and whether something has to wait until a job has ended.
-    ///
-    /// A source that is asked although nothing differs is no work that a plan would name: it goes on as
-    /// long as its target is wanted. As long as drift is unknown, no job seems needless.
-    fn reconcile_jobs(
-        &mut self,
-        plan: &Plan,
-        desired: &Desired,
-        is_drift_known: bool,
-        commands: &mut Vec<Command>,
-    ) -> (bool, bool) {
-        let (mut is_complete, mut is_deferred) = (true, false);
-        let planned: BTreeMap<&str, &Work> =
-            (plan.work.iter().map(|work| (work.name.as_str(), work))).collect();
-        for (name, record) in &mut self.connections {
-            let Some(job) = &mut record.job else { continue };
-            let wanted = desired.connections.get(name);
-            let is_wanted = (wanted.is_some_and(|connection| connection.enabled) || record.shown)
-                && !record.paused;
-            let target = if is_wanted {
-                desired.target_hash(name)
-            } else {
-                ""
-            };
-            let is_same = match planned.get(name.as_str()) {
-                Some(work) => RunningJob::of(work).key == job.key,
-                None => job.is_refresh_of(target),
-            };
-            if is_same {
-                job.look_again |= record.refresh;
-                is_deferred |= record.refresh;
-            } else if !planned.contains_key(name.as_str()) && !is_drift_known {
-                is_complete = false;
-            } else {
-                commands.extend(job.cancel(name));
-                is_deferred = true;
-            }
-        }
-        (is_complete, is_deferred)
-    }
-
-    /// Carries out what requests say about pauses. Returns the requests to ask sources.
+    /// Carries out the parts of requests that concern pauses. Returns the refreshes.
     fn pause(&mut self, requested: Vec<Request>) -> Vec<Request> {
         let mut rest = Vec::new();
         for mut request in requested {
@@ -393,7 +358,7 @@ impl State {
         rest
     }
 
-    /// Returns what is to be recorded, and could not be when it happened.
+    /// Returns commands that record what could not be recorded when it happened.
     fn unrecorded(&self) -> Vec<Command> {
         let crashes = self.unforgotten_crashes.iter().cloned();
         let mut commands: Vec<Command> = crashes.map(Command::ForgetCrash).collect();
@@ -409,13 +374,13 @@ impl State {
         commands
     }
 
-    /// Has csv connections asked whose files changed: now, whatever failed before. A client that waits
-    /// for the pass waits until those that changed are read, too, also where that has begun already.
-    fn take_files(&mut self, desired: &Desired, files: Files, now: u64) {
+    /// Makes csv connections due whose files changed, even after failures. A request that waits for the
+    /// pass also waits until the changed files are read, including those that are being read.
+    fn take_files(&mut self, desired: &DesiredState, files: Files, now: u64) {
         for record in self.connections.values_mut() {
             record.files_late = false;
         }
-        if self.requests.await_a_pass() {
+        if self.requests.is_pass_awaited() {
             let is_csv = |name: &str| {
                 let target = desired.connections.get(name)?.target.as_ref().ok()?;
                 target.csv.as_ref()
@@ -430,7 +395,7 @@ impl State {
             if !found.is_empty() {
                 self.wake_by(State::found_until(now));
             }
-            self.await_found(found, now);
+            self.await_found_work(found, now);
         }
         for name in files.late {
             self.record(&name).files_late = true;
@@ -448,19 +413,11 @@ impl State {
         }
     }
 
-    fn await_found(&mut self, names: BTreeSet<String>, now: u64) {
+    fn await_found_work(&mut self, names: BTreeSet<String>, now: u64) {
         if !names.is_empty() {
-            self.requests.await_found(&names, State::found_until(now));
+            self.requests
+                .await_found_work(&names, State::found_until(now));
         }
-    }
-
-    /// Returns the command for search paths, without roles for which just that was refused before.
-    fn untried(&self, mut change: PathChange) -> Option<Command> {
-        let was_refused = |role: &String| self.refused_paths.get(role) == Some(&change.hash);
-        change.set.retain(|role| !was_refused(role));
-        change.reset.retain(|role| !was_refused(role));
-        let is_idle = change.is_empty() && change.forget.is_empty() && change.touched.is_empty();
-        (!is_idle).then_some(Command::SetSearchPath(change))
     }
 
     /// Returns the connections that an earlier daemon left without comments.
@@ -497,7 +454,7 @@ impl State {
     }
 
     /// Returns the commands that keep the probes up to date.
-    fn watch_sources(&mut self, desired: &Desired) -> Vec<Command> {
+    fn watch_sources(&mut self, desired: &DesiredState) -> Vec<Command> {
         let is_left_alone = |name: &str, is_enabled: bool| {
             let record = self.get(name);
             let is_shown = record.is_some_and(|record| record.shown);
@@ -532,16 +489,22 @@ impl State {
     }
 }
 
-/// Whether the files or the database have a connection.
-fn is_known(desired: &Desired, observed: &Observed, name: &str) -> bool {
+/// Whether a connection has a block or a row.
+fn is_known(desired: &DesiredState, observed: &Observed, name: &str) -> bool {
     observed.connections.contains_key(name) || desired.connections.contains_key(name)
 }
 
-/// Returns the fingerprints that were found: what is altered after that is still found later.
-fn with_looks(touched: Vec<String>, drift: Option<&DriftReport>) -> Vec<(String, Option<String>)> {
-    let with_look = |name: String| {
+/// Adds the observed fingerprints, so that later alterations are still detected.
+fn with_fingerprints(
+    refresh_fingerprints: Vec<String>,
+    drift: Option<&DriftReport>,
+) -> Vec<(String, Option<String>)> {
+    let with_fingerprint = |name: String| {
         let look = drift.and_then(|drift| drift.names.get(&name)).cloned();
         (name, look)
     };
-    touched.into_iter().map(with_look).collect()
+    refresh_fingerprints
+        .into_iter()
+        .map(with_fingerprint)
+        .collect()
 }

@@ -14,9 +14,11 @@ pub use batch::HealthBatch;
 use batch::{HealthRow, PendingHealth, ProbeRequest};
 pub use source::{ProbeCommand, WatchedSource};
 
-use super::stuck_sessions;
-use crate::backoff::Backoff;
-use crate::health::{Breaker, Health, Kind, Outcome, ProbeAnswer, ProbeFailure, Turn};
+use super::budget::stuck_sessions;
+use crate::health::{
+    Breaker, FailureKind, HealthChange, ProbeAnswer, ProbeFailure, ProbeOutcome, SourceHealth,
+};
+use spcd_protocol::Backoff;
 
 /// Maximum number of concurrent probes of sources that answered last.
 pub const MAX_WELL_PROBES: usize = 4;
@@ -24,7 +26,7 @@ pub const MAX_WELL_PROBES: usize = 4;
 /// hub's server. Where there are more sources than that, each is asked less often.
 pub(super) const PROBES_PER_SECOND: u32 = 50;
 /// Maximum number of probes of sources that answered last that start in a second while many jobs
-/// run, which tell as much about their own sources.
+/// run, which also show whether their sources answer.
 const PROBES_PER_SECOND_BESIDE_JOBS: u64 = 2;
 /// How long that limit holds: some of the jobs may hang.
 const LONGEST_BESIDE_JOBS: u64 = 60_000;
@@ -92,7 +94,7 @@ struct ProbeSessions {
 #[derive(Debug)]
 struct SourceRecord {
     watched: WatchedSource,
-    health: Health,
+    health: SourceHealth,
     /// `health` describes an earlier target.
     is_unknown: bool,
     /// The running probe whose answer counts.
@@ -119,7 +121,7 @@ impl ProbeScheduler {
     }
 
     /// Replaces the watched sources. `first` returns when a new one is probed first. A source whose
-    /// target changed is probed at once, unless its import runs (`importing`), which tells as much.
+    /// target changed is probed at once, unless its import runs (`importing`), which replaces a probe.
     pub fn watch(
         &mut self,
         watched: Vec<WatchedSource>,
@@ -143,7 +145,7 @@ impl ProbeScheduler {
                         Some(false) => now,
                         _ => first(&watched),
                     };
-                    SourceRecord::new(watched, Health::new(known, first))
+                    SourceRecord::new(watched, SourceHealth::new(known, first))
                 }
             };
             self.forgotten.remove(&name);
@@ -198,7 +200,7 @@ impl ProbeScheduler {
         }
     }
 
-    /// Has a source probed before all that are due, as a client requested; `false`: it is not watched.
+    /// Makes a source due before all others, as a client requested. Returns `false` if it is not watched.
     pub fn request(&mut self, name: &str, now: u64) -> bool {
         self.change(name, now, |record| {
             record.again(now);
@@ -231,7 +233,7 @@ impl ProbeScheduler {
         failure: ProbeFailure,
         requested: bool,
         now: u64,
-    ) -> Option<Turn> {
+    ) -> Option<HealthChange> {
         let record = self.sources.get(name)?;
         if record.watched.connection.target_hash() != target_hash {
             // The import was of an earlier target.
@@ -274,7 +276,7 @@ impl ProbeScheduler {
             let hung = self.hung.values().filter(|other| *other == wrapper).count();
             if hung > 0 {
                 let why = stuck_sessions(wrapper, hung);
-                self.record_answer(&name, ProbeAnswer::Unsure(why), now);
+                self.record_answer(&name, ProbeAnswer::Inconclusive(why), now);
                 return None;
             }
         }
@@ -285,7 +287,7 @@ impl ProbeScheduler {
             self.record_answer(&name, ProbeAnswer::Failed(failure), now);
             return None;
         }
-        let health = record.health.asked();
+        let health = record.health.probing();
         if record.health.breaker != health.breaker {
             self.changed.insert(name);
         }
@@ -323,12 +325,12 @@ impl ProbeScheduler {
         name: &str,
         answer: ProbeAnswer,
         now: u64,
-    ) -> Option<Turn> {
+    ) -> Option<HealthChange> {
         for running in &mut self.running {
             running.remove(&number);
         }
         let mut record = self.sources.get_mut(name);
-        if matches!(&answer, ProbeAnswer::Failed(failure) if failure.kind == Kind::Timeout) {
+        if matches!(&answer, ProbeAnswer::Failed(failure) if failure.kind == FailureKind::Timeout) {
             // Its session is stuck until `session_ended`.
             let watched = record.as_ref().map(|record| &record.watched);
             let wrapper = watched.and_then(WatchedSource::uncancellable_wrapper);
@@ -347,29 +349,32 @@ impl ProbeScheduler {
         self.record_answer(name, answer, now)
     }
 
-    fn record_answer(&mut self, name: &str, answer: ProbeAnswer, now: u64) -> Option<Turn> {
+    fn record_answer(&mut self, name: &str, answer: ProbeAnswer, now: u64) -> Option<HealthChange> {
         let mut turn = None;
         self.change(name, now, |record| {
             record.is_unknown = false;
             let pending = &mut record.pending;
             pending.checked = Some(now);
             let outcome = match answer {
-                ProbeAnswer::There(latency) => {
-                    // The stuck sessions say nothing about the source any more.
+                ProbeAnswer::Reachable(latency) => {
+                    // The stuck sessions no longer show whether the source answers.
                     record.hung.clear();
                     pending.latency = Some(latency.as_secs_f64() * 1000.0);
-                    Outcome::Answered
+                    ProbeOutcome::Answered
                 }
                 ProbeAnswer::Failed(failure) => {
                     pending.failure = Some(failure.one_line());
-                    Outcome::Failed(failure.kind)
+                    ProbeOutcome::Failed(failure.kind)
                 }
-                ProbeAnswer::Unsure(text) => {
+                ProbeAnswer::Inconclusive(text) => {
                     pending.failure = Some(text);
-                    Outcome::Unsure
+                    ProbeOutcome::Inconclusive
                 }
             };
-            (record.health, turn) = record.health.after(outcome, now, &record.watched.schedule);
+            (record.health, turn) =
+                record
+                    .health
+                    .after_probe(outcome, now, &record.watched.schedule);
             pending.turns.extend(turn);
             pending.request = pending.request.map(|_| ProbeRequest::Answered);
         });
@@ -377,7 +382,7 @@ impl ProbeScheduler {
     }
 
     /// Takes note that a probe's session is free again. Without an answer before, the hub could not
-    /// be asked, which says nothing about the source.
+    /// be asked, which does not show whether the source answers.
     pub fn session_ended(&mut self, number: u64, name: &str, now: u64) {
         for running in &mut self.running {
             running.remove(&number);
@@ -424,7 +429,7 @@ impl ProbeScheduler {
         }
         rows.extend(take(&mut self.forgotten).into_iter().map(|name| HealthRow {
             name,
-            health: Health::default(),
+            health: SourceHealth::default(),
             pending: PendingHealth::default(),
         }));
         HealthBatch { rows, now }
@@ -472,7 +477,7 @@ impl ProbeScheduler {
 }
 
 impl SourceRecord {
-    fn new(watched: WatchedSource, health: Health) -> Self {
+    fn new(watched: WatchedSource, health: SourceHealth) -> Self {
         Self {
             watched,
             health,
@@ -509,7 +514,7 @@ impl SourceRecord {
     }
 
     fn again(&mut self, now: u64) {
-        self.health = self.health.again(now);
+        self.health = self.health.retry_at(now);
         // The answer of a probe that runs now does not count.
         self.probe = None;
         self.not_before = now;

@@ -1,93 +1,97 @@
-//! What is known of one connection between passes.
+//! The state of one connection between passes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Command;
-use crate::backoff::Backoff;
-use crate::health::{Kind, Options, Schedule};
-use crate::plan::{Task, Why, Work};
+use crate::health::{FailureKind, ProbeOptions, ProbeSchedule};
+use crate::observed::{Attempt, Observed};
+use crate::planner::{self, Work};
+use spcd_protocol::Backoff;
 
-/// How long a job may take before aggregators and requests stop waiting for it, in milliseconds.
+/// Time after which aggregators and requests stop waiting for a job, in milliseconds.
 pub const PATIENCE: u64 = 3_000;
-/// The pauses after a lock time-out.
+/// Pauses after lock time-outs.
 const LOCK_BACKOFF: Backoff = Backoff::new(1_000, 15_000);
-/// The pauses after a failure that is not an import's.
+/// Pauses after failures other than imports.
 const FAILURE_BACKOFF: Backoff = Backoff::new(5_000, 300_000);
-/// The longest pause after an import that timed out, in milliseconds. A probe finds out earlier that
-/// its source answers again.
+/// Longest pause after an import that timed out, in milliseconds. A probe notices earlier that the
+/// source answers again.
 const LONGEST_AFTER_TIMEOUT: u64 = 3_600_000;
 
-/// Everything that is known of one connection. None of it is needed to be right: a new leader starts
-/// without it and looks again.
+/// Everything that the scheduler knows of one connection. A new leader starts without it and observes
+/// the database.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ConnectionRecord {
     /// The running job.
     pub job: Option<RunningJob>,
     /// The last attempt, if it failed.
     pub failure: Option<Failure>,
-    /// The last attempt ended a server process: only the end of its pause or a retry repeats it.
+    /// The last attempt ended a server process. It is repeated after its pause or by `spcd retry`, not
+    /// by a refresh.
     pub crashed: bool,
-    /// The source is to be asked although nothing is known to differ.
+    /// The source is to be asked even if nothing is known to differ.
     pub refresh: bool,
-    /// A client named the connection in a request that no pass has carried out yet.
+    /// A client named the connection in a request whose work has not started yet.
     pub urgent: bool,
     /// Lock time-outs.
     pub locks: LockWait,
-    /// When its dynamic source is asked next.
+    /// The next refresh of its dynamic source.
     pub turn: Option<RefreshTurn>,
-    /// Its source is left alone, as a client requested.
+    /// A client paused it.
     pub paused: bool,
-    /// What its definition says about probes and retries.
-    pub health: Options,
+    /// Its options for probes and retries.
+    pub health: ProbeOptions,
     /// The members of an enabled aggregator.
     pub members: Option<BTreeSet<String>>,
     /// An enabled aggregator shows it.
     pub shown: bool,
     /// It is an aggregator that waits for members.
     pub waits_for_members: bool,
-    /// Its files have not shown up yet.
+    /// The look-up of its files has not ended yet.
     pub files_late: bool,
-    /// A probe that a client requested.
+    /// The probe that a client requested.
     pub probe: Option<ManualProbe>,
+    /// The stamp of a mirrored connection's source for which it was last asked.
+    pub source_stamp: Option<String>,
 }
 
 /// Lock time-outs of a connection's job.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct LockWait {
-    /// How many in a row.
+    /// Number of time-outs in a row.
     pub times: u32,
-    /// When the job is tried again.
+    /// When the job is repeated.
     pub until: Option<u64>,
-    /// Who holds the lock, until the job got it.
+    /// Description of the lock's holder, until the job gets the lock.
     pub holder: Option<String>,
 }
 
-/// When a dynamic source is asked next.
+/// The next refresh of a dynamic source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct RefreshTurn {
     pub at: u64,
     pub interval: u64,
 }
 
-/// How far a requested probe is.
+/// Progress of a requested probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum ManualProbe {
-    /// It is requested at the end of the pass.
+    /// It starts at the end of the pass.
     Wanted,
-    /// It follows the import that runs.
+    /// It starts after the running import.
     AfterImport,
-    /// It is under way.
+    /// It is running.
     Requested,
 }
 
-/// A failed attempt, and when it is repeated.
+/// A failed attempt and its repetition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The target that was tried; empty: to drop it.
     pub target_hash: String,
-    /// Why it failed.
+    /// The error.
     pub error: String,
-    /// How often, in a row.
+    /// Number of failures in a row.
     pub times: u32,
     /// When it is repeated.
     pub next: NextAttempt,
@@ -98,61 +102,50 @@ pub struct Failure {
 pub enum NextAttempt {
     /// In the next pass.
     Due,
-    /// No earlier than this.
+    /// Not before this time.
     At(u64),
-    /// When something changes or a client requests it.
+    /// When the configuration changes or a client requests it.
     OnRequest,
 }
 
-/// A job under way.
+/// A running job.
 #[derive(Debug, PartialEq)]
 pub(super) struct RunningJob {
-    pub key: JobKey,
-    /// Nothing is known to differ.
-    pub is_refresh: bool,
-    /// When its source was asked.
+    /// What it does.
+    pub does: planner::Job,
+    /// When it asked its source.
     pub asked_at: Option<u64>,
-    /// Something else is wanted meanwhile: look again when the job has ended.
-    pub look_again: bool,
+    /// Another pass is needed when the job has ended.
+    pub needs_follow_up: bool,
     pub is_cancelled: bool,
 }
 
-/// Two pieces of work with one key do the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum JobKey {
-    Import { target: String, hidden: bool },
-    SyncAggregator(String),
-    Drop { stays: bool },
-    Grant,
-}
-
-/// What came of a job.
+/// Result of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobOutcome {
-    /// The connection is as it should be.
+    /// The connection was changed as planned.
     Done,
-    /// It was so before: nothing was written.
+    /// Nothing differed, and nothing was written.
     Same,
     /// The job failed, and the row says so unless it was a refresh.
     Failed {
         /// The target that was tried; empty: to drop it.
         target_hash: String,
-        /// Why.
+        /// The error.
         error: String,
         /// The kind of failure of an import.
-        kind: Option<Kind>,
+        kind: Option<FailureKind>,
     },
-    /// Another session stood in the way: try again after a pause.
+    /// Another session blocked the job, which is repeated after a pause.
     Later {
-        /// What stood in the way.
+        /// What blocked it.
         reason: String,
-        /// It held a lock.
+        /// The other session held a lock.
         is_lock: bool,
     },
-    /// Aggregators have to let go of it first.
+    /// Aggregators have to release the connection's tables first.
     Waits,
-    /// The job was given up: it was cancelled, or lost its session. What came of it, the next pass
-    /// finds out.
+    /// The job was cancelled or lost its session. The next pass observes what it did.
     Cancelled,
 }
 
@@ -170,6 +163,24 @@ impl JobOutcome {
     }
 }
 
+/// What is known of the servers of lanes.
+#[derive(Debug, Default)]
+pub(super) struct LaneRecord {
+    /// Those that cannot be made or altered, and why.
+    pub(super) refused: BTreeMap<String, String>,
+    /// Whether the last look found any.
+    pub(super) are_there: bool,
+}
+
+impl LaneRecord {
+    pub(super) fn merge_into(&self, observed: &mut Observed) {
+        for (server, reason) in &self.refused {
+            let lane = observed.lanes.entry(server.clone()).or_default();
+            lane.refused = Some(reason.clone());
+        }
+    }
+}
+
 impl ConnectionRecord {
     /// Whether the source rejected the credentials, which are not sent again unless something changes.
     pub fn is_rejected(&self) -> bool {
@@ -177,13 +188,7 @@ impl ConnectionRecord {
         failure.is_some_and(|failure| failure.next == NextAttempt::OnRequest)
     }
 
-    /// Whether a lock time-out's pause is not over. A client that names the connection does not wait
-    /// for that.
-    pub fn waits_for_lock(&self, now: u64) -> bool {
-        self.locks.until.is_some_and(|until| until > now) && !self.urgent
-    }
-
-    /// Whether anything is still to be done or answered for the connection.
+    /// Whether a job, a refresh or a probe is outstanding.
     pub fn is_busy(&self) -> bool {
         self.job.is_some() || self.refresh || self.probe.is_some()
     }
@@ -193,7 +198,7 @@ impl ConnectionRecord {
         self.job.as_ref().is_some_and(|job| !job.is_slow(now))
     }
 
-    /// Whether its job has waited for the source for too long for others to wait, too.
+    /// Whether its job has waited for the source for so long that nothing else waits for it.
     pub fn is_slow(&self, now: u64) -> bool {
         self.job.as_ref().is_some_and(|job| job.is_slow(now))
     }
@@ -209,28 +214,68 @@ impl ConnectionRecord {
         pause
     }
 
-    /// When something is due that no event announces.
-    pub fn next_due(&self) -> Option<u64> {
-        match self.failure.as_ref().map(|failure| failure.next) {
+    /// Returns when the next pass is due: to repeat a failed attempt, or after a lock time-out's pause.
+    pub fn next_due(&self, now: u64) -> Option<u64> {
+        let repetition = match self.failure.as_ref().map(|failure| failure.next) {
             Some(NextAttempt::At(at)) => Some(at),
             _ => None,
+        };
+        let pause = self.locks.until.filter(|until| *until > now);
+        repetition.into_iter().chain(pause).min()
+    }
+
+    /// Adds the scheduler's knowledge of a connection to the observed state.
+    pub(super) fn merge_into(&mut self, observed: &mut Observed, name: &str, now: u64) {
+        if let Some(failure) = &mut self.failure {
+            if matches!(failure.next, NextAttempt::At(at) if at <= now) {
+                failure.next = NextAttempt::Due;
+                // Even if nothing is known to differ: only the source's answer is missing.
+                self.refresh = true;
+            }
+            let attempt = Attempt {
+                target_hash: failure.target_hash.clone(),
+                error: failure.error.clone(),
+                due: failure.next == NextAttempt::Due,
+            };
+            observed.attempts.insert(name.to_owned(), attempt);
+        }
+        for (is_so, names) in [
+            (self.refresh, &mut observed.ask),
+            (self.urgent, &mut observed.urgent),
+            (self.paused, &mut observed.paused),
+            (self.is_slow(now), &mut observed.slow),
+        ] {
+            if is_so {
+                names.insert(name.to_owned());
+            }
+        }
+        match observed.connections.get_mut(name) {
+            Some(known) => known.waits_for.clone_from(&self.locks.holder),
+            None => self.locks.holder = None,
+        }
+    }
+
+    /// Makes a failed attempt due at once, unless it may end the server again.
+    pub(super) fn attempt_now(&mut self) {
+        if !self.crashed {
+            self.failure = None;
         }
     }
 }
 
 impl Failure {
-    /// Whether the connection was to be dropped.
+    /// Whether it was an attempt to drop the connection.
     pub fn is_of_drop(&self) -> bool {
         self.target_hash.is_empty()
     }
 
-    /// Returns the failure that follows `before`. An import is repeated by the source's `schedule`, as
-    /// long as there is a chance that it succeeds, and no earlier than after `least_pause`.
+    /// Returns the failure that follows `before`. An import is repeated by the source's `schedule`, unless
+    /// its credentials were rejected, and not before `least_pause` has passed.
     pub(super) fn after(
         before: Option<&Self>,
         target_hash: String,
         error: String,
-        import: Option<(Kind, Schedule)>,
+        import: Option<(FailureKind, ProbeSchedule)>,
         least_pause: u64,
         now: u64,
     ) -> Self {
@@ -240,11 +285,11 @@ impl Failure {
             .saturating_add(1);
         let next = match import {
             // Another attempt with the same credentials could lock the account.
-            Some((Kind::Authentication, _)) => NextAttempt::OnRequest,
+            Some((FailureKind::Authentication, _)) => NextAttempt::OnRequest,
             Some((kind, schedule)) => {
                 let mut pause = schedule.pause_after(times);
                 // Each attempt may leave a stuck session.
-                if kind == Kind::Timeout && times > schedule.attempts {
+                if kind == FailureKind::Timeout && times > schedule.attempts {
                     let longest = LONGEST_AFTER_TIMEOUT.max(pause);
                     let more = times - schedule.attempts;
                     pause = Backoff::new(pause, longest).pause(more.saturating_add(1));
@@ -265,27 +310,16 @@ impl Failure {
 impl RunningJob {
     pub fn of(work: &Work) -> Self {
         Self {
-            key: JobKey::of(work),
-            is_refresh: is_refresh(work),
+            does: planner::Job::of(work),
             asked_at: None,
-            look_again: false,
+            needs_follow_up: false,
             is_cancelled: false,
         }
     }
 
-    /// Whether the source is being asked although nothing differs from a target.
-    pub fn is_refresh_of(&self, wanted: &str) -> bool {
-        self.is_refresh && self.imports(wanted)
-    }
-
-    /// Whether it imports a target.
-    pub fn imports(&self, wanted: &str) -> bool {
-        matches!(&self.key, JobKey::Import { target, .. } if target == wanted)
-    }
-
-    /// Has the job of this connection cancelled, once.
+    /// Cancels the job, unless that was done before.
     pub fn cancel(&mut self, name: &str) -> Option<Command> {
-        self.look_again = true;
+        self.needs_follow_up = true;
         let is_new = !std::mem::replace(&mut self.is_cancelled, true);
         is_new.then(|| Command::Cancel(name.to_owned()))
     }
@@ -293,27 +327,6 @@ impl RunningJob {
     fn is_slow(&self, now: u64) -> bool {
         self.asked_at.is_some_and(|at| now - at >= PATIENCE)
     }
-}
-
-impl JobKey {
-    pub fn of(work: &Work) -> Self {
-        match &work.task {
-            Task::Import(import) => Self::Import {
-                target: import.target_hash.clone(),
-                hidden: import.hidden,
-            },
-            Task::Unite(sync) => Self::SyncAggregator(sync.target_hash.clone()),
-            Task::Drop { keep, .. } => Self::Drop {
-                stays: keep.is_some(),
-            },
-            Task::Grant { .. } => Self::Grant,
-        }
-    }
-}
-
-/// Whether a source is to be asked although nothing is known to differ.
-pub fn is_refresh(work: &Work) -> bool {
-    matches!(&work.task, Task::Import(import) if import.why == Why::Refresh)
 }
 
 /// Returns the pause after this many lock time-outs in a row.

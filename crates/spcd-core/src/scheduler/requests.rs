@@ -1,79 +1,80 @@
-//! The requests of clients that have no answer yet (`spcd.refresh_request`).
+//! Requests of clients (`spcd.refresh_request`) until they are answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// So many names that no connection has are told; of the others, how many there are.
-const TOLD: usize = 3;
-/// Most errors that an answer names.
-const MOST_ERRORS: usize = 100;
-/// No connection's name is longer, in bytes; nor is one told with more characters.
-const LONGEST: usize = 63;
+/// Maximum number of unknown names in an error; further ones are counted.
+const MAX_UNKNOWN_NAMES: usize = 3;
+/// Maximum number of errors in an answer; further ones are counted.
+const MAX_ERRORS: usize = 100;
+/// Maximum length of a connection's name, in bytes. Longer names are cut in errors, after as many
+/// characters.
+const MAX_NAME_LENGTH: usize = 63;
 
-/// The requests that were read and not answered yet.
+/// Requests that were read and not answered yet.
 #[derive(Debug, Default)]
 pub struct Requests {
     open: BTreeMap<i64, OpenRequest>,
-    /// More are queued than are held.
+    /// More requests are queued than can be held.
     pub(super) is_crowded: bool,
 }
 
-/// What a client requests.
+/// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// What is to be done.
+    /// What to do.
     pub action: Action,
-    /// The connections, in byte order, each once; `None`: all.
+    /// The connections, in byte order and without duplicates; `None` means all.
     pub names: Option<Vec<String>>,
     /// Whether credentials that were rejected are sent again.
     pub retries_refused: bool,
 }
 
-/// What is to be done with sources.
+/// What to do with sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Ask them.
+    /// Refresh them.
     Refresh,
-    /// Leave them alone no longer, and ask them.
+    /// End their pause and refresh them.
     Reconnect,
-    /// Leave them alone.
+    /// Pause them.
     Disconnect,
-    /// Ask them although that ended a server process.
+    /// Import them although that ended a server process before.
     Retry,
 }
 
 #[derive(Debug)]
 struct OpenRequest {
     action: Action,
-    /// `None`: all. In byte order, each once; after a pass only those of connections.
+    /// As in [`Request`]. Unknown names are removed by the first pass.
     names: Option<Vec<String>>,
-    /// Those of them that are paused, and were reported as that.
+    /// Paused connections among them that are reported already.
     paused: BTreeSet<String>,
     /// The pass that read the request.
     pass: u64,
-    /// A pass since then put nothing off, and knew what had drifted.
+    /// A pass since then deferred nothing, and drift was known.
     is_passed: bool,
-    /// Connections for which the pass found work that their status does not show: other files, a drop
-    /// that is tried again.
+    /// Connections for which the pass found work that their status does not show: changed files, a
+    /// repeated drop.
     found: BTreeSet<String>,
-    /// When they are waited for no longer: a source that hangs delays no look at the others.
+    /// Until when the answer waits for them, at most: a source that hangs does not delay it further.
     found_until: u64,
     errors: Vec<String>,
-    /// How many more there were.
+    /// Number of errors that are only counted.
     more_errors: usize,
     /// Its answer is being written.
     is_answering: bool,
 }
 
-/// What [`Requests::answer`] asks about connections.
+/// Progress of connections, for [`Requests::answer`].
 pub(super) trait Progress {
-    /// Whether anything is under way for a connection, or for any (`None`).
+    /// Whether work is outstanding for a connection, or for any (`None`).
     fn is_open(&self, name: Option<&str>) -> bool;
-    /// Whether what a pass found for a connection is under way.
+    /// Whether work that a pass found is outstanding for a connection.
     fn is_found_open(&self, name: &str) -> bool;
 }
 
 impl Requests {
-    /// The identifiers of the requests that are held.
+    /// Returns the identifiers of the requests that are held.
     pub fn ids(&self) -> Vec<i64> {
         self.open.keys().copied().collect()
     }
@@ -95,7 +96,7 @@ impl Requests {
     }
 
     /// Reports names that no connection has, and refreshes of connections that are paused.
-    pub(super) fn looked(
+    pub(super) fn check_names(
         &mut self,
         is_known: impl Fn(&str) -> bool,
         is_paused: impl Fn(&str) -> bool,
@@ -116,10 +117,9 @@ impl Requests {
                 .cloned()
                 .collect();
             for name in paused {
-                open.tell(|| {
+                open.report(|| {
                     format!(
-                        "{name}: its source is left alone since `spcd disconnect`: \
-                         `spcd reconnect {name}` ends that"
+                        "{name}: paused by `spcd disconnect`: run `spcd reconnect {name}` to resume"
                     )
                 });
                 open.paused.insert(name);
@@ -127,29 +127,29 @@ impl Requests {
         }
     }
 
-    /// Has the requests that wait for a pass wait for these connections, at most until then.
-    pub(super) fn await_found(&mut self, names: &BTreeSet<String>, until: u64) {
+    /// Makes the requests that wait for a pass also wait for these connections, at most until `until`.
+    pub(super) fn await_found_work(&mut self, names: &BTreeSet<String>, until: u64) {
         for open in self.open.values_mut().filter(|open| !open.is_passed) {
             open.found.extend(names.iter().cloned());
             open.found_until = until;
         }
     }
 
-    /// Takes note that nothing of what this pass or one before read is put off.
+    /// Takes note that nothing is deferred for the requests that this pass or an earlier one read.
     pub(super) fn passed(&mut self, pass: u64) {
         for open in self.open.values_mut() {
             open.is_passed |= open.pass <= pass;
         }
     }
 
-    /// Whether one was read after this pass.
-    pub(super) fn came_after(&self, pass: u64) -> bool {
+    /// Whether a request was read after this pass.
+    pub(super) fn has_newer_than(&self, pass: u64) -> bool {
         let mut open = self.open.values();
         open.any(|open| !open.is_passed && open.pass > pass)
     }
 
-    /// Whether a client waits for what a pass finds.
-    pub(super) fn await_a_pass(&self) -> bool {
+    /// Whether a request waits for a pass.
+    pub(super) fn is_pass_awaited(&self) -> bool {
         self.open.values().any(|open| !open.is_passed)
     }
 
@@ -160,7 +160,7 @@ impl Requests {
             None => true,
         };
         for open in self.open.values_mut().filter(concerns) {
-            open.tell(|| format!("{name}: {error}"));
+            open.report(|| format!("{name}: {error}"));
         }
     }
 
@@ -180,12 +180,12 @@ impl Requests {
         answers
     }
 
-    /// Takes note that an answer is written. Returns whether that makes room for a queued request.
+    /// Removes a request whose answer is written. Returns whether queued requests can be read now.
     pub(super) fn answered(&mut self, id: i64) -> bool {
         self.open.remove(&id).is_some() && self.is_crowded
     }
 
-    /// Has the answers that could not be written tried again.
+    /// Takes note that answers could not be written: they are returned again.
     pub(super) fn answers_failed(&mut self) {
         for open in self.open.values_mut() {
             open.is_answering = false;
@@ -203,14 +203,14 @@ impl OpenRequest {
             }
     }
 
-    fn tell(&mut self, error: impl FnOnce() -> String) {
-        match self.errors.len() < MOST_ERRORS {
+    fn report(&mut self, error: impl FnOnce() -> String) {
+        match self.errors.len() < MAX_ERRORS {
             true => self.errors.push(error()),
             false => self.more_errors += 1,
         }
     }
 
-    /// The answer's error; `None`: all went well.
+    /// Returns the answer's error, if any.
     fn error(&self) -> Option<String> {
         let errors = self.errors.join("; ");
         match self.more_errors {
@@ -222,16 +222,19 @@ impl OpenRequest {
 
 /// Returns the message about names that no connection has.
 fn no_connection(names: &[String]) -> String {
-    let told = |name: &String| match name.len() > LONGEST {
+    let quoted = |name: &String| match name.len() > MAX_NAME_LENGTH {
         true => format!(
             "{:?}",
-            name.chars().take(LONGEST).chain(['…']).collect::<String>()
+            name.chars()
+                .take(MAX_NAME_LENGTH)
+                .chain(['…'])
+                .collect::<String>()
         ),
         false => format!("{name:?}"),
     };
-    let first: Vec<String> = names.iter().take(TOLD).map(told).collect();
+    let first: Vec<String> = names.iter().take(MAX_UNKNOWN_NAMES).map(quoted).collect();
     let first = first.join(", ");
-    match names.len() - names.len().min(TOLD) {
+    match names.len() - names.len().min(MAX_UNKNOWN_NAMES) {
         0 => format!("no connection is named {first}"),
         more => format!("no connection is named {first} and {more} more"),
     }
@@ -253,28 +256,31 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_connection_has_are_told_in_short_and_once() {
+    fn unknown_names_are_reported_once_and_cut() {
         let mut requests = asking(Action::Reconnect, &["a", "b", "c", "d", "e"]);
         for _ in 0..2 {
-            requests.looked(|name| name == "c", |_| false);
+            requests.check_names(|name| name == "c", |_| false);
             let open = &requests.open[&1];
-            let told = "no connection is named \"a\", \"b\", \"d\" and 1 more";
-            assert_eq!(open.errors, [told]);
+            let expected = "no connection is named \"a\", \"b\", \"d\" and 1 more";
+            assert_eq!(open.errors, [expected]);
             assert_eq!(open.names, Some(vec!["c".to_owned()]));
         }
         let mut requests = asking(Action::Refresh, &["ä".repeat(1_000_000).as_str()]);
-        requests.looked(|_| false, |_| false);
-        let told = format!("no connection is named \"{}…\"", "ä".repeat(LONGEST));
-        assert_eq!(requests.open[&1].errors, [told]);
+        requests.check_names(|_| false, |_| false);
+        let expected = format!(
+            "no connection is named \"{}…\"",
+            "ä".repeat(MAX_NAME_LENGTH)
+        );
+        assert_eq!(requests.open[&1].errors, [expected]);
     }
 
     #[test]
-    fn a_refresh_of_a_paused_connection_is_told_so_once() {
-        for (action, told) in [(Action::Refresh, 1), (Action::Reconnect, 0)] {
+    fn a_refresh_of_a_paused_connection_is_reported_once() {
+        for (action, expected) in [(Action::Refresh, 1), (Action::Reconnect, 0)] {
             let mut requests = asking(action, &["a", "b"]);
-            requests.looked(|_| true, |name| name == "b");
-            requests.looked(|_| true, |name| name == "b");
-            assert_eq!(requests.open[&1].errors.len(), told);
+            requests.check_names(|_| true, |name| name == "b");
+            requests.check_names(|_| true, |name| name == "b");
+            assert_eq!(requests.open[&1].errors.len(), expected);
         }
     }
 
@@ -311,9 +317,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pass_found_is_waited_for_only_so_long() {
+    fn an_answer_waits_for_found_work_for_a_limited_time() {
         let mut requests = asking(Action::Refresh, &["a"]);
-        requests.await_found(&BTreeSet::from(["z".to_owned()]), 100);
+        requests.await_found_work(&BTreeSet::from(["z".to_owned()]), 100);
         requests.passed(1);
         assert!(requests.answer(&Open(&["z"]), 99).is_empty());
         assert_eq!(requests.answer(&Open(&["z"]), 100), [(1, None)]);

@@ -1,4 +1,4 @@
-//! The state that the scheduler keeps between events, and the simple changes of it.
+//! The scheduler's state between events, and its simple changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,105 +6,127 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::record::{
-    ConnectionRecord, Failure, ManualProbe, NextAttempt, PATIENCE, RefreshTurn, lock_pause,
+    ConnectionRecord, Failure, LaneRecord, ManualProbe, NextAttempt, PATIENCE, RefreshTurn,
+    lock_pause,
 };
 use super::requests::{Action, Progress, Request, Requests};
-use super::{DriftReport, WatchedSource};
-use crate::config::Desired;
-use crate::health::{Options, Schedule};
-use crate::observed::{Attempt, Extension, Observed};
-use crate::plan::{Plan, Work};
-use crate::union;
+use super::{Command, DriftReport, WatchedSource};
+use crate::aggregator;
+use crate::config::DesiredState;
+use crate::health::{ProbeOptions, ProbeSchedule};
+use crate::observed::{Extension, Observed};
+use crate::planner::{Plan, Running, Work};
 
-/// How often a dynamic source is asked again where nothing says otherwise.
+/// Default interval of refreshes of a dynamic source, in milliseconds.
 const REFRESH_INTERVAL: u64 = 300_000;
-/// Sources whose turn comes within so long are asked together, after one pass.
-const TURNS_TOGETHER: u64 = 10_000;
-/// How often everything is looked at although no event says so.
-const FULL_LOOK: u64 = 60_000;
-/// A pass that takes long is repeated no more often than after so many times its duration.
-const LOOK_SHARE: u64 = 100;
+/// Refreshes that are due within this time start in one pass, in milliseconds.
+const TURN_GROUPING: u64 = 10_000;
+/// Interval of passes without an event, in milliseconds.
+const MAX_PASS_INTERVAL: u64 = 60_000;
+/// Minimum interval of such passes, as a multiple of a pass's duration.
+const MIN_PASS_INTERVAL_FACTOR: u64 = 100;
 
-/// What a leader keeps between events. None of it is needed to be right: it is lost with the process,
-/// and the next leader looks again.
+/// What a leader keeps between events. It is lost with the process: the next leader observes the
+/// database.
 #[derive(Debug, Default)]
 pub struct State {
     pub(super) connections: BTreeMap<String, ConnectionRecord>,
     pub(super) requests: Requests,
-    /// Requests that were read and are not carried out yet.
+    /// Requests that were read and not carried out yet.
     pub(super) requested: Vec<Request>,
     /// Extensions that could not be created, and why.
     pub(super) refused_extensions: BTreeMap<String, String>,
+    pub(super) lanes: LaneRecord,
     /// Roles whose search path could not be set, and the hash of the path.
     pub(super) refused_paths: BTreeMap<String, String>,
-    /// Whether connections are paused, as it is to be recorded.
+    /// Pauses (`true`) and their ends that are not recorded yet.
     pub(super) unrecorded_pauses: BTreeMap<String, bool>,
-    /// Connections that ended a server process before, as it is to be forgotten.
+    /// Connections whose record of a crash is not removed yet.
     pub(super) unforgotten_crashes: BTreeSet<String>,
     /// The diagnostics in the database.
     pub(super) diagnostics: Option<Value>,
-    /// The sources that were handed to the probes last.
+    /// The sources that the probes watch.
     pub(super) watched: Vec<WatchedSource>,
     /// The health options of connections that have none.
-    pub(super) health_defaults: Options,
-    /// Sources are probed: the daemon goes on.
+    pub(super) health_defaults: ProbeOptions,
+    /// Sources are probed, which only a daemon does.
     pub(super) has_probes: bool,
-    /// Each pass waits until it is known what has drifted.
+    /// Each pass waits for drift detection.
     pub(super) waits_for_drift: bool,
-    /// Every source is to be asked in the next pass.
+    /// The next pass refreshes every source.
     pub(super) refresh_all: bool,
-    /// A member may have changed: look again once the others are done.
+    /// Extensions and lanes are being changed: work that needs one of them is part of the next pass.
+    pub(super) awaits_preparation: bool,
+    /// A member has changed: a pass is due once no other member is about to change.
     pub(super) are_members_due: bool,
-    /// When dynamic sources are looked for whose turn has come.
+    /// When due refreshes are started next.
     pub(super) next_turns: u64,
-    /// A pass is to begin.
-    pub(super) is_look_due: bool,
-    /// What has drifted, for that pass.
+    /// A pass is due.
+    pub(super) is_pass_due: bool,
+    /// Files may have changed since the last pass.
+    pub(super) are_files_changed: bool,
+    /// The desired state of the last pass.
+    pub(super) desired: Option<Arc<DesiredState>>,
+    /// The part of this pass that starts before the full observation.
+    pub(super) early: Option<EarlyPass>,
+    /// The full observation that follows then.
+    pub(super) observe_all: Option<Command>,
+    /// Number of jobs that were started before it.
+    pub(super) started_early: usize,
+    /// The drift for the next pass.
     pub(super) drift: Option<DriftReport>,
     /// The number of the last pass, and when it began.
     pub(super) pass: u64,
     pub(super) pass_began: u64,
-    /// How long it took to tell what has drifted.
+    /// Duration of the last drift detection.
     pub(super) drift_took: u64,
     pub(super) current: Option<PassInProgress>,
-    /// A pass came to its end.
+    /// A pass has ended since the lead was taken.
     pub(super) has_passed: bool,
-    /// Something was put off until it is known what has drifted.
+    /// Something was deferred until drift is known.
     pub(super) needs_drift: bool,
-    /// Something was put off until a job has ended.
+    /// Requests are not answered until a job has ended.
     pub(super) is_deferred: bool,
     pub(super) is_start_reported: bool,
-    /// When a pass is to be made that nothing else causes.
+    /// When a pass is due that no other time or event causes.
     pub(super) later: Option<u64>,
-    /// When the next pass is to be made whatever happens.
+    /// When the next pass is due at the latest.
     pub(super) wake_at: u64,
-    /// How often in a row the server had no room to write.
+    /// Number of writes in a row for which the server had no room.
     pub(super) failed_writes: u32,
-    /// When the next pass tries that again.
+    /// When the next pass repeats them.
     pub(super) retry_at: Option<u64>,
-    /// Spreads the first turns of dynamic sources.
+    /// Seed by which the first refreshes of dynamic sources are spread.
     pub(super) seed: u64,
 }
 
-/// What is left of a pass when its changes are published.
+/// The rest of a pass, while its changes are being published.
 #[derive(Debug)]
 pub(super) struct PassInProgress {
-    pub desired: Arc<Desired>,
+    pub desired: Arc<DesiredState>,
     pub drift: Option<DriftReport>,
     pub diagnostics: Option<Value>,
     pub work: Vec<Work>,
-    /// Connections whose comments may be missing.
+    /// Connections whose comments may not be set.
     pub comments: Vec<String>,
     pub rows: usize,
-    /// Nothing was put off for want of knowing what has drifted.
+    /// Nothing was deferred until drift is known.
     pub is_complete: bool,
     pub is_deferred: bool,
 }
 
-/// What a leader starts with.
+/// The part of a pass that starts before the full observation.
+#[derive(Debug)]
+pub(super) struct EarlyPass {
+    /// The changed connections alone.
+    pub desired: DesiredState,
+    pub work: Vec<Work>,
+}
+
+/// The recorded state with which a leader starts.
 #[derive(Debug, Default)]
 pub struct Start {
-    /// Spreads the first turns of dynamic sources.
+    /// Seed by which the first refreshes of dynamic sources are spread.
     pub seed: u64,
     /// Connections that are paused.
     pub paused: BTreeSet<String>,
@@ -117,7 +139,7 @@ impl State {
     pub fn new(start: Start) -> Self {
         let mut state = Self {
             seed: start.seed,
-            is_look_due: true,
+            is_pass_due: true,
             ..Self::default()
         };
         for name in start.paused {
@@ -151,13 +173,13 @@ impl State {
     }
 
     /// Whether a pass begins with [`super::Event::Idle`].
-    pub fn is_look_due(&self) -> bool {
-        self.is_look_due
+    pub fn is_pass_due(&self) -> bool {
+        self.is_pass_due
     }
 
     /// Returns when [`super::Event::Woken`] is due, whatever else happens.
     pub fn wake_at(&self) -> u64 {
-        match self.is_look_due {
+        match self.is_pass_due {
             true => 0,
             false => self.retry_at.unwrap_or(self.wake_at),
         }
@@ -177,7 +199,7 @@ impl State {
             let record = ConnectionRecord::default();
             self.connections.insert(name.to_owned(), record);
         }
-        // It is there now.
+        // It exists now.
         self.connections.entry(name.to_owned()).or_default()
     }
 
@@ -189,26 +211,26 @@ impl State {
         self.get(name).is_some_and(|record| record.job.is_some())
     }
 
-    /// Has a pass made at this time at the latest.
+    /// Schedules a pass for this time, unless one is due earlier.
     pub(super) fn wake_by(&mut self, at: u64) {
         self.later = Some(self.later.map_or(at, |later| later.min(at)));
         self.wake_at = self.wake_at.min(at);
     }
 
-    /// Has a pass made when the shortest lock time-out's pause is over.
+    /// Schedules a pass for the end of the shortest pause after a lock time-out.
     pub(super) fn wake_soon(&mut self, now: u64) {
         self.wake_by(now + lock_pause(1));
     }
 
     /// Takes over which connections aggregators show, as the files have it.
-    pub(super) fn follow_members(&mut self, desired: &Desired) {
+    pub(super) fn follow_members(&mut self, desired: &DesiredState) {
         self.are_members_due = false;
         for record in self.connections.values_mut() {
             record.members = None;
             record.waits_for_members = false;
             record.shown = false;
         }
-        for (name, members) in union::members(desired, &BTreeMap::new()) {
+        for (name, members) in aggregator::members(desired, &BTreeMap::new()) {
             for member in &members {
                 self.record(member).shown = true;
             }
@@ -217,8 +239,7 @@ impl State {
         }
     }
 
-    /// Returns connections with the members of those that are aggregators in their place: these have no
-    /// source of their own.
+    /// Replaces aggregators by their members: they have no source of their own.
     pub(super) fn with_members(&self, names: Vec<String>) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         for name in names {
@@ -230,8 +251,8 @@ impl State {
         all
     }
 
-    /// Has connections dropped again that could not be dropped: what stood in the way may be gone, and
-    /// only the hub is asked. Returns their names.
+    /// Makes failed drops due at once: the obstacle may be gone, and no source is asked. Returns the
+    /// connections.
     pub(super) fn retry_drops(&mut self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         for (name, record) in &mut self.connections {
@@ -243,13 +264,12 @@ impl State {
         names
     }
 
-    /// Takes over the health options. What failed and waits longer than it would from now on is
-    /// repeated sooner.
-    pub(super) fn reschedule(&mut self, desired: &Desired, defaults: Options, now: u64) {
+    /// Updates the health options. Failed attempts are repeated sooner if the new options say so.
+    pub(super) fn reschedule(&mut self, desired: &DesiredState, defaults: ProbeOptions, now: u64) {
         let old_defaults = std::mem::replace(&mut self.health_defaults, defaults);
         for (name, record) in &mut self.connections {
             let connection = desired.connections.get(name);
-            let own = connection.map_or(Options::default(), |connection| connection.health);
+            let own = connection.map_or(ProbeOptions::default(), |connection| connection.health);
             let old = std::mem::replace(&mut record.health, own);
             let schedule = own.or(defaults).schedule();
             if let Some(failure) = &mut record.failure
@@ -263,14 +283,14 @@ impl State {
         }
     }
 
-    /// Returns when the import of a connection is repeated.
-    pub(super) fn schedule(&self, name: &str) -> Schedule {
+    /// Returns the schedule by which a connection's import is repeated.
+    pub(super) fn schedule(&self, name: &str) -> ProbeSchedule {
         let own = self.get(name).map(|record| record.health);
         own.unwrap_or_default().or(self.health_defaults).schedule()
     }
 
-    /// Carries out the requests to ask sources.
-    pub(super) fn refresh(&mut self, desired: &Desired, request: Request) {
+    /// Carries out a refresh: its connections are asked in this pass.
+    pub(super) fn refresh(&mut self, desired: &DesiredState, request: Request) {
         let is_named = request.names.is_some();
         let names =
             (request.names).unwrap_or_else(|| desired.connections.keys().cloned().collect());
@@ -283,7 +303,7 @@ impl State {
             }
             record.urgent |= is_named;
             record.attempt_now();
-            // An aggregator has no source but its members'.
+            // An aggregator has no source of its own.
             for member in record.members.clone().into_iter().flatten() {
                 let record = self.record(&member);
                 if !is_left(record) {
@@ -296,11 +316,17 @@ impl State {
             }
         }
         self.refused_extensions.clear();
+        self.lanes.refused.clear();
         self.refused_paths.clear();
     }
 
-    /// Merges what is known of connections into what was observed.
-    pub(super) fn merge_state(&mut self, desired: &Desired, observed: &mut Observed, now: u64) {
+    /// Adds the scheduler's knowledge of connections to the observed state.
+    pub(super) fn merge_state(
+        &mut self,
+        desired: &DesiredState,
+        observed: &mut Observed,
+        now: u64,
+    ) {
         if std::mem::take(&mut self.refresh_all) {
             let all = Request {
                 action: Action::Refresh,
@@ -312,34 +338,12 @@ impl State {
         self.take_turns(desired, now);
         self.later = self.later.filter(|later| *later > now);
         for (name, record) in &mut self.connections {
-            if let Some(failure) = &mut record.failure {
-                if matches!(failure.next, NextAttempt::At(at) if at <= now) {
-                    failure.next = NextAttempt::Due;
-                    // Also where nothing is known to differ: only the source's answer was missing.
-                    record.refresh = true;
-                }
-                let attempt = Attempt {
-                    target_hash: failure.target_hash.clone(),
-                    error: failure.error.clone(),
-                    due: failure.next == NextAttempt::Due,
-                };
-                observed.attempts.insert(name.clone(), attempt);
-            }
-            for (is_so, names) in [
-                (record.refresh, &mut observed.ask),
-                (record.urgent, &mut observed.urgent),
-                (record.paused, &mut observed.held),
-                (record.is_slow(now), &mut observed.slow),
-            ] {
-                if is_so {
-                    names.insert(name.clone());
-                }
-            }
-            match observed.connections.get_mut(name) {
-                Some(known) => known.waits_for.clone_from(&record.locks.holder),
-                None => record.locks.holder = None,
-            }
+            record.merge_into(observed, name, now);
         }
+        for role in &mut observed.roles {
+            role.refused = self.refused_paths.get(&role.name).cloned();
+        }
+        self.lanes.merge_into(observed);
         for (name, reason) in &self.refused_extensions {
             if observed.extensions.get(name) == Some(&Extension::Available) {
                 let refused = Extension::Refused(reason.clone());
@@ -348,13 +352,13 @@ impl State {
         }
     }
 
-    /// Has the dynamic sources asked whose turn it is. The first turns are spread over the interval, so
-    /// that a start does not ask ten thousand sources at once.
-    fn take_turns(&mut self, desired: &Desired, now: u64) {
+    /// Starts the refreshes of dynamic sources that are due. The first ones are spread over the interval,
+    /// so that a start does not ask 10,000 sources at once.
+    fn take_turns(&mut self, desired: &DesiredState, now: u64) {
         if self.next_turns > now {
             return;
         }
-        self.next_turns = now + TURNS_TOGETHER;
+        self.next_turns = now + TURN_GROUPING;
         for (name, connection) in &desired.connections {
             let target = connection.target.as_ref().ok();
             let target = target.filter(|target| target.dynamic);
@@ -397,9 +401,27 @@ impl State {
         }
     }
 
-    /// Drops what concerns no connection and no work any more.
+    /// Returns the running jobs for the planner.
+    pub(super) fn running(&self, now: u64) -> Running {
+        let mut running = Running {
+            prepares: true,
+            ..Running::default()
+        };
+        for (name, record) in &self.connections {
+            if let Some(job) = &record.job {
+                running.jobs.insert(name.clone(), job.does.clone());
+            }
+            if record.locks.until.is_some_and(|until| until > now) {
+                running.locked.insert(name.clone());
+            }
+        }
+        running
+    }
+
+    /// Drops knowledge of connections that have no row, no block and no work.
     pub(super) fn drop_stale(&mut self, observed: &Observed, plan: &Plan, now: u64) {
-        let works: BTreeSet<&str> = plan.work.iter().map(|work| work.name.as_str()).collect();
+        let works = plan.work.iter().map(|work| &work.name);
+        let works: BTreeSet<&str> = works.chain(&plan.deferred).map(String::as_str).collect();
         let mut has_ended_wait = false;
         self.connections.retain(|name, record| {
             let has_work = works.contains(name.as_str());
@@ -418,29 +440,27 @@ impl State {
         }
     }
 
-    /// Sets when the next pass is made whatever happens.
-    pub(super) fn schedule_next_look(&mut self, now: u64) {
+    /// Sets when the next pass is due at the latest.
+    pub(super) fn schedule_next_pass(&mut self, now: u64) {
         let took = now - self.pass_began + self.drift_took;
-        let full = now + FULL_LOOK.max(took.saturating_mul(LOOK_SHARE));
-        let failures = self
-            .connections
-            .values()
-            .filter_map(ConnectionRecord::next_due);
+        let full = now + MAX_PASS_INTERVAL.max(took.saturating_mul(MIN_PASS_INTERVAL_FACTOR));
+        let records = self.connections.values();
+        let repetitions = records.filter_map(|record| record.next_due(now));
         let turn = (self.connections.values())
             .filter_map(|record| Some(record.turn?.at))
             .min();
         let turn = turn.map(|turn| turn.max(self.next_turns));
-        let due = failures.chain(turn).chain(self.later);
+        let due = repetitions.chain(turn).chain(self.later);
         self.wake_at = due.min().map_or(full, |due| due.min(full));
     }
 
-    /// Whether aggregators can follow members that changed: no other member is about to.
+    /// Whether aggregators can be updated: a member has changed, and no other one is about to.
     pub(super) fn can_aggregators_follow(&self, now: u64) -> bool {
         let is_changing = |record: &ConnectionRecord| record.shown && record.is_brisk(now);
         self.are_members_due && !self.connections.values().any(is_changing)
     }
 
-    /// Takes note that a job asks its source.
+    /// Takes note that a job has asked its source.
     pub(super) fn source_asked(&mut self, name: &str, now: u64) {
         let record = self.connections.get_mut(name);
         if let Some(job) = record.and_then(|record| record.job.as_mut()) {
@@ -448,16 +468,18 @@ impl State {
         }
     }
 
-    /// Gives up a pass for which the server has no room. The next one is made later each time: to begin
-    /// anew would write more.
+    /// Gives up a pass for which the server has no room. The pause before the next one grows: a pass
+    /// writes before it finds out.
     pub(super) fn server_full(&mut self, now: u64) {
         self.current = None;
+        self.early = None;
+        self.observe_all = None;
         self.requests.answers_failed();
         self.failed_writes = self.failed_writes.saturating_add(1);
         self.retry_at = Some(now + lock_pause(self.failed_writes));
     }
 
-    /// Has a failed attempt repeated at once whose source answers again. Returns whether there is one.
+    /// Makes a failed attempt due at once, since its source answers again. Returns whether there is one.
     pub(super) fn source_restored(&mut self, name: &str, now: u64) -> bool {
         let Some(record) = self.connections.get_mut(name).filter(|one| !one.crashed) else {
             return false;
@@ -477,7 +499,7 @@ impl State {
         self.connections.values().filter(failed).count()
     }
 
-    /// How long requests wait for what a pass found.
+    /// Returns until when requests wait for work that a pass found.
     pub(super) fn found_until(now: u64) -> u64 {
         now + PATIENCE
     }
@@ -489,7 +511,7 @@ impl State {
             if record.probe != Some(ManualProbe::Wanted) {
                 continue;
             }
-            // An import asks, too, and two attempts with rejected credentials could lock the account.
+            // An import also sends the credentials. Rejected twice, they could lock the account.
             record.probe = match record.job.is_some() {
                 true => Some(ManualProbe::AfterImport),
                 false => {
@@ -499,15 +521,6 @@ impl State {
             };
         }
         names
-    }
-}
-
-impl ConnectionRecord {
-    /// Has an attempt made at once that failed before, except one that may end the server again.
-    fn attempt_now(&mut self) {
-        if !self.crashed {
-            self.failure = None;
-        }
     }
 }
 

@@ -1,53 +1,57 @@
 //! Decisions, by value, under a clock that the test steps.
 
+mod follow;
+mod hear;
+mod mirror;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use spcd_protocol::Status;
 
 use super::*;
-use crate::config::{Desired, Source, load_plain};
-use crate::health::Kind;
-use crate::observed::{Applied, Extension, Known, Observed, Presence, Written};
+use crate::config::{DesiredState, SourceFile, load_plain};
+use crate::health::FailureKind;
+use crate::observed::{Applied, ConfigSnapshot, Extension, Observed, ObservedConnection, Presence};
 
 /// A scheduler, and what a look would find.
-struct Harness {
-    state: State,
-    desired: Arc<Desired>,
-    observed: Observed,
+pub(super) struct Harness {
+    pub state: State,
+    pub desired: Arc<DesiredState>,
+    pub observed: Observed,
     requests: Vec<(i64, Request)>,
     now: u64,
 }
 
-fn desired(text: &str) -> Arc<Desired> {
-    let source = Source {
+pub(super) fn desired(text: &str) -> Arc<DesiredState> {
+    let source = SourceFile {
         path: "a.spc".into(),
         text: Ok(text.into()),
     };
     Arc::new(load_plain(&[source]))
 }
 
-fn plain(names: &[&str]) -> String {
+pub(super) fn plain(names: &[&str]) -> String {
     let block = |name: &&str| {
         format!("connection \"{name}\" {{\n  plugin = \"postgres\"\n  host = \"h\"\n}}\n")
     };
     names.iter().map(block).collect()
 }
 
-fn new_row(status: Status, written: Written) -> Known {
-    Known {
+fn new_row(status: Status, written: ConfigSnapshot) -> ObservedConnection {
+    ObservedConnection {
         status,
         error: None,
         warnings: Vec::new(),
         comments_set: true,
         written,
-        shape_hash: None,
+        schema_hash: None,
         applied: None,
         waits_for: None,
     }
 }
 
-fn failed(desired: &Desired, name: &str, kind: Kind) -> JobOutcome {
+fn failed(desired: &DesiredState, name: &str, kind: FailureKind) -> JobOutcome {
     JobOutcome::Failed {
         target_hash: desired.target_hash(name).to_owned(),
         error: kind.as_str().to_owned(),
@@ -63,7 +67,7 @@ fn refresh(names: Option<&[&str]>) -> Request {
     }
 }
 
-fn started(commands: &[Command]) -> Vec<&str> {
+pub(super) fn started(commands: &[Command]) -> Vec<&str> {
     let works = commands.iter().filter_map(|command| match command {
         Command::Start { work, .. } => Some(work.name.as_str()),
         _ => None,
@@ -71,7 +75,7 @@ fn started(commands: &[Command]) -> Vec<&str> {
     works.collect()
 }
 
-fn rows(commands: &[Command]) -> Vec<(&str, Option<Status>)> {
+pub(super) fn rows(commands: &[Command]) -> Vec<(&str, Option<Status>)> {
     let published = commands.iter().filter_map(|command| match command {
         Command::Publish { rows, .. } => Some(rows),
         _ => None,
@@ -103,7 +107,7 @@ impl Harness {
     }
 
     /// Everything is there already, and a first pass found that.
-    fn settled(text: &str) -> Self {
+    pub fn settled(text: &str) -> Self {
         let mut harness = Self::new(text);
         let names: Vec<String> = harness.desired.connections.keys().cloned().collect();
         for name in &names {
@@ -114,7 +118,7 @@ impl Harness {
         harness
     }
 
-    fn made(&mut self, name: &str) {
+    pub fn made(&mut self, name: &str) {
         let connection = &self.desired.connections[name];
         let applied = Applied {
             target_hash: connection.target_hash().to_owned(),
@@ -123,27 +127,30 @@ impl Harness {
             intact: true,
             readable: true,
             warnings: Vec::new(),
+            left_out: 0,
+            server_name: None,
             hidden_schema: None,
-            version: None,
+            extension_version: None,
             types: Default::default(),
         };
-        let known = Known {
-            shape_hash: Some("shape".into()),
+        let known = ObservedConnection {
+            schema_hash: Some("shape".into()),
             applied: Some(applied),
-            ..new_row(Status::Ready, Written::of(connection))
+            ..new_row(Status::Ready, ConfigSnapshot::of(connection))
         };
         self.observed.connections.insert(name.to_owned(), known);
     }
 
     fn publish(&mut self, row: RowChange) {
-        let connection = &self.desired.connections[&row.name];
+        let desired = &self.desired;
+        let written = |name: &str| ConfigSnapshot::of(&desired.connections[name]);
         let known = (self.observed.connections.entry(row.name))
-            .or_insert_with(|| new_row(Status::Pending, Written::of(connection)));
+            .or_insert_with_key(|name| new_row(Status::Pending, written(name)));
         known.status = row.route.last().copied().unwrap_or(known.status);
         known.error = row.error;
     }
 
-    fn step(&mut self, event: Event) -> Vec<Command> {
+    pub fn step(&mut self, event: Event) -> Vec<Command> {
         step(&mut self.state, event, self.now)
     }
 
@@ -162,7 +169,7 @@ impl Harness {
     }
 
     /// A whole pass. `drift`: what has drifted, if that is known.
-    fn pass(&mut self, drift: Option<&[&str]>) -> Vec<Command> {
+    pub fn pass(&mut self, drift: Option<&[&str]>) -> Vec<Command> {
         self.step(Event::Woken);
         let commands = self.step(Event::Idle);
         assert!(
@@ -179,11 +186,11 @@ impl Harness {
         if let Some(drift) = &drift {
             observed.mark(drift.names.keys());
         }
-        let commands = self.step(Event::Looked(Box::new(Look {
+        let commands = self.step(Event::AllObserved(Box::new(PassInput {
             desired: self.desired.clone(),
             observed,
             drift,
-            ..Look::default()
+            ..PassInput::default()
         })));
         for command in commands {
             let published = match &command {
@@ -223,7 +230,7 @@ fn a_failed_import_is_repeated_after_its_pause_or_when_its_source_is_back() {
     let mut harness = Harness::new(&plain(&["a"]));
     harness.pass(Some(&[]));
     harness.now = 10;
-    let outcome = failed(&harness.desired, "a", Kind::Refused);
+    let outcome = failed(&harness.desired, "a", FailureKind::Refused);
     harness.ends("a", outcome.clone());
     assert_eq!(harness.state.wake_at(), 5_010);
     assert_eq!(started(&harness.pass(Some(&[]))), [""; 0]);
@@ -236,7 +243,7 @@ fn a_failed_import_is_repeated_after_its_pause_or_when_its_source_is_back() {
         "the second pause is twice as long"
     );
     harness.step(Event::SourceRestored("b".into()));
-    assert!(!harness.state.is_look_due(), "nothing of it failed");
+    assert!(!harness.state.is_pass_due(), "nothing of it failed");
     harness.step(Event::SourceRestored("a".into()));
     assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
 }
@@ -245,7 +252,7 @@ fn a_failed_import_is_repeated_after_its_pause_or_when_its_source_is_back() {
 fn rejected_credentials_are_sent_again_only_on_request() {
     let mut harness = Harness::new(&plain(&["a"]));
     harness.pass(Some(&[]));
-    let outcome = failed(&harness.desired, "a", Kind::Authentication);
+    let outcome = failed(&harness.desired, "a", FailureKind::Authentication);
     let commands = harness.ends("a", outcome);
     let told = |command: &Command| {
         matches!(
@@ -302,7 +309,7 @@ fn a_job_that_is_not_wanted_any_more_is_cancelled_once() {
     assert!(harness.pass(Some(&[])).contains(&cancel));
     assert!(!harness.pass(Some(&[])).contains(&cancel));
     harness.ends("a", JobOutcome::Cancelled);
-    assert!(harness.state.is_look_due());
+    assert!(harness.state.is_pass_due());
     assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
 }
 
@@ -314,7 +321,7 @@ fn without_knowing_what_drifted_nothing_becomes_ready() {
     // What was put off makes another pass, to which the answer is given.
     let drift = harness.drift(&[]);
     assert_eq!(harness.step(Event::DriftAnswered(drift)), []);
-    assert!(harness.state.is_look_due());
+    assert!(harness.state.is_pass_due());
     let commands = harness.pass(Some(&[]));
     assert_eq!(rows(&commands), [("a", Some(Status::Ready))]);
 }
@@ -341,7 +348,7 @@ fn an_answer_that_nothing_drifted_makes_no_pass() {
 #[test]
 fn a_request_is_answered_when_its_jobs_have_ended() {
     let mut harness = Harness::settled(&plain(&["a", "b"]));
-    harness.request(refresh(Some(&["a", "nobody"])));
+    harness.request(refresh(Some(&["a", "unknown"])));
     let commands = harness.pass(Some(&[]));
     assert_eq!(started(&commands), ["a"]);
     let answer = |commands: &[Command]| {
@@ -352,9 +359,12 @@ fn a_request_is_answered_when_its_jobs_have_ended() {
         commands.iter().find_map(error)
     };
     assert_eq!(answer(&commands), None);
-    let outcome = failed(&harness.desired, "a", Kind::Dns);
+    let outcome = failed(&harness.desired, "a", FailureKind::Dns);
     let told = answer(&harness.ends("a", outcome)).unwrap();
-    assert_eq!(told, "no connection is named \"nobody\"; a: name not found");
+    assert_eq!(
+        told,
+        "no connection is named \"unknown\"; a: name not found"
+    );
     // It could not be written: it is tried again in the next pass.
     harness.step(Event::ServerFull);
     assert_eq!(answer(&harness.pass(Some(&[]))), Some(told));
@@ -383,20 +393,6 @@ fn a_pause_is_recorded_until_it_is() {
     // All others are asked.
     harness.request(refresh(None));
     assert_eq!(started(&harness.pass(Some(&[]))), ["b"]);
-}
-
-#[test]
-fn where_the_server_is_full_passes_become_rare() {
-    let mut harness = Harness::settled(&plain(&["a"]));
-    let mut pauses = Vec::new();
-    for _ in 0..6 {
-        harness.step(Event::Woken);
-        harness.step(Event::Idle);
-        harness.step(Event::ServerFull);
-        pauses.push(harness.state.wake_at() - harness.now);
-        harness.now = harness.state.wake_at();
-    }
-    assert_eq!(pauses, [1_000, 2_000, 4_000, 8_000, 15_000, 15_000]);
 }
 
 #[test]
@@ -433,7 +429,7 @@ fn what_ended_the_server_is_asked_again_by_time_or_by_retry_alone() {
         ..refresh(Some(&["a"]))
     });
     assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
-    let outcome = failed(&harness.desired, "a", Kind::Refused);
+    let outcome = failed(&harness.desired, "a", FailureKind::Refused);
     let forget = Command::ForgetCrash("a".into());
     assert!(harness.ends("a", outcome).contains(&forget));
     assert!(
@@ -460,7 +456,7 @@ fn aggregators_follow_when_no_member_is_about_to_change_but_for_slow_ones() {
     harness.now = 100;
     harness.made("a");
     harness.ends("a", JobOutcome::Done);
-    assert!(!harness.state.is_look_due(), "b is about to change, too");
+    assert!(!harness.state.is_pass_due(), "b is about to change, too");
     assert_eq!(harness.state.wake_at(), 3_000, "and is waited for so long");
     harness.now = 3_000;
     assert_eq!(started(&harness.pass(Some(&[]))), ["all"]);
@@ -512,30 +508,13 @@ fn everything_is_looked_at_now_and_then_but_not_all_the_time() {
         took: 1_000,
         ..harness.drift(&[])
     };
-    harness.step(Event::Looked(Box::new(Look {
+    harness.step(Event::AllObserved(Box::new(PassInput {
         desired: harness.desired.clone(),
         observed: harness.observed.clone(),
         drift: Some(drift),
-        ..Look::default()
+        ..PassInput::default()
     })));
     assert_eq!(harness.state.wake_at(), 201_000);
-}
-
-#[test]
-fn extensions_are_created_before_anything_else() {
-    let mut harness = Harness::new(&plain(&["a"]));
-    (harness.observed.extensions).insert("postgres_fdw".into(), Extension::Available);
-    let create = Command::CreateExtensions(["postgres_fdw".to_owned()].into());
-    let commands = harness.pass(Some(&[]));
-    assert!(commands.contains(&create) && started(&commands).is_empty());
-    let refused = [("postgres_fdw".to_owned(), "no right".to_owned())];
-    harness.step(Event::ExtensionsCreated(refused.into()));
-    assert!(harness.state.is_look_due());
-    let commands = harness.pass(Some(&[]));
-    assert_eq!(rows(&commands), [("a", Some(Status::Error))]);
-    // A request has it tried again.
-    harness.request(refresh(Some(&["a"])));
-    assert!(harness.pass(Some(&[])).contains(&create));
 }
 
 #[test]
@@ -546,7 +525,7 @@ fn what_a_row_repeats_of_its_file_follows_the_job_that_kept_it_back() {
     harness.desired = desired(&("\n".to_owned() + &plain(&["a"])));
     assert_eq!(rows(&harness.pass(Some(&[]))), []);
     harness.ends("a", JobOutcome::Same);
-    assert!(harness.state.is_look_due());
+    assert!(harness.state.is_pass_due());
     assert_eq!(rows(&harness.pass(Some(&[]))).len(), 1);
 }
 
@@ -571,10 +550,10 @@ fn a_requested_probe_that_waits_is_answered_by_a_rejection_that_comes_meanwhile(
             requests,
             is_crowded: false,
         });
-        harness.step(Event::Looked(Box::new(Look {
+        harness.step(Event::AllObserved(Box::new(PassInput {
             desired: harness.desired.clone(),
             observed: harness.observed.clone(),
-            ..Look::default()
+            ..PassInput::default()
         })));
         harness.step(Event::ServerFull);
         for target in ["of another time", harness.desired.clone().target_hash("a")] {

@@ -1,9 +1,10 @@
 //! What is to hold once all is well.
 
-use spcd_core::observed::Written;
+use spcd_core::observed::ConfigSnapshot;
 use spcd_protocol::Status;
 
-use crate::script::{AGGREGATOR, NAMES};
+use crate::objects::schema_hash;
+use crate::script::{AGGREGATOR, FILE, NAMES};
 use crate::world::{ANOTHER_SESSION, World};
 
 impl World {
@@ -24,6 +25,13 @@ impl World {
         if let Some(name) = daemon.jobs.keys().next() {
             return Some(format!("a job of {name} runs"));
         }
+        let usage = daemon.budget.to_string();
+        if usage
+            .split(", ")
+            .any(|used| !used.contains(" 0/") && used != "stuck 0")
+        {
+            return Some(format!("permits are in use: {usage}"));
+        }
         let aggregator = self.files.get(&AGGREGATOR);
         let is_all_shown = aggregator.is_some_and(|aggregator| aggregator.enabled);
         let is_wanted = |name: &&String| {
@@ -33,8 +41,21 @@ impl World {
         if let Some(name) = self.hub.crashes.keys().find(is_wanted) {
             return Some(format!("{name} is not asked again after its crash"));
         }
-        if let Some(name) = self.hub.drifted.iter().next() {
-            return Some(format!("{name} is not mended"));
+        if self.hub.readers && !self.hub.is_admitted {
+            return Some("readers are not admitted".to_owned());
+        }
+        for (name, objects) in &self.hub.objects {
+            let known = self.hub.rows.get(name);
+            let is_enabled = known.is_some_and(|known| known.status != Status::Disabled);
+            if objects.has_drifted() || objects.is_damaged {
+                return Some(format!("{name} is not mended"));
+            }
+            if self.hub.readers && is_enabled && !objects.is_readable() {
+                return Some(format!("{name} cannot be read"));
+            }
+        }
+        if let Some(what) = self.hub.path_difference(&desired) {
+            return Some(what);
         }
         if let Some(name) =
             (self.hub.rows.keys()).find(|name| !desired.connections.contains_key(*name))
@@ -62,7 +83,7 @@ impl World {
             }
             if !row
                 .written
-                .says_the_same(&Written::of(&desired.connections[name]))
+                .is_equivalent(&ConfigSnapshot::of(&desired.connections[name]))
             {
                 return Some(format!("the row of {name} repeats an earlier file"));
             }
@@ -71,7 +92,8 @@ impl World {
                 .as_ref()
                 .map(|applied| applied.target_hash.as_str());
             let is_right = match (*index, definition.enabled) {
-                (index, false) if index == AGGREGATOR || !is_all_shown => row.applied.is_none(),
+                (AGGREGATOR | FILE, false) => row.applied.is_none(),
+                (_, false) if !is_all_shown => row.applied.is_none(),
                 (AGGREGATOR, _) => {
                     let members = self.hub.reads.get(name).cloned().unwrap_or_default();
                     let shown = |name: &&str| desired.connections.contains_key(*name);
@@ -80,8 +102,12 @@ impl World {
                     members == all && hash == Some(&self.hub.aggregator_hash(&members))
                 }
                 (index, _) => {
-                    let shape = format!("shape {}", self.sources[index].shape);
-                    hash == Some(desired.target_hash(name)) && row.shape_hash == Some(shape)
+                    let target = desired.connections[name].target.as_ref().ok();
+                    let traits = target
+                        .map(|target| target.wrapper_traits())
+                        .unwrap_or_default();
+                    let shape = schema_hash(self.sources[index].shape, traits);
+                    hash == Some(desired.target_hash(name)) && row.schema_hash == Some(shape)
                 }
             };
             if !is_right {
@@ -89,5 +115,24 @@ impl World {
             }
         }
         None
+    }
+}
+
+impl World {
+    /// Which of these are not as their files say, if any.
+    pub fn unsettled(&mut self, names: &[&str]) -> Option<String> {
+        let desired = self.desired();
+        let is_settled = |name: &&&str| {
+            let Some(row) = self.hub.rows.get(**name) else {
+                return false;
+            };
+            let applied = row.applied.as_ref();
+            let hash = applied.map(|applied| applied.target_hash.as_str());
+            row.status == Status::Ready && hash == Some(desired.target_hash(name))
+        };
+        let name = names.iter().find(|name| !is_settled(name))?;
+        let row = self.hub.rows.get(*name);
+        let row = row.map(|row| format!("{} ({:?})", row.status, row.error));
+        Some(format!("{name} waits for a source that hangs: {row:?}"))
     }
 }

@@ -1,37 +1,51 @@
 //! Carrying out the scheduler's commands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use spcd_core::health::Options;
-use spcd_core::plan::{Task, Work};
-use spcd_core::scheduler::{Command, DriftReport, Event, Look, Request};
+use spcd_core::health::ProbeOptions;
+use spcd_core::planner::{Task, Work};
+use spcd_core::scheduler::{Action, Command, DriftReport, Event, PassInput, Request, Urgency};
 
-use crate::script::{AGGREGATOR, NAMES};
+use crate::hub::HubRequest;
+use crate::script::{AGGREGATOR, FILE, NAMES};
 use crate::world::{Failed, ModelJob, Timer, World};
 
 impl World {
+    /// Begins to write, as every transaction does: by asserting that this daemon leads.
     pub fn write(&mut self) -> Result<(), Failed> {
-        if self.has_faults && self.random.once_in(200) {
+        if !self.leads() || self.has_faults && self.random.once_in(200) {
             return Err(Failed::Lost);
         }
         match self.hub.is_full {
             true => Err(Failed::Full),
-            false => {
-                self.hub.writes += 1;
-                Ok(())
-            }
+            false => Ok(self.begin_write()?),
         }
+    }
+
+    /// Begins a transaction that writes.
+    pub fn begin_write(&mut self) -> Result<(), String> {
+        let epoch = self.daemon.as_ref().map_or(0, |daemon| daemon.epoch);
+        self.hub.begin_write(epoch)
     }
 
     pub fn execute(&mut self, command: Command) -> Result<Option<Event>, Failed> {
         Ok(Some(match command {
             Command::ReadRequests { open } => self.read_requests(&open),
-            Command::Look {
+            Command::ReadFiles => Event::FilesRead(self.desired()),
+            Command::Observe(names) => {
+                let desired = self.desired().only(&names);
+                let mut observed = self.hub.observe(&desired, None);
+                (observed.connections).retain(|name, _| desired.connections.contains_key(name));
+                Event::Observed(Box::new(observed))
+            }
+            Command::ObserveAll {
                 waits_for_drift,
                 drift,
-                ..
-            } => self.look(waits_for_drift, drift),
+                is_awaited,
+            } => self.look(waits_for_drift, drift, is_awaited),
+            Command::SetSearchPath(change) => self.set_search_path(change)?,
             Command::CreateExtensions(names) => {
+                self.write()?;
                 let mut refused = BTreeMap::new();
                 match self.hub.refuses_extension {
                     true => refused.extend(names.into_iter().map(|name| (name, "no".to_owned()))),
@@ -39,6 +53,7 @@ impl World {
                 }
                 Event::ExtensionsCreated(refused)
             }
+            Command::ChangeLanes(_) => Event::LanesChanged(BTreeMap::new()),
             Command::RecordPause { names, is_pause } => {
                 self.write()?;
                 for name in &names {
@@ -52,13 +67,16 @@ impl World {
             Command::Publish {
                 rows,
                 diagnostics,
-                touched,
+                refresh_fingerprints,
             } => {
                 // A generation alone is no write.
-                if !rows.is_empty() || !touched.is_empty() || diagnostics.is_some() {
+                if !rows.is_empty() || !refresh_fingerprints.is_empty() || diagnostics.is_some() {
                     self.write()?;
                 }
                 let desired = self.desired();
+                for (name, found) in &refresh_fingerprints {
+                    self.hub.record_fingerprint(name, found.as_deref())?;
+                }
                 self.hub.publish(&rows, &desired)?;
                 if diagnostics.is_some() {
                     self.hub.diagnostics = diagnostics;
@@ -84,6 +102,11 @@ impl World {
                 self.hub.crashes.remove(&name);
                 Event::CrashForgotten(name)
             }
+            Command::AdmitReaders => {
+                self.write()?;
+                self.hub.is_admitted = true;
+                return Ok(None);
+            }
             command => {
                 self.execute_beside(command)?;
                 return Ok(None);
@@ -94,9 +117,23 @@ impl World {
     pub fn execute_beside(&mut self, command: Command) -> Result<(), Failed> {
         match command {
             Command::AskDrift { pass, .. } => self.ask_drift(pass),
-            Command::Start { work, .. } => self.start(work)?,
+            Command::Start { work, urgency, .. } => self.start(work, urgency)?,
+            Command::Prioritize(name) => {
+                if let Some(daemon) = &mut self.daemon
+                    && let Some(job) = daemon.jobs.get_mut(&name)
+                {
+                    job.urgency = Urgency::Requested;
+                    daemon.budget.prioritize(job.number);
+                }
+            }
             Command::Cancel(name) => self.cancel(&name)?,
             Command::Probe(command) => self.tell_probes(command)?,
+            Command::FilesUnread(name) => {
+                let daemon = self.daemon.as_mut().filter(|_| name == NAMES[FILE]);
+                if let Some(file) = daemon.and_then(|daemon| daemon.file.as_mut()) {
+                    file.unread();
+                }
+            }
             Command::Report(_) => self.passes += 1,
             _ => {}
         }
@@ -112,6 +149,16 @@ impl World {
         let requests: Vec<(i64, Request)> = (queued.into_iter().take(2))
             .filter(|(id, _)| !open.contains(id))
             .collect();
+        // A retry may end the server once more: only a refresh of it is left for the next leader.
+        if self.leads() {
+            for (id, _) in &requests {
+                if let Some(HubRequest { request, .. }) = self.hub.requests.get_mut(id)
+                    && request.action == Action::Retry
+                {
+                    request.action = Action::Refresh;
+                }
+            }
+        }
         for (_, request) in &requests {
             if request.retries_refused {
                 match request.names.clone() {
@@ -130,33 +177,34 @@ impl World {
     }
 
     pub fn forgive(&mut self, is_forgiven: impl Fn(&str) -> bool) {
-        if let Some(daemon) = &mut self.daemon {
+        for daemon in [&mut self.daemon, &mut self.earlier].into_iter().flatten() {
             daemon.rejected.retain(|(name, _)| !is_forgiven(name));
         }
     }
 
-    pub fn look(&mut self, waits: bool, drift: Option<DriftReport>) -> Event {
+    pub fn look(&mut self, waits: bool, drift: Option<DriftReport>, is_awaited: bool) -> Event {
         self.now += self.random.skewed(0, 200);
         let drift = match (waits, &mut self.daemon) {
             (true, Some(daemon)) => daemon.drift.take().map(|pass| DriftReport {
-                names: looks(&self.hub.drifted),
+                names: self.hub.drifted(),
                 pass,
                 took: 5,
             }),
             _ => drift,
         };
         let desired = self.desired();
+        let files = self.look_at_file(&desired, is_awaited);
         let drifted = drift
             .as_ref()
             .map(|drift| drift.names.keys().cloned().collect());
         let observed = self.hub.observe(&desired, drifted.as_ref());
-        Event::Looked(Box::new(Look {
+        Event::AllObserved(Box::new(PassInput {
             desired,
             observed,
             diagnostics: serde_json::Value::Array(Vec::new()),
-            health: Options::default(),
+            health: ProbeOptions::default(),
+            files,
             drift,
-            ..Look::default()
         }))
     }
 
@@ -176,17 +224,27 @@ impl World {
         }
     }
 
-    pub fn start(&mut self, work: Work) -> Result<(), String> {
+    pub fn start(&mut self, work: Work, urgency: Urgency) -> Result<(), String> {
         let name = work.name.clone();
         let turn = self.random.skewed(0, 2_000);
         let Some(daemon) = &mut self.daemon else {
             return Ok(());
         };
+        if name == NAMES[FILE]
+            && matches!(work.task, Task::Import(_))
+            && let Some(file) = &mut daemon.file
+        {
+            file.reading(self.now);
+        }
         daemon.next_job += 1;
         let (epoch, number) = (daemon.epoch, daemon.next_job);
         let job = ModelJob {
             number,
+            urgency,
             work,
+            permits: Vec::new(),
+            asked_at: 0,
+            answer: None,
             is_writing: false,
             is_cancelled: false,
         };
@@ -205,7 +263,7 @@ impl World {
         let Some(job) = daemon.jobs.get_mut(name) else {
             return Err(format!("no job of {name} is to be cancelled"));
         };
-        let can = matches!(job.work.task, Task::Import(_) | Task::Unite(_));
+        let can = matches!(job.work.task, Task::Import(_) | Task::SyncAggregator(_));
         if can && !job.is_writing {
             job.is_cancelled = true;
             let (epoch, number) = (daemon.epoch, job.number);
@@ -213,11 +271,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-pub fn looks(drifted: &BTreeSet<String>) -> BTreeMap<String, String> {
-    drifted
-        .iter()
-        .map(|name| (name.clone(), String::new()))
-        .collect()
 }

@@ -1,10 +1,11 @@
 //! Scripts that once showed a defect, as small as they could be made.
 
-use spcd_core::health::Kind::{Authentication, Refused};
-use spcd_core::scheduler::Action::{Disconnect, Reconnect, Refresh};
+use spcd_core::health::FailureKind::{Authentication, Refused};
+use spcd_core::scheduler::Action::{Disconnect, Reconnect, Refresh, Retry};
 
 use crate::script::Act::{
-    Full, Kill, LoseSession, RefuseExtension, Remove, Request, Reshape, Source, Write,
+    Alter, Full, Kill, Lock, LoseSession, OnlyHangs, Readers, RefuseExtension, Remove, Request,
+    Reshape, Source, Touch, Usurp, Write,
 };
 use crate::script::Behaviour::{Crashes, Fails, Hangs, IsSlow};
 use crate::script::{Definition, Timed};
@@ -158,6 +159,62 @@ pub fn golden() -> Vec<Golden> {
                 (632, Request(Disconnect, Some(3), false)),
                 (5_340, Request(Reconnect, None, false)),
                 (161_809, RefuseExtension(true)),
+            ],
+        ),
+        golden(
+            "an aggregator waits for ever for a paused member that was altered and is not repaired",
+            2602,
+            vec![
+                (0, Write(1, enabled(0))),
+                (0, Write(3, enabled(1))),
+                (19_847, Source(1, Hangs)),
+                (14_052, Alter(1)),
+                (5_639, Readers(true)),
+                (112, Request(Disconnect, Some(3), false)),
+                (12, Request(Disconnect, Some(3), false)),
+            ],
+        ),
+        golden(
+            "the end of a lock's pause is forgotten where another pass comes before it",
+            2917,
+            vec![
+                (0, Write(4, enabled(0))),
+                (5_960, Lock(4, true)),
+                (405_338, Request(Reconnect, Some(2), true)),
+                (0, OnlyHangs),
+            ],
+        ),
+        golden(
+            "a retry that ends the server is read by each next leader, and ends it again",
+            571_244,
+            vec![
+                (0, Write(0, enabled(1))),
+                (0, Write(1, enabled(0))),
+                (0, Write(3, enabled(0))),
+                (0, Write(4, enabled(1))),
+                (16_539, Source(0, Crashes)),
+                (227_956, Write(4, enabled(0))),
+                (1_228, Request(Retry, None, false)),
+                (387_164, Write(0, enabled(1))),
+                (2_094, Request(Disconnect, Some(0), false)),
+                (1_695, Request(Retry, Some(1), false)),
+                (10_619, Usurp),
+            ],
+        ),
+        golden(
+            "credentials of a removed block that a probe knew to be rejected are sent by its import",
+            791_564,
+            vec![
+                (0, Write(0, disabled(1))),
+                (0, Write(1, enabled(0))),
+                (0, Write(2, enabled(0))),
+                (0, Write(3, disabled(1))),
+                (0, Write(4, enabled(0))),
+                (3_266, Source(0, Fails(Authentication))),
+                (1_119, Write(0, enabled(1))),
+                (2_589, Usurp),
+                (0, Remove(0)),
+                (3, Touch(0)),
             ],
         ),
     ]

@@ -6,17 +6,22 @@
 
 mod check;
 mod commands;
+mod daemons;
+mod faults;
+mod files;
 mod golden;
 mod hub;
 mod jobs;
+mod objects;
+mod permits;
 mod probes;
 mod random;
+mod roles;
 mod script;
 mod world;
 
 use random::Random;
-use script::{AGGREGATOR, Act, Behaviour, NAMES, Timed, script};
-use spcd_core::scheduler::Action;
+use script::{Timed, script};
 use world::World;
 
 /// Within so many milliseconds of virtual time everything converges once faults stopped and a client
@@ -43,7 +48,7 @@ fn play_in(world: &mut World, script: &[Timed]) -> Result<(), String> {
         world.act(act)?;
     }
     let asks = world.random.once_in(2);
-    heal(world, asks)?;
+    world.heal(asks)?;
     let limit = world.now + if asks { SOON } else { AT_LAST };
     loop {
         let until = (world.now + 1_000).min(limit);
@@ -62,38 +67,8 @@ fn play_in(world: &mut World, script: &[Timed]) -> Result<(), String> {
     }
     match world.passes > passes {
         true => Ok(()),
-        false => Err("nobody looks any more".to_owned()),
+        false => Err("no pass is made any more".to_owned()),
     }
-}
-
-/// Stops all faults. Where `asks`, a client asks for everything, too.
-fn heal(world: &mut World, asks: bool) -> Result<(), String> {
-    world.note(|| format!("-- all is well from now on, asks: {asks}"));
-    world.has_faults = false;
-    world.hub.locked.clear();
-    world.hub.is_full = false;
-    world.hub.refuses_extension = false;
-    let mut rejecting = Vec::new();
-    for index in 0..AGGREGATOR {
-        if matches!(world.sources[index].behaviour, Behaviour::Fails(_)) {
-            rejecting.push(index);
-        }
-        world.sources[index].behaviour = Behaviour::Answers;
-    }
-    let all = Some(NAMES.map(str::to_owned).to_vec());
-    world.request(Action::Reconnect, all, true)?;
-    if asks {
-        world.request(Action::Retry, Some(NAMES.map(str::to_owned).to_vec()), true)?;
-        world.request(Action::Refresh, None, true)?;
-    }
-    // Whose credentials were rejected has others from now on.
-    for index in rejecting {
-        if let Some(mut definition) = world.files.get(&index).copied() {
-            definition.database += 2;
-            world.act(&Act::Write(index, definition))?;
-        }
-    }
-    Ok(())
 }
 
 /// Leaves out what is not needed for a failure.

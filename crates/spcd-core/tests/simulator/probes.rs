@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spcd_core::health::{Kind, ProbeAnswer, ProbeFailure, Turn};
+use spcd_core::health::{FailureKind, HealthChange, ProbeAnswer, ProbeFailure};
 use spcd_core::scheduler::{Event, MAX_WELL_PROBES, ProbeCommand};
 
 use crate::script::Behaviour;
@@ -39,7 +39,7 @@ impl World {
                 error,
                 is_requested,
             } => {
-                let kind = Kind::Authentication;
+                let kind = FailureKind::Authentication;
                 let failure = ProbeFailure { kind, text: error };
                 let probes = &mut daemon.probes;
                 probes.credentials_rejected(&name, &target_hash, failure, is_requested, now);
@@ -57,6 +57,11 @@ impl World {
         };
         let (now, epoch) = (self.now - daemon.began, daemon.epoch);
         if daemon.probes.write_at().is_some_and(|at| at <= now) {
+            if epoch != self.hub.epoch {
+                // The task that probes does not write any more.
+                self.die();
+                return Ok(());
+            }
             let batch = daemon.probes.take_batch(now);
             if self.hub.is_full {
                 daemon.probes.write_failed(batch, now);
@@ -105,14 +110,14 @@ impl World {
         let mut over = 0;
         let answer = match self.behaviour(&name) {
             Behaviour::Answers | Behaviour::IsSlow | Behaviour::Crashes => {
-                ProbeAnswer::There(Duration::from_millis(3))
+                ProbeAnswer::Reachable(Duration::from_millis(3))
             }
             Behaviour::Hangs => {
                 over = self.random.skewed(0, 100_000);
                 ProbeAnswer::Failed(ProbeFailure::timeout(Duration::from_secs(10)))
             }
             Behaviour::Fails(kind) => {
-                if kind == Kind::Authentication {
+                if kind == FailureKind::Authentication {
                     self.rejected(&name, &target);
                 }
                 let text = kind.as_str().to_owned();
@@ -121,7 +126,7 @@ impl World {
         };
         self.note(|| format!("probe {number} of {name}: {answer:?}"));
         let is_rejected = matches!(&answer, ProbeAnswer::Failed(failure)
-            if failure.kind == Kind::Authentication);
+            if failure.kind == FailureKind::Authentication);
         let Some(daemon) = &mut self.daemon else {
             return Ok(());
         };
@@ -136,7 +141,7 @@ impl World {
             })?;
         }
         match turn {
-            Some(Turn::Restored) => self.event(Event::SourceRestored(name)),
+            Some(HealthChange::Restored) => self.event(Event::SourceRestored(name)),
             _ => Ok(()),
         }
     }

@@ -1,14 +1,18 @@
 //! What happens to the daemon from outside: a script of timed actions.
 
-use spcd_core::health::Kind;
+use spcd_core::health::FailureKind;
 use spcd_core::scheduler::Action;
 
 use crate::random::Random;
 
-/// The connections of the model. The last one is an aggregator of all others.
-pub const NAMES: [&str; 4] = ["a", "b", "c", "z"];
-/// The index of the aggregator.
+/// The connections of the model.
+pub const NAMES: [&str; 5] = ["a", "b", "c", "z", "f"];
+/// The index of the aggregator. Its members are the connections before it.
 pub const AGGREGATOR: usize = 3;
+/// The index of the connection whose source is a csv file.
+pub const FILE: usize = 4;
+/// The roles of the model.
+pub const ROLES: [&str; 2] = ["r", "s"];
 
 /// What the file of a connection says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +28,7 @@ pub enum Behaviour {
     Answers,
     /// It answers after many seconds.
     IsSlow,
-    Fails(Kind),
+    Fails(FailureKind),
     /// It says nothing until the deadline.
     Hangs,
     /// Its wrapper ends the server process.
@@ -38,8 +42,19 @@ pub enum Act {
     Source(usize, Behaviour),
     /// The source has other tables.
     Reshape(usize),
+    /// The csv file has other rows in the same columns.
+    Append,
     /// Another session alters what was made.
     Alter(usize),
+    /// Another session writes catalog rows of it anew, and changes nothing that counts.
+    Touch(usize),
+    /// Another session revokes what `spcd_users` may read.
+    Revoke(usize),
+    /// The role `spcd_users` is created, or dropped.
+    Readers(bool),
+    Role(usize, RoleChange),
+    /// Search paths are refused, or not.
+    RefusePaths(bool),
     /// Another session locks it, or lets go of it.
     Lock(usize, bool),
     /// The server has no room to write.
@@ -49,8 +64,23 @@ pub enum Act {
     Kill,
     /// Its session ends.
     LoseSession,
+    /// Another daemon leads, and the one that led does not know it yet.
+    Usurp,
+    /// All is well, but for sources that hang: no other connection waits for them.
+    OnlyHangs,
     /// A wrapper's extension is refused, or not.
     RefuseExtension(bool),
+}
+
+/// What becomes of a login role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleChange {
+    /// It is granted `spcd_users`, or that is revoked.
+    Member(bool),
+    /// It sets a search path itself, or resets it.
+    Own(bool),
+    /// Another of its settings changes.
+    Touch,
 }
 
 /// An action, and how long after the one before.
@@ -82,11 +112,11 @@ fn definition(random: &mut Random) -> Definition {
 
 fn act(random: &mut Random) -> Act {
     let index = random.below(NAMES.len() as u64) as usize;
-    let source = random.below(AGGREGATOR as u64) as usize;
-    match random.below(24) {
+    let source = *random.pick(&[0, 1, 2, FILE]);
+    match random.below(32) {
         0..6 => Act::Write(index, definition(random)),
         6 => Act::Remove(index),
-        7..11 => Act::Source(source, behaviour(random)),
+        7..11 => Act::Source(source, behaviour(source, random)),
         11..13 => Act::Reshape(source),
         13..15 => Act::Alter(index),
         15 => Act::Lock(index, !random.once_in(3)),
@@ -105,17 +135,50 @@ fn act(random: &mut Random) -> Act {
         ),
         21 => Act::Kill,
         22 => Act::LoseSession,
-        _ => Act::RefuseExtension(random.once_in(2)),
+        23 => Act::Usurp,
+        24 => Act::OnlyHangs,
+        25 => Act::Append,
+        26 => Act::Touch(index),
+        27 => Act::Revoke(index),
+        28 => Act::Readers(!random.once_in(3)),
+        29..31 => Act::Role(
+            random.below(ROLES.len() as u64) as usize,
+            *random.pick(&[
+                RoleChange::Member(true),
+                RoleChange::Member(true),
+                RoleChange::Member(false),
+                RoleChange::Own(true),
+                RoleChange::Own(false),
+                RoleChange::Touch,
+            ]),
+        ),
+        _ => match random.once_in(2) {
+            true => Act::RefusePaths(random.once_in(2)),
+            false => Act::RefuseExtension(random.once_in(2)),
+        },
     }
 }
 
-fn behaviour(random: &mut Random) -> Behaviour {
+fn behaviour(source: usize, random: &mut Random) -> Behaviour {
+    if source == FILE {
+        // The file is there, it is not, or its file server hangs.
+        let all = [
+            Behaviour::Answers,
+            Behaviour::Fails(FailureKind::Other),
+            Behaviour::Hangs,
+        ];
+        return *random.pick(&all);
+    }
     match random.below(10) {
         0..2 => Behaviour::Answers,
         2 => Behaviour::IsSlow,
         3..5 => Behaviour::Hangs,
         5 => Behaviour::Crashes,
-        6..8 => Behaviour::Fails(Kind::Authentication),
-        _ => Behaviour::Fails(*random.pick(&[Kind::Refused, Kind::Other, Kind::Timeout])),
+        6..8 => Behaviour::Fails(FailureKind::Authentication),
+        _ => Behaviour::Fails(*random.pick(&[
+            FailureKind::Refused,
+            FailureKind::Other,
+            FailureKind::Timeout,
+        ])),
     }
 }

@@ -1,19 +1,18 @@
 //! The world around the scheduler: it carries out commands in any order, late, or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use spcd_core::config::{Desired, Source, load_plain};
-use spcd_core::health::Kind;
-use spcd_core::plan::Work;
-use spcd_core::scheduler::{
-    self, Action, DriftReport, Event, Failure, NextAttempt, ProbeScheduler, Request, Start, State,
-};
+use spcd_core::config::{DesiredState, SourceFile, load_plain};
+use spcd_core::health::FailureKind;
+use spcd_core::planner::Work;
+use spcd_core::scheduler::{self, Action, DriftReport, Event, PermitKind, Request, Urgency};
 
-use crate::commands::looks;
+use crate::daemons::Daemon;
 use crate::hub::{Hub, HubRequest};
 use crate::random::Random;
-use crate::script::{AGGREGATOR, Act, Behaviour, Definition, NAMES};
+use crate::script::{AGGREGATOR, Act, Behaviour, Definition, FILE, NAMES, ROLES};
 
 /// The number of concurrent probes of sources that did not answer.
 pub const MAX_LOST: usize = 2;
@@ -22,18 +21,33 @@ pub const ANOTHER_SESSION: &str = "another session";
 /// How long an import may take.
 pub const DEADLINE: u64 = 60_000;
 
+/// Maximum number of desired states that are kept.
+const MAX_LOADED: usize = 20_000;
+
+type Loaded = BTreeMap<BTreeMap<usize, Definition>, Arc<DesiredState>>;
+
+thread_local! {
+    static LOADED: RefCell<Loaded> = const { RefCell::new(BTreeMap::new()) };
+}
+
 pub struct World {
     pub random: Random,
     pub now: u64,
     pub hub: Hub,
     pub files: BTreeMap<usize, Definition>,
-    pub sources: [ModelSource; AGGREGATOR],
+    /// By connection; an aggregator has none.
+    pub sources: [ModelSource; NAMES.len()],
+    /// When the csv file last changed.
+    pub file_changed_at: u64,
+    /// The daemon that acts: the leader, unless an earlier one has its turn.
     pub daemon: Option<Daemon>,
+    /// An earlier leader that does not know yet that another one leads.
+    pub earlier: Option<Daemon>,
     pub timers: BTreeMap<(u64, u64), Timer>,
     pub next_timer: u64,
     /// Faults may happen.
     pub has_faults: bool,
-    pub desired: Option<(BTreeMap<usize, Definition>, Arc<Desired>)>,
+    pub desired: Option<(BTreeMap<usize, Definition>, Arc<DesiredState>)>,
     pub passes: u64,
     pub trace: Option<Vec<String>>,
 }
@@ -44,24 +58,15 @@ pub struct ModelSource {
     pub shape: u64,
 }
 
-pub struct Daemon {
-    pub epoch: u64,
-    pub state: State,
-    pub began: u64,
-    pub jobs: BTreeMap<String, ModelJob>,
-    pub next_job: u64,
-    pub probes: ProbeScheduler,
-    pub running_probes: BTreeMap<u64, (String, String)>,
-    pub drift: Option<u64>,
-    pub drift_again: Option<u64>,
-    pub ended: BTreeSet<String>,
-    /// Targets whose credentials were rejected since a client last asked for another attempt.
-    pub rejected: BTreeSet<(String, String)>,
-}
-
 pub struct ModelJob {
     pub number: u64,
+    pub urgency: Urgency,
+    /// The permits that it has.
+    pub permits: Vec<PermitKind>,
+    pub asked_at: u64,
     pub work: Work,
+    /// What its source answered, once it was asked.
+    pub answer: Option<ModelSource>,
     /// It is too late to cancel it.
     pub is_writing: bool,
     pub is_cancelled: bool,
@@ -70,7 +75,11 @@ pub struct ModelJob {
 #[derive(Debug)]
 pub enum Timer {
     Lead,
+    /// An earlier leader notices that another one leads.
+    Dethroned(u64),
     Ask(u64, String, u64),
+    /// The source has not answered quickly.
+    Slow(u64, String, u64),
     End(u64, String, u64),
     Drift(u64),
     ProbeSlow(u64, u64),
@@ -101,8 +110,10 @@ impl World {
             sources: [ModelSource {
                 behaviour: Behaviour::Answers,
                 shape: 0,
-            }; AGGREGATOR],
+            }; NAMES.len()],
+            file_changed_at: 0,
             daemon: None,
+            earlier: None,
             timers: BTreeMap::new(),
             next_timer: 0,
             has_faults: true,
@@ -139,15 +150,12 @@ impl World {
                 return Err("it does not come to rest".to_owned());
             }
             let timer = self.timers.keys().next().map(|(at, _)| *at);
-            let wake = self
-                .daemon
-                .as_ref()
-                .map(|one| one.began + one.state.wake_at());
-            let probe = self
-                .daemon
-                .as_ref()
-                .and_then(|one| one.next_probe_event(self.now));
-            let next = timer.into_iter().chain(wake).chain(probe).min();
+            let daemon = |daemon: &Option<Daemon>| {
+                let daemon = daemon.as_ref()?;
+                Some(daemon.next_event(self.now))
+            };
+            let (leader, earlier) = (daemon(&self.daemon), daemon(&self.earlier));
+            let next = timer.into_iter().chain(leader).chain(earlier).min();
             let Some(next) = next.filter(|next| *next <= until) else {
                 self.now = self.now.max(until);
                 return Ok(is_enough(self));
@@ -157,11 +165,24 @@ impl World {
                 if let Some((_, timer)) = self.timers.pop_first() {
                     self.timer(timer)?;
                 }
-            } else if probe == Some(next) {
-                self.run_probes()?;
+            } else if leader == Some(next) {
+                self.awake()?;
             } else {
-                self.event(Event::Woken)?;
+                self.as_earlier(Self::awake)?;
             }
+        }
+    }
+
+    /// Does what the daemon that acts has to do by now.
+    fn awake(&mut self) -> Result<(), String> {
+        let now = self.now;
+        let probe = self
+            .daemon
+            .as_ref()
+            .and_then(|one| one.next_probe_event(now));
+        match probe.is_some_and(|probe| probe <= now) {
+            true => self.run_probes(),
+            false => self.event(Event::Woken),
         }
     }
 
@@ -173,21 +194,34 @@ impl World {
             Act::Write(index, definition) => {
                 self.files.insert(*index, *definition);
                 self.forgive(|name| name == NAMES[*index]);
-                self.event(Event::Woken)?;
+                self.wake()?;
             }
             Act::Remove(index) => {
                 self.files.remove(index);
-                self.event(Event::Woken)?;
+                self.wake()?;
             }
-            Act::Source(index, behaviour) => self.sources[*index].behaviour = *behaviour,
-            Act::Reshape(index) => self.sources[*index].shape += 1,
-            Act::Alter(index) => {
-                let name = NAMES[*index];
-                let known = self.hub.rows.get(name);
-                if known.is_some_and(|known| known.applied.is_some()) {
-                    self.hub.drifted.insert(name.to_owned());
+            Act::Source(index, behaviour) => {
+                self.sources[*index].behaviour = *behaviour;
+                self.changed(*index)?;
+            }
+            Act::Reshape(index) => {
+                self.sources[*index].shape += 1;
+                self.changed(*index)?;
+            }
+            Act::Append => self.changed(FILE)?,
+            Act::Alter(index) | Act::Touch(index) | Act::Revoke(index) => {
+                if let Some(objects) = self.hub.objects.get_mut(NAMES[*index]) {
+                    objects.version += 1;
+                    match act {
+                        Act::Alter(_) => objects.is_damaged = true,
+                        Act::Revoke(_) => objects.are_tables_readable = false,
+                        _ => {}
+                    }
                 }
             }
+            Act::Readers(is_there) => self.hub.set_readers(*is_there),
+            Act::Role(index, change) => self.hub.change_role(ROLES[*index], *change),
+            Act::RefusePaths(is_refused) => self.hub.refuses_paths = *is_refused,
             Act::Lock(index, is_locked) => {
                 let name = NAMES[*index].to_owned();
                 match is_locked {
@@ -202,9 +236,20 @@ impl World {
             }
             Act::Kill => self.die(),
             Act::LoseSession => self.die(),
+            Act::Usurp => self.usurp()?,
+            Act::OnlyHangs => self.only_hangs()?,
             Act::RefuseExtension(is_refused) => self.hub.refuses_extension = *is_refused,
         }
         Ok(())
+    }
+
+    /// A source changed: a file that does is noticed.
+    fn changed(&mut self, index: usize) -> Result<(), String> {
+        if index != FILE {
+            return Ok(());
+        }
+        self.file_changed_at = self.now;
+        self.file_changed()
     }
 
     pub fn request(
@@ -231,57 +276,14 @@ impl World {
                 answer: None,
             },
         );
-        self.event(Event::Woken)
-    }
-
-    pub fn die(&mut self) {
-        if self.daemon.take().is_some() {
-            self.note(|| "the daemon is gone".to_owned());
-            self.timers.clear();
-            let pause = self.random.skewed(100, 10_000);
-            self.after(pause, Timer::Lead);
-        }
-    }
-
-    // What the daemon does.
-
-    pub fn lead(&mut self) {
-        self.hub.take_lead();
-        let now = self.now;
-        let crash = |(name, (hash, times, at)): (&String, &(String, u32, u64))| {
-            let failure = Failure {
-                target_hash: hash.clone(),
-                error: "it ended the server".to_owned(),
-                times: *times,
-                next: NextAttempt::At(at.saturating_sub(now)),
-            };
-            (name.clone(), failure)
-        };
-        let state = State::new(Start {
-            seed: self.hub.epoch,
-            paused: self.hub.paused.clone(),
-            crashes: self.hub.crashes.iter().map(crash).collect(),
-        });
-        self.daemon = Some(Daemon {
-            epoch: self.hub.epoch,
-            state: state.with_probes(),
-            began: now,
-            jobs: BTreeMap::new(),
-            next_job: 0,
-            probes: ProbeScheduler::new(self.hub.reachable.clone(), MAX_LOST),
-            running_probes: BTreeMap::new(),
-            drift: None,
-            drift_again: None,
-            ended: BTreeSet::new(),
-            rejected: BTreeSet::new(),
-        });
+        self.wake()
     }
 
     /// Hands an event to the scheduler, and then an idle moment.
     pub fn event(&mut self, event: Event) -> Result<(), String> {
         self.handle(event)?;
         for _ in 0..10 {
-            let is_due = |daemon: &Daemon| daemon.state.is_look_due();
+            let is_due = |daemon: &Daemon| daemon.state.is_pass_due();
             if !self.daemon.as_ref().is_some_and(is_due) {
                 return Ok(());
             }
@@ -297,7 +299,7 @@ impl World {
             let Some(daemon) = &mut self.daemon else {
                 return Ok(());
             };
-            let told = match trace && !matches!(event, Event::Looked(_)) {
+            let told = match trace && !matches!(event, Event::AllObserved(_)) {
                 true => format!("{event:?}"),
                 false => String::new(),
             };
@@ -321,52 +323,77 @@ impl World {
         Ok(())
     }
 
-    pub fn desired(&mut self) -> Arc<Desired> {
+    /// Returns what the files want. What files of the same text meant before is not worked out again.
+    pub fn desired(&mut self) -> Arc<DesiredState> {
         if let Some((files, desired)) = &self.desired
             && *files == self.files
         {
             return desired.clone();
         }
-        let text: String = self.files.iter().map(block).collect();
-        let source = Source {
-            path: "a.spc".into(),
-            text: Ok(text),
-        };
-        let desired = Arc::new(load_plain(&[source]));
+        let desired = LOADED.with_borrow_mut(|loaded| {
+            if loaded.len() > MAX_LOADED {
+                loaded.clear();
+            }
+            let load = || {
+                let text: String = self.files.iter().map(block).collect();
+                let source = SourceFile {
+                    path: "a.spc".into(),
+                    text: Ok(text),
+                };
+                Arc::new(load_plain(&[source]))
+            };
+            loaded
+                .entry(self.files.clone())
+                .or_insert_with(load)
+                .clone()
+        });
         self.desired = Some((self.files.clone(), desired.clone()));
         desired
     }
 
     pub fn timer(&mut self, timer: Timer) -> Result<(), String> {
-        let epoch = self.daemon.as_ref().map(|daemon| daemon.epoch);
-        match timer {
-            Timer::Lead => {
+        let epoch = |daemon: &Option<Daemon>| daemon.as_ref().map(|daemon| daemon.epoch);
+        match timer.epoch() {
+            None => {
                 self.lead();
                 self.event(Event::Idle)
             }
-            Timer::Ask(of, name, number) if epoch == Some(of) => self.ask(&name, number),
-            Timer::End(of, name, number) if epoch == Some(of) => self.end(&name, number),
-            Timer::Drift(of) if epoch == Some(of) => self.drift_answered(),
-            Timer::ProbeSlow(of, number) if epoch == Some(of) => {
-                if let Some(daemon) = &mut self.daemon {
-                    daemon.probes.slow(number);
-                }
-                Ok(())
-            }
-            Timer::Probed(of, number) if epoch == Some(of) => self.probed(number),
-            Timer::ProbeOver(of, number, name) if epoch == Some(of) => {
-                if let Some(daemon) = &mut self.daemon {
-                    let now = self.now - daemon.began;
-                    daemon.probes.session_ended(number, &name, now);
-                }
-                Ok(())
+            of if of == epoch(&self.daemon) => self.timer_of_daemon(timer),
+            of if of == epoch(&self.earlier) => {
+                self.as_earlier(|world| world.timer_of_daemon(timer))
             }
             _ => Ok(()),
         }
     }
 
+    fn timer_of_daemon(&mut self, timer: Timer) -> Result<(), String> {
+        match timer {
+            Timer::Lead => {}
+            Timer::Dethroned(_) => self.die(),
+            // What asks no source writes at once.
+            Timer::Ask(_, name, number) if !self.needs_permits(&name) => self.ask(&name, number)?,
+            Timer::Ask(_, name, number) => self.acquire(&name, number)?,
+            Timer::Slow(_, name, number) => self.slow(&name, number)?,
+            Timer::End(_, name, number) => self.end(&name, number)?,
+            Timer::Drift(_) => self.drift_answered()?,
+            Timer::ProbeSlow(_, number) => {
+                if let Some(daemon) = &mut self.daemon {
+                    daemon.probes.slow(number);
+                }
+            }
+            Timer::Probed(_, number) => self.probed(number)?,
+            Timer::ProbeOver(_, number, name) => {
+                if let Some(daemon) = &mut self.daemon {
+                    let now = self.now - daemon.began;
+                    daemon.probes.session_ended(number, &name, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub fn drift_answered(&mut self) -> Result<(), String> {
-        let names = looks(&self.hub.drifted);
+        let names = self.hub.drifted();
         let Some(daemon) = &mut self.daemon else {
             return Ok(());
         };
@@ -393,7 +420,7 @@ impl World {
 
     /// A source is asked with these credentials.
     pub fn send_credentials(&mut self, name: &str, target: &str, by: &str) -> Result<(), String> {
-        if self.behaviour(name) != Behaviour::Fails(Kind::Authentication) {
+        if self.behaviour(name) != Behaviour::Fails(FailureKind::Authentication) {
             return Ok(());
         }
         let Some(daemon) = &mut self.daemon else {
@@ -418,11 +445,20 @@ impl World {
     }
 }
 
-impl Daemon {
-    pub fn next_probe_event(&self, now: u64) -> Option<u64> {
-        let start = self.probes.next_start(now - self.began);
-        let next = start.into_iter().chain(self.probes.write_at()).min();
-        next.map(|at| self.began + at)
+impl Timer {
+    /// The epoch of the daemon that it concerns.
+    pub fn epoch(&self) -> Option<u64> {
+        match self {
+            Self::Lead => None,
+            Self::Dethroned(epoch)
+            | Self::Ask(epoch, ..)
+            | Self::Slow(epoch, ..)
+            | Self::End(epoch, ..)
+            | Self::Drift(epoch)
+            | Self::ProbeSlow(epoch, _)
+            | Self::Probed(epoch, _)
+            | Self::ProbeOver(epoch, ..) => Some(*epoch),
+        }
     }
 }
 
@@ -432,14 +468,24 @@ fn block((index, definition): (&usize, &Definition)) -> String {
         true => "enabled",
         false => "disabled",
     };
-    let own = match *index {
-        AGGREGATOR => "  type = \"aggregator\"\n  connections = [\"*\"]\n".to_owned(),
-        _ => format!(
-            "  host = \"h\"\n  user = \"u\"\n  dbname = \"d{}\"\n  password = \"p\"\n",
-            definition.database
-        ),
+    let (plugin, own) = match *index {
+        AGGREGATOR => {
+            let own = "  type = \"aggregator\"\n  connections = [\"*\"]\n";
+            ("postgres", own.to_owned())
+        }
+        FILE => {
+            let own = format!("  paths = [\"/files/{}.csv\"]\n", definition.database);
+            ("csv", own)
+        }
+        _ => {
+            let own = format!(
+                "  host = \"h\"\n  user = \"u\"\n  dbname = \"d{}\"\n  password = \"p\"\n",
+                definition.database
+            );
+            ("postgres", own)
+        }
     };
     format!(
-        "connection \"{name}\" {{\n  plugin = \"postgres\"\n{own}  import_schema = \"{schema}\"\n}}\n"
+        "connection \"{name}\" {{\n  plugin = \"{plugin}\"\n{own}  import_schema = \"{schema}\"\n}}\n"
     )
 }

@@ -5,29 +5,35 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use spcd_core::config::{Connection, Desired, Loaded};
+use spcd_core::config::{Connection, DesiredState, Loaded};
+use spcd_core::diff::{self, Blockers};
 use spcd_core::observed::Observed;
-use spcd_core::plan::{self, Import, Plan, Task};
-use spcd_core::shape::{self, Obstacles};
+use spcd_core::planner::{self, Import, Plan, Running, Task};
+use spcd_core::plugin::connection_block;
 
 use super::AdoptArgs;
-use super::follow::{self, Ended};
+use super::follow::{self, WaitOutcome};
 use crate::config::Config;
-use crate::hub;
-use crate::hub::adopt::{self, Found};
-use crate::hub::connect::{Endpoint, Session};
-use crate::hub::migrate::migrate;
-use crate::hub::{apply, ask, dependents, observe};
+use crate::gateway;
 use crate::settings::Settings;
+use spcd_postgres as hub;
+use spcd_postgres::adopt::{self, AdoptableObjects};
+use spcd_postgres::catalog::dependents;
+use spcd_postgres::catalog::observe;
+use spcd_postgres::connection::{Endpoint, Session};
+use spcd_postgres::import;
+use spcd_postgres::migrations::migrate;
+use spcd_postgres::secrets;
 
-/// How long the daemon may take to bring what was adopted to what the files want.
+/// Time limit for the daemon to apply the files to the adopted objects.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Takes over the schema and the server that somebody made under a connection's name, once it has
-/// shown what that means and was told to.
+/// Adopts the existing schema and server of a connection's name, after showing the consequences and
+/// asking. Without a block, prints one that describes the server.
 pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCode> {
     let name = &args.name;
-    let Loaded { mut desired, .. } = Config::new(&settings.config_dirs, false)
+    let Loaded { mut desired, .. } = Config::new(&settings.config_dirs, settings.extensions, false)
+        .with_gateway(gateway::is_on(settings))
         .with_state(&settings.state_dir)
         .load();
     let missing = || {
@@ -36,18 +42,26 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
              with what its schema and server are to be"
         )
     };
-    let connection = desired.connections.get(name).with_context(missing)?;
-    if let Err(error) = &connection.target {
-        bail!("mend the block of {name:?} first: {error}");
+    if let Some(connection) = desired.connections.get(name) {
+        check_block(connection)?;
     }
     let endpoint = super::endpoint(settings)?;
     let mut session = endpoint.connect("adopt").await?;
+    if !desired.connections.contains_key(name)
+        && let Some(block) = suggested_block(&session, name).await?
+    {
+        print!("{block}");
+        bail!(
+            "{}; the block above describes the server as it is",
+            missing()
+        );
+    }
     if !hub::is_utf8(&session.client).await? {
         desired.adapt_to_other_encoding();
     }
     let connection = desired.connections.get(name).with_context(missing)?;
     migrate(&session.client).await?;
-    let Some(found) = adopt::find(&session.client, connection).await? else {
+    let Some(found) = adopt::find_adoptable(&session.client, connection).await? else {
         println!(
             "nothing to adopt: there is no schema or server named {name:?} that spcd did not make"
         );
@@ -68,8 +82,8 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
         return Ok(ExitCode::FAILURE);
     }
     session.client.batch_execute("BEGIN").await?;
-    // Somebody may have changed it while the plan was read.
-    let now = adopt::find(&session.client, connection).await?;
+    // Re-check: another session may have changed it meanwhile.
+    let now = adopt::find_adoptable(&session.client, connection).await?;
     anyhow::ensure!(
         now.as_ref() == Some(&found),
         "it changed meanwhile: look again"
@@ -83,26 +97,54 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
     let names = [name.clone()];
     let id = follow::request(&session, Some(&names)).await?;
     match follow::follow(&mut session, id, Some(&names), LIMIT, |_| ()).await? {
-        Ended::Settled(rows, _) => {
+        WaitOutcome::Settled(rows, _) => {
             let wrong = follow::report(&names, &rows);
             if !wrong {
                 println!("adopted; {name:?} is ready");
             }
             Ok(ExitCode::from(u8::from(wrong)))
         }
-        Ended::TimeOut(_) => {
-            bail!("adopted, but the daemon is not done with it yet: `spcd status {name}` tells")
+        WaitOutcome::TimedOut(_) => {
+            bail!("adopted, but the daemon is not done with it yet: see `spcd status {name}`")
         }
     }
 }
 
-/// What is taken over, and what the next pass would then do to it. Nothing of it stays.
+/// Refuses a block that no server in the hub can satisfy.
+fn check_block(connection: &Connection) -> anyhow::Result<()> {
+    let name = &connection.name;
+    if let Err(error) = &connection.target {
+        bail!("mend the block of {name:?} first: {error}");
+    }
+    if spcd_core::gateway::is_in_gateway(connection) {
+        bail!(
+            "the wrapper of {name:?} runs in the gateway, so that nothing in the hub can become its \
+             server: rename the schema, or write `gateway = false` in the block"
+        );
+    }
+    Ok(())
+}
+
+/// Returns the block that describes the server of a name, if there is one. Its secrets are not in it.
+async fn suggested_block(session: &Session, name: &str) -> anyhow::Result<Option<String>> {
+    let names = [name.to_owned()];
+    let found = observe::servers(&session.client, &names).await?;
+    let Some(detail) = found.into_values().next() else {
+        return Ok(None);
+    };
+    let (wrapper, options) = detail.server.unwrap_or_default();
+    let mapping = detail.mapping.unwrap_or_default();
+    let block = connection_block(name, &wrapper, &options, &mapping)?;
+    Ok(Some(block))
+}
+
+/// Returns what would be adopted, and what the next pass would do to it. Rolls everything back.
 async fn preview(
     endpoint: &Endpoint,
     session: &Session,
-    desired: &Desired,
+    desired: &DesiredState,
     connection: &Connection,
-    found: &Found,
+    found: &AdoptableObjects,
 ) -> anyhow::Result<String> {
     let name = &connection.name;
     let mut out = String::new();
@@ -127,7 +169,7 @@ async fn preview(
     let planned = planned.await;
     client.batch_execute("ROLLBACK").await?;
     let observed = planned?;
-    let mut plan = plan::plan(desired, &observed);
+    let mut plan = planner::plan(desired, &observed, &Running::default());
     plan.work.retain(|work| work.name == *name);
     let import = plan.work.iter().find_map(|work| match &work.task {
         Task::Import(import) => Some((**import).clone()),
@@ -138,11 +180,11 @@ async fn preview(
         ..Plan::default()
     };
     let _ = writeln!(out, "then, to make it what the files want:");
-    out.push_str(&plan::show(&plan, &observed));
+    out.push_str(&planner::show(&plan, &observed));
     if let Some(import) = import {
         match tables(endpoint, session, &observed, name, &import).await {
             Ok(changes) => out.push_str(&changes),
-            // It can be taken over all the same; the state will tell.
+            // It can be adopted all the same. The connection's state will show the error.
             Err(error) => {
                 let _ = writeln!(out, "    ! the source cannot be asked now: {error:#}");
             }
@@ -151,7 +193,7 @@ async fn preview(
     Ok(out)
 }
 
-/// What its source makes of the tables.
+/// Returns the changes of its tables, as the source answers.
 async fn tables(
     endpoint: &Endpoint,
     session: &Session,
@@ -160,25 +202,27 @@ async fn tables(
     import: &Import,
 ) -> anyhow::Result<String> {
     let asking = endpoint.connect("asking").await?;
-    apply::prepare_for_secrets(&asking.client).await?;
-    let wanted = ask::ask(&asking, &import.target).await;
+    secrets::prepare(&asking.client).await?;
+    let wanted = import::fetch_remote_schema(&asking, &import.target).await;
     let wanted = wanted.context("its tables stay as they are until it answers")?;
     let detail = observed.details.get(name).cloned().unwrap_or_default();
-    let wanted = wanted.with_skipped(&detail.tables, &import.target.import);
+    let wanted = wanted.with_skipped_tables(&detail.tables, &import.target.import);
     let changes = import.changes(&detail, &wanted);
-    let risky = changes.iter().filter(|change| change.is_risky());
+    let risky = changes
+        .iter()
+        .filter(|change| change.may_break_dependents());
     let risky: Vec<&str> = risky.map(|change| change.table()).collect();
-    let obstacles = Obstacles {
+    let blockers = Blockers {
         dependents: dependents::of_tables(&session.client, name, &risky).await?,
-        ..Obstacles::default()
+        ..Blockers::default()
     };
-    let (changes, refused) = shape::guard(changes, &obstacles);
+    let (changes, refused) = diff::separate_blocked(changes, &blockers);
     let mut out = String::new();
     for change in changes {
         let _ = writeln!(out, "    {}", change.to_string().replace('\n', "\n    "));
     }
     for refused in refused {
-        let _ = writeln!(out, "    ! {refused}");
+        let _ = writeln!(out, "    ! {}", refused.text);
     }
     Ok(out)
 }

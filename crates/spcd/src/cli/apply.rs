@@ -8,13 +8,15 @@ use std::time::Duration;
 use spcd_client::{ConnectionState, Status, states};
 
 use super::ApplyArgs;
-use super::follow::{self, Ended};
+use super::follow::{self, WaitOutcome};
 use super::terminal;
 use crate::config::Config;
 use crate::daemon::LeaderSession;
-use crate::hub::connect::Endpoint;
-use crate::hub::inputs;
+use crate::gateway::{ApplyOptions, Once, hub_lanes};
+use crate::gateway_link::Links;
 use crate::settings::Settings;
+use spcd_postgres::config_files;
+use spcd_postgres::connection::Endpoint;
 
 /// Longer than any import may take.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -22,7 +24,19 @@ const LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Does one pass by itself, or has the daemon that leads do it.
 pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCode> {
     let (endpoint, cluster) = super::hub(settings).await?;
-    let applied = apply(settings, args, Arc::new(endpoint)).await;
+    let endpoint = Arc::new(endpoint);
+    let options = ApplyOptions {
+        allow_empty: args.allow_empty,
+        adopts: args.adopt_config,
+    };
+    let gateways = Once::apply(settings, options, hub_lanes(&endpoint).await?).await?;
+    let applied = apply(settings, args, endpoint.clone(), gateways.links.clone()).await;
+    if gateways.links.is_some() && applied.is_ok() {
+        // What is gone in the hub may go in the gateways.
+        let again = Once::apply(settings, options, hub_lanes(&endpoint).await?).await?;
+        again.stop().await;
+    }
+    gateways.stop().await;
     if let Some(cluster) = cluster {
         cluster.stop().await;
     }
@@ -43,7 +57,7 @@ pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCod
     Ok(ExitCode::from(u8::from(wrong)))
 }
 
-/// What came of it.
+/// Result of `apply`.
 struct Applied {
     rows: Vec<ConnectionState>,
     /// Config directories and files that are not there, and why.
@@ -54,9 +68,11 @@ async fn apply(
     settings: &Settings,
     args: ApplyArgs,
     endpoint: Arc<Endpoint>,
+    gateways: Option<Arc<Links>>,
 ) -> anyhow::Result<Applied> {
-    let mut config = Config::new(&settings.config_dirs, args.allow_empty)
+    let mut config = Config::new(&settings.config_dirs, settings.extensions, args.allow_empty)
         .with_state(&settings.state_dir)
+        .beside(gateways)
         .adopting(args.adopt_config);
     if args.adopt_config && !args.allow_empty {
         config.ensure_adoptable()?;
@@ -84,7 +100,7 @@ async fn apply(
     })
 }
 
-/// Has the daemon that leads apply its own files.
+/// Lets the leading daemon apply its own files.
 async fn have_applied(
     config: &Config,
     args: ApplyArgs,
@@ -96,11 +112,11 @@ async fn have_applied(
     );
     anyhow::ensure!(
         !args.drop_dependents,
-        "a daemon leads on this database, and never drops what people made: stop it first"
+        "a daemon leads on this database, and never drops objects of other roles: stop it first"
     );
     let mut session = endpoint.connect("client").await?;
     if let Some(roots) = config.required_roots()
-        && let Err(other) = inputs::check(&inputs::read(&session.client).await?, roots)
+        && let Err(other) = config_files::check(&config_files::read(&session.client).await?, roots)
     {
         eprintln!(
             "spcd: a daemon leads, and applies its own files: {}",
@@ -111,7 +127,7 @@ async fn have_applied(
         // It notices first what there is to give up.
         let id = follow::request(&session, Some(&[])).await?;
         follow::follow(&mut session, id, Some(&[]), LIMIT, |_| ()).await?;
-        inputs::give_up(&session.client).await?;
+        config_files::give_up(&session.client).await?;
     }
     let ask: Option<&[String]> = if args.force { None } else { Some(&[]) };
     let id = follow::request(&session, ask).await?;
@@ -122,11 +138,11 @@ async fn have_applied(
     let ended = follow::follow(&mut session, id, None, LIMIT, watch).await?;
     progress.end();
     Ok(match ended {
-        Ended::Settled(rows, _) | Ended::TimeOut(rows) => rows,
+        WaitOutcome::Settled(rows, _) | WaitOutcome::TimedOut(rows) => rows,
     })
 }
 
-/// A line on the terminal that says how many are left.
+/// Line on the terminal with the number of remaining jobs.
 #[derive(Default)]
 struct Progress {
     shown: Option<usize>,

@@ -7,14 +7,18 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use spcd_core::config::{Inspection, Kind, Loaded, PluginBlock, Severity, Source, View};
-use spcd_core::report::{self, Style};
+use spcd_core::config::{
+    ConnectionKind, Diagnostic, InspectedConnection, Inspection, Loaded, PluginBlock, Severity,
+    SourceFile,
+};
+use spcd_core::report::{self, RenderStyle};
 use spcd_core::secret::{self, MASK};
 use spcd_lang::value::Value;
 
 use super::CheckArgs;
 use super::terminal;
 use crate::config::Config;
+use crate::gateway;
 use crate::settings::Settings;
 
 /// Reads the files and prints every diagnostic.
@@ -23,24 +27,26 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         true => &settings.config_dirs,
         false => &args.paths,
     };
-    let (inspection, look) = Config::new(dirs, false).inspect(args.offline);
+    let (inspection, look) = Config::new(dirs, settings.extensions, false)
+        .with_gateway(gateway::is_on(settings))
+        .inspect(args.offline);
     let count = |severity| {
         let diagnostics = inspection.loaded.diagnostics.iter();
         diagnostics.filter(|d| d.severity == severity).count()
     };
-    // What could not be looked at at all has no diagnostic of its own.
+    // Unreadable directories have no diagnostic of their own.
     let unseen: Vec<String> = look
-        .doubts
+        .unknown_inputs
         .iter()
-        .map(|doubt| match &doubt.error {
+        .map(|input| match &input.error {
             Some(error) if args.paths.is_empty() => {
                 format!("{error}: put it back, or take it out of the settings")
             }
-            Some(_) if !Path::new(&doubt.path).exists() => {
-                format!("{}: there is no such file or directory", doubt.path)
+            Some(_) if !Path::new(&input.path).exists() => {
+                format!("{}: there is no such file or directory", input.path)
             }
             Some(error) => error.clone(),
-            None => format!("{} changes all the while", doubt.path),
+            None => format!("{} changes all the while", input.path),
         })
         .collect();
     let (errors, warnings) = (
@@ -49,12 +55,12 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     );
     if args.json {
         let object = Report::of(&inspection, &look.sources, &unseen, args.show_values);
-        let mut out = terminal::machine();
+        let mut out = terminal::output(true);
         serde_json::to_writer_pretty(&mut out, &object).context("the report cannot be written")?;
         writeln!(out)?;
         return Ok(ExitCode::from(u8::from(errors > 0)));
     }
-    let style = Style {
+    let style = RenderStyle {
         colours: false,
         show_values: args.show_values,
     };
@@ -63,14 +69,14 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     // Values are shown on standard output only.
     if args.show_values {
-        let style = Style {
+        let style = RenderStyle {
             colours: std::io::stdout().is_terminal(),
             ..style
         };
         let report = report::render(&inspection.loaded, &look.sources, style);
         terminal::control_stdout(&report);
     } else {
-        let style = Style {
+        let style = RenderStyle {
             colours: std::io::stderr().is_terminal(),
             ..style
         };
@@ -78,8 +84,12 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let report = report::render(&inspection.loaded, &look.sources, style);
         terminal::control_stderr(&report);
     }
+    let mirrors = match inspection.loaded.desired.mirrors.len() {
+        0 => String::new(),
+        count => format!(", {}", counted(count, "mirror")),
+    };
     println!(
-        "{}, {}: {}, {}",
+        "{}, {}{mirrors}: {}, {}",
         counted(look.sources.len(), "file"),
         counted(inspection.connections.len(), "connection"),
         counted(errors, "error"),
@@ -112,7 +122,7 @@ struct Report<'a> {
     plugins: &'a [PluginBlock],
     options: BTreeMap<&'a str, Value>,
     search_path: &'a [String],
-    diagnostics: Vec<Diagnostic<'a>>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 #[derive(Serialize)]
@@ -132,21 +142,11 @@ struct Connection<'a> {
     error: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct Diagnostic<'a> {
-    severity: &'static str,
-    file: &'a str,
-    line: u32,
-    column: u32,
-    message: &'a str,
-    hint: Option<&'a str>,
-}
-
 impl<'a> Report<'a> {
     fn of(
         inspection: &'a Inspection,
-        sources: &'a [Source],
-        unseen: &'a [String],
+        sources: &'a [SourceFile],
+        unseen: &[String],
         show_values: bool,
     ) -> Self {
         let options = inspection.options.iter().map(|(label, value)| {
@@ -157,28 +157,15 @@ impl<'a> Report<'a> {
             };
             (label.as_str(), value)
         });
-        let diagnostics = inspection
-            .loaded
-            .diagnostics
-            .iter()
-            .map(|diagnostic| Diagnostic {
-                severity: match diagnostic.severity {
-                    Severity::Error => "error",
-                    Severity::Warning => "warning",
-                },
-                file: &diagnostic.file,
-                line: diagnostic.line,
-                column: diagnostic.column,
-                message: &diagnostic.message,
-                hint: diagnostic.hint.as_deref(),
-            });
         let unseen = unseen.iter().map(|message| Diagnostic {
-            severity: "error",
-            file: "",
+            severity: Severity::Error,
+            file: String::new(),
             line: 0,
             column: 0,
-            message,
+            span: 0..0,
+            message: message.clone(),
             hint: None,
+            connection: None,
         });
         Self {
             files: sources.iter().map(|source| source.path.as_str()).collect(),
@@ -190,12 +177,18 @@ impl<'a> Report<'a> {
             plugins: &inspection.loaded.plugins,
             options: options.collect(),
             search_path: &inspection.search_path,
-            diagnostics: unseen.chain(diagnostics).collect(),
+            diagnostics: unseen
+                .chain(inspection.loaded.diagnostics.iter().cloned())
+                .collect(),
         }
     }
 }
 
-fn connection<'a>(view: &'a View, loaded: &Loaded, show_values: bool) -> Connection<'a> {
+fn connection<'a>(
+    view: &'a InspectedConnection,
+    loaded: &Loaded,
+    show_values: bool,
+) -> Connection<'a> {
     let public = loaded.public.get(&view.connection.plugin_instance);
     let shown = |name: &str, value: &Value| match name {
         _ if show_values => value.clone(),
@@ -203,8 +196,8 @@ fn connection<'a>(view: &'a View, loaded: &Loaded, show_values: bool) -> Connect
         name => masked(value, public.is_some_and(|public| public.contains(name))),
     };
     let (kind, connections, members): (_, &[String], &[String]) = match &view.connection.kind {
-        Kind::Plugin => ("plugin", &[], &[]),
-        Kind::Aggregator { patterns, members } => ("aggregator", patterns, members),
+        ConnectionKind::Plugin => ("plugin", &[], &[]),
+        ConnectionKind::Aggregator { patterns, members } => ("aggregator", patterns, members),
     };
     Connection {
         name: &view.name,

@@ -6,145 +6,227 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail, ensure};
 use spcd_client::states;
 use spcd_core::config::Compat;
-use spcd_core::plan;
+use spcd_core::planner::{self, Running};
 
 use super::DestroyArgs;
 use super::follow;
 use crate::cluster;
 use crate::config::Config;
 use crate::daemon::LeaderSession;
-use crate::hub::connect::Endpoint;
-use crate::hub::{destroy, observe, steampipe};
+use crate::gateway;
 use crate::settings::Settings;
+use spcd_postgres::catalog::observe;
+use spcd_postgres::connection::Endpoint;
+use spcd_postgres::{destroy, gateway_reader, steampipe};
 
-/// Removes all that spcd made, once it has shown it and was told to.
+/// Removes all that spcd created in the hub and in the gateways, after showing it and asking.
 pub async fn run(settings: &Settings, args: DestroyArgs) -> anyhow::Result<ExitCode> {
-    // A cluster that is not there is not made in order to be removed.
-    if settings.database.is_none() && !cluster::is_made(settings) {
+    let mut sides = Vec::new();
+    for settings in std::iter::once(settings.clone()).chain(gateway::made(settings)) {
+        if let Some(side) = Side::open(settings).await? {
+            sides.push(side);
+        }
+    }
+    // A missing cluster is not created in order to be removed.
+    if sides.is_empty() {
         println!(
             "nothing to remove: there is no private cluster in {}",
             settings.state_dir.display()
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let running = match settings.database {
-        Some(_) => None,
-        None => Some(cluster::join(settings).await?),
-    };
-    let endpoint = Arc::new(super::endpoint(settings)?);
-    let outcome = remove(settings, args, &endpoint).await;
-    let remove_cluster = match (&outcome, &running) {
-        (Ok(Removed::All), Some(_)) => left_in_cluster(&endpoint).await,
-        _ => Ok(None),
-    };
-    if let Some(running) = running {
-        running.stop().await;
+    let outcome = remove_all(&sides, args).await;
+    let mut left = Vec::new();
+    for side in &sides {
+        left.push(match outcome {
+            Ok(true) => side.objects_of_users().await,
+            _ => Ok(None),
+        });
     }
-    match (outcome?, remove_cluster?) {
-        (Removed::Nothing, _) => Ok(ExitCode::FAILURE),
-        (Removed::All, None) => {
-            println!("removed");
-            Ok(ExitCode::SUCCESS)
-        }
-        (Removed::All, Some(left)) if left.is_empty() => {
-            cluster::remove(settings).await?;
-            println!("removed, with the private cluster");
-            Ok(ExitCode::SUCCESS)
-        }
-        (Removed::All, Some(left)) => {
-            println!(
-                "removed; the private cluster in {} stays, for it holds what spcd did not make: {}",
-                settings.state_dir.display(),
-                some_of(&left)
-            );
-            Ok(ExitCode::SUCCESS)
-        }
+    let mut settings = Vec::new();
+    for side in sides {
+        settings.push(side.stop().await);
     }
+    if !outcome? {
+        return Ok(ExitCode::FAILURE);
+    }
+    for (settings, left) in settings.iter().zip(left) {
+        remove_cluster(settings, left?).await?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// What became of it.
-enum Removed {
-    /// Somebody said no.
-    Nothing,
-    All,
+/// A database from which all is to be removed: the hub or a gateway.
+struct Side {
+    settings: Settings,
+    endpoint: Arc<Endpoint>,
+    running: Option<cluster::Running>,
 }
 
-async fn remove(
-    settings: &Settings,
-    args: DestroyArgs,
-    endpoint: &Arc<Endpoint>,
-) -> anyhow::Result<Removed> {
-    let mut config = Config::nothing();
-    let session = endpoint.connect("destroy").await?;
-    let kept = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
-    if !session
-        .client
-        .query_one(kept, &[])
-        .await?
-        .try_get::<_, bool>(0)?
-    {
-        println!("spcd made nothing in this database");
-        return Ok(Removed::All);
+impl Side {
+    async fn open(settings: Settings) -> anyhow::Result<Option<Self>> {
+        if settings.database.is_none() && !cluster::is_made(&settings) {
+            return Ok(None);
+        }
+        let running = match settings.database {
+            Some(_) => None,
+            None => Some(cluster::join(&settings).await?),
+        };
+        let endpoint = Arc::new(super::endpoint(&settings)?);
+        Ok(Some(Self {
+            settings,
+            endpoint,
+            running,
+        }))
     }
-    let desired = config.load().desired;
-    let observed = observe::observe(&session.client, &desired).await?;
-    print!(
-        "{}",
-        plan::show(&plan::plan(&desired, &observed), &observed)
-    );
-    println!(
-        "- schemas \"spcd\", \"spcd_union\", \"spcd_type\" and \"spcd_lock\", with the state and its history"
-    );
-    if steampipe::is_there(&session.client).await? {
-        println!("- schema \"steampipe_internal\", and the roles that were made with it");
-    }
-    if settings.database.is_none() {
+
+    /// Prints what is to be removed. Returns whether spcd made anything.
+    async fn show(&self) -> anyhow::Result<bool> {
+        let session = self.endpoint.connect("destroy").await?;
+        let kept = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
+        let place = match self.settings.is_gateway {
+            true => gateway::title(&self.settings),
+            false => "this database".to_owned(),
+        };
+        if !session
+            .client
+            .query_one(kept, &[])
+            .await?
+            .try_get::<_, bool>(0)?
+        {
+            println!("spcd made nothing in {place}");
+            return Ok(false);
+        }
+        if self.settings.is_gateway {
+            println!("in {}:", gateway::title(&self.settings));
+        }
+        let desired = Config::nothing().load().desired;
+        let observed = observe::observe(&session.client, &desired).await?;
+        let plan = planner::plan(&desired, &observed, &Running::default());
+        print!("{}", planner::show(&plan, &observed));
         println!(
-            "- the private cluster in {}, unless people's own objects are in it",
-            settings.state_dir.display()
+            "- schemas \"spcd\", \"spcd_union\", \"spcd_type\" and \"spcd_lock\", with the state and its history"
         );
-    } else {
-        println!("  extensions that spcd created stay");
+        if self.settings.is_gateway {
+            println!("- role \"{}\"", gateway_reader::READER);
+        }
+        if steampipe::is_installed(&session.client).await? {
+            println!("- schema \"steampipe_internal\", and the roles that were made with it");
+        }
+        match self.settings.database {
+            None => println!(
+                "- the private cluster in {}, unless it holds objects of other roles",
+                self.settings.state_dir.display()
+            ),
+            Some(_) => println!("  extensions that spcd created stay"),
+        }
+        Ok(true)
+    }
+
+    async fn remove(&self) -> anyhow::Result<()> {
+        // Which also takes away what was made for other programs' clients.
+        let mut alone = self.settings.clone();
+        alone.compat = Compat::None;
+        let mut config = Config::nothing();
+        let begun = LeaderSession::begin_once(&self.endpoint, &alone, &mut config).await?;
+        let Some(mut leader) = begun else {
+            bail!(
+                "a daemon leads on this database and would make it all again: stop it first (systemctl stop spcd)"
+            );
+        };
+        let session = self.endpoint.connect("destroy").await?;
+        ensure!(
+            !destroy::has_waiting_daemon(&session.client).await?,
+            "another daemon waits to lead on this database and would make it all again: stop it first"
+        );
+        ensure!(
+            !steampipe::is_installed(&session.client).await?,
+            "something that spcd did not make hangs on the schema steampipe_internal (the log says what): drop it first"
+        );
+        leader.settle(|_| ()).await?;
+        let rows = states(&session.client, None).await?;
+        if !rows.is_empty() {
+            follow::report(&[], &rows);
+            bail!(
+                "{} of the connections could not be removed; the rest is gone",
+                rows.len()
+            );
+        }
+        let lock = leader.abdicate().context("the lead is lost")?;
+        let dropped = destroy::drop_schemas(&lock.client).await;
+        dropped.context("every connection is removed, but the schema spcd is not")?;
+        if self.settings.is_gateway {
+            gateway_reader::remove(&session.client).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns what a private cluster holds of users.
+    async fn objects_of_users(&self) -> anyhow::Result<Option<Vec<String>>> {
+        if self.running.is_none() {
+            return Ok(None);
+        }
+        let session = self.endpoint.connect("destroy").await?;
+        Ok(Some(destroy::user_objects(&session.client).await?))
+    }
+
+    async fn stop(self) -> Settings {
+        if let Some(running) = self.running {
+            running.stop().await;
+        }
+        self.settings
+    }
+}
+
+/// Returns whether all was removed: the user may decline.
+async fn remove_all(sides: &[Side], args: DestroyArgs) -> anyhow::Result<bool> {
+    let mut made = Vec::new();
+    for side in sides {
+        if side.show().await? {
+            made.push(side);
+        }
+    }
+    if made.is_empty() {
+        return Ok(true);
     }
     if !args.yes && !super::confirm("Remove all this?")? {
         println!("nothing was changed");
-        return Ok(Removed::Nothing);
+        return Ok(false);
     }
-    // Which also takes away what was made for other programs' clients.
-    let mut alone = settings.clone();
-    alone.compat = Compat::None;
-    let begun = LeaderSession::begin_once(endpoint, &alone, &mut config).await?;
-    let Some(mut leader) = begun else {
-        bail!(
-            "a daemon leads on this database and would make it all again: stop it first (systemctl stop spcd)"
-        );
-    };
-    ensure!(
-        !destroy::has_heir(&session.client).await?,
-        "another daemon waits to lead on this database and would make it all again: stop it first"
-    );
-    ensure!(
-        !steampipe::is_there(&session.client).await?,
-        "something that spcd did not make hangs on the schema steampipe_internal (the log says what): drop it first"
-    );
-    leader.settle(|_| ()).await?;
-    let rows = states(&session.client, None).await?;
-    if !rows.is_empty() {
-        follow::report(&[], &rows);
-        bail!(
-            "{} of the connections could not be removed; the rest is gone",
-            rows.len()
-        );
+    // The hub first: its tables read the gateway's.
+    for side in made {
+        let place = match side.settings.is_gateway {
+            true => gateway::title(&side.settings),
+            false => "the database".to_owned(),
+        };
+        side.remove().await.with_context(|| place)?;
     }
-    let lock = leader.abdicate().context("the lead is lost")?;
-    let dropped = destroy::drop_own(&lock.client).await;
-    dropped.context("every connection is removed, but the schema spcd is not")?;
-    Ok(Removed::All)
+    Ok(true)
 }
 
-async fn left_in_cluster(endpoint: &Endpoint) -> anyhow::Result<Option<Vec<String>>> {
-    let session = endpoint.connect("destroy").await?;
-    Ok(Some(destroy::of_people(&session.client).await?))
+/// Removes a private cluster that holds nothing of users, and says what became of it.
+async fn remove_cluster(settings: &Settings, left: Option<Vec<String>>) -> anyhow::Result<()> {
+    let what = match settings.is_gateway {
+        true => format!("{} is removed", gateway::title(settings)),
+        false => "removed".to_owned(),
+    };
+    match left {
+        None => println!("{what}"),
+        Some(left) if left.is_empty() => {
+            cluster::remove(settings).await?;
+            if settings.is_gateway {
+                // Something else may be in it.
+                let _ = std::fs::remove_dir(&settings.state_dir);
+            }
+            println!("{what}, with the private cluster");
+        }
+        Some(left) => println!(
+            "{what}; the private cluster in {} stays, for it holds what spcd did not make: {}",
+            settings.state_dir.display(),
+            some_of(&left)
+        ),
+    }
+    Ok(())
 }
 
 fn some_of(list: &[String]) -> String {

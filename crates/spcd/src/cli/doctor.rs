@@ -1,43 +1,48 @@
 //! `spcd doctor`: what is missing on this machine and in the database, and what to type.
 
 mod database;
+mod gateway;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use spcd_core::config::{Desired, Loaded, Severity};
+use spcd_core::config::{DesiredState, Loaded, Severity};
 
 use crate::cluster::{self, Running};
 use crate::config::Config;
-use crate::files::{DirState, Files};
+use crate::files::{ConfigReader, DirState};
 use crate::settings::Settings;
+use spcd_postgres::connection::Session;
 
-/// Below this a private cluster's disk is as good as full: its write-ahead log alone may take as
-/// much.
+/// Minimum free space for a private cluster, in MB: its write-ahead log alone may take as much.
 const LEAST_DISK: u64 = 1024;
 
-/// One thing that was looked at.
+/// Result of one check.
 struct Finding {
     what: String,
-    /// What to do about it; `None`: it is well.
+    /// What to do; `None` if the check passed.
     advice: Option<String>,
 }
 
-/// Prints one line for each thing that was looked at; 1 if anything is missing.
+/// Prints one line for each check. Returns 1 if any fails.
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let (mut findings, desired) = files(settings);
     let running = match settings.database {
         Some(_) => None,
         None => private(settings, &mut findings).await,
     };
+    let mut session = None;
     if settings.database.is_some() || running.is_some() {
-        findings.extend(hub(settings, &desired).await?);
+        findings.extend(hub(settings, &desired, &mut session).await?);
     }
+    let client = session.as_ref().map(|session| &session.client);
+    findings.extend(gateway::look(settings, &desired, client).await);
+    drop(session);
     if let Some(running) = running {
         running.stop().await;
     }
-    let mut out = super::terminal::human();
+    let mut out = super::terminal::output(false);
     let mut missing = false;
     for Finding { what, advice } in findings {
         match advice {
@@ -69,9 +74,9 @@ fn bad(what: impl Into<String>, advice: impl Into<String>) -> Finding {
 }
 
 /// The config directories and what is in them.
-fn files(settings: &Settings) -> (Vec<Finding>, Desired) {
-    let look = Files::new(&settings.config_dirs).look();
-    let mut findings: Vec<Finding> = look
+fn files(settings: &Settings) -> (Vec<Finding>, DesiredState) {
+    let scan = ConfigReader::new(&settings.config_dirs, settings.extensions).scan();
+    let mut findings: Vec<Finding> = scan
         .dirs
         .iter()
         .map(|(dir, state)| {
@@ -84,7 +89,7 @@ fn files(settings: &Settings) -> (Vec<Finding>, Desired) {
             }
         })
         .collect();
-    findings.extend(look.sources.iter().filter_map(|source| {
+    findings.extend(scan.sources.iter().filter_map(|source| {
         let error = source.text.as_ref().err()?;
         Some(bad(&source.path, error))
     }));
@@ -92,7 +97,9 @@ fn files(settings: &Settings) -> (Vec<Finding>, Desired) {
         desired,
         diagnostics,
         ..
-    } = Config::new(&settings.config_dirs, false).load();
+    } = Config::new(&settings.config_dirs, settings.extensions, false)
+        .with_gateway(crate::gateway::is_on(settings))
+        .load();
     let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error);
     findings.push(match errors.count() {
         0 => good(format!(
@@ -112,8 +119,8 @@ fn unreadable(dir: &Path) -> String {
     }
 }
 
-/// The private cluster: what it needs of the machine. It is started for the time being if it is
-/// there and no daemon runs it; it is not made.
+/// Checks what the private cluster needs from the machine. An existing cluster without a daemon is
+/// started temporarily; none is created.
 async fn private(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Running> {
     let state = cluster::inspect(settings);
     findings.push(match state.user {
@@ -151,7 +158,11 @@ async fn private(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Run
     }
 }
 
-async fn hub(settings: &Settings, desired: &Desired) -> anyhow::Result<Vec<Finding>> {
+async fn hub(
+    settings: &Settings,
+    desired: &DesiredState,
+    opened: &mut Option<Session>,
+) -> anyhow::Result<Vec<Finding>> {
     let endpoint = match super::endpoint(settings) {
         Ok(endpoint) => endpoint,
         Err(error) => return Ok(vec![bad("the database", format!("{error:#}"))]),
@@ -163,6 +174,7 @@ async fn hub(settings: &Settings, desired: &Desired) -> anyhow::Result<Vec<Findi
         }
         Ok(session) => {
             let reached = good(format!("{endpoint}: Postgres {}", session.server_version));
+            let session = opened.insert(session);
             let found = database::look(&session.client, desired).await?;
             Ok(std::iter::once(reached).chain(found).collect())
         }

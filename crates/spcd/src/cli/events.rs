@@ -29,7 +29,7 @@ pub async fn run(settings: &Settings, args: EventsArgs) -> anyhow::Result<ExitCo
     let session = super::endpoint(settings)?.connect("client").await?;
     if args.json {
         let events = read_json(&session.client, &args).await?;
-        let mut out = terminal::machine();
+        let mut out = terminal::output(true);
         serde_json::to_writer_pretty(&mut out, &events)?;
         writeln!(out)?;
         return Ok(ExitCode::SUCCESS);

@@ -1,4 +1,4 @@
-//! What `wait`, `refresh` and `apply` share: a request to look, and waiting for what it brings.
+//! Shared by `wait`, `refresh` and `apply`: posting a request and waiting for its result.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use spcd_client::{ConnectionState, Status, states};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 
-use crate::hub::connect::Session;
+use spcd_postgres::connection::Session;
 
 /// How waiting ended.
-pub enum Ended {
-    /// Everything is settled: the rows, and what the sources said that were asked.
+pub enum WaitOutcome {
+    /// Everything is settled: the rows, and the request's error.
     Settled(Vec<ConnectionState>, Option<String>),
     /// Time is up: what is not settled.
-    TimeOut(Vec<ConnectionState>),
+    TimedOut(Vec<ConnectionState>),
 }
 
-/// Requests a look, and asks the sources of `ask` (`None`: all; empty: none); returns the id.
+/// Requests a pass that asks the sources of `ask` (`None` means all, empty means none). Returns the id.
 pub async fn request(session: &Session, ask: Option<&[String]>) -> anyhow::Result<i64> {
     let row = session
         .client
@@ -35,7 +35,7 @@ pub async fn follow(
     names: Option<&[String]>,
     limit: Duration,
     mut progress: impl FnMut(&[ConnectionState]),
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<WaitOutcome> {
     let until = Instant::now() + limit;
     let listen = format!("LISTEN {}", spcd_core::sql::ident(spcd_protocol::CHANNEL));
     session.client.batch_execute(&listen).await?;
@@ -48,13 +48,13 @@ pub async fn follow(
         progress(&rows);
         let settled = |row: &ConnectionState| row.status.is_settled();
         if done && rows.iter().all(settled) {
-            return Ok(Ended::Settled(rows, error));
+            return Ok(WaitOutcome::Settled(rows, error));
         }
         if Instant::now() >= until {
             let left = rows.into_iter().filter(|row| !settled(row)).collect();
-            return Ok(Ended::TimeOut(left));
+            return Ok(WaitOutcome::TimedOut(left));
         }
-        // A message says that something changed; that the request is answered has none.
+        // A notification announces changes, but not the answer of a request.
         let next = (Instant::now() + pause).min(until);
         while let Ok(Some(_)) = timeout_at(next, session.messages.recv()).await {
             if !done {
@@ -66,7 +66,7 @@ pub async fn follow(
     }
 }
 
-/// Whether a daemon is there to answer, for the message when time is up.
+/// Whether a daemon leads on this database.
 pub async fn is_led(client: &Client) -> anyhow::Result<bool> {
     let sql = "SELECT count(*) FROM pg_catalog.pg_locks
                WHERE locktype = 'relation' AND relation = (SELECT c.oid FROM pg_catalog.pg_class c

@@ -1,4 +1,4 @@
-//! What commands show of the sources' health.
+//! The health of sources, as commands show it.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 
 /// A row of `spcd.connection_health`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Row {
+pub struct SourceHealth {
     #[serde(skip_serializing)]
     connection_name: String,
     /// `None`: not known.
@@ -23,9 +23,9 @@ pub struct Row {
     pub held: bool,
 }
 
-impl Row {
+impl SourceHealth {
     /// In a word or two.
-    pub fn in_short(&self) -> String {
+    pub fn summary(&self) -> String {
         match (self.held, self.reachable) {
             (true, _) => "held".into(),
             (_, None) => "-".into(),
@@ -38,9 +38,9 @@ impl Row {
     }
 
     /// Since when it does not answer, and why.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         if self.held {
-            return Some("its source is left alone until `spcd reconnect`".into());
+            return Some("paused until `spcd reconnect`".into());
         }
         let why = self.last_failure.as_ref()?;
         match self.reachable {
@@ -51,8 +51,8 @@ impl Row {
     }
 }
 
-/// All rows, by connection. None where spcd's schema is of an earlier version, or not to be read.
-pub async fn rows(client: &Client) -> anyhow::Result<BTreeMap<String, Row>> {
+/// Returns all rows, by connection. Empty if the schema `spcd` is older or cannot be read.
+pub async fn rows(client: &Client) -> anyhow::Result<BTreeMap<String, SourceHealth>> {
     let sql = "SELECT pg_catalog.to_jsonb(h) FROM spcd.connection_health h";
     let rows = match client.query(sql, &[]).await {
         Ok(rows) => rows,
@@ -65,7 +65,7 @@ pub async fn rows(client: &Client) -> anyhow::Result<BTreeMap<String, Row>> {
         }
     };
     let row = |row: &tokio_postgres::Row| {
-        let row: Row = serde_json::from_value(row.try_get(0)?)?;
+        let row: SourceHealth = serde_json::from_value(row.try_get(0)?)?;
         anyhow::Ok((row.connection_name.clone(), row))
     };
     rows.iter().map(row).collect()

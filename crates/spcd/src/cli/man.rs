@@ -8,7 +8,7 @@ use clap::CommandFactory;
 
 use super::{Cli, ManArgs};
 
-/// What is the same on each page.
+/// End of each page.
 const END: &str = "\\
 .SH ENVIRONMENT
 Each long option can also be given as a variable:

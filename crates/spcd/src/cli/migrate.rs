@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::hub::migrate::migrate;
 use crate::settings::Settings;
+use spcd_postgres::migrations::migrate;
 
 /// Brings spcd's own schema up to date.
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {

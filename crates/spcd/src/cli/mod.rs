@@ -19,6 +19,7 @@ mod plan;
 mod plugins;
 mod query;
 mod reconnect;
+mod rotate_gateway;
 mod run;
 mod status;
 mod test;
@@ -33,13 +34,14 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use spcd_core::duration;
 use tokio_postgres::error::SqlState;
 
 use crate::cluster;
-use crate::hub::HubError;
-use crate::hub::connect::{Endpoint, farewell};
 use crate::settings::{Flags, Settings, SettingsError};
 use crate::telemetry;
+use spcd_postgres::HubError;
+use spcd_postgres::connection::{Endpoint, wait_until_closed};
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
@@ -84,6 +86,8 @@ enum Command {
     Disconnect(ReconnectArgs),
     /// Ask connections at once whose wrapper ended its server process
     Retry(ReconnectArgs),
+    /// Give the hub's role in the gateway a new password
+    RotateGateway,
     /// Run SQL, waiting for connections that are not loaded yet
     Query(QueryArgs),
     /// Probe one source: latency, server version, table count
@@ -98,7 +102,7 @@ enum Command {
     Adopt(AdoptArgs),
     /// Remove all that spcd made, after showing it
     Destroy(DestroyArgs),
-    /// Say what is missing on this machine and in the database, and what to type
+    /// Check this machine and the database, and print what to type
     Doctor,
     /// Print a shell's completions
     Completions(CompletionsArgs),
@@ -128,7 +132,7 @@ pub struct CheckArgs {
 }
 
 /// `spcd plan`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 pub struct PlanArgs {
     /// Show what moving over to these config directories would change
     #[arg(long)]
@@ -145,7 +149,7 @@ pub struct PlanArgs {
 }
 
 /// `spcd apply`
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Clone, Copy, Args)]
 pub struct ApplyArgs {
     /// Ask every source and import all tables again
     #[arg(long, env = "SPCD_FORCE", value_parser = FalseyValueParser::new())]
@@ -156,7 +160,7 @@ pub struct ApplyArgs {
     /// Move over to these config directories: remove what only the ones before hold
     #[arg(long)]
     pub adopt_config: bool,
-    /// Also drop people's views on connections that are to be removed
+    /// Also drop other roles' views on connections that are to be removed
     #[arg(long)]
     pub drop_dependents: bool,
 }
@@ -351,14 +355,14 @@ async fn dispatch(settings: &Settings, command: Command) -> anyhow::Result<ExitC
     if let (Command::Wait(args), None) = (&command, &settings.database) {
         cluster::until_made(settings, args.timeout).await;
     }
-    let cluster = match command.hub() {
+    let cluster = match command.cluster_use() {
         _ if settings.database.is_some() => None,
-        Hub::Joined if cluster::is_made(settings) => Some(cluster::join(settings).await?),
-        Hub::Made => Some(cluster::join(settings).await?),
-        Hub::Joined | Hub::Own => None,
+        ClusterUse::Start if cluster::is_made(settings) => Some(cluster::join(settings).await?),
+        ClusterUse::Create => Some(cluster::join(settings).await?),
+        ClusterUse::Start | ClusterUse::Own => None,
     };
     let outcome = run(settings, command).await;
-    farewell().await;
+    wait_until_closed().await;
     if let Some(cluster) = cluster {
         cluster.stop().await;
     }
@@ -380,6 +384,7 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
         Command::Reconnect(args) => reconnect::reconnect(settings, args).await,
         Command::Disconnect(args) => reconnect::disconnect(settings, args).await,
         Command::Retry(args) => reconnect::retry(settings, args).await,
+        Command::RotateGateway => rotate_gateway::run(settings).await,
         Command::Test(args) => test::run(settings, args).await,
         Command::Plugins => plugins::run(settings),
         Command::Migrate => migrate::run(settings).await.map_err(missing_rights),
@@ -391,55 +396,58 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
     }
 }
 
-/// Says where the rights are told that somebody lacks who is to keep the database.
+/// Points to `spcd doctor` where the role lacks privileges.
 fn missing_rights(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
-        Some(HubError::Refused { code, .. }) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+        Some(HubError::StatementFailed { code, .. })
+            if *code == SqlState::INSUFFICIENT_PRIVILEGE =>
+        {
             anyhow!("{error:#}; `spcd doctor` says which rights are missing, and what to type")
         }
         _ => error,
     }
 }
 
-/// What a command does about the private cluster.
-enum Hub {
-    /// Starts it, and makes one if there is none.
-    Made,
-    /// Starts it if there is one: only a daemon has put anything there to be shown or asked for.
-    Joined,
-    /// Decides that itself, or needs none.
+/// How a command uses the private cluster.
+enum ClusterUse {
+    /// Starts it; creates it if it does not exist.
+    Create,
+    /// Starts it if it exists: only a daemon puts anything into it that the command could show.
+    Start,
+    /// Decides by itself, or needs no database.
     Own,
 }
 
 impl Command {
-    fn hub(&self) -> Hub {
+    fn cluster_use(&self) -> ClusterUse {
         match self {
             Self::Plan(_)
             | Self::Apply(_)
             | Self::Query(_)
             | Self::Test(_)
             | Self::Migrate
-            | Self::Adopt(_) => Hub::Made,
+            | Self::Adopt(_) => ClusterUse::Create,
             Self::Events(_)
             | Self::Status(_)
             | Self::Wait(_)
             | Self::Refresh(_)
             | Self::Reconnect(_)
             | Self::Retry(_)
-            | Self::Disconnect(_) => Hub::Joined,
+            | Self::Disconnect(_) => ClusterUse::Start,
             Self::Doctor
+            | Self::RotateGateway
             | Self::Destroy(_)
             | Self::Run(_)
             | Self::Check(_)
             | Self::Url(_)
             | Self::Plugins
             | Self::Completions(_)
-            | Self::Man(_) => Hub::Own,
+            | Self::Man(_) => ClusterUse::Own,
         }
     }
 }
 
-/// Where the hub is: `--database`, or the private cluster that runs.
+/// Returns the endpoint of the hub: `--database`, or the running private cluster.
 fn endpoint(settings: &Settings) -> anyhow::Result<Endpoint> {
     Ok(match &settings.database {
         Some(database) => Endpoint::parse(database)?,
@@ -447,7 +455,7 @@ fn endpoint(settings: &Settings) -> anyhow::Result<Endpoint> {
     })
 }
 
-/// Where the hub is; the private cluster is started for the time being if no daemon has it up.
+/// Returns the endpoint of the hub. The private cluster is started temporarily if no daemon runs it.
 async fn hub(settings: &Settings) -> anyhow::Result<(Endpoint, Option<cluster::Running>)> {
     let running = match settings.database {
         Some(_) => None,
@@ -456,16 +464,15 @@ async fn hub(settings: &Settings) -> anyhow::Result<(Endpoint, Option<cluster::R
     Ok((endpoint(settings)?, running))
 }
 
-/// Asks on the terminal, after what was shown.
+/// Asks on the terminal.
 fn confirm(question: &str) -> anyhow::Result<bool> {
-    use std::io::Write as _;
-    let (mut out, input) = (terminal::human_unlocked(), std::io::stdin());
+    let input = std::io::stdin();
     anyhow::ensure!(
         std::io::stdout().is_terminal() && input.is_terminal(),
-        "nobody is there to ask: give --yes if that is what you want"
+        "standard input or output is not a terminal; pass --yes to go ahead"
     );
-    write!(out, "{question} Type yes: ")?;
-    out.flush()?;
+    print!("{question} Type yes: ");
+    std::io::Write::flush(&mut std::io::stdout())?;
     let mut answer = String::new();
     input.read_line(&mut answer)?;
     Ok(answer.trim() == "yes")
@@ -485,25 +492,10 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.to_owned()))
 }
 
-/// A whole number and its unit: `ms`, `s`, `m`, `h`; without one, seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let wrong = || "write a whole number and a unit: 500ms, 60s, 5m, 1h".to_owned();
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let milliseconds = match unit.trim() {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
-    };
-    number
-        .checked_mul(milliseconds)
+fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+    duration::milliseconds(text)
         .map(Duration::from_millis)
-        .ok_or_else(wrong)
+        .ok_or("write a whole number and a unit: 500ms, 60s, 5m, 1h, 1d")
 }
 
 #[cfg(test)]
@@ -514,33 +506,5 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_have_units() {
-        for (text, expected) in [
-            ("60s", 60_000),
-            ("5", 5_000),
-            ("250ms", 250),
-            ("2m", 120_000),
-            ("1h", 3_600_000),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(expected)),
-                "{text}"
-            );
-        }
-        for text in [
-            "",
-            "s",
-            "-1s",
-            "1.5s",
-            "1d",
-            "99999999999999999999s",
-            "18446744073709551615h",
-        ] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
     }
 }

@@ -6,23 +6,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::config::{Desired, Doubt, Loaded, Severity};
-use spcd_core::csv::keep_types;
-use spcd_core::observed::{Ahead, Attempt, Detail, Extension, Observed};
-use spcd_core::plan::{self, Plan, Task};
-use spcd_core::shape::{self, Obstacles};
+use spcd_core::config::{DesiredState, HubUse, Loaded, Severity, UnknownInput};
+use spcd_core::csv::keep_column_types;
+use spcd_core::diff::{self, Blockers};
+use spcd_core::observed::{Attempt, Detail, Extension, ImportPreview, Observed};
+use spcd_core::planner::{self, Plan, Running, Task};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::PlanArgs;
 use crate::config::Config;
-use crate::csv;
-use crate::hub;
-use crate::hub::connect::Endpoint;
-use crate::hub::{ahead, inputs, observe};
+use crate::gateway::{self, Once, OpenGateway, hub_lanes};
+use crate::mirror;
 use crate::settings::Settings;
+use crate::source::csv;
 use crate::tunnel::Tunnels;
+use spcd_postgres as hub;
+use spcd_postgres::catalog::observe;
+use spcd_postgres::config_files;
+use spcd_postgres::connection::Endpoint;
+use spcd_postgres::import::preview;
 
 /// There is something to do.
 const CHANGES: u8 = 2;
@@ -32,20 +36,28 @@ const AT_A_TIME: usize = 8;
 
 /// Shows what a pass would do, and does nothing.
 pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode> {
-    let mut config = Config::new(&settings.config_dirs, false)
+    let (endpoint, cluster) = super::hub(settings).await?;
+    let endpoint = Arc::new(endpoint);
+    let gateways = Once::look(settings, hub_lanes(&endpoint).await?).await?;
+    let mut config = Config::new(&settings.config_dirs, settings.extensions, false)
         .with_state(&settings.state_dir)
+        .beside(gateways.links.clone())
         .adopting(args.adopt_config);
     if args.adopt_config {
         config.ensure_adoptable()?;
     }
     let Loaded {
         mut desired,
-        diagnostics,
+        mut diagnostics,
         ..
     } = config.load();
-    let (endpoint, cluster) = super::hub(settings).await?;
-    let endpoint = Arc::new(endpoint);
     let session = endpoint.connect("plan").await?;
+    if !desired.mirrors.is_empty() {
+        let views = mirror::look(&session.client, &desired.mirrors).await?;
+        config.set_mirror_views(views);
+        let loaded = config.load();
+        (desired, diagnostics) = (loaded.desired, loaded.diagnostics);
+    }
     if !hub::is_utf8(&session.client).await? {
         desired.adapt_to_other_encoding();
     }
@@ -54,25 +66,35 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         Ok(()) => look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await,
         Err(error) => Err(error),
     };
+    let behind = look_behind(&gateways, args).await;
     drop(tunnels);
     drop(session);
+    gateways.stop().await;
     if let Some(cluster) = cluster {
         cluster.stop().await;
     }
     let (plan, observed) = looked?;
-    let mut out = super::terminal::human();
+    let behind = behind?;
+    let is_nothing = plan.is_empty() && behind.iter().all(Behind::is_empty);
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &plan::show_json(&plan, &observed))?;
-        writeln!(out)?;
+        show_json(&plan, &observed, &behind)?;
     } else if args.sql {
-        out.write_all(plan::show_sql(&plan, &observed).as_bytes())?;
-    } else if plan.is_empty() {
-        writeln!(out, "nothing to do")?;
+        let mut out = super::terminal::output(false);
+        out.write_all(planner::show_sql(&plan, &observed).as_bytes())?;
+        for behind in &behind {
+            out.write_all(behind.sql().as_bytes())?;
+        }
+    } else if is_nothing {
+        writeln!(super::terminal::output(false), "nothing to do")?;
         if desired.connections.is_empty() && observed.connections.is_empty() {
             eprintln!("{}", super::status::nothing_configured(settings));
         }
     } else {
-        out.write_all(plan::show(&plan, &observed).as_bytes())?;
+        let mut out = super::terminal::output(false);
+        out.write_all(planner::show(&plan, &observed).as_bytes())?;
+        for behind in &behind {
+            out.write_all(behind.text().as_bytes())?;
+        }
     }
     let mut errors = 0;
     for diagnostic in diagnostics.iter().filter(|d| d.severity == Severity::Error) {
@@ -86,50 +108,165 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         errors += 1;
         eprintln!("error: {error}");
     }
-    Ok(ExitCode::from(match (errors, plan.is_empty()) {
+    Ok(ExitCode::from(match (errors, is_nothing) {
         (0, true) => 0,
         (0, false) => CHANGES,
         _ => 1,
     }))
 }
 
+/// What a pass would do in a gateway.
+struct Behind {
+    /// How messages call the gateway.
+    title: String,
+    change: BehindChange,
+}
+
+enum BehindChange {
+    /// No connection uses it.
+    None,
+    /// It makes a private cluster, for so many connections.
+    New(usize),
+    /// It is one of several and cannot be reached.
+    Away(String),
+    Known(Box<(Plan, Observed)>),
+}
+
+impl Behind {
+    fn is_empty(&self) -> bool {
+        match &self.change {
+            BehindChange::None | BehindChange::Away(_) => true,
+            BehindChange::New(_) => false,
+            BehindChange::Known(looked) => looked.0.is_empty(),
+        }
+    }
+
+    fn text(&self) -> String {
+        match &self.change {
+            BehindChange::New(count) => format!("+ a private gateway, for {count} connections\n"),
+            BehindChange::Known(looked) if !self.is_empty() => {
+                let plan = planner::show(&looked.0, &looked.1);
+                format!("in {}:\n{plan}", self.title)
+            }
+            BehindChange::None | BehindChange::Away(_) | BehindChange::Known(_) => String::new(),
+        }
+    }
+
+    fn sql(&self) -> String {
+        match &self.change {
+            BehindChange::Known(looked) if !self.is_empty() => {
+                let sql = planner::show_sql(&looked.0, &looked.1);
+                format!("-- in {}\n{sql}", self.title)
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn json(&self) -> Option<serde_json::Value> {
+        match &self.change {
+            BehindChange::None => None,
+            BehindChange::New(count) => Some(serde_json::json!({"new_connections": count})),
+            BehindChange::Away(error) => Some(serde_json::json!({"error": error})),
+            BehindChange::Known(looked) => Some(planner::show_json(&looked.0, &looked.1)),
+        }
+    }
+}
+
+fn show_json(plan: &Plan, observed: &Observed, behind: &[Behind]) -> anyhow::Result<()> {
+    let mut shown = planner::show_json(plan, observed);
+    // Several are told apart by their names.
+    let gateway = match behind {
+        [] => None,
+        [one] => one.json(),
+        many => {
+            let each = many.iter().map(|one| (one.title.clone(), one.json()));
+            Some(serde_json::json!(each.collect::<BTreeMap<_, _>>()))
+        }
+    };
+    if let (Some(gateway), Some(object)) = (gateway, shown.as_object_mut()) {
+        object.insert("gateway".to_owned(), gateway);
+    }
+    let mut out = super::terminal::output(false);
+    serde_json::to_writer_pretty(&mut out, &shown)?;
+    Ok(writeln!(out)?)
+}
+
+/// Looks what a pass would do in each gateway.
+async fn look_behind(gateways: &Once, args: PlanArgs) -> anyhow::Result<Vec<Behind>> {
+    let mut all = Vec::new();
+    for gateway in &gateways.gateways {
+        all.push(Behind {
+            title: gateway::title(&gateway.settings),
+            change: look_behind_one(gateway, args).await?,
+        });
+    }
+    Ok(all)
+}
+
+async fn look_behind_one(gateway: &OpenGateway, args: PlanArgs) -> anyhow::Result<BehindChange> {
+    let own = &gateway.settings;
+    let mut config = Config::new(&own.config_dirs, own.extensions, false)
+        .with_state(&own.state_dir)
+        .adopting(args.adopt_config)
+        .of_gateway(gateway.link.clone());
+    let mut desired = config.load().desired;
+    // What the hub will no longer read is shown as what goes.
+    desired.hub_use = HubUse::None;
+    if let Some(error) = &gateway.link.view().error {
+        eprintln!("{}: {error}", gateway.link.title());
+        return Ok(BehindChange::Away(error.clone()));
+    }
+    let Some(endpoint) = &gateway.endpoint else {
+        return Ok(match desired.connections.len() {
+            0 => BehindChange::None,
+            count => BehindChange::New(count),
+        });
+    };
+    let endpoint = Arc::new(endpoint.clone());
+    let session = endpoint.connect("plan").await?;
+    let tunnels = Tunnels::new(&own.state_dir, &endpoint);
+    doubt_vanished(&mut config, &session.client, &mut desired).await?;
+    let looked = look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await?;
+    Ok(BehindChange::Known(Box::new(looked)))
+}
+
 /// Puts in doubt what vanished since it was applied.
 async fn doubt_vanished(
     config: &mut Config,
     client: &Client,
-    desired: &mut Desired,
+    desired: &mut DesiredState,
 ) -> anyhow::Result<()> {
-    let mut known = inputs::read(client).await?;
+    let mut known = config_files::read(client).await?;
     let mut names = Vec::new();
     if let Some(roots) = config.required_roots() {
-        names = inputs::check(&known, roots)?;
-        known = inputs::renamed(known, &names);
+        names = config_files::check(&known, roots)?;
+        known = config_files::renamed(known, &names);
     }
     config.doubt_vanished(&known, desired);
     // The rows have the names as they were.
     for (from, to) in &names {
-        let before = |doubt: &Doubt| {
+        let before = |doubt: &UnknownInput| {
             let rest = doubt.path.strip_prefix(to.as_str())?;
             let path = format!("{from}{rest}");
-            Some(Doubt {
+            Some(UnknownInput {
                 path,
                 ..doubt.clone()
             })
         };
-        let more: Vec<Doubt> = desired.doubts.iter().filter_map(before).collect();
-        desired.doubts.extend(more);
+        let more: Vec<UnknownInput> = desired.unknown_inputs.iter().filter_map(before).collect();
+        desired.unknown_inputs.extend(more);
     }
     Ok(())
 }
 
-/// How long the files of a connection may keep us waiting where the configuration does not say.
+/// Default time limit for reading the files of a connection.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Reads the files of csv connections, for which no source needs to be asked. Gives what there is of
 /// those that were not looked at closely.
 async fn read_files(
     client: &Client,
-    desired: &Desired,
+    desired: &DesiredState,
     observed: &mut Observed,
 ) -> anyhow::Result<BTreeMap<String, Detail>> {
     let mut details = BTreeMap::new();
@@ -142,7 +279,7 @@ async fn read_files(
         };
         let import = target.import.clone();
         let deadline = import.timeout.map_or(DEADLINE, Duration::from_secs);
-        let reading = csv::aside(name.clone(), move || csv::read(&csv, &import));
+        let reading = csv::run_in_thread(name.clone(), move || csv::read(&csv, &import));
         let files = match tokio::time::timeout(deadline, reading).await {
             Ok(Some(files)) => files,
             _ => Err("its files do not answer".to_owned()),
@@ -159,18 +296,19 @@ async fn read_files(
                 continue;
             }
         };
-        shape::normalize(&mut offer.tables, target.traits());
-        let mut obstacles = Obstacles::default();
+        diff::normalize(&mut offer.tables, target.wrapper_traits());
+        let mut blockers = Blockers::default();
         let known = observed.connections.get(name);
         if let Some(applied) = known.and_then(|known| known.applied.as_ref()) {
-            keep_types(&mut offer.tables, &applied.types);
+            keep_column_types(&mut offer.tables, &applied.types);
             let found = observe::details(client, std::slice::from_ref(name), false).await?;
             for (name, mut detail) in found {
-                shape::normalize(&mut detail.tables, target.traits());
-                let changes = shape::diff(&detail.tables, &offer, target.traits());
-                obstacles = ahead::in_the_way(client, &name, &changes, &Arc::default())
+                diff::normalize(&mut detail.tables, target.wrapper_traits());
+                let changes = diff::diff(&detail.tables, &offer, target.wrapper_traits());
+                let following = Arc::default();
+                blockers = preview::find_blockers(client, &name, &detail, &changes, &following)
                     .await?
-                    .obstacles;
+                    .blockers;
                 if !changes.is_empty() {
                     observed.ask.insert(name.clone());
                 }
@@ -179,32 +317,32 @@ async fn read_files(
                 }
             }
         }
-        let answer = Ahead {
+        let answer = ImportPreview {
             tables: Ok(offer),
-            obstacles,
+            blockers,
         };
         observed.answers.insert(name.clone(), answer);
     }
     Ok(details)
 }
 
-/// The plan, and what it was made from; with `refresh` also what the sources answer.
+/// Returns the plan and its inputs; with `refresh` the sources are asked, too.
 async fn look(
     endpoint: &Arc<Endpoint>,
     tunnels: &Arc<Tunnels>,
     client: &Client,
-    desired: &Desired,
+    desired: &DesiredState,
     refresh: bool,
 ) -> anyhow::Result<(Plan, Observed)> {
     let mut observed = observe::observe(client, desired).await?;
     let details = read_files(client, desired, &mut observed).await?;
     if !refresh {
-        let plan = plan::plan(desired, &observed);
+        let plan = planner::plan(desired, &observed, &Running::default());
         observed.details.extend(details);
         return Ok((plan, observed));
     }
     observed.ask = desired.connections.keys().cloned().collect();
-    let mut plan = plan::plan(desired, &observed);
+    let mut plan = planner::plan(desired, &observed, &Running::default());
     observed.details.extend(details);
     let imports = plan.work.iter().filter_map(|work| match &work.task {
         Task::Import(import) => Some((work.name.as_str(), &**import)),
@@ -227,7 +365,7 @@ async fn look(
         asked.spawn(async move {
             let _slot = slots.acquire().await;
             let led = tunnels.ready_unless_kept(&import.target).await;
-            let mut answer = ahead::ask(&endpoint, &name, &import).await;
+            let mut answer = preview::preview_import(&endpoint, &name, &import).await;
             // Without its tunnel the source could not answer.
             if let (Err(why), Ok((_, ahead))) = (&led, &mut answer)
                 && ahead.tables.is_err()

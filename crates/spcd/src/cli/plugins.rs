@@ -4,13 +4,16 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::config::Config;
+use crate::gateway;
 use crate::settings::Settings;
 
 /// Prints the definitions that ship, in the language they are written in, and names the user's own.
 pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let mut out = super::terminal::human();
-    out.write_all(spcd_core::plugin::SHIPPED.as_bytes())?;
-    let loaded = Config::new(&settings.config_dirs, false).load();
+    let mut out = super::terminal::output(false);
+    out.write_all(spcd_core::plugin::SHIPPED_TEXT.as_bytes())?;
+    let loaded = Config::new(&settings.config_dirs, settings.extensions, false)
+        .with_gateway(gateway::is_on(settings))
+        .load();
     if !loaded.plugins.is_empty() {
         writeln!(out, "\n# Your own blocks:")?;
     }

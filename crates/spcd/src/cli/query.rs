@@ -1,5 +1,7 @@
 //! `spcd query`
 
+mod completion;
+mod meta;
 mod print;
 mod shell;
 
@@ -7,11 +9,12 @@ use std::cell::Cell;
 use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
+use parking_lot::Mutex;
 use spcd_client::{Client, Connector, Error, Session, statements};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -23,9 +26,10 @@ use super::terminal;
 use super::{Output, QueryArgs};
 use crate::config::Config;
 use crate::daemon::LeaderSession;
-use crate::hub::connect::{Canceller, Endpoint};
+use crate::gateway::{ApplyOptions, Once, hub_lanes};
 use crate::settings::Settings;
 use print::{Column, Printer};
+use spcd_postgres::connection::{Canceller, Endpoint};
 
 /// psql's: an error of its own, or in the statement that was given.
 const FAILED: u8 = 1;
@@ -39,11 +43,24 @@ const SCRIPT_FAILED: u8 = 3;
 /// Runs statements, waiting for the connections that they need.
 pub async fn run(settings: &Settings, args: QueryArgs) -> anyhow::Result<ExitCode> {
     let endpoint = Arc::new(super::endpoint(settings)?);
-    if settings.database.is_none() {
-        lead_once(settings, &endpoint).await?;
+    let gateways = match settings.database {
+        Some(_) => None,
+        None => Some(lead_once(settings, &endpoint).await?),
+    };
+    let code = query(settings, &endpoint, args).await;
+    if let Some(gateways) = gateways {
+        gateways.stop().await;
     }
+    code
+}
+
+async fn query(
+    settings: &Settings,
+    endpoint: &Arc<Endpoint>,
+    args: QueryArgs,
+) -> anyhow::Result<ExitCode> {
     let cancel = Cancel::default();
-    let mut client = match Client::open(connector(&endpoint, &cancel)).await {
+    let mut client = match Client::open(connector(endpoint, &cancel)).await {
         Ok(client) => client,
         Err(error) => {
             eprintln!("spcd: {:#}", anyhow::Error::from(error));
@@ -119,14 +136,21 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// On the private cluster there may be no daemon: then one pass is made here.
-async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<()> {
-    let mut config = Config::new(&settings.config_dirs, false).with_state(&settings.state_dir);
+/// Makes one pass if no daemon runs on the private cluster. Returns the gateways, which the tables need.
+async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<Once> {
+    let options = ApplyOptions {
+        allow_empty: false,
+        adopts: false,
+    };
+    let gateways = Once::apply(settings, options, hub_lanes(endpoint).await?).await?;
+    let mut config = Config::new(&settings.config_dirs, settings.extensions, false)
+        .with_state(&settings.state_dir)
+        .beside(gateways.links.clone());
     if let Some(mut leader) = LeaderSession::begin_once(endpoint, settings, &mut config).await? {
         leader.settle(|_| ()).await?;
         leader.resign().await;
     }
-    Ok(())
+    Ok(gateways)
 }
 
 /// Cancels what the newest session is doing, over the same TLS as it has.
@@ -135,21 +159,19 @@ pub struct Cancel(Arc<Mutex<Option<Canceller>>>);
 
 impl Cancel {
     fn set(&self, canceller: Canceller) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
+        *self.0.lock() = Some(canceller);
     }
 
     async fn cancel(&self) {
-        let canceller = (self.0.lock())
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let canceller = (self.0.lock()).clone();
         if let Some(canceller) = canceller {
-            // The server answers the statement with 57014; who cannot be reached has ended it.
+            // The server answers the statement with 57014. If it cannot be reached, the statement has ended.
             let _ = canceller.cancel().await;
         }
     }
 }
 
-/// Sessions with the settings that the role has for people, not those of the daemon's own work.
+/// Opens sessions with the settings of the role, not those of the daemon.
 pub fn connector(endpoint: &Arc<Endpoint>, cancel: &Cancel) -> Connector {
     let (endpoint, cancel) = (endpoint.clone(), cancel.clone());
     Connector::from_fn(move || {
@@ -182,7 +204,7 @@ async fn look(client: &mut Client, text: &str, limit: Duration) -> bool {
     let Some(names) = looked(client, text, until).await else {
         return false;
     };
-    // What is wrong with one of them shows where it is used.
+    // An error of a connection shows when it is used.
     let _ = client
         .wait_settled(&names, until.saturating_duration_since(Instant::now()))
         .await;
@@ -410,11 +432,8 @@ impl Progress {
 }
 
 /// Standard output for results: formats that programs read keep the data as it is.
-fn output(format: Output) -> terminal::Plain<io::StdoutLock<'static>> {
-    match format {
-        Output::Json | Output::Csv => terminal::machine(),
-        Output::Table | Output::Line => terminal::human(),
-    }
+fn output(format: Output) -> terminal::EscapingWriter<io::StdoutLock<'static>> {
+    terminal::output(matches!(format, Output::Json | Output::Csv))
 }
 
 #[cfg(test)]

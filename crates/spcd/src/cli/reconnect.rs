@@ -8,15 +8,15 @@ use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
 use super::ReconnectArgs;
-use super::follow::{self, Ended};
-use super::health::{self, Row};
-use crate::hub::connect::Session;
+use super::follow::{self, WaitOutcome};
+use super::health::{self, SourceHealth};
 use crate::settings::Settings;
+use spcd_postgres::connection::Session;
 
 /// Time is up.
 const TIME_OUT: u8 = 3;
 
-/// Has sources tried now, whatever failed before, also those that are left alone; says what came
+/// Resumes paused connections and tries their sources at once, even after failures. Prints the
 /// of it.
 pub async fn reconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
     ask_now(settings, "spcd.reconnect", args).await
@@ -56,7 +56,7 @@ async fn ask_now(
     Ok(ExitCode::from(u8::from(wrong)))
 }
 
-/// Has sources left alone until `reconnect`.
+/// Pauses connections until `reconnect`.
 pub async fn disconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
     let mut session = super::endpoint(settings)?.connect("client").await?;
     let ended = ask(&mut session, "spcd.disconnect", &args).await?;
@@ -68,14 +68,14 @@ pub async fn disconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Res
         return Ok(ExitCode::FAILURE);
     }
     for name in &args.names {
-        println!("{name}: left alone until `spcd reconnect {name}`; its tables stay");
+        println!("{name}: paused until `spcd reconnect {name}`; its tables stay");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where a connection stands after it was tried.
-fn outcome(row: &ConnectionState, health: Option<&Row>) -> (bool, String) {
-    if let Some(Row {
+/// Returns the result of a connection's attempt.
+fn outcome(row: &ConnectionState, health: Option<&SourceHealth>) -> (bool, String) {
+    if let Some(SourceHealth {
         reachable: Some(false),
         last_failure,
         ..
@@ -117,8 +117,8 @@ async fn ask(
     let names = args.names.clone();
     let timeout = until.saturating_duration_since(Instant::now());
     match follow::follow(session, id, Some(&names), timeout, |_| ()).await? {
-        Ended::Settled(_, error) => Ok(Some(error)),
-        Ended::TimeOut(_) => {
+        WaitOutcome::Settled(_, error) => Ok(Some(error)),
+        WaitOutcome::TimedOut(_) => {
             match follow::is_led(&session.client).await? {
                 true => eprintln!("spcd: the daemon did not answer in time"),
                 false => eprintln!(

@@ -8,20 +8,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use spcd_client::{Changes, ConnectionState, Error, Reported, Status, states};
-use spcd_core::terminal::plain;
-
+use spcd_client::{AnnouncedStatus, Change, Changes, ConnectionState, Error, Status, states};
+use spcd_core::terminal::escape_controls;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 
 use super::StatusArgs;
 use super::follow;
-use super::health::{self, Row};
+use super::health::{self, SourceHealth};
 use super::query::Cancel;
 use super::terminal;
-use crate::hub::connect::{Endpoint, Session};
+use crate::gateway;
+use crate::gateway_link::place_name;
 use crate::settings::Settings;
+use spcd_core::gateway::GatewayRow;
+use spcd_postgres::catalog::lanes;
+use spcd_postgres::connection::{Endpoint, Session};
+use spcd_postgres::mirror;
 
 /// Prints the states.
 pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCode> {
@@ -29,16 +33,16 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
         return watch(settings, &args).await;
     }
     let session = super::endpoint(settings)?.connect("client").await?;
-    let names = (!args.names.is_empty()).then_some(args.names.as_slice());
-    let mut rows = states(&session.client, names).await?;
+    let mut rows = states(&session.client, names(&args)).await?;
     rows.retain(|row| is_labelled(row, &args.labels));
     let health = health::rows(&session.client).await?;
-    let mut out = match args.json {
-        true => terminal::machine(),
-        false => terminal::human(),
-    };
+    let mut out = terminal::output(args.json);
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &with_health(&rows, &health))?;
+        let gateways = match gateway::is_on(settings) {
+            true => GatewayStates::read(settings, &session.client).await?,
+            false => GatewayStates::default(),
+        };
+        serde_json::to_writer_pretty(&mut out, &with_health(&rows, &health, &gateways))?;
         writeln!(out)?;
     } else {
         out.write_all(table(&rows, &health).as_bytes())?;
@@ -51,6 +55,9 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
     for name in unknown {
         eprintln!("spcd: no connection is named {name:?}");
         wrong = true;
+    }
+    for (name, error) in mirror::problems(&session.client).await? {
+        eprintln!("spcd: the mirror {name:?} does not follow its source: {error}");
     }
     if let Some(age) = age_without_leader(&session.client).await? {
         eprintln!("spcd: no daemon runs on this database: {age}");
@@ -92,105 +99,139 @@ async fn age_without_leader(client: &Client) -> anyhow::Result<Option<String>> {
 /// Prints the states again whenever one changes, until Ctrl-C. On a terminal the table stays in
 /// its place; else each change is one line, or one JSON object.
 async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    // One for all turns: what arrives between two is not lost.
+    // Created once: a signal that arrives between two turns is not lost.
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let endpoint = Arc::new(super::endpoint(settings)?);
-    let names = (!args.names.is_empty()).then_some(args.names.as_slice());
-    let connector = super::query::connector(&endpoint, &Cancel::default());
-    let mut changes = Changes::of(connector.clone(), names);
-    let mut client = spcd_client::Client::new(connector);
-    changes.begin().await?;
-    let live = std::io::stdout().is_terminal() && !args.json;
-    if live {
-        terminal::control_stdout(terminal::CLEAR_SCREEN);
-    }
-    let mut looker = Looker {
-        endpoint,
-        session: None,
-    };
-    let mut rows = client.states(names).await?;
-    rows.retain(|row| is_labelled(row, &args.labels));
-    show(&rows, &looker.health().await, live, args.json)?;
+    let mut watcher = Watcher::open(settings, args).await?;
     loop {
-        let change = tokio::select! {
-            change = changes.next() => match change {
-                Ok(change) => change,
+        tokio::select! {
+            change = watcher.changes.next() => match change {
+                Ok(change) => watcher.show(change).await?,
                 // The next call tries again.
-                Err(Error::Connect(_)) => continue,
+                Err(Error::Connect(_)) => {}
                 Err(error) => return Err(error.into()),
             },
             _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
-        };
-        if live {
-            // One picture for what changed at once.
-            let until = Instant::now() + TOGETHER;
-            while timeout_at(until, changes.next())
-                .await
-                .is_ok_and(|next| next.is_ok())
-            {}
-            rows = client.states(names).await.unwrap_or(rows);
-            rows.retain(|row| is_labelled(row, &args.labels));
-            show(&rows, &looker.health().await, live, false)?;
-            continue;
         }
-        if !args.labels.is_empty() {
-            let one = [change.connection.clone()];
-            let now = client.states(Some(&one)).await.unwrap_or_default();
-            // One that is gone has no labels any more, but was told of before, if at all.
-            let was = rows
-                .iter()
-                .find(|row| row.connection_name == change.connection);
-            let Some(row) = now.first().or(was) else {
-                continue;
-            };
-            if !is_labelled(row, &args.labels) {
-                continue;
-            }
-            let row = row.clone();
-            rows.retain(|known| known.connection_name != row.connection_name);
-            rows.push(row);
-        }
-        let mut out = match args.json {
-            true => terminal::machine(),
-            false => terminal::human(),
-        };
-        if args.json {
-            serde_json::to_writer(&mut out, &change)?;
-            writeln!(out)?;
-        } else {
-            let status = match change.status {
-                Reported::Status(status) => status.as_str(),
-                Reported::Deleted(_) => "deleted",
-            };
-            let status = match change.health {
-                Some(health) => format!("{status}, its source is {}", health.as_str()),
-                None => status.to_owned(),
-            };
-            let error = change
-                .error
-                .map(|error| format!("  {error}"))
-                .unwrap_or_default();
-            writeln!(
-                out,
-                "{}  {}  {status}{error}",
-                change.time, change.connection
-            )?;
-        }
-        out.flush()?;
     }
 }
 
-/// Changes so close to each other are shown together: a pass over many connections would else
-/// draw the table once for each.
-const TOGETHER: Duration = Duration::from_millis(30);
+/// Interval within which changes are drawn together: a pass over many connections would else draw
+/// the table once for each.
+const DRAW_INTERVAL: Duration = Duration::from_millis(30);
 
-/// Reads the health beside the client, which reads states.
-struct Looker {
+/// `status --watch`
+struct Watcher<'a> {
+    args: &'a StatusArgs,
+    changes: Changes,
+    client: spcd_client::Client,
+    health: HealthReader,
+    /// The rows that were shown last, those with the wanted labels.
+    rows: Vec<ConnectionState>,
+    is_live: bool,
+}
+
+impl<'a> Watcher<'a> {
+    /// Shows the states as they are.
+    async fn open(settings: &Settings, args: &'a StatusArgs) -> anyhow::Result<Self> {
+        let endpoint = Arc::new(super::endpoint(settings)?);
+        let connector = super::query::connector(&endpoint, &Cancel::default());
+        let mut changes = Changes::of(connector.clone(), names(args));
+        changes.begin().await?;
+        let mut watcher = Self {
+            args,
+            changes,
+            client: spcd_client::Client::new(connector),
+            health: HealthReader {
+                endpoint,
+                session: None,
+            },
+            rows: Vec::new(),
+            is_live: std::io::stdout().is_terminal() && !args.json,
+        };
+        if watcher.is_live {
+            terminal::control_stdout(terminal::CLEAR_SCREEN);
+        }
+        watcher.rows = watcher.client.states(names(args)).await?;
+        watcher.draw().await?;
+        Ok(watcher)
+    }
+
+    async fn show(&mut self, change: Change) -> anyhow::Result<()> {
+        if self.is_live {
+            let until = Instant::now() + DRAW_INTERVAL;
+            while timeout_at(until, self.changes.next())
+                .await
+                .is_ok_and(|next| next.is_ok())
+            {}
+            if let Ok(rows) = self.client.states(names(self.args)).await {
+                self.rows = rows;
+            }
+            self.draw().await?;
+        } else if self.has_labels(&change).await {
+            print_change(&change, self.args.json)?;
+        }
+        Ok(())
+    }
+
+    async fn draw(&mut self) -> std::io::Result<()> {
+        let labels = &self.args.labels;
+        self.rows.retain(|row| is_labelled(row, labels));
+        let health = self.health.read().await;
+        draw(&self.rows, &health, self.is_live, self.args.json)
+    }
+
+    /// Whether a changed connection has the wanted labels. One that was deleted has those that it
+    /// had before.
+    async fn has_labels(&mut self, change: &Change) -> bool {
+        if self.args.labels.is_empty() {
+            return true;
+        }
+        let name = &change.connection;
+        let now = self.client.states(Some(std::slice::from_ref(name))).await;
+        let before = self.rows.iter().find(|row| row.connection_name == *name);
+        let row = now.unwrap_or_default().pop().or(before.cloned());
+        let Some(row) = row.filter(|row| is_labelled(row, &self.args.labels)) else {
+            return false;
+        };
+        self.rows.retain(|known| known.connection_name != *name);
+        self.rows.push(row);
+        true
+    }
+}
+
+fn names(args: &StatusArgs) -> Option<&[String]> {
+    (!args.names.is_empty()).then_some(args.names.as_slice())
+}
+
+fn print_change(change: &Change, json: bool) -> anyhow::Result<()> {
+    let mut out = terminal::output(json);
+    if json {
+        serde_json::to_writer(&mut out, change)?;
+        writeln!(out)?;
+    } else {
+        let status = match change.status {
+            AnnouncedStatus::Status(status) => status.as_str(),
+            AnnouncedStatus::Deleted(_) => "deleted",
+        };
+        write!(out, "{}  {}  {status}", change.time, change.connection)?;
+        if let Some(health) = change.health {
+            write!(out, ", its source is {}", health.as_str())?;
+        }
+        if let Some(error) = &change.error {
+            write!(out, "  {error}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Reads the health of sources over a session of its own.
+struct HealthReader {
     endpoint: Arc<Endpoint>,
     session: Option<Session>,
 }
 
-impl Looker {
+impl HealthReader {
     async fn session(&mut self) -> Option<&Session> {
         if (self.session.as_ref()).is_none_or(|session| session.client.is_closed()) {
             self.session = self.endpoint.connect("client").await.ok();
@@ -198,8 +239,8 @@ impl Looker {
         self.session.as_ref()
     }
 
-    /// What is known; nothing where the database is away.
-    async fn health(&mut self) -> BTreeMap<String, Row> {
+    /// Returns what is known; nothing where the database cannot be reached.
+    async fn read(&mut self) -> BTreeMap<String, SourceHealth> {
         match self.session().await {
             Some(session) => health::rows(&session.client).await.unwrap_or_default(),
             None => BTreeMap::new(),
@@ -218,48 +259,97 @@ fn is_labelled(row: &ConnectionState, labels: &[(String, String)]) -> bool {
 struct WithHealth<'a> {
     #[serde(flatten)]
     row: &'a ConnectionState,
-    health: Option<&'a Row>,
+    health: Option<&'a SourceHealth>,
+    /// How it stands in the gateway, where its wrapper runs there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<GatewayState<'a>>,
+}
+
+#[derive(Serialize)]
+struct GatewayState<'a> {
+    /// Its name, where there are several.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    status: Status,
+    error: Option<&'a str>,
+}
+
+/// What the gateways say of connections.
+#[derive(Default)]
+struct GatewayStates {
+    /// By gateway, with its name.
+    rows: Vec<(String, BTreeMap<String, GatewayRow>)>,
+    /// Name of the gateway in which the hub reads a connection.
+    read_in: BTreeMap<String, String>,
+}
+
+impl GatewayStates {
+    async fn read(settings: &Settings, hub: &Client) -> anyhow::Result<Self> {
+        let rows = gateway::states(settings).await;
+        let lanes = lanes::hub_lanes(hub).await?;
+        let name = |(connection, server): (&String, &String)| {
+            let name = place_name(lanes.options.get(server)?);
+            Some((connection.clone(), name))
+        };
+        Ok(Self {
+            read_in: lanes.servers.iter().filter_map(name).collect(),
+            rows,
+        })
+    }
+
+    /// Returns what a gateway says of a connection: the one in which the hub reads it, if that answers.
+    fn of(&self, connection: &str) -> Option<GatewayState<'_>> {
+        let read_in = self.read_in.get(connection);
+        let there = || (self.rows.iter()).filter(|(_, rows)| rows.contains_key(connection));
+        let found = there().find(|(name, _)| Some(name) == read_in);
+        let (name, rows) = found.or_else(|| there().next())?;
+        let row = rows.get(connection)?;
+        Some(GatewayState {
+            name,
+            status: row.status,
+            error: row.error.as_deref(),
+        })
+    }
 }
 
 fn with_health<'a>(
     rows: &'a [ConnectionState],
-    health: &'a BTreeMap<String, Row>,
+    health: &'a BTreeMap<String, SourceHealth>,
+    gateways: &'a GatewayStates,
 ) -> Vec<WithHealth<'a>> {
     let with = |row: &'a ConnectionState| WithHealth {
         row,
         health: health.get(&row.connection_name),
+        gateway: gateways.of(&row.connection_name),
     };
     rows.iter().map(with).collect()
 }
 
-fn show(
+fn draw(
     rows: &[ConnectionState],
-    health: &BTreeMap<String, Row>,
-    live: bool,
+    health: &BTreeMap<String, SourceHealth>,
+    is_live: bool,
     json: bool,
 ) -> std::io::Result<()> {
     let mut text = if json {
-        serde_json::to_string(&with_health(rows, health))? + "\n"
+        serde_json::to_string(&with_health(rows, health, &GatewayStates::default()))? + "\n"
     } else {
         table(rows, health)
     };
-    if live {
-        // From the top, over what is there: a screen that is cleared first would flicker.
-        text = plain(&text).replace('\n', "\x1b[K\n");
+    if is_live {
+        // Overwrites from the top: clearing the screen first would flicker.
+        text = escape_controls(&text).replace('\n', "\x1b[K\n");
         terminal::control_stdout(&format!("\x1b[H{text}\x1b[J"));
         return std::io::stdout().flush();
     }
-    let mut out = match json {
-        true => terminal::machine(),
-        false => terminal::human(),
-    };
+    let mut out = terminal::output(json);
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
 /// Rows in aligned columns; errors and warnings below their connection. Where no source is watched
 /// there is nothing to say of any.
-fn table(rows: &[ConnectionState], health: &BTreeMap<String, Row>) -> String {
+fn table(rows: &[ConnectionState], health: &BTreeMap<String, SourceHealth>) -> String {
     let watched = rows
         .iter()
         .any(|row| health.contains_key(&row.connection_name));
@@ -284,7 +374,7 @@ fn table(rows: &[ConnectionState], health: &BTreeMap<String, Row>) -> String {
         let short = match (watched, source) {
             (false, _) => String::new(),
             (true, None) => "  -".into(),
-            (true, Some(source)) => format!("  {}", source.in_short()),
+            (true, Some(source)) => format!("  {}", source.summary()),
         };
         let _ = writeln!(
             out,
@@ -295,8 +385,8 @@ fn table(rows: &[ConnectionState], health: &BTreeMap<String, Row>) -> String {
         if let Some(error) = &row.error {
             let _ = writeln!(out, "    {error}");
         }
-        if let Some(trouble) = source.and_then(Row::trouble) {
-            let _ = writeln!(out, "    {trouble}");
+        if let Some(problem) = source.and_then(SourceHealth::problem) {
+            let _ = writeln!(out, "    {problem}");
         }
         for warning in &row.warnings {
             let _ = writeln!(out, "    warning: {warning}");

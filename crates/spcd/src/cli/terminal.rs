@@ -3,9 +3,9 @@
 //! that write what acts on a terminal as escapes.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Stdout, StdoutLock, Write};
+use std::io::{self, IsTerminal, StdoutLock, Write};
 
-use spcd_core::terminal::plain;
+use spcd_core::terminal::escape_controls;
 use unicode_width::UnicodeWidthStr as _;
 
 macro_rules! print {
@@ -33,12 +33,12 @@ pub const CLEAR_SCREEN: &str = "\x1b[2J";
 
 /// Writes text for a person to standard output. A reader that is gone is no error.
 pub fn to_stdout(text: fmt::Arguments<'_>) {
-    let _ = io::stdout().write_all(plain(&text.to_string()).as_bytes());
+    let _ = io::stdout().write_all(escape_controls(&text.to_string()).as_bytes());
 }
 
 /// Writes text for a person to standard error.
 pub fn to_stderr(text: fmt::Arguments<'_>) {
-    let _ = io::stderr().write_all(plain(&text.to_string()).as_bytes());
+    let _ = io::stderr().write_all(escape_controls(&text.to_string()).as_bytes());
 }
 
 /// Writes the program's own control sequences, or text that was made plain before, to standard error.
@@ -51,36 +51,18 @@ pub fn control_stdout(sequences: &str) {
     let _ = io::stdout().write_all(sequences.as_bytes());
 }
 
-/// Standard output for formats that programs read: as it is, unless a person watches.
-pub fn machine() -> Plain<StdoutLock<'static>> {
-    Plain {
+/// Standard output. What programs read (`for_programs`) is escaped only on a terminal.
+pub fn output(for_programs: bool) -> EscapingWriter<StdoutLock<'static>> {
+    EscapingWriter {
         out: io::stdout().lock(),
-        filters: io::stdout().is_terminal(),
-        rest: Vec::new(),
-    }
-}
-
-/// Standard output for formats that people read.
-pub fn human() -> Plain<StdoutLock<'static>> {
-    Plain {
-        out: io::stdout().lock(),
-        filters: true,
-        rest: Vec::new(),
-    }
-}
-
-/// The same, not locked.
-pub fn human_unlocked() -> Plain<Stdout> {
-    Plain {
-        out: io::stdout(),
-        filters: true,
+        filters: !for_programs || io::stdout().is_terminal(),
         rest: Vec::new(),
     }
 }
 
 /// Returns how many columns of a terminal a text takes, as it is shown there.
 pub fn width(text: &str) -> usize {
-    plain(text).width()
+    escape_controls(text).width()
 }
 
 /// Returns a text with spaces behind it, so that it takes that many columns.
@@ -98,14 +80,14 @@ fn blanks(text: &str, columns: usize) -> String {
 }
 
 /// A writer that writes what acts on a terminal as escapes.
-pub struct Plain<W> {
+pub struct EscapingWriter<W> {
     out: W,
     filters: bool,
     /// The beginning of a character whose end was not written yet.
     rest: Vec<u8>,
 }
 
-impl<W: Write> Write for Plain<W> {
+impl<W: Write> Write for EscapingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.filters {
             return self.out.write(bytes);
@@ -118,7 +100,7 @@ impl<W: Write> Write for Plain<W> {
             Err(_) => self.rest.len(),
         };
         let text = String::from_utf8_lossy(&self.rest[..whole]);
-        self.out.write_all(plain(&text).as_bytes())?;
+        self.out.write_all(escape_controls(&text).as_bytes())?;
         self.rest.drain(..whole);
         Ok(bytes.len())
     }
@@ -151,7 +133,7 @@ mod tests {
     #[test]
     fn characters_cut_by_writes_stay_whole_and_control_sequences_are_escaped() {
         let text = "ä\u{1b}[0m\u{9b}漢\n";
-        let mut written = Plain {
+        let mut written = EscapingWriter {
             out: Vec::new(),
             filters: true,
             rest: Vec::new(),

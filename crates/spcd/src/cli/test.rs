@@ -1,46 +1,91 @@
 //! `spcd test`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::config::{Connection, Kind as ConnectionKind, Loaded, Target};
-use spcd_core::health::{Kind, ProbeAnswer, ProbeFailure};
-use spcd_core::plan::Offer;
-use spcd_core::sql;
+use spcd_core::config::{Connection, ConnectionKind, ForeignSource, Loaded};
+use spcd_core::health::{FailureKind, ProbeAnswer, ProbeFailure};
+use spcd_core::observed::Extension;
+use spcd_core::planner::RemoteSchema;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::TestArgs;
+use crate::cluster;
 use crate::config::Config;
-use crate::hub::connect::Session;
-use crate::hub::facts::{Facts, facts};
-use crate::hub::probe::probe;
-use crate::hub::{HubError, apply, ask, migrate};
+use crate::gateway;
 use crate::settings::Settings;
-use crate::tunnel::Tunnels;
+use crate::source::ask::probe;
+use crate::tunnel::{Trial, Tunnels};
+use spcd_postgres::connection::Session;
+use spcd_postgres::import;
+use spcd_postgres::import::source_info::{SourceInfo, fetch_source_info};
+use spcd_postgres::migrations;
+use spcd_postgres::{HubError, extension, secrets};
 
 /// How long the list of tables may take where the configuration does not say.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What to do where ssh gets through, and nobody is there.
+/// Hint where ssh gets through and no server listens behind it.
 const BEHIND: &str = "ssh gets in, but its server does not get through to the source: is the source \
     running, and are `host` and `port` those it listens on, as seen from the ssh server?";
 
 /// What a source that answers says.
 struct Report {
     latency: Duration,
-    facts: Facts,
-    tables: Result<Offer, String>,
+    facts: SourceInfo,
+    tables: Result<RemoteSchema, String>,
 }
 
 /// Asks one source, and says what it answers, or what stands in the way. It needs no daemon and
 /// does not disturb one.
 pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode> {
+    let name = args.name.as_str();
+    let Some(connection) = find(settings, &args)? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let target = match target(&connection) {
+        Ok(target) => target,
+        Err(error) => {
+            eprintln!("spcd: {name}: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let gateway = match target.in_gateway {
+        true => gateway::settings_of(settings, name).await,
+        false => None,
+    };
+    let settings = gateway.as_ref().unwrap_or(settings);
+    let running = match gateway.is_some() && settings.database.is_none() {
+        true => Some(cluster::join(settings).await?),
+        false => None,
+    };
+    let tested = test(settings, &connection, target).await;
+    if let Some(running) = running {
+        running.stop().await;
+    }
+    let (failure, hint) = match tested? {
+        Ok(report) => {
+            print!("{}", shown(&connection, target, &report));
+            return Ok(ExitCode::from(u8::from(report.tables.is_err())));
+        }
+        Err(failed) => failed,
+    };
+    eprintln!("spcd: {name}: {}: {}", failure.kind.as_str(), failure.text);
+    if let Some(hint) = hint.or(failure.kind.hint()) {
+        eprintln!("hint: {hint}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// Finds the connection in the file or the config directories; else prints why there is none.
+fn find(settings: &Settings, args: &TestArgs) -> anyhow::Result<Option<Arc<Connection>>> {
     let dirs = match &args.file {
         Some(file) => {
             if let Err(error) = std::fs::metadata(file) {
                 eprintln!("spcd: {} cannot be read: {error}", file.display());
-                return Ok(ExitCode::FAILURE);
+                return Ok(None);
             }
             vec![std::path::absolute(file)?]
         }
@@ -50,92 +95,93 @@ pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode
         desired,
         diagnostics,
         ..
-    } = Config::new(&dirs, false)
+    } = Config::new(&dirs, settings.extensions, false)
+        .with_gateway(gateway::is_on(settings))
         .with_state(&settings.state_dir)
         .load();
-    let name = args.name.as_str();
-    let Some(connection) = desired.connections.get(name) else {
+    let connection = desired.connections.get(&args.name);
+    if connection.is_none() {
         let places: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
         eprintln!(
-            "spcd: no connection is named {name:?} in {}",
+            "spcd: no connection is named {:?} in {}",
+            args.name,
             places.join(", ")
         );
-        // What is wrong in the one file may be why.
+        // A diagnostic of the one file may be the reason.
         for diagnostic in diagnostics.iter().filter(|_| args.file.is_some()) {
             eprintln!("spcd: {}", diagnostic.one_line());
         }
-        return Ok(ExitCode::FAILURE);
-    };
-    let told = |text: &str| {
-        eprintln!("spcd: {name}: {text}");
-        Ok(ExitCode::FAILURE)
-    };
-    let target = match &connection.target {
-        Ok(target) => target,
-        Err(error) => return told(error),
-    };
-    if let ConnectionKind::Aggregator { members, .. } = &connection.kind {
+    }
+    Ok(connection.cloned())
+}
+
+/// Returns what is to be asked, or why there is nothing.
+fn target(connection: &Connection) -> Result<&ForeignSource, String> {
+    if let (Ok(_), ConnectionKind::Aggregator { members, .. }) =
+        (&connection.target, &connection.kind)
+    {
         let members = match members.is_empty() {
             true => String::new(),
             false => format!(": test its members {}", members.join(", ")),
         };
-        return told(&format!("an aggregator has no source of its own{members}"));
+        return Err(format!("an aggregator has no source of its own{members}"));
     }
+    connection.target.as_ref().map_err(Clone::clone)
+}
+
+/// Asks the source through its tunnel, if it has one. A failure may come with a hint.
+async fn test(
+    settings: &Settings,
+    connection: &Connection,
+    target: &ForeignSource,
+) -> anyhow::Result<Result<Report, (ProbeFailure, Option<&'static str>)>> {
     let endpoint = super::endpoint(settings)?;
     let tunnels = Tunnels::new(&settings.state_dir, &endpoint);
-    let failed = |failure: &ProbeFailure, hint: Option<&str>| {
-        eprintln!("spcd: {name}: {}: {}", failure.kind.as_str(), failure.text);
-        if let Some(hint) = hint.or(failure.kind.hint()) {
-            eprintln!("hint: {hint}");
-        }
-        Ok(ExitCode::FAILURE)
-    };
-    // First by itself: a daemon's port is there whether or not ssh gets through.
-    let trial = match tunnels.trial(target).await {
-        Err(HubError::Refused { text, code }) => {
-            return failed(&ProbeFailure::of(code.code(), &text), None);
+    let trial = match open_tunnel(&tunnels, target).await {
+        Err(HubError::StatementFailed { text, code }) => {
+            return Ok(Err((ProbeFailure::classify(code.code(), &text), None)));
         }
         trial => trial?,
     };
-    match tunnels.ready_unless_kept(target).await {
-        Err(HubError::Refused { text, code }) => {
-            return failed(&ProbeFailure::of(code.code(), &text), None);
-        }
-        ready => ready?,
-    }
     let session = endpoint.connect("test").await?;
     let schedule = connection.health.or(settings.health).schedule();
     let within = Duration::from_millis(schedule.timeout);
-    let code = match report(&session, target, within).await? {
-        Ok(report) => {
-            print!("{}", shown(connection, target, &report));
-            Ok(ExitCode::from(u8::from(report.tables.is_err())))
-        }
+    let outcome = match report(&session, target, within).await? {
+        Ok(report) => Ok(report),
         Err(failure) => {
-            let mut hint = None;
-            if let Some(trial) = &trial
-                && failure.kind == Kind::Refused
-                && trial.leads_nowhere().await
-            {
-                hint = Some(BEHIND);
-            }
-            failed(&failure, hint)
+            let hint = match &trial {
+                Some(trial)
+                    if failure.kind == FailureKind::Refused && trial.is_dead_end().await =>
+                {
+                    Some(BEHIND)
+                }
+                _ => None,
+            };
+            Err((failure, hint))
         }
     };
     if let Some(trial) = trial {
         trial.close().await;
     }
-    code
+    Ok(outcome)
+}
+
+/// Opens a way to the source that is only tried, then the tunnel: a daemon's port accepts whether
+/// or not ssh gets through.
+async fn open_tunnel(tunnels: &Tunnels, target: &ForeignSource) -> Result<Option<Trial>, HubError> {
+    let trial = tunnels.trial(target).await?;
+    tunnels.ready_unless_kept(target).await?;
+    Ok(trial)
 }
 
 async fn report(
     session: &Session,
-    target: &Target,
+    target: &ForeignSource,
     within: Duration,
 ) -> anyhow::Result<Result<Report, ProbeFailure>> {
     let client = &session.client;
     let other = |text: String| ProbeFailure {
-        kind: Kind::Other,
+        kind: FailureKind::Other,
         text,
     };
     if let Some(missing) = extension(client, target).await? {
@@ -144,10 +190,10 @@ async fn report(
     // Passwords reach the server by way of functions in there.
     let kept = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
     if !client.query_one(kept, &[]).await?.try_get::<_, bool>(0)? {
-        migrate::migrate(client).await?;
+        migrations::migrate(client).await?;
     }
     client.batch_execute("SET lock_timeout = '2s'").await?;
-    apply::prepare_for_secrets(client).await?;
+    secrets::prepare(client).await?;
     let probed = probe(client, None, target, within);
     let latency = match timeout(within, probed).await {
         Err(_) => {
@@ -155,14 +201,14 @@ async fn report(
             return Ok(Err(ProbeFailure::timeout(within)));
         }
         Ok(Err(error)) => return Err(error.into()),
-        Ok(Ok(ProbeAnswer::There(latency))) => latency,
+        Ok(Ok(ProbeAnswer::Reachable(latency))) => latency,
         Ok(Ok(ProbeAnswer::Failed(failure))) => return Ok(Err(failure)),
         // Its list of tables tells all that there is to tell.
-        Ok(Ok(ProbeAnswer::Unsure(_))) => Duration::ZERO,
+        Ok(Ok(ProbeAnswer::Inconclusive(_))) => Duration::ZERO,
     };
-    let facts = match timeout(within, facts(client, target)).await {
+    let facts = match timeout(within, fetch_source_info(client, target)).await {
         Ok(facts) => facts.or_else(|error| match error {
-            HubError::Refused { .. } => Ok(Facts::default()),
+            HubError::StatementFailed { .. } => Ok(SourceInfo::default()),
             error => Err(error),
         })?,
         Err(_) => {
@@ -171,9 +217,9 @@ async fn report(
         }
     };
     let deadline = target.import.timeout.map_or(DEADLINE, Duration::from_secs);
-    let tables = match timeout(deadline, ask::ask(session, target)).await {
+    let tables = match timeout(deadline, import::fetch_remote_schema(session, target)).await {
         Ok(Ok(offer)) => Ok(offer),
-        Ok(Err(HubError::Refused { text, .. })) => Err(text),
+        Ok(Err(HubError::StatementFailed { text, .. })) => Err(text),
         Ok(Err(error)) => return Err(error.into()),
         Err(_) => {
             let _ = session.canceller().cancel().await;
@@ -187,44 +233,23 @@ async fn report(
     }))
 }
 
-/// Creates the extension if need be and possible; else says where to get it.
-async fn extension(client: &Client, target: &Target) -> anyhow::Result<Option<String>> {
+/// Creates the extension if necessary. Returns why the source cannot use it, if it cannot.
+async fn extension(client: &Client, target: &ForeignSource) -> anyhow::Result<Option<String>> {
     if target.extension.is_empty() {
         return Ok(None);
     }
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = $1),
                       EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = $1)";
     let row = client.query_one(sql, &[&target.extension]).await?;
-    let name = &target.extension;
-    Ok(match (row.try_get(0)?, row.try_get(1)?) {
-        (true, _) => None,
-        (false, true) => {
-            // As the daemon does before it imports.
-            let create = format!(
-                "SET search_path = public; CREATE EXTENSION IF NOT EXISTS {}; SET search_path = pg_catalog",
-                sql::ident(name)
-            );
-            match client.batch_execute(&create).await.map_err(HubError::from) {
-                Ok(()) => None,
-                Err(HubError::Refused { text, .. }) => {
-                    Some(format!("the extension {name} cannot be created: {text}"))
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        (false, false) => {
-            let package = match target.package.as_str() {
-                "" => "its vendor",
-                package => package,
-            };
-            Some(format!(
-                "the extension {name} is not installed on the database's host: get it from {package}"
-            ))
-        }
-    })
+    let extension = match (row.try_get(0)?, row.try_get(1)?) {
+        (true, _) => Extension::Installed,
+        (false, true) => extension::create(client, None, &target.extension).await?,
+        (false, false) => Extension::Missing,
+    };
+    Ok(extension.problem(target))
 }
 
-fn shown(connection: &Connection, target: &Target, report: &Report) -> String {
+fn shown(connection: &Connection, target: &ForeignSource, report: &Report) -> String {
     let Report {
         latency,
         facts,
@@ -267,13 +292,14 @@ fn shown(connection: &Connection, target: &Target, report: &Report) -> String {
     match tables {
         Ok(offer) => {
             let unfit: Vec<_> = (offer.tables.iter())
-                .filter_map(|table| Some((&table.name, table.unfit.as_ref()?)))
+                .filter_map(|table| Some((&table.name, table.import_error.as_ref()?)))
                 .collect();
             line("tables", &(offer.tables.len() - unfit.len()).to_string());
             for (table, reason) in unfit {
                 line("left out", &format!("{table}: {reason}"));
             }
-            for warning in &offer.warnings {
+            let left_out = offer.left_out.iter().map(|left_out| &left_out.text);
+            for warning in left_out.chain(&offer.warnings) {
                 line("warning", warning);
             }
         }
@@ -284,19 +310,20 @@ fn shown(connection: &Connection, target: &Target, report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spcd_core::config::{Cache, Given, Source, load};
+    use spcd_core::config::{Cache, LoadContext, SourceFile, load};
 
     use super::*;
 
     #[test]
     fn the_headline_says_whether_the_tables_are_listed() {
-        let source = Source {
+        let source = SourceFile {
             path: "a.spc".to_owned(),
             text: Ok("connection \"a\" {\n  plugin = \"postgres\"\n}\n".to_owned()),
         };
         let mut lookup = |_, _: &str, _: &str| Err("it is not set".to_owned());
-        let mut given = Given {
+        let mut given = LoadContext {
             lookup: Some(&mut lookup),
+            has_gateway: false,
         };
         let loaded = load(&[source], &mut given, &mut Cache::default());
         let connection = &loaded.desired.connections["a"];
@@ -312,12 +339,12 @@ mod tests {
             ),
         ] {
             let tables = match lists {
-                true => Ok(Offer::default()),
+                true => Ok(RemoteSchema::default()),
                 false => Err("no such file".to_owned()),
             };
             let report = Report {
                 latency: Duration::from_millis(latency),
-                facts: Facts::default(),
+                facts: SourceInfo::default(),
                 tables,
             };
             let text = shown(connection, target, &report);

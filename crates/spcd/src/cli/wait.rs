@@ -6,19 +6,19 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::error::SqlState;
 
-use super::follow::{self, Ended};
+use super::follow::{self, WaitOutcome};
 use super::{RefreshArgs, WaitArgs};
 use crate::cluster::ClusterError;
-use crate::hub::connect::{ConnectError, Session};
 use crate::settings::Settings;
+use spcd_postgres::connection::{ConnectError, Session};
 
 /// Time is up.
 const TIME_OUT: u8 = 3;
 
-/// How often to look whether the daemon's schema is there.
+/// Interval between checks for the daemon's schema.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often to try whether a server that went away is there again.
+/// Interval between attempts to reach a server that stopped answering.
 const RECONNECT: Duration = Duration::from_millis(250);
 
 /// Asks for a look at the files, then waits until the connections are settled.
@@ -133,7 +133,7 @@ async fn wait_until(
     let timeout = until.saturating_duration_since(Instant::now());
     let of = (!names.is_empty()).then_some(names);
     match follow::follow(session, id, of, timeout, |_| ()).await? {
-        Ended::Settled(rows, error) => {
+        WaitOutcome::Settled(rows, error) => {
             let mut wrong = follow::report(names, &rows);
             if let Some(error) = error.filter(|_| !wrong) {
                 eprintln!("spcd: {error}");
@@ -141,7 +141,7 @@ async fn wait_until(
             }
             Ok(ExitCode::from(u8::from(wrong)))
         }
-        Ended::TimeOut(left) => {
+        WaitOutcome::TimedOut(left) => {
             let names: Vec<_> = (left.iter())
                 .map(|row| format!("{} ({})", row.connection_name, row.status))
                 .collect();

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use spcd_core::config::Compat;
+use spcd_core::config::{Compat, GatewayListen};
 use spcd_core::secret::Secret;
 
 use super::owner::Owner;
@@ -16,7 +16,7 @@ use crate::settings::Settings;
 
 /// Held by a daemon as long as it runs.
 pub const DAEMON: &str = "daemon.lock";
-/// Held shared by everyone who uses the server.
+/// Lock file that each process that uses the server holds shared.
 pub const USERS: &str = "users.lock";
 /// Held while the server is started or stopped.
 pub const START: &str = "start.lock";
@@ -36,6 +36,10 @@ pub struct Layout {
     pub data: PathBuf,
     /// Where clients of Steampipe look for it.
     steampipe: bool,
+    /// Whether it is the gateway's.
+    pub is_gateway: bool,
+    /// Where it also listens, for a hub on another machine.
+    pub listen: Option<GatewayListen>,
 }
 
 /// Port and database that clients of Steampipe look for.
@@ -49,6 +53,8 @@ impl Layout {
             data: dir.join("data"),
             dir,
             steampipe: settings.compat == Compat::Steampipe,
+            is_gateway: settings.is_gateway,
+            listen: (settings.gateway_listen.clone()).filter(|_| settings.is_gateway),
         }
     }
 
@@ -100,7 +106,7 @@ impl Layout {
             builder.recursive(true).mode(mode);
             builder
         };
-        // Passed through by the server's user, and by those who connect to its socket.
+        // The server's user and clients of its socket pass through it.
         builder(0o755)
             .create(&self.dir)
             .map_err(failed("create the directory", &self.dir))?;
@@ -166,14 +172,14 @@ impl Layout {
 
     /// The port that it is to have; `None`: any.
     pub fn wanted_port(&self) -> Option<u16> {
-        if self.steampipe {
-            Some(STEAMPIPE.0)
-        } else {
-            self.port()
+        match &self.listen {
+            _ if self.steampipe => Some(STEAMPIPE.0),
+            Some(listen) => Some(listen.address.port()),
+            None => self.port(),
         }
     }
 
-    /// Keeps a port for the next start, so that what people configured stays right.
+    /// Keeps a port for the next start, so that the configuration of clients stays valid.
     pub fn remember_port(&self, port: u16) -> Result<(), ClusterError> {
         self.write("port", &format!("{port}\n"), 0o644)
     }
@@ -192,6 +198,19 @@ impl Layout {
     /// In the form that libpq reads. Only its owner may.
     pub fn passfile(&self) -> PathBuf {
         self.dir.join("passfile")
+    }
+
+    /// The copies of the certificate and its key that the server's user can read.
+    pub fn tls_files(&self) -> [PathBuf; 2] {
+        ["server.crt", "server.key"].map(|name| self.dir.join(name))
+    }
+
+    /// The file that says who may connect.
+    pub fn hba_file(&self) -> PathBuf {
+        match self.listen {
+            Some(_) => self.dir.join("pg_hba.conf"),
+            None => self.data.join("pg_hba.conf"),
+        }
     }
 
     /// The superuser's password.
@@ -216,7 +235,7 @@ impl Layout {
         )
     }
 
-    /// Writes a file so that it is there whole or not at all, also after a power cut.
+    /// Writes a file atomically, also across a power cut.
     pub fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), ClusterError> {
         let path = self.dir.join(name);
         // Nothing to write: also where the disk is full.

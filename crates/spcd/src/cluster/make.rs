@@ -9,6 +9,7 @@ use super::layout::{Layout, failed, last_lines};
 use super::owner::Owner;
 use super::programs::Programs;
 use super::{ClusterError, USER, new_password};
+use spcd_postgres::gateway_reader::READER;
 
 /// Makes the data directory, whole or not at all.
 pub async fn init(layout: &Layout, owner: &Owner, programs: &Programs) -> Result<(), ClusterError> {
@@ -134,7 +135,7 @@ pub async fn renew_password(
 pub fn configuration(layout: &Layout) -> String {
     format!(
         "\
-# Written by spcd at each start; change settings with ALTER SYSTEM.
+# ConfigSnapshot by spcd at each start; change settings with ALTER SYSTEM.
 max_connections = 100
 # A transaction locks each table that it makes once, and each that it drops three times; a query
 # over an aggregator locks the tables of all members. This makes 51,200 locks, for 17,000 tables
@@ -146,7 +147,7 @@ timezone = 'UTC'
 log_timezone = 'UTC'
 password_encryption = 'scram-sha-256'
 unix_socket_permissions = 0700
-hba_file = '{data}/pg_hba.conf'
+hba_file = '{hba}'
 ident_file = '{data}/pg_ident.conf'
 # One file a weekday, so that a week is kept and the disk does not fill.
 logging_collector = on
@@ -156,7 +157,62 @@ log_truncate_on_rotation = on
 log_rotation_age = 1d
 log_rotation_size = 0
 log_line_prefix = '%m [%p] %q%u@%d %a '
-",
-        data = layout.data.display().to_string().replace('\'', "''")
+{more}",
+        data = quoted(&layout.data),
+        hba = quoted(&layout.hba_file()),
+        more = gateway_configuration(layout),
     )
+}
+
+fn quoted(path: &Path) -> String {
+    path.display().to_string().replace('\'', "''")
+}
+
+/// What suits a gateway, whose only tables are spcd's own, and TLS where it listens for a hub on
+/// another machine.
+fn gateway_configuration(layout: &Layout) -> String {
+    let mut text = String::new();
+    if layout.is_gateway {
+        text.push_str("shared_buffers = '16MB'\n");
+    }
+    if layout.listen.is_some() {
+        let [certificate, key] = layout.tls_files();
+        text.push_str(&format!(
+            "ssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n",
+            quoted(&certificate),
+            quoted(&key)
+        ));
+    }
+    text
+}
+
+/// Writes what a server needs that listens for a hub on another machine: who may connect, and copies of
+/// the certificate and its key that the server's user can read.
+pub fn prepare_listen(layout: &Layout, owner: &Owner) -> Result<(), ClusterError> {
+    let Some(listen) = &layout.listen else {
+        return Ok(());
+    };
+    let hba = format!(
+        "# Written by spcd at each start.\n\
+         local all all scram-sha-256\n\
+         host all all 127.0.0.1/32 scram-sha-256\n\
+         host all all ::1/128 scram-sha-256\n\
+         hostssl {} {READER} {} scram-sha-256\n",
+        layout.database(),
+        listen.hub_address
+    );
+    layout.write("pg_hba.conf", &hba, 0o644)?;
+    for (from, to) in [&listen.tls_cert_file, &listen.tls_key_file]
+        .into_iter()
+        .zip(layout.tls_files())
+    {
+        let from = Path::new(from);
+        let text = fs::read_to_string(from).map_err(failed("read", from))?;
+        let name = to.file_name().unwrap_or_default().to_string_lossy();
+        layout.write(&name, &text, 0o600)?;
+        owner
+            .give(&to)
+            .map_err(failed("give to the server's user", &to))?;
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The user who runs the server.
+//! The operating-system user that runs the server.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use nix::unistd::User;
 use super::ClusterError;
 use crate::settings::Settings;
 
-/// Who runs the server.
+/// The user that runs the server.
 #[derive(Debug, Clone)]
 pub struct Owner {
     /// For messages.
@@ -81,7 +81,7 @@ impl Owner {
                     .env("LOGNAME", &self.name)
                     // What is root's default may not be the user's.
                     .env("SPCD_STATE_DIR", &settings.state_dir);
-                // What systemd hands to the service is there for it as long as that runs.
+                // Credentials from systemd exist as long as the service runs.
                 let credentials = Path::new("/run/credentials/spcd.service");
                 if settings.state_dir == Path::new("/var/lib/spcd")
                     && std::env::var_os("CREDENTIALS_DIRECTORY").is_none()

@@ -20,6 +20,18 @@ pub struct Programs {
     pub bindir: PathBuf,
 }
 
+/// Returns whether a server seems to be installed, without running a program.
+pub fn are_installed() -> bool {
+    let debian = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs =
+        (debian.map(|entry| entry.path().join("bin"))).chain(std::env::split_paths(&path));
+    dirs.any(|dir| dir.join("initdb").exists()) || !installed().is_empty()
+}
+
 impl Programs {
     /// Those that the data needs, or for a new cluster the best there are.
     pub fn find(layout: &Layout) -> Result<Self, ClusterError> {
@@ -35,28 +47,40 @@ impl Programs {
             Err(error) => return Err(failed("read", &version_file)(error)),
         };
         let found = installed();
-        let versions = |found: &[Self]| {
-            found
-                .iter()
-                .map(|found| found.major.to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        match wanted {
-            Some(major) => found.iter().find(|programs| programs.major == major).cloned().ok_or_else(|| {
-                ClusterError::Programs(format!(
-                    "the private cluster in {} belongs to Postgres {major}, whose server is not installed (installed: {}); install it (apt-get install postgresql-{major})",
-                    layout.shown(),
-                    if found.is_empty() { "none".to_owned() } else { versions(&found) }
-                ))
-            }),
-            None => found.iter().find(|programs| programs.major >= OLDEST).cloned().ok_or_else(|| {
-                ClusterError::Programs(format!(
-                    "no Postgres server from {OLDEST} on is installed, which the private cluster needs; install it (apt-get install postgresql), or give --database"
-                ))
-            }),
-        }
+        choose(&found, wanted).cloned().ok_or_else(|| {
+            let (place, is_gateway) = (layout.shown(), layout.is_gateway);
+            ClusterError::Programs(missing(&found, wanted, &place, is_gateway))
+        })
     }
+}
+
+/// Returns the programs of a version, or for a new cluster the first that can be used.
+fn choose(found: &[Programs], wanted: Option<u32>) -> Option<&Programs> {
+    found.iter().find(|programs| match wanted {
+        Some(major) => programs.major == major,
+        None => programs.major >= OLDEST,
+    })
+}
+
+/// Returns the message about programs that are not installed.
+fn missing(found: &[Programs], wanted: Option<u32>, place: &str, is_gateway: bool) -> String {
+    let versions: Vec<String> = found.iter().map(|found| found.major.to_string()).collect();
+    let versions = match versions.is_empty() {
+        true => "none".to_owned(),
+        false => versions.join(", "),
+    };
+    if let Some(major) = wanted {
+        return format!(
+            "the private cluster in {place} belongs to Postgres {major}, whose server is not installed (installed: {versions}); install it (apt-get install postgresql-{major})"
+        );
+    }
+    let instead = match is_gateway {
+        true => "set `gateway` to the URL of a database, or to \"off\"",
+        false => "give --database",
+    };
+    format!(
+        "no Postgres server from {OLDEST} on is installed, which the private cluster needs; install it (apt-get install postgresql), or {instead}"
+    )
 }
 
 /// Every server there is, the preferred one first: that of `pg_config`, then Debian's from the
@@ -109,4 +133,39 @@ fn major_version(postgres: &Path) -> Option<u32> {
         .next()?
         .parse()
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn programs(majors: &[u32]) -> Vec<Programs> {
+        let of = |major: &u32| Programs {
+            major: *major,
+            bindir: PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")),
+        };
+        majors.iter().map(of).collect()
+    }
+
+    #[test]
+    fn data_needs_its_own_version_and_a_new_cluster_one_that_is_new_enough() {
+        let found = programs(&[13, 17, 15]);
+        let major = |wanted| choose(&found, wanted).map(|programs| programs.major);
+        assert_eq!(major(None), Some(17));
+        assert_eq!(major(Some(15)), Some(15));
+        assert_eq!(major(Some(16)), None);
+        assert!(choose(&programs(&[13]), None).is_none());
+    }
+
+    #[test]
+    fn missing_programs_are_told_with_what_to_do() {
+        let text = missing(&programs(&[13]), None, "/x", true);
+        assert!(text.contains("no Postgres server from 14 on"), "{text}");
+        assert!(text.contains("apt-get install postgresql"), "{text}");
+        assert!(text.contains("`gateway` to the URL"), "{text}");
+        let text = missing(&[], None, "/x", false);
+        assert!(text.ends_with("or give --database"), "{text}");
+        let text = missing(&[], Some(16), "/x", true);
+        assert!(text.contains("Postgres 16, whose server is not installed (installed: none)"));
+    }
 }

@@ -12,10 +12,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::layout::{Layout, failed};
-use super::make::configuration;
+use super::make::{configuration, prepare_listen};
 use super::owner::Owner;
 use super::programs::Programs;
-use super::{ClusterError, TICK};
+use super::{ClusterError, POLL_INTERVAL};
 
 /// The ports of new clusters: below those that the kernel gives to outgoing connections, so that
 /// one is still free after a restart.
@@ -79,7 +79,7 @@ impl Server {
                 }
                 return None;
             }
-            tokio::time::sleep(TICK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -89,6 +89,7 @@ impl Server {
         owner: &Owner,
         programs: &Programs,
     ) -> Result<Self, ClusterError> {
+        prepare_listen(layout, owner)?;
         layout.write("postgresql.conf", &configuration(layout), 0o644)?;
         let mut port = layout
             .wanted_port()
@@ -100,10 +101,17 @@ impl Server {
             if layout.port() == Some(wanted) {
                 left_free(wanted).await;
             }
-            port = free_port(wanted).ok_or_else(|| ClusterError::Failed {
+            let needs = |said: String| ClusterError::Failed {
                 what: "the private cluster needs a port on 127.0.0.1".to_owned(),
-                said: format!("every port from {wanted} on is taken"),
-            })?;
+                said,
+            };
+            port = free_port(wanted)
+                .ok_or_else(|| needs(format!("every port from {wanted} on is taken")))?;
+            if layout.listen.is_some() && port != wanted {
+                return Err(needs(format!(
+                    "another program has the port {wanted} of `listen`"
+                )));
+            }
             if layout.port() != Some(port) {
                 if layout.port().is_some_and(|port| port == wanted) {
                     tracing::warn!(
@@ -157,7 +165,9 @@ impl Server {
             .arg(&layout.data)
             .arg("-p")
             .arg(port.to_string())
-            .args(["-c", "listen_addresses=127.0.0.1", "-c"])
+            .arg("-c")
+            .arg(format!("listen_addresses={}", addresses(layout)))
+            .arg("-c")
             .arg(format!(
                 "unix_socket_directories={}",
                 quote_list_entry(&sockets)
@@ -195,8 +205,8 @@ impl Server {
                 _ => {}
             }
             crate::service::alive();
-            tokio::time::sleep(TICK).await;
-            waited += TICK;
+            tokio::time::sleep(POLL_INTERVAL).await;
+            waited += POLL_INTERVAL;
             if waited.as_secs() >= 10 {
                 tracing::info!(
                     "the private cluster's server is still starting; after a power cut it recovers first"
@@ -220,7 +230,7 @@ impl Server {
         let started = tokio::time::Instant::now();
         let mut hurried = false;
         while self.is_alive() {
-            tokio::time::sleep(TICK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             if !hurried && started.elapsed() > fast {
                 tracing::warn!(
                     "the private cluster's server takes long to stop; it will recover at the next start"
@@ -232,7 +242,7 @@ impl Server {
         self.left = true;
     }
 
-    /// Leaves it running, for whoever uses it.
+    /// Leaves it running for other processes that use it.
     pub fn leave(&mut self) {
         self.left = true;
     }
@@ -251,6 +261,17 @@ impl Drop for Server {
         if !self.left {
             self.signal(Signal::SIGINT);
         }
+    }
+}
+
+/// The addresses at which the server listens.
+fn addresses(layout: &Layout) -> String {
+    let loopback = "127.0.0.1".to_owned();
+    match &layout.listen {
+        Some(listen) if listen.address.ip().to_string() != loopback => {
+            format!("{loopback},{}", listen.address.ip())
+        }
+        _ => loopback,
     }
 }
 
@@ -325,11 +346,11 @@ fn first_port(data: &Path) -> u16 {
     PORTS.start + sum % (PORTS.end - PORTS.start)
 }
 
-/// Gives who only looks whether a port is free the time to leave it again.
+/// Waits until a process that only tested whether a port is free has released it.
 async fn left_free(port: u16) {
     let began = Instant::now();
     while TcpListener::bind(("127.0.0.1", port)).is_err() && began.elapsed() < LEAVE {
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -1,20 +1,22 @@
-//! What the log says of connections: constant messages, with the place in the files.
+//! Log events of connections: constant messages, with the position in the files as a field.
 
-use spcd_core::plan::RowChange;
+use spcd_core::planner::RowChange;
 use spcd_core::scheduler::JobOutcome;
 use spcd_protocol::Status;
 
 use super::LeaderSession;
 use super::executors::jobs::{Origin, place};
-use crate::hub::HubError;
+use spcd_postgres::HubError;
 
 impl LeaderSession<'_> {
-    /// Logs which connections became ready or went into error without a job. What a start gives back
-    /// is counted, and not told one by one.
+    /// Logs the connections that became ready or failed without a job. The first pass logs only errors,
+    /// since [`Self::log_start`] counts the others.
     pub(super) fn log_rows(&self, rows: &[RowChange]) {
         for row in rows {
             let connection = self.desired.connections.get(&row.name);
-            let place = connection.map_or_else(String::new, |connection| place(connection));
+            // A block in a file that cannot be read has its position in the error.
+            let place = connection.map(|connection| place(connection));
+            let place = place.as_deref();
             match row.route.last() {
                 Some(Status::Ready) if self.has_passed => {
                     tracing::info!(connection = row.name, place, "ready");
@@ -40,7 +42,7 @@ impl LeaderSession<'_> {
     }
 }
 
-/// Logs what came of a job.
+/// Logs the outcome of a job.
 pub fn log_job(name: &str, outcome: &JobOutcome, origin: &Origin) {
     let place = origin.place.as_str();
     match outcome {
@@ -52,12 +54,7 @@ pub fn log_job(name: &str, outcome: &JobOutcome, origin: &Origin) {
             tracing::warn!(connection = name, place, %error, "in error");
         }
         JobOutcome::Later { reason, .. } => {
-            tracing::info!(
-                connection = name,
-                place,
-                reason,
-                "waits, and is tried again"
-            );
+            tracing::info!(connection = name, place, reason, "waits for a retry");
         }
         JobOutcome::Done | JobOutcome::Same | JobOutcome::Waits | JobOutcome::Cancelled => {}
     }

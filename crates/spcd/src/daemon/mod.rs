@@ -15,25 +15,18 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::config::{Compat, Desired, HubSettings, Inputs};
-use spcd_core::health::Options;
-use spcd_core::plan::Work;
+use spcd_core::config::{AppliedFiles, Compat, DesiredState, HubSettings};
+use spcd_core::health::ProbeOptions;
+use spcd_core::planner::Work;
 use spcd_core::scheduler::{
-    self, Event, Failure, JobOutcome, NextAttempt, PassOutcome, Start, State, is_refresh,
+    self, Event, Failure, JobOutcome, NextAttempt, PassOutcome, Start, State,
 };
 use spcd_core::sql;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use crate::config::Config;
-use crate::hub::apply::Writer;
-use crate::hub::connect::{Endpoint, Session};
-use crate::hub::crash::Recorded;
-use crate::hub::lead::{self, Lead};
-use crate::hub::pool::Pool;
-use crate::hub::state::{HubState, Shared};
-use crate::hub::steampipe::Steampipe;
-use crate::hub::{HubError, Limits, crash, inputs, migrate};
+use crate::mirror::Mirrors;
 use crate::service;
 use crate::settings::Settings;
 use crate::source::{self, Probes};
@@ -41,10 +34,22 @@ use crate::telemetry::{Observation, observe};
 use crate::tunnel::Tunnels;
 use crate::watch::Watcher;
 use executors::drift::Drift;
-use executors::files::CsvFiles;
+use executors::files::CsvWatch;
+use executors::forward::Forwarded;
 use executors::jobs::Jobs;
 use executors::jobs::sources::Sources;
 use log::log_job;
+use spcd_postgres::config_files;
+use spcd_postgres::connection::context::{HubContext, HubState};
+use spcd_postgres::connection::pool::Pool;
+use spcd_postgres::connection::{Endpoint, Session};
+use spcd_postgres::crash_guard;
+use spcd_postgres::crash_guard::RecordedCrash;
+use spcd_postgres::leader::{self, Leadership};
+use spcd_postgres::migrations;
+use spcd_postgres::steampipe::Steampipe;
+use spcd_postgres::writer::Writer;
+use spcd_postgres::{HubError, Limits};
 
 /// How often what is too old to be kept is removed.
 const SWEEP: Duration = Duration::from_secs(3600);
@@ -58,16 +63,18 @@ pub struct LeaderSession<'a> {
     /// Notices changed files, where this goes on.
     watcher: Option<&'a mut Watcher>,
     /// The files that the applied state came from, as the database has them.
-    inputs: Inputs,
+    inputs: AppliedFiles,
     endpoint: Arc<Endpoint>,
-    lead: Lead,
+    lead: Leadership,
     jobs: Jobs,
     tunnels: Arc<Tunnels>,
+    mirrors: Mirrors,
     /// The health options of connections that have none: they may change.
-    health: watch::Receiver<Options>,
+    health: watch::Receiver<ProbeOptions>,
     steampipe: Option<Steampipe>,
-    csv: CsvFiles,
+    csv: CsvWatch,
     listener: Session,
+    forwarded: Forwarded,
     drift: Drift,
     limits: Limits,
     /// Probes the sources, where this goes on.
@@ -75,7 +82,9 @@ pub struct LeaderSession<'a> {
     /// Which sources answered, as an earlier leader recorded.
     answered: BTreeMap<String, bool>,
     /// What the files want, as the last look found it.
-    desired: Arc<Desired>,
+    desired: Arc<DesiredState>,
+    /// The files' diagnostics, if they were read and not looked at yet.
+    diagnostics: Option<serde_json::Value>,
     /// When the last pass began, and how long its look took.
     pass_began: Instant,
     looked_for: Duration,
@@ -91,8 +100,8 @@ pub struct LeaderSession<'a> {
 
 /// What the loop does by the clock beside the scheduler's work.
 struct Clocks {
-    beat: Interval,
-    sweep: Interval,
+    heartbeat: Interval,
+    cleanup: Interval,
     keepalive: Interval,
     settings: watch::Receiver<HubSettings>,
 }
@@ -106,8 +115,8 @@ impl Clocks {
             interval
         };
         Self {
-            beat: interval(lead::HEARTBEAT),
-            sweep: interval(SWEEP),
+            heartbeat: interval(leader::HEARTBEAT_INTERVAL),
+            cleanup: interval(SWEEP),
             keepalive,
             settings,
         }
@@ -122,7 +131,7 @@ impl<'a> LeaderSession<'a> {
         pool: &Pool,
         settings: &Settings,
         config: &'a mut Config,
-        health: watch::Receiver<Options>,
+        health: watch::Receiver<ProbeOptions>,
         watcher: Option<&'a mut Watcher>,
     ) -> anyhow::Result<Option<Self>> {
         migrate_hub(endpoint).await?;
@@ -130,16 +139,17 @@ impl<'a> LeaderSession<'a> {
             return Ok(None);
         };
         config.learn_encoding(&lead.control.client).await?;
-        let inputs = inputs::read(&lead.control.client).await?;
+        config.learn_lanes(&lead.control.client).await?;
+        let inputs = config_files::read(&lead.control.client).await?;
         observe(Observation::Led { epoch: lead.epoch });
         service::status("leading");
-        if let HubState::Lost { since, reason } = endpoint.shared().state() {
+        if let HubState::Lost { since, reason } = endpoint.context().state() {
             let seconds = since.elapsed().unwrap_or_default().as_secs();
             tracing::info!(seconds, reason, "the database is back");
         }
-        endpoint.shared().leads(lead.epoch);
+        endpoint.context().set_leading(lead.epoch);
         let compat = settings.compat == Compat::Steampipe;
-        let steampipe = Steampipe::begin(&lead.control.client, lead.epoch, compat).await?;
+        let steampipe = Steampipe::start(&lead.control.client, lead.epoch, compat).await?;
         let listener = endpoint.connect("listener").await?;
         let listen = format!("LISTEN {}", sql::ident(spcd_protocol::WAKE_CHANNEL));
         listener.client.batch_execute(&listen).await?;
@@ -148,8 +158,11 @@ impl<'a> LeaderSession<'a> {
         let (state, answered) = first_state(endpoint, &lead, watcher.is_some()).await?;
         let tunnels = Tunnels::new(&settings.state_dir, endpoint);
         let sources = Sources::new(endpoint.clone(), pool.clone(), tunnels.clone(), limits);
-        let writer = Writer::start(endpoint.clone(), lead.epoch, limits);
+        let writer = Writer::start(endpoint.clone(), lead.epoch, limits, |committed| {
+            observe(Observation::Wrote(committed));
+        });
         let jobs = Jobs::new(sources, writer);
+        let mirrors = Mirrors::begin(&lead.control.client).await?;
         Ok(Some(Self {
             state,
             began: Instant::now(),
@@ -160,15 +173,18 @@ impl<'a> LeaderSession<'a> {
             drift: Drift::new(observer, jobs.count()),
             jobs,
             tunnels,
+            mirrors,
             lead,
             health,
             steampipe,
-            csv: CsvFiles::default(),
+            csv: CsvWatch::default(),
             listener,
+            forwarded: Forwarded::default(),
             limits,
             probes: None,
             answered,
             desired: Arc::default(),
+            diagnostics: None,
             pass_began: Instant::now(),
             looked_for: Duration::ZERO,
             outcome: None,
@@ -184,8 +200,8 @@ impl<'a> LeaderSession<'a> {
         settings: &Settings,
         config: &'a mut Config,
     ) -> anyhow::Result<Option<Self>> {
-        let shared = Shared::new(settings.hub);
-        let endpoint = Arc::new(endpoint.clone().with_shared(shared));
+        let context = HubContext::new(settings.hub);
+        let endpoint = Arc::new(endpoint.clone().with_context(context));
         let pool = Pool::new(endpoint.clone());
         let (_, health) = watch::channel(settings.health);
         Self::begin(&endpoint, &pool, settings, config, health, None).await
@@ -193,7 +209,7 @@ impl<'a> LeaderSession<'a> {
 
     /// Gives up the lead, and says so.
     pub async fn resign(self) {
-        if let Err(error) = lead::resign(&self.lead.control.client).await {
+        if let Err(error) = leader::resign(&self.lead.control.client).await {
             tracing::debug!("cannot say that the lead is free: {error}");
         }
     }
@@ -216,17 +232,18 @@ impl<'a> LeaderSession<'a> {
     /// Serves until the lead or the database is lost.
     pub async fn serve(&mut self) -> Result<(), HubError> {
         let Some(mut lock) = self.lead.lock.take() else {
-            return Err(HubError::LeadLost);
+            return Err(HubError::LeadershipLost);
         };
         // Beside the loop: a statement that gets no answer would else hold up its own discovery.
         tokio::select! {
             ended = self.run() => ended,
-            ended = lead::keep(&mut lock) => ended,
+            ended = leader::watch(&mut lock) => ended,
         }
     }
 
     /// Passes until nothing is left to do: `spcd apply` without a daemon.
     pub async fn settle(&mut self, mut progress: impl FnMut(usize)) -> Result<(), HubError> {
+        self.ask_mirrors().await;
         loop {
             self.outcome = None;
             self.handle(Event::Woken).await?;
@@ -238,7 +255,7 @@ impl<'a> LeaderSession<'a> {
             loop {
                 let running = self.state.running_jobs();
                 progress(running);
-                if running == 0 || self.state.is_look_due() {
+                if running == 0 || self.state.is_pass_due() {
                     break;
                 }
                 let event = self.jobs.event().await;
@@ -248,7 +265,7 @@ impl<'a> LeaderSession<'a> {
     }
 
     async fn run(&mut self) -> Result<(), HubError> {
-        let mut clocks = Clocks::new(self.endpoint.shared().watch_settings());
+        let mut clocks = Clocks::new(self.endpoint.context().watch_settings());
         self.probes = Some(Probes::start(
             self.endpoint.clone(),
             self.lead.epoch,
@@ -275,10 +292,12 @@ impl<'a> LeaderSession<'a> {
             let wake_at = self.began + Duration::from_millis(self.state.wake_at());
             let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
             let kept = tokio::select! {
-                () = noticed(&mut self.watcher) => return Ok(Event::Woken),
+                () = noticed(&mut self.watcher) => return Ok(Event::FilesChanged),
                 () = sleep_until(wake_at) => return Ok(Event::Woken),
-                () = self.csv.late() => return Ok(Event::Woken),
+                () = self.csv.late_change() => return Ok(Event::Woken),
                 () = self.tunnels.moved() => return Ok(Event::Woken),
+                () = self.mirrors.changed() => return Ok(Event::FilesChanged),
+                () = self.forwarded.answered() => return Ok(Event::Woken),
                 event = self.jobs.event() => return Ok(event),
                 drift = self.drift.answer() => drift.map(Event::DriftAnswered).map(Some),
                 event = probed(&mut self.probes) => return Ok(event),
@@ -286,8 +305,8 @@ impl<'a> LeaderSession<'a> {
                     Some(_) => return Ok(Event::Woken),
                     None => return Err(HubError::NoSession),
                 },
-                _ = clocks.sweep.tick() => lead::sweep(client, epoch).await.map(|_| None),
-                _ = clocks.beat.tick() => lead::beat(client, epoch).await.map(|_| None),
+                _ = clocks.cleanup.tick() => leader::delete_expired_rows(client, epoch).await.map(|_| None),
+                _ = clocks.heartbeat.tick() => leader::send_heartbeat(client, epoch).await.map(|_| None),
                 _ = clocks.keepalive.tick() => self.keep_alive().await.map(|()| None),
                 _ = clocks.settings.changed() => {
                     clocks.keepalive = every(clocks.settings.borrow_and_update().keepalive);
@@ -328,9 +347,11 @@ impl<'a> LeaderSession<'a> {
 
     /// Keeps the lead although the server has no room to write: to begin anew would write more.
     fn bear(&self, error: HubError) -> Result<(), HubError> {
-        match error.is_out_of_room() && self.watcher.is_some() {
+        match error.is_out_of_resources() && self.watcher.is_some() {
             true => {
                 tracing::warn!(%error, "the server cannot write now");
+                let context = self.endpoint.context();
+                context.set_write_error(Some(error.to_string()));
                 Ok(())
             }
             false => Err(error),
@@ -358,8 +379,8 @@ impl<'a> LeaderSession<'a> {
         }
     }
 
-    /// Takes note of when the change of a file was noticed that the next look finds. A pass may look
-    /// twice, once before and once after extensions are created: the first time counts.
+    /// Takes note of when the change of a file was noticed that the next look finds. Work may wait
+    /// for the next pass, while extensions are created: the first time counts.
     async fn notice_files(&mut self) {
         let Some(watcher) = &mut self.watcher else {
             return;
@@ -374,7 +395,7 @@ impl<'a> LeaderSession<'a> {
 
     /// Counts how long it takes until a connection is as its changed file says.
     fn follow_change(&mut self, work: &Work) {
-        if let Some(noticed) = self.noticed.filter(|_| !is_refresh(work)) {
+        if let Some(noticed) = self.noticed.filter(|_| !work.is_refresh()) {
             self.following.insert(work.name.clone(), noticed);
         }
     }
@@ -391,22 +412,26 @@ impl<'a> LeaderSession<'a> {
             look: self.looked_for,
             took: self.pass_began.elapsed(),
         });
+        if let Some(usage) = self.jobs.usage() {
+            tracing::debug!(pass = outcome.pass, usage, "session budget");
+        }
+        self.endpoint.context().set_write_error(None);
         self.outcome = Some(outcome);
         self.has_passed = true;
-        self.noticed = None;
+        self.noticed = self.noticed.filter(|_| outcome.awaits_preparation);
         if let Some(watcher) = &mut self.watcher {
-            let mut places = self.csv.watched();
-            places.add(self.config.places());
-            watcher.follow(&places.list());
+            let mut watch_points = self.csv.watch_points();
+            watch_points.add(self.config.watch_points());
+            watcher.follow(&watch_points.list());
         }
     }
 
     /// Speaks to the sessions that may have nothing to do for long: a server that vanished, or that
     /// became a standby, is noticed, and what stands between keeps the connections open.
     async fn keep_alive(&mut self) -> Result<(), HubError> {
-        let settings = self.endpoint.shared().settings();
+        let settings = self.endpoint.context().settings();
         for session in [&mut self.lead.control, &mut self.listener] {
-            session.limit(settings).await?;
+            session.apply_settings(settings).await?;
             session.ping().await?;
         }
         self.drift.keep_alive(settings).await
@@ -419,7 +444,7 @@ async fn migrate_hub(endpoint: &Endpoint) -> anyhow::Result<()> {
     // A file may take as long as it takes; the locks have limits of their own.
     let patient = "SET statement_timeout = 0";
     session.client.batch_execute(patient).await?;
-    for name in migrate::migrate(&session.client).await? {
+    for name in migrations::migrate(&session.client).await? {
         tracing::info!(migration = name, "applied");
     }
     Ok(())
@@ -432,19 +457,25 @@ async fn take_lead(
     settings: &Settings,
     config: &mut Config,
     waits: bool,
-) -> anyhow::Result<Option<Lead>> {
+) -> anyhow::Result<Option<Leadership>> {
     let roots = config.required_roots().map(<[String]>::to_vec);
     let reading = async { tokio::task::block_in_place(|| drop(config.load())) };
-    let taking = lead::take(endpoint, &settings.instance, roots.as_deref(), waits);
+    let taking = leader::acquire(
+        endpoint,
+        &settings.instance,
+        roots.as_deref(),
+        waits,
+        service::alive,
+    );
     let (lead, ()) = tokio::join!(taking, reading);
     lead
 }
 
 /// Fits the pool into what the server has room for.
-async fn fit_pool(pool: &Pool, lead: &Lead) -> anyhow::Result<Limits> {
+async fn fit_pool(pool: &Pool, lead: &Leadership) -> anyhow::Result<Limits> {
     let limits = Limits::read(&lead.control.client).await?;
-    pool.fit(limits);
-    if limits.sessions < Limits::ENOUGH {
+    pool.apply_limits(limits);
+    if limits.sessions < Limits::RECOMMENDED_SESSIONS {
         tracing::warn!(
             sessions = limits.sessions,
             "the server lets this role have few sessions, so that much takes longer; \
@@ -461,17 +492,19 @@ async fn fit_pool(pool: &Pool, lead: &Lead) -> anyhow::Result<Limits> {
 /// Returns the state that a leader starts with, and which sources answered an earlier one.
 async fn first_state(
     endpoint: &Endpoint,
-    lead: &Lead,
+    lead: &Leadership,
     goes_on: bool,
 ) -> anyhow::Result<(State, BTreeMap<String, bool>)> {
     let client = &lead.control.client;
-    let (answered, paused) = source::known(client).await?;
-    let crashes = endpoint.shared().take_crashes();
-    crash::record(client, lead.epoch, &crashes).await?;
+    let (answered, paused) = source::recorded_health(client).await?;
+    let crashes = endpoint.context().take_crashes();
+    for plugin in crash_guard::record(client, lead.epoch, &crashes).await? {
+        observe(Observation::Crashed { plugin: &plugin });
+    }
     let state = State::new(Start {
         seed: RandomState::new().hash_one(lead.epoch),
         paused,
-        crashes: failures(crash::recorded(client).await?),
+        crashes: failures(crash_guard::recorded(client).await?),
     });
     let state = match goes_on {
         true => state.with_probes(),
@@ -505,8 +538,8 @@ fn every(milliseconds: u64) -> Interval {
 }
 
 /// Returns the failures of connections whose last attempt ended a server process.
-fn failures(crashes: BTreeMap<String, Recorded>) -> BTreeMap<String, Failure> {
-    let failure = |(name, recorded): (String, Recorded)| {
+fn failures(crashes: BTreeMap<String, RecordedCrash>) -> BTreeMap<String, Failure> {
+    let failure = |(name, recorded): (String, RecordedCrash)| {
         let pause = u64::try_from(recorded.pause.as_millis()).unwrap_or(u64::MAX);
         let failure = Failure {
             target_hash: recorded.target_hash,

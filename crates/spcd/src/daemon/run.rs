@@ -5,21 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use spcd_core::backoff::Backoff;
 use spcd_core::config::HubSettings;
-use spcd_core::health::Options;
+use spcd_core::health::ProbeOptions;
+use spcd_protocol::Backoff;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::LeaderSession;
 use crate::config::Config;
-use crate::hub::connect::Endpoint;
-use crate::hub::pool::Pool;
-use crate::hub::{HubError, inputs, lead};
 use crate::service;
 use crate::settings::Settings;
 use crate::telemetry::{Observation, observe};
 use crate::watch::Watcher;
+use spcd_postgres::HubError;
+use spcd_postgres::config_files;
+use spcd_postgres::connection::Endpoint;
+use spcd_postgres::connection::pool::Pool;
+use spcd_postgres::leader;
 
 /// How often to look whether a password that was refused is another one now.
 const LOOK_FOR_PASSWORD: Duration = Duration::from_millis(500);
@@ -39,9 +41,9 @@ pub async fn run(
     settings: &Settings,
     config: &mut Config,
     watcher: &mut Watcher,
-    health: &watch::Receiver<Options>,
+    health: &watch::Receiver<ProbeOptions>,
 ) -> anyhow::Result<()> {
-    let hub = endpoint.shared().clone();
+    let hub = endpoint.context().clone();
     let mut times = 0_u32;
     let mut has_led = false;
     loop {
@@ -81,9 +83,9 @@ pub async fn run(
         // What is still open may lead to a server that is no longer the one.
         pool.clear();
         let reason = format!("{error:#}");
-        hub.lost(&reason);
+        hub.set_lost(&reason);
         service::status(&format!("waiting for the database: {reason}"));
-        if endpoint.is_refused() {
+        if endpoint.is_authentication_refused() {
             tracing::warn!(
                 "{reason}; trying again when the password or the settings change, and now and then"
             );
@@ -98,29 +100,29 @@ pub async fn run(
         });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = hub.asked_to_retry() => {}
+            () = hub.retry_requested() => {}
         }
     }
 }
 
 /// Waits until there is a point in asking a server again that did not let us in.
 async fn wait_for_password(endpoint: &Endpoint) {
-    while endpoint.is_refused() {
+    while endpoint.is_authentication_refused() {
         service::alive();
         tokio::select! {
             () = tokio::time::sleep(LOOK_FOR_PASSWORD) => {}
-            () = endpoint.shared().asked_to_retry() => {}
+            () = endpoint.context().retry_requested() => {}
         }
     }
 }
 
 /// Whether trying again cannot help.
 fn is_final(error: &anyhow::Error) -> bool {
-    use crate::hub::connect::ConnectError;
-    if let Some(error @ HubError::Refused { .. }) = error.downcast_ref() {
-        return !error.is_passing();
+    use spcd_postgres::connection::ConnectError;
+    if let Some(error @ HubError::StatementFailed { .. }) = error.downcast_ref() {
+        return !error.is_transient();
     }
     matches!(error.downcast_ref(), Some(ConnectError::Configuration(_)))
-        || error.downcast_ref::<lead::OtherInstance>().is_some()
-        || error.downcast_ref::<inputs::OtherConfig>().is_some()
+        || error.downcast_ref::<leader::OtherInstance>().is_some()
+        || error.downcast_ref::<config_files::OtherConfig>().is_some()
 }

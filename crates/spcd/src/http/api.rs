@@ -16,12 +16,9 @@ use tokio_postgres::Row;
 
 use super::{App, Problem, Shared, json_answer};
 
-/// A connection as people and programs see it: its row, and what is known of its source.
+/// Returns a connection: its row and the health of its source.
 const CONNECTION: &str = "
-    SELECT s.connection_name, pg_catalog.row_to_json((SELECT c FROM (SELECT
-        s.connection_name, s.status, s.error, s.comments_set, s.time_changed, s.warnings, s.plugin,
-        s.plugin_instance, s.type, s.connections, s.import_schema, s.schema_mode, s.schema_hash,
-        s.table_count, s.last_ready, s.file_name, s.start_line, s.end_line, s.generation, s.labels,
+    SELECT s.connection_name, pg_catalog.row_to_json((SELECT c FROM (SELECT s.*,
         CASE WHEN h.connection_name IS NOT NULL THEN
             pg_catalog.row_to_json((SELECT x FROM (SELECT h.reachable, h.last_checked, h.latency_ms,
                 h.attempts, h.last_failure, h.failed_at, h.next_attempt, h.breaker, h.held) x))
@@ -29,8 +26,8 @@ const CONNECTION: &str = "
     FROM spcd.connection_state s
     LEFT JOIN spcd.connection_health h USING (connection_name)";
 
-/// The last event, and what changes whenever a row of the state (2 and 3) or of the health (4 and 5)
-/// does: how many rows there are, and the sum of their versions.
+/// Returns the last event, and for the rows of the state (2 and 3) and of the health (4 and 5) their
+/// number and the sum of their versions, which changes with any row.
 const VERSION: &str = "
     SELECT coalesce((SELECT max(id) FROM spcd.connection_event), 0), s.n, s.v, h.n, h.v
     FROM (SELECT count(*) AS n, coalesce(sum((age('3'::xid)::bigint - age(xmin)) & 4294967295), 0)::bigint AS v
@@ -38,17 +35,17 @@ const VERSION: &str = "
     CROSS JOIN (SELECT count(*) AS n, coalesce(sum((age('3'::xid)::bigint - age(xmin)) & 4294967295), 0)::bigint AS v
           FROM spcd.connection_health) h";
 
-/// Where ten thousand sources are probed, some row is always another one: a list whose statuses are
-/// right may be this old.
+/// Maximum age of a list with current statuses. With 10,000 probed sources some row changes all the
+/// time.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Lists that are on their way to clients. A slow one keeps a whole list in memory, which by then
-/// may be another one than everybody else's.
+/// Maximum number of lists being sent. A slow client keeps a whole list in memory, which may differ
+/// from the current one.
 pub const SENDING: usize = 32;
 /// How long to wait until one of them has arrived.
 pub const TURN: Duration = Duration::from_secs(10);
 
-/// The list as it was last made, which takes a hundred times as long as to see that it still holds.
+/// Cached list: making it takes about 100 times as long as checking that it is current.
 pub struct Listing {
     made: Mutex<Option<Made>>,
     sending: Arc<Semaphore>,
@@ -166,7 +163,7 @@ pub async fn connections(
 async fn list(app: &App) -> Result<(Version, Bytes), Problem> {
     let arrived = Instant::now();
     let mut made = app.listing.made.lock().await;
-    // Somebody who came later than us has looked already.
+    // Re-check: a later request may have read it already.
     if let Some(made) = made.as_ref()
         && made.checked > arrived
     {
@@ -203,7 +200,7 @@ async fn list(app: &App) -> Result<(Version, Bytes), Problem> {
 
 /// One connection, with its last events.
 pub async fn connection(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
-    let name = told(&name)?;
+    let name = storable_name(&name)?;
     let sql = format!(
         "SELECT c.connection::text, (
              SELECT coalesce('[' || pg_catalog.string_agg(e.event::text, ',' ORDER BY e.id DESC) || ']', '[]')
@@ -231,9 +228,9 @@ pub const EVENT: &str = "pg_catalog.json_build_object(
     'status', e.status, 'error', e.error, 'health', e.health, 'generation', e.generation,
     'duration_ms', pg_catalog.round(extract(epoch FROM e.duration)::numeric * 1000))";
 
-/// Asks for a look at a source, or for another attempt.
+/// Requests a refresh or another attempt.
 async fn request(app: &App, name: &Name, function: &str) -> Result<Response, Problem> {
-    let name = told(name)?;
+    let name = storable_name(name)?;
     let is_there = "SELECT EXISTS (
                         SELECT FROM spcd.connection_state WHERE connection_name = $1)";
     let row = app.hub.row(is_there, &[&name]).await?;
@@ -251,7 +248,7 @@ pub async fn refresh(State(app): State<Shared>, name: Name) -> Result<Response, 
     request(&app, &name, "refresh").await
 }
 
-/// Tries the source now, whatever failed before.
+/// Tries the source at once, even after failures.
 pub async fn reconnect(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
     request(&app, &name, "reconnect").await
 }
@@ -261,11 +258,11 @@ pub async fn disconnect(State(app): State<Shared>, name: Name) -> Result<Respons
     request(&app, &name, "disconnect").await
 }
 
-/// A connection's name as it stands in a path.
+/// A connection's name in a path.
 type Name = Result<Path<String>, PathRejection>;
 
-/// The name, if the database can hold it.
-fn told(name: &Name) -> Result<&str, Problem> {
+/// Returns the name if the database can hold it.
+fn storable_name(name: &Name) -> Result<&str, Problem> {
     match name {
         Ok(Path(name)) if name.contains('\0') => Err(unknown(name)),
         Ok(Path(name)) => Ok(name),

@@ -1,10 +1,10 @@
 //! `/api/v1/events`: every change, as it is committed.
 //!
 //! One session listens for all. Events are committed in the order of their ids (see the migration),
-//! so that whoever has seen one has seen all before it, and can go on from there.
+//! so a client that has seen one has seen all earlier ones, and can resume from it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -14,42 +14,43 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::{Problem, Shared, api};
-use crate::hub::connect::Endpoint;
 use crate::telemetry::{Observation, observe};
+use spcd_postgres::connection::Endpoint;
 
 /// Events kept for streams that are a little behind.
 const KEPT: usize = 4096;
 /// Events read from the database at a time.
 const PAGE: i64 = 500;
-/// One who missed more than this reads the list instead.
+/// Maximum number of missed events that are sent; a client that missed more reads the list instead.
 const FAR: i64 = 5000;
-/// How often a stream says that it is there, so that proxies do not close it.
+/// Interval between comments that keep proxies from closing a stream.
 const PULSE: Duration = Duration::from_secs(15);
 /// How long to wait before the database is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often the listening session is asked whether it is still there.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What all streams read from.
+/// Source of all streams.
 pub struct Feed {
     recent: Mutex<Recent>,
     state: watch::Sender<FeedState>,
 }
 
-/// What streams wait for.
+/// Position for which streams wait.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct FeedState {
     /// The last event that was committed; `None` until the database was reached.
     head: Option<i64>,
     /// How often all had to read the list again.
     resyncs: u64,
-    /// The database is there.
+    /// The database answers.
     up: bool,
 }
 
@@ -84,7 +85,7 @@ impl Feed {
                 continue;
             };
             if let Err(error) = self.listen(&current).await {
-                tracing::debug!("events: {error:#}");
+                tracing::debug!(error = format!("{error:#}"), "cannot read events");
             }
             self.state.send_if_modified(|state| {
                 let was = state.up;
@@ -99,7 +100,7 @@ impl Feed {
         let mut session = endpoint.connect("events").await?;
         let listen = format!("LISTEN {}", spcd_core::sql::ident(spcd_protocol::CHANNEL));
         session.client.batch_execute(&listen).await?;
-        // What was announced while nobody listened is lost: all read the list again.
+        // Notifications without a listener are lost: all clients read the list again.
         self.start_over(&session.client).await?;
         loop {
             let Ok(message) = timeout(LOOK, session.messages.recv()).await else {
@@ -124,7 +125,7 @@ impl Feed {
     async fn start_over(&self, client: &Client) -> anyhow::Result<()> {
         let last = "SELECT coalesce(max(id), 0) FROM spcd.connection_event";
         let head: i64 = client.query_one(last, &[]).await?.try_get(0)?;
-        *self.recent() = Recent {
+        *self.recent.lock() = Recent {
             after: head,
             events: VecDeque::new(),
         };
@@ -147,10 +148,10 @@ impl Feed {
             };
             let head: i64 = last.try_get(0)?;
             {
-                let mut recent = self.recent();
+                let mut recent = self.recent.lock();
                 for row in &rows {
                     let id: i64 = row.try_get(0)?;
-                    recent.events.push_back((id, told(id, row.try_get(1)?)));
+                    recent.events.push_back((id, frame(id, row.try_get(1)?)));
                 }
                 while recent.events.len() > KEPT {
                     if let Some((id, _)) = recent.events.pop_front() {
@@ -161,19 +162,15 @@ impl Feed {
             self.state.send_modify(|state| state.head = Some(head));
         }
     }
-
-    fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Takes note of a message; true if it says to read everything again.
+/// Handles a message. Returns whether everything must be read again.
 fn hear(message: Option<AsyncMessage>) -> anyhow::Result<bool> {
     let message = message.ok_or_else(|| anyhow::anyhow!("the session ended"))?;
     let AsyncMessage::Notification(notification) = message else {
         return Ok(false);
     };
-    // What cannot be read may have said anything.
+    // An unreadable message may have announced anything.
     let Ok(heard) = serde_json::from_str::<Heard>(notification.payload()) else {
         return Ok(true);
     };
@@ -201,15 +198,15 @@ fn page() -> String {
     )
 }
 
-/// An event as a stream tells it. One without a connection is about all of them.
-fn told(id: i64, json: Option<&str>) -> Bytes {
+/// An event of the stream. One without a connection is about all of them.
+fn frame(id: i64, json: Option<&str>) -> Bytes {
     match json {
         Some(json) => Bytes::from(format!("id: {id}\nevent: change\ndata: {json}\n\n")),
         None => message("resync", id),
     }
 }
 
-/// Where somebody wants to go on.
+/// Where a client resumes.
 #[derive(Deserialize)]
 pub struct Since {
     since: Option<i64>,
@@ -226,7 +223,7 @@ pub async fn stream(
         Problem::new(StatusCode::BAD_REQUEST, error)
     };
     let Query(since) = since.map_err(|_| wrong("since"))?;
-    // A browser that lost the stream says how far it had got, and not what it asked for first.
+    // A browser that lost the stream sends its last position, not its first request.
     let since = match headers.get("last-event-id") {
         Some(id) => {
             let id = id.to_str().ok().and_then(|id| id.trim().parse().ok());
@@ -268,7 +265,7 @@ pub async fn stream(
 struct Reader {
     app: Shared,
     state: watch::Receiver<FeedState>,
-    /// What this stream has told of it.
+    /// The state that was sent on this stream.
     seen: FeedState,
     /// The last event that was sent; `None`: from now on.
     at: Option<i64>,
@@ -278,7 +275,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// What is to be sent next. It ends only with the connection.
+    /// Returns the next text to send. Ends only with the connection.
     async fn next(&mut self) -> Bytes {
         loop {
             let now = *self.state.borrow_and_update();
@@ -308,7 +305,7 @@ impl Reader {
             self.opened = true;
             let first = self.at.is_none();
             let at = *self.at.get_or_insert(head);
-            // Who goes on where he was needs no more than what came since.
+            // A client that resumes needs only what came since.
             self.seen = now;
             if first || (at <= head && head - at <= FAR) {
                 return Some(message("open", at));
@@ -337,7 +334,7 @@ impl Reader {
                     let (Ok(id), Ok(json)) = (row.try_get(0), row.try_get(1)) else {
                         return Some(self.resync(head));
                     };
-                    bytes.extend_from_slice(&told(id, json));
+                    bytes.extend_from_slice(&frame(id, json));
                     self.at = Some(id);
                 }
                 Some(Bytes::from(bytes))
@@ -348,7 +345,7 @@ impl Reader {
     }
 
     fn recalled(&self, at: i64) -> Option<(i64, Bytes)> {
-        let recent = self.app.feed.recent();
+        let recent = self.app.feed.recent.lock();
         if at < recent.after {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Who may come in, and what their browser is told.
+//! Access control, and the headers of every answer.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use crate::settings;
 const ACTIONS: HeaderName = HeaderName::from_static("spcd-actions");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// On every answer. The page loads nothing from elsewhere, is framed by nobody, and has no script
+/// Headers of every answer. The page loads nothing from elsewhere, cannot be framed, and has no script
 /// but its own file.
 const HEADERS: [(&str, &str); 6] = [
     (
@@ -71,7 +71,7 @@ fn admit(settings: &settings::Http, request: &Request) -> Result<(), Problem> {
     }
     let path = request.uri().path();
     let writes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    // A link to the page from elsewhere is as good as a bookmark; all else is the page's own business.
+    // Another site may link to the page. All other requests must come from the page itself.
     if (writes || path.starts_with("/api/") || path == "/metrics")
         && is_cross_site(settings, headers, &host)
     {
@@ -85,7 +85,7 @@ fn admit(settings: &settings::Http, request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether somebody showed the token.
+/// Whether the request carries the token.
 pub fn knows_token(settings: &settings::Http, headers: &HeaderMap) -> bool {
     show_token(settings, headers).is_ok()
 }
@@ -142,7 +142,7 @@ fn is_same(given: &[u8], token: &[u8]) -> bool {
     std::hint::black_box(differs) == 0 && given.len() == token.len()
 }
 
-/// Whom the request is for.
+/// The host that the request names.
 fn host(request: &Request) -> Result<Authority, Problem> {
     if let Some(authority) = request.uri().authority() {
         return Ok(authority.clone());
@@ -156,7 +156,7 @@ fn host(request: &Request) -> Result<Authority, Problem> {
         .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "one Host header is needed"))
 }
 
-/// A name that somebody else's server answers for can be made to lead here; an address cannot.
+/// A foreign DNS name can be made to resolve to this address (DNS rebinding); an address cannot.
 fn is_ours(settings: &settings::Http, host: &Authority) -> bool {
     let name = host.host().trim_end_matches('.');
     let address = name.trim_start_matches('[').trim_end_matches(']');
@@ -182,7 +182,7 @@ fn is_cross_site(settings: &settings::Http, headers: &HeaderMap, host: &Authorit
     });
     let is_same = |origin: Authority| {
         origin == *host
-            // A proxy before us may tell another port than its own.
+// A proxy may forward another port than its own.
             || settings.hosts.iter().any(|known| known.eq_ignore_ascii_case(origin.host()))
     };
     !origin.is_some_and(is_same)

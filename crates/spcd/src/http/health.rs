@@ -9,23 +9,21 @@ use serde_json::{Value, json};
 use tokio_postgres::Row;
 
 use super::{Shared, guard, json_answer};
-use crate::hub::HubError;
-use crate::hub::state::HubState;
 use crate::service;
+use spcd_postgres::HubError;
+use spcd_postgres::connection::context::HubState;
 
 /// A loop that has not turned for so long will not turn again: `WatchdogSec` of the unit.
 const STUCK: Duration = Duration::from_secs(120);
-/// How long the database has for an answer that says that it is there.
+/// Deadline of the query that checks whether the database answers.
 const HUB: Duration = Duration::from_secs(2);
 
-/// Whether the server takes writes: by what sessions have from the start, and not by what ours was
-/// told.
+/// Whether the server accepts writes, by the defaults of new sessions and not by the settings of ours.
 const WRITABLE: &str = "
     SELECT NOT pg_catalog.pg_is_in_recovery() AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_settings
         WHERE name = 'default_transaction_read_only' AND reset_val = 'on')";
-/// Whether the session that holds the lead is there: at this server, which need not be the one to
-/// which the leader's sessions led.
+/// Whether the leader's session exists at this server, which need not be the one that the leader used.
 const LEADS: &str = "
     EXISTS (
         SELECT FROM spcd.daemon d
@@ -62,7 +60,7 @@ pub async fn ready(State(app): State<Shared>, headers: HeaderMap) -> Response {
         }
         _ => app.hub.row_within(HUB, WRITABLE, &[], takes_writes).await,
     };
-    // What the daemon takes itself for may be over without its knowing.
+    // The daemon may have lost the lead without knowing.
     let has_lead = |row: &Row| row.try_get(1).unwrap_or(false);
     let lead = match (state, &asked) {
         (HubState::Leading { .. }, Ok(row)) if has_lead(row) => check(None, "leads"),

@@ -1,4 +1,4 @@
-//! The database, as those who look at it over HTTP reach it.
+//! Sessions with the database for HTTP requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Problem;
-use crate::hub::HubError;
-use crate::hub::connect::{Endpoint, Session};
-use crate::hub::state::{HubState, Shared as Standing};
+use spcd_postgres::HubError;
+use spcd_postgres::connection::context::{HubContext, HubState};
+use spcd_postgres::connection::{Endpoint, Session};
 
-/// How long somebody who looks waits for a session, and for an answer.
+/// Deadline of a request for a session, and for an answer.
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(15);
 /// A server that is away is not tried more often than this.
@@ -23,7 +23,7 @@ const REST: Duration = Duration::from_millis(250);
 /// One session, which all requests share: the driver sends one statement after the other.
 pub struct Hub {
     endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
-    standing: Arc<Standing>,
+    standing: Arc<HubContext>,
     state: Mutex<State>,
 }
 
@@ -37,7 +37,10 @@ struct State {
 
 impl Hub {
     /// No session yet.
-    pub fn new(endpoint: watch::Receiver<Option<Arc<Endpoint>>>, standing: Arc<Standing>) -> Self {
+    pub fn new(
+        endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
+        standing: Arc<HubContext>,
+    ) -> Self {
         Self {
             endpoint,
             standing,
@@ -55,8 +58,8 @@ impl Hub {
         self.ask(&session, ANSWER, sql, params).await
     }
 
-    /// The row of a statement that has one, for who cannot wait for long. `is_good` says whether the
-    /// server is one to go on with.
+    /// Returns the row of a statement that has one, for requests with a short deadline. `is_good` decides
+    /// whether the session is kept.
     pub async fn row_within(
         &self,
         limit: Duration,

@@ -1,4 +1,4 @@
-//! Where connections come from, and how long one may take to read what it asked for.
+//! Accepts connections, and limits the time of a client that reads slowly.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use crate::settings::Listen;
 /// How long a client may leave what is sent to it unread.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A port or a socket. Dropping it removes the socket, and not what somebody put in its place.
+/// A port or a socket. Dropping it removes the socket, but not another file in its place.
 pub enum Listener {
     /// A port.
     Tcp(TcpListener),
@@ -27,7 +27,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Takes the address. A socket that nobody listens on any more is replaced.
+    /// Binds the address. A socket without a listener is replaced.
     pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
         match listen {
             Listen::Tcp(address) => {
@@ -52,7 +52,7 @@ impl Listener {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                // Events are small, and wanted at once.
+                // Events are small and must arrive at once.
                 let _ = stream.set_nodelay(true);
                 Stream::Tcp(stream)
             }
@@ -85,7 +85,7 @@ async fn unix(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     Ok((listener, identity))
 }
 
-/// The device and inode of what is there. A socket's is given to nothing else while it is open.
+/// Returns device and inode of the file. Those of a socket are not reused while it is open.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let found = std::fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))

@@ -1,6 +1,7 @@
-//! `/metrics`: what the process counted, and what the database says now.
+//! `/metrics`: counters of the process, and gauges read from the database.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -11,16 +12,20 @@ use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use spcd_core::gateway::Standing;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::{App, Problem, Shared};
-use crate::hub::state::HubState;
 use crate::service;
 use crate::telemetry;
+use spcd_postgres::connection::context::HubState;
 
-/// As many plugins as have a line of their own; the rest are `other`.
+/// Maximum number of plugins with a series of their own; the others are counted as `other`.
 const PLUGINS: i64 = 50;
 
-/// What somebody accepts who reads OpenMetrics' format.
+/// Media type in `Accept` of a client that reads the OpenMetrics format.
 const OPEN: &[u8] = b"application/openmetrics-text";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -30,10 +35,15 @@ struct Labels {
     health: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GatewayLabels {
+    gateway: String,
+}
+
 type Number = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// All metrics: in OpenMetrics' text format for those who ask for it, else in Prometheus' older one,
-/// which everybody reads.
+/// Returns all metrics: in the OpenMetrics text format if the client accepts it, else in that of
+/// Prometheus.
 pub async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Response {
     let mut text = String::new();
     let mut now = Registry::with_prefix("spcd");
@@ -47,17 +57,21 @@ pub async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Response 
     turned.set(service::last_alive().unwrap_or_default().as_secs_f64());
     now.register_with_unit(
         "loop_age",
-        "Since the loop last turned",
+        "Time since the last turn of the loop",
         Unit::Seconds,
         turned,
     );
+    gateways(&app, &mut now).await;
     match ask(&app, &mut now).await {
         Ok(()) => {
             hub.set(1);
         }
-        Err(problem) => tracing::debug!("metrics: {}", problem.error),
+        Err(problem) => tracing::debug!(
+            error = problem.error,
+            "cannot read metrics from the database"
+        ),
     }
-    // It writes to a text: nothing can fail.
+    // Writing to a string cannot fail.
     let _ = telemetry::encode(&mut text);
     let _ = encode_registry(&mut text, &now);
     let _ = encode_eof(&mut text);
@@ -75,8 +89,8 @@ pub async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Response 
     ([(CONTENT_TYPE, kind)], older(&text)).into_response()
 }
 
-/// The same in the older format: there a counter is named as its samples are, and neither units nor
-/// an end are told.
+/// Converts OpenMetrics text to the Prometheus format, in which a counter has the name of its samples
+/// and there are no units and no end marker.
 fn older(text: &str) -> String {
     let kinds: HashMap<&str, &str> = text
         .lines()
@@ -106,6 +120,50 @@ fn older(text: &str) -> String {
     plain
 }
 
+/// Time limit of the question how many sessions the gateway has.
+const GATEWAY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Registers the gauges of the gateways, where a connection uses one.
+async fn gateways(app: &App, now: &mut Registry) {
+    let Some(links) = &app.gateways else {
+        return;
+    };
+    let links = links.all();
+    // Only the daemon that leads connects to several.
+    if links.len() > 1 && !matches!(app.standing.state(), HubState::Leading { .. }) {
+        return;
+    }
+    let up = Family::<GatewayLabels, Gauge>::default();
+    let away = Family::<GatewayLabels, Gauge>::default();
+    let sessions = Family::<GatewayLabels, Gauge>::default();
+    let mut counts = JoinSet::new();
+    for link in &links {
+        let Some(is_up) = link.is_up() else {
+            return;
+        };
+        let labels = GatewayLabels {
+            gateway: link.label(),
+        };
+        up.get_or_create(&labels).set(i64::from(is_up));
+        let is_away = matches!(link.standing(), Standing::Away | Standing::Returning);
+        away.get_or_create(&labels).set(i64::from(is_away));
+        let link = link.clone();
+        counts.spawn(async move { (labels, timeout(GATEWAY_TIMEOUT, link.sessions()).await) });
+    }
+    now.register("gateway_up", "Whether the gateway answers", up);
+    if links.len() > 1 {
+        let help = "Whether the lanes of one of several gateways are made on others";
+        now.register("gateway_away", help, away);
+    }
+    for (labels, count) in counts.join_all().await {
+        if let Ok(Ok(count)) = count {
+            sessions.get_or_create(&labels).set(count);
+        }
+    }
+    let help = "Number of sessions in which hubs read the gateway";
+    now.register("gateway_sessions", help, sessions);
+}
+
 async fn ask(app: &App, now: &mut Registry) -> Result<(), Problem> {
     let sql = "
         SELECT CASE WHEN p.rank <= $1 THEN s.plugin ELSE 'other' END, s.status,
@@ -131,11 +189,11 @@ async fn ask(app: &App, now: &mut Registry) -> Result<(), Problem> {
         connections.get_or_create(&labels).set(count);
         tables += row.try_get::<_, i64>(4).unwrap_or_default();
     }
-    let help = "Connections by plugin, status and whether their source answers";
+    let help = "Number of connections by plugin, status and reachability of the source";
     now.register("connections", help, connections);
     let all = Gauge::<i64>::default();
     all.set(tables);
-    now.register("tables", "Tables of all connections", all);
+    now.register("tables", "Number of tables of all connections", all);
     let sql = "
         SELECT extract(epoch FROM pg_catalog.clock_timestamp() - heartbeat)::float8
         FROM spcd.daemon";
@@ -144,7 +202,7 @@ async fn ask(app: &App, now: &mut Registry) -> Result<(), Problem> {
     {
         let heartbeat = Number::default();
         heartbeat.set(age.max(0.0));
-        let help = "Since the leader, whoever it is, was last heard of";
+        let help = "Time since the last heartbeat of the leader";
         now.register_with_unit("heartbeat_age", help, Unit::Seconds, heartbeat);
     }
     Ok(())

@@ -1,14 +1,15 @@
-//! What people and monitoring look at: a page, an API, metrics, probes.
+//! The page, the API, the metrics and the probes.
 //!
-//! It stands beside the loop and reads the database in a session of its own: what it shows is what
-//! any client would read. Nothing that happens here can hold up a pass, and no number of clients,
-//! however slow, takes more than is set aside for them.
+//! It runs beside the loop and reads the database in a session of its own, as any client would. It
+//! cannot delay a pass, and any number of slow clients takes no more than the resources reserved for
+//! them.
 
 mod api;
 mod events;
 mod guard;
 mod health;
 mod hub;
+mod idle;
 mod listener;
 mod metrics;
 mod page;
@@ -16,48 +17,59 @@ mod page;
 mod tests;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use axum::Router;
+use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::hub::connect::Endpoint;
-use crate::hub::state::Shared as Standing;
+use crate::gateway_link::Links;
 use crate::settings;
 use events::Feed;
 use hub::Hub;
+use idle::{Activity, IdleConnections};
 use listener::{Listener, Patient};
+use spcd_postgres::connection::Endpoint;
+use spcd_postgres::connection::context::HubContext;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 256;
-/// Connections beyond that, for probes alone: a service manager that waits for a place would take the
-/// daemon for dead.
+/// Connections beyond that, for probes alone, while none of the others is idle: a service manager that
+/// waits for a place would take the daemon for dead.
 const PROBES: usize = 16;
 /// How long a client among those may take for the head of its request.
 const PROBE_HEADERS: Duration = Duration::from_secs(1);
+/// How long a new connection waits for the place of an idle one.
+const GIVE_WAY: Duration = Duration::from_secs(1);
+/// How long that one may take to send what is left of its last answer.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Event streams at a time, which leaves room for requests.
 const STREAMS: usize = 128;
 /// How long a client may take for the head of a request, and for the next one on its connection.
 const HEADERS: Duration = Duration::from_secs(15);
-/// How often an address is tried again that is not to be had.
+/// Pause before another attempt to listen on an address.
 pub const AGAIN: Duration = Duration::from_secs(5);
 
-/// What the answers are made of.
+/// Shared by all handlers.
 struct App {
-    standing: Arc<Standing>,
+    standing: Arc<HubContext>,
+    gateways: Option<Arc<Links>>,
     settings: watch::Receiver<settings::Http>,
     hub: Arc<Hub>,
     feed: Arc<Feed>,
@@ -70,10 +82,12 @@ type Shared = Arc<App>;
 impl App {
     fn new(
         settings: watch::Receiver<settings::Http>,
-        standing: Arc<Standing>,
+        standing: Arc<HubContext>,
         endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
+        gateways: Option<Arc<Links>>,
     ) -> Self {
         Self {
+            gateways,
             hub: Arc::new(Hub::new(endpoint, standing.clone())),
             standing,
             settings,
@@ -84,10 +98,10 @@ impl App {
     }
 }
 
-/// Refuses what would let strangers in.
+/// Refuses settings that would let strangers in.
 ///
 /// # Errors
-/// What is wrong with the settings, and the way out.
+/// The problem of the settings, and what to do.
 pub fn check(settings: &settings::Http) -> anyhow::Result<()> {
     if settings.listen.is_local() {
         return Ok(());
@@ -105,14 +119,16 @@ pub fn check(settings: &settings::Http) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Answers for ever. Settings that change are followed; an address that cannot be had is tried again
-/// and again: what the daemon is for does not hang on it.
+/// Serves forever. Follows changes of the settings, and keeps trying to listen on an address: the
+/// daemon works without it.
 pub async fn serve(
     mut settings: watch::Receiver<settings::Http>,
-    standing: Arc<Standing>,
+    standing: Arc<HubContext>,
     endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
+    gateways: Option<Arc<Links>>,
 ) -> Infallible {
-    let app = Arc::new(App::new(settings.clone(), standing, endpoint.clone()));
+    let app = App::new(settings.clone(), standing, endpoint.clone(), gateways);
+    let app = Arc::new(app);
     let for_feed = settings.clone();
     let follow = async {
         let mut told = false;
@@ -127,15 +143,16 @@ pub async fn serve(
                     told = false;
                     tracing::info!(address = %listener, "HTTP");
                     tokio::select! {
-                        never = accept(&listener, &app) => match never {},
+                        never = accept(&listener, &app, CONNECTIONS) => match never {},
                         () = moved(&mut settings, &current.listen) => {}
                     }
                 }
                 Err(error) => {
                     if !told {
                         tracing::warn!(
-                            "no page, API and metrics for now: {error:#}; set http to another \
-                             address, or to \"off\""
+                            error = format!("{error:#}"),
+                            "no page, API and metrics for now; set http to another address, or to \
+                             \"off\""
                         );
                     }
                     told = true;
@@ -173,25 +190,28 @@ async fn feed(
     }
 }
 
-/// Waits until the settings are others; for ever once nobody can change them.
+/// Waits until the settings change. Waits forever once their sender is gone.
 async fn changed(settings: &mut watch::Receiver<settings::Http>) {
     if settings.changed().await.is_err() {
         std::future::pending().await
     }
 }
 
-/// Waits until it is to be somewhere else.
+/// Waits until the address changes.
 async fn moved(settings: &mut watch::Receiver<settings::Http>, from: &settings::Listen) {
     while settings.borrow_and_update().listen == *from {
         changed(settings).await;
     }
 }
 
-async fn accept(listener: &Listener, app: &Shared) -> Infallible {
+/// Serves up to `places` connections at a time, and probes beyond that. The connection that has been
+/// idle longest gives way to a new one.
+async fn accept(listener: &Listener, app: &Shared, places: usize) -> Infallible {
     let (router, probes_only) = (router(app.clone()), probes(app.clone()));
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Arc::new(Semaphore::new(places));
     let kept = Arc::new(Semaphore::new(PROBES));
-    // They end with this: nobody waits for a stream when the daemon stops.
+    let idle = Arc::new(IdleConnections::default());
+    // Streams end here: the daemon does not wait for them when it stops.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -203,7 +223,7 @@ async fn accept(listener: &Listener, app: &Shared) -> Infallible {
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::debug!("a connection cannot be taken: {error}");
+                tracing::debug!(%error, "cannot accept a connection");
                 // Out of files, for example: give the others time to end.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -213,34 +233,66 @@ async fn accept(listener: &Listener, app: &Shared) -> Infallible {
         if is_full && let Ok(free) = room.clone().try_acquire_owned() {
             (permit, is_full) = (Ok(free), false);
         }
-        let (router, headers) = match is_full {
-            false => (router.clone(), HEADERS),
-            true => (probes_only.clone(), PROBE_HEADERS),
-        };
+        let gives_way = is_full && idle.close_longest();
+        let (router, probes_only) = (router.clone(), probes_only.clone());
+        let (room, idle) = (room.clone(), idle.clone());
         connections.spawn(async move {
-            let _permit = permit;
-            answer(stream, router, headers, !is_full).await;
+            let mut _permit = permit;
+            if gives_way && let Ok(free) = timeout(GIVE_WAY, room.acquire_owned()).await {
+                (_permit, is_full) = (free, false);
+            }
+            match is_full {
+                false => answer(stream, router, HEADERS, Some(idle.add())).await,
+                true => answer(stream, probes_only, PROBE_HEADERS, None).await,
+            }
         });
     }
 }
 
-/// Answers one client until it goes, or is cut off.
+/// Serves one client until the connection ends. Without `activity`, answers one request.
 async fn answer(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     router: Router,
     headers: Duration,
-    keep_alive: bool,
+    activity: Option<Arc<Activity>>,
 ) {
+    let router = TowerToHyperService::new(router);
+    let of_service = activity.clone();
+    let service = service_fn(move |request| {
+        let active = of_service.as_ref().map(Activity::begin);
+        let answered = router.call(request);
+        async move {
+            let response = answered.await?;
+            let body = |body| match active {
+                Some(active) => Body::new(active.until_end_of(body)),
+                None => body,
+            };
+            Ok::<_, Infallible>(response.map(body))
+        }
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .keep_alive(keep_alive)
+        .keep_alive(activity.is_some())
         .header_read_timeout(headers)
         .max_buf_size(64 << 10)
-        .serve_connection(
-            TokioIo::new(Patient::new(stream)),
-            TowerToHyperService::new(router),
-        );
-    if let Err(error) = served.await {
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+    let mut served = pin!(served);
+    let ended = match activity {
+        None => served.await,
+        Some(activity) => tokio::select! {
+            ended = &mut served => ended,
+            () = activity.closing() => {
+                served.as_mut().graceful_shutdown();
+                // The head of a request may have begun, and its end may never come.
+                match timeout(LAST_WORDS, &mut served).await {
+                    Ok(ended) => ended,
+                    Err(_) if activity.is_idle() => Ok(()),
+                    Err(_) => served.await,
+                }
+            }
+        },
+    };
+    if let Err(error) = ended {
         tracing::trace!("a client's connection: {error}");
     }
 }
@@ -267,7 +319,7 @@ fn router(app: Shared) -> Router {
         .with_state(app)
 }
 
-/// What is answered where all connections are taken.
+/// Returns the routes that are served when all connections are taken.
 fn probes(app: Shared) -> Router {
     Router::new()
         .route("/livez", get(health::live))

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{App, CONNECTIONS, HEADERS, Shared, Standing, answer, api, listener, router, settings};
+use super::{App, HEADERS, HubContext, Shared, answer, api, idle, listener, router, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What lies between two ends: far less than a list, far more than a head.
@@ -23,7 +23,12 @@ const BETWEEN: usize = 4 << 10;
 fn app(list: usize) -> Shared {
     let (_, settings) = watch::channel(Default::default());
     let (_, endpoint) = watch::channel(None);
-    let mut app = App::new(settings, Standing::new(HubSettings::default()), endpoint);
+    let mut app = App::new(
+        settings,
+        HubContext::new(HubSettings::default()),
+        endpoint,
+        None,
+    );
     app.listing = api::Listing::of(Bytes::from(vec![b'x'; list]));
     Arc::new(app)
 }
@@ -36,7 +41,8 @@ struct Client {
 impl Client {
     fn of(app: &Shared) -> Self {
         let (stream, far) = duplex(BETWEEN);
-        let served = tokio::spawn(answer(far, router(app.clone()), HEADERS, true));
+        let activity = Arc::new(idle::IdleConnections::default()).add();
+        let served = tokio::spawn(answer(far, router(app.clone()), HEADERS, Some(activity)));
         Self { stream, served }
     }
 
@@ -191,8 +197,8 @@ async fn what_cannot_be_understood_is_answered_with_an_object() {
     };
     let (_settings, settings) = watch::channel(settings);
     let (_, endpoint) = watch::channel(None);
-    let standing = Standing::new(HubSettings::default());
-    let app = Arc::new(App::new(settings, standing, endpoint));
+    let standing = HubContext::new(HubSettings::default());
+    let app = Arc::new(App::new(settings, standing, endpoint, None));
     let asked = [
         "GET /api/v1/events?since=abc",
         "GET /api/v1/events?since=",
@@ -233,57 +239,124 @@ async fn got(stream: &UnixStream) -> Vec<u8> {
     Vec::new()
 }
 
+/// A listener with these places, and how its clients reach it.
+struct Accepting {
+    dir: tempfile::TempDir,
+    task: JoinHandle<()>,
+}
+
+impl Accepting {
+    async fn start(places: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("http");
+        // One that was left behind stands in no way.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listen = settings::Listen::Unix(path.display().to_string());
+        let listener = listener::Listener::bind(&listen).await.unwrap();
+        let app = app(0);
+        let task =
+            tokio::spawn(async move { match super::accept(&listener, &app, places).await {} });
+        Self { dir, task }
+    }
+
+    async fn connects(&self) -> UnixStream {
+        UnixStream::connect(self.dir.path().join("http"))
+            .await
+            .unwrap()
+    }
+
+    /// A client that stays after its answer, and what it got.
+    async fn asks(&self, path: &str) -> (UnixStream, String) {
+        let stream = self.connects().await;
+        let answer = asks_again(&stream, path).await;
+        (stream, answer)
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn asks_again(stream: &UnixStream, path: &str) -> String {
+    let request = request(path).replace("close", "keep-alive");
+    assert_eq!(stream.try_write(request.as_bytes()).unwrap(), request.len());
+    String::from_utf8_lossy(&got(stream).await).into_owned()
+}
+
 #[tokio::test(start_paused = true)]
-async fn who_comes_when_there_is_no_room_waits_until_one_goes() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("http");
-    // One that was left behind is in nobody's way.
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let listen = settings::Listen::Unix(path.display().to_string());
-    let listener = listener::Listener::bind(&listen).await.unwrap();
+async fn who_comes_when_all_are_busy_waits_until_one_goes() {
+    let places = 4;
+    let accepting = Accepting::start(places).await;
+    let path = accepting.dir.path().join("http");
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
-    let app = app(0);
-    let _accepting = tokio::spawn(async move {
-        let never = super::accept(&listener, &app).await;
-        match never {}
-    });
-
-    let ask = request("/livez").replace("close", "keep-alive");
-    let asks = async || {
-        let stream = UnixStream::connect(&path).await.unwrap();
-        assert_eq!(stream.try_write(ask.as_bytes()).unwrap(), ask.len());
-        stream
-    };
     let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let client = asks().await;
-        assert!(got(&client).await.starts_with(b"HTTP/1.1 "));
+    for _ in 0..places {
+        let (client, begun) = accepting.asks("/api/v1/events").await;
+        assert!(begun.starts_with("HTTP/1.1 200 "), "{begun}");
         clients.push(client);
     }
     // A place is kept for probes, and for nothing else.
-    let late = asks().await;
-    assert!(got(&late).await.starts_with(b"HTTP/1.1 "));
-    let other = UnixStream::connect(&path).await.unwrap();
-    other.try_write(request("/metrics").as_bytes()).unwrap();
-    assert!(got(&other).await.starts_with(b"HTTP/1.1 503 "));
+    let (late, answer) = accepting.asks("/livez").await;
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    let (_, refused) = accepting.asks("/metrics").await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     // Those end after one answer, so that they are free for the next.
     let mut probes = vec![late];
     for _ in 0..2 * super::PROBES {
-        let probe = asks().await;
-        assert!(got(&probe).await.starts_with(b"HTTP/1.1 "));
+        let (probe, answer) = accepting.asks("/livez").await;
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
         probes.push(probe);
     }
     // One that does not ask is cut off much earlier than elsewhere.
     for _ in 0..super::PROBES {
-        probes.push(UnixStream::connect(&path).await.unwrap());
+        probes.push(accepting.connects().await);
     }
     sleep(super::PROBE_HEADERS).await;
-    assert!(got(&asks().await).await.starts_with(b"HTTP/1.1 "));
+    let (_, answer) = accepting.asks("/livez").await;
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
     drop(clients.pop());
-    let other = UnixStream::connect(&path).await.unwrap();
-    other.try_write(request("/metrics").as_bytes()).unwrap();
-    assert!(got(&other).await.starts_with(b"HTTP/1.1 200 "));
+    let (_, answer) = accepting.asks("/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_idle_connection_gives_way_to_a_new_one() {
+    let accepting = Accepting::start(4).await;
+    let (busy, _) = accepting.asks("/api/v1/events").await;
+    let (first, _) = accepting.asks("/none").await;
+    let silent = accepting.connects().await;
+    let (last, _) = accepting.asks("/none").await;
+    // It has been idle for less time than the others now.
+    assert!(
+        asks_again(&first, "/none")
+            .await
+            .starts_with("HTTP/1.1 404 ")
+    );
+
+    let is_closed = |stream: &UnixStream| matches!(stream.try_read(&mut [0]), Ok(0));
+    let mut new = Vec::new();
+    for closed in [&silent, &last, &first] {
+        assert!(!is_closed(closed));
+        let (client, answer) = accepting.asks("/none").await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        assert!(is_closed(closed));
+        new.push(client);
+    }
+    assert!(!is_closed(&busy), "its answer has not ended");
+    // One whose request never ends gives way, too, a little later.
+    drop(new);
+    let half = accepting.connects().await;
+    half.try_write(b"GET /none HTTP/1.1\r\nHost: loc").unwrap();
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        let (client, answer) = accepting.asks("/none").await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        others.push(client);
+    }
+    assert!(is_closed(&half));
 }
 
 #[tokio::test]

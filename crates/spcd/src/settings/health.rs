@@ -1,22 +1,21 @@
-//! Flags and variables for what the block `health` of `spcd.hcl` says.
+//! Flags and variables for the block `health` of `spcd.hcl`.
 
 use anyhow::Context as _;
 use clap::Args;
-use spcd_core::health::Options;
+use spcd_core::health::ProbeOptions;
 
-/// When sources are asked whether they are there. Connections and plugin blocks may say otherwise.
+/// Default options of probes. Connections and plugin blocks may override them.
 #[derive(Debug, Clone, Default, Args)]
 pub struct HealthFlags {
-    /// Whether sources are asked now and then if they are there (true, false)
+    /// Whether sources are probed (true, false)
     #[arg(long, env = "SPCD_HEALTH_ENABLED", value_name = "BOOL", global = true)]
     #[arg(hide_short_help = true)]
     health_enabled: Option<String>,
-    /// From one such probe to the next [default: 30s]
+    /// Interval between two probes of a source [default: 30s]
     #[arg(long, env = "SPCD_HEALTH_INTERVAL", value_name = "TIME", global = true)]
     #[arg(hide_short_help = true)]
     health_interval: Option<String>,
-    /// How often a source that did not answer is tried again before it is left to the next interval
-    /// [default: 3]
+    /// Number of further attempts after a failed probe, before the next interval [default: 3]
     #[arg(
         long,
         env = "SPCD_HEALTH_ATTEMPTS",
@@ -36,12 +35,12 @@ pub struct HealthFlags {
 }
 
 impl HealthFlags {
-    /// What is given.
+    /// Returns the given options.
     ///
     /// # Errors
-    /// What cannot be used.
-    pub fn options(&self) -> anyhow::Result<Options> {
-        let mut options = Options::default();
+    /// An invalid value.
+    pub fn options(&self) -> anyhow::Result<ProbeOptions> {
+        let mut options = ProbeOptions::default();
         for (name, text) in [
             ("enabled", &self.health_enabled),
             ("interval", &self.health_interval),

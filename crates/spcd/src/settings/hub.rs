@@ -1,7 +1,7 @@
-//! Flags and variables for what the block `hub` of `spcd.hcl` says.
+//! Flags and variables for the block `hub` of `spcd.hcl`.
 
 use clap::Args;
-use spcd_core::config::{HubGiven, hub_value};
+use spcd_core::config::{HubOverrides, hub_value};
 
 /// Clap fills them from the environment too.
 #[derive(Debug, Clone, Default, Args)]
@@ -18,7 +18,7 @@ pub struct HubFlags {
     #[arg(long = "hub-statement-timeout", env = "SPCD_HUB_STATEMENT_TIMEOUT", value_name = "TIME",
           value_parser = |text: &str| value("statement_timeout", text), global = true, hide_short_help = true)]
     statement_timeout: Option<Given>,
-    /// How long a write waits for a table that somebody uses (500ms)
+    /// How long a write waits for a table that is in use (500ms)
     #[arg(long = "hub-lock-timeout", env = "SPCD_HUB_LOCK_TIMEOUT", value_name = "TIME",
           value_parser = |text: &str| value("lock_timeout", text), global = true, hide_short_help = true)]
     lock_timeout: Option<Given>,
@@ -30,15 +30,19 @@ pub struct HubFlags {
     #[arg(long = "hub-backoff-max", env = "SPCD_HUB_BACKOFF_MAX", value_name = "TIME",
           value_parser = |text: &str| value("backoff_max", text), global = true, hide_short_help = true)]
     backoff_max: Option<Given>,
+    /// How long one of several gateways may be away before its lanes are made on another (60s)
+    #[arg(long = "hub-gateway-patience", env = "SPCD_HUB_GATEWAY_PATIENCE", value_name = "TIME",
+          value_parser = |text: &str| value("gateway_patience", text), global = true, hide_short_help = true)]
+    gateway_patience: Option<Given>,
 }
 
-/// A value; `None` where the text is empty, which is as good as unset.
+/// A value; `None` if the text is empty, which counts as unset.
 #[derive(Debug, Clone, Copy)]
 struct Given(Option<u64>);
 
 impl HubFlags {
-    /// What is given, by name.
-    pub fn given(&self) -> HubGiven {
+    /// Returns the given values, by name.
+    pub fn given(&self) -> HubOverrides {
         [
             ("pool_size", self.pool_size),
             ("keepalive", self.keepalive),
@@ -46,6 +50,7 @@ impl HubFlags {
             ("lock_timeout", self.lock_timeout),
             ("backoff_min", self.backoff_min),
             ("backoff_max", self.backoff_max),
+            ("gateway_patience", self.gateway_patience),
         ]
         .into_iter()
         .filter_map(|(name, given)| Some((name, given?.0?)))

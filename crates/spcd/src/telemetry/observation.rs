@@ -1,4 +1,4 @@
-//! What is worth knowing: one type, which feeds the log and the metrics.
+//! Observations: one type that feeds the log and the metrics.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -10,72 +10,71 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use spcd_postgres::writer::Committed;
 
-/// Something that happened.
+/// An event for the log and the metrics.
 #[derive(Debug, Clone, Copy)]
 pub enum Observation<'a> {
-    /// A look at files and database, and what follows from it.
+    /// A pass ended.
     Passed {
         /// Its number since the lead was taken.
         pass: u64,
         /// Connections that the files want.
         connections: usize,
-        /// Connections that were altered by others, once it is known.
+        /// Connections with drift, once it is known.
         altered: Option<usize>,
-        /// Rows that it changed.
+        /// Rows that it changed at once.
         rows: usize,
         /// Jobs that it began.
         work: usize,
-        /// Jobs under way after it.
+        /// Jobs that run after it.
         under_way: usize,
-        /// The look alone.
+        /// Duration of the observation alone.
         look: Duration,
-        /// All of it.
+        /// Duration of the pass.
         took: Duration,
     },
-    /// A job is over.
+    /// A job ended.
     Worked {
         /// `done`, `same`, `failed`, `later` or `cancelled`.
         outcome: &'static str,
-        /// From its begin, its turn among others included.
+        /// Duration, the wait for its turn included.
         took: Duration,
     },
-    /// A source was asked.
+    /// A source was asked for its tables.
     Asked {
-        /// How long it took to answer or to fail.
+        /// Duration until the answer or the failure.
         took: Duration,
     },
-    /// A transaction was written.
-    Wrote {
-        /// Connections that changed in it.
-        connections: usize,
-        /// Tables that its statements are about.
-        tables: usize,
-        /// Statements that the plan had for them.
-        statements: usize,
-    },
-    /// A connection is as a file that changed says.
+    /// A transaction was committed.
+    Wrote(Committed),
+    /// A connection follows a file that changed.
     Followed {
-        /// Since the change of the file was noticed.
+        /// Time since the change of the file was noticed.
         lag: Duration,
     },
-    /// A message was on the channel.
+    /// A notification arrived on the channel.
     Announced {
         /// Changes in it.
         changes: usize,
-        /// It said to read everything again.
+        /// It asks clients to read everything again.
         resync: bool,
     },
-    /// The lead was taken.
+    /// This daemon became the leader.
     Led {
-        /// Its number.
+        /// Its epoch.
         epoch: i64,
     },
-    /// The database went away, and is tried again.
+    /// A wrapper ended the server process of one of the daemon's sessions.
+    Crashed {
+        /// Plugin of the connection.
+        plugin: &'a str,
+    },
+    /// The database was lost and is tried again.
     Lost {
-        /// Why.
+        /// Reason.
         why: &'a str,
-        /// The pause before.
+        /// Pause before the next attempt.
         pause: Duration,
     },
 }
@@ -83,6 +82,11 @@ pub enum Observation<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabel {
+    plugin: String,
 }
 
 struct Metrics {
@@ -102,11 +106,12 @@ struct Metrics {
     resyncs: Counter,
     leads: Counter,
     reconnects: Counter,
+    wrapper_crashes: Family<PluginLabel, Counter>,
 }
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// From a millisecond to a minute.
+/// Returns a histogram from 1 ms to 1 min.
 fn times() -> Histogram {
     Histogram::new([
         0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -120,41 +125,59 @@ impl Metrics {
             ("version", env!("CARGO_PKG_VERSION")),
             ("arch", std::env::consts::ARCH),
         ]);
-        registry.register("build", "The program", build);
+        registry.register("build", "Version and architecture of the program", build);
         let mut count = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
             counter
         };
-        let pass_rows = count("pass_rows", "Rows that passes changed at once");
-        let pass_work = count("pass_jobs", "Jobs that passes began");
-        let transactions = count("transactions", "Transactions in which jobs were written");
-        let statements = count("statements", "Statements in them");
-        let written_connections = count("written_connections", "Connections written in them");
-        let written_tables = count("written_tables", "Tables that they were about");
-        let notifications = count("notifications", "Messages heard on the channel");
-        let changes = count("notified_changes", "Changes that were packed into them");
-        let resyncs = count("resyncs", "Messages that said to read everything again");
-        let leads = count("leads_taken", "How often this process took the lead");
+        let pass_rows = count("pass_rows", "Rows of the state that passes changed at once");
+        let pass_work = count("pass_jobs", "Jobs that passes started");
+        let transactions = count("transactions", "Committed transactions of the writer");
+        let statements = count("statements", "Statements in the writer's transactions");
+        let written_connections = count(
+            "written_connections",
+            "Connections in the writer's transactions",
+        );
+        let written_tables = count("written_tables", "Tables in the writer's transactions");
+        let notifications = count("notifications", "Notifications received on the channel");
+        let changes = count("notified_changes", "Changes in the received notifications");
+        let resyncs = count(
+            "resyncs",
+            "Received notifications that ask clients to read everything again",
+        );
+        let leads = count(
+            "leads_taken",
+            "Number of times that this process became the leader",
+        );
         let reconnects = count(
             "reconnects",
-            "How often the database was lost and tried again",
+            "Number of times that the database was lost and tried again",
         );
         let mut time = |name: &str, help: &str| {
             let histogram = times();
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
             histogram
         };
-        let passes = time("pass_duration", "A look, a plan, and what follows at once");
-        let asks = time("import_duration", "A source that is asked for its tables");
+        let passes = time(
+            "pass_duration",
+            "Duration of a pass: observation, plan and immediate writes",
+        );
+        let asks = time(
+            "import_duration",
+            "Duration of a request to a source for its tables",
+        );
         let lag = time(
             "file_to_ready",
-            "From noticing a changed file until a connection is as it says",
+            "Time from noticing a changed file until a connection follows it",
         );
         let jobs: Family<OutcomeLabel, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(times);
-        let help = "Work on one connection, by what came of it";
+        let help = "Duration of a job of one connection, by outcome";
         registry.register_with_unit("job_duration", help, Unit::Seconds, jobs.clone());
+        let wrapper_crashes = Family::default();
+        let help = "Server processes that a wrapper ended while the daemon asked it, by plugin";
+        registry.register("wrapper_crashes", help, wrapper_crashes.clone());
         Self {
             registry,
             passes,
@@ -172,11 +195,12 @@ impl Metrics {
             resyncs,
             leads,
             reconnects,
+            wrapper_crashes,
         }
     }
 }
 
-/// Counts, and logs what a person would want to read.
+/// Updates the metrics and writes to the log.
 pub fn observe(observation: Observation<'_>) {
     let metrics = &*METRICS;
     match observation {
@@ -210,11 +234,11 @@ pub fn observe(observation: Observation<'_>) {
             jobs.observe(took.as_secs_f64());
         }
         Observation::Asked { took } => metrics.asks.observe(took.as_secs_f64()),
-        Observation::Wrote {
+        Observation::Wrote(Committed {
             connections,
             tables,
             statements,
-        } => {
+        }) => {
             metrics.transactions.inc();
             metrics.written_connections.inc_by(connections as u64);
             metrics.written_tables.inc_by(tables as u64);
@@ -230,14 +254,19 @@ pub fn observe(observation: Observation<'_>) {
             metrics.leads.inc();
             tracing::info!(epoch, "this daemon leads");
         }
+        Observation::Crashed { plugin } => {
+            let plugin = plugin.to_owned();
+            let crashes = &metrics.wrapper_crashes;
+            crashes.get_or_create(&PluginLabel { plugin }).inc();
+        }
         Observation::Lost { why, pause } => {
             metrics.reconnects.inc();
-            tracing::warn!("{why}; trying again in {} ms", pause.as_millis());
+            tracing::warn!(pause_ms = pause.as_millis() as u64, "{why}; trying again");
         }
     }
 }
 
-/// Appends what was counted so far, in OpenMetrics' text format, without its end.
+/// Appends the metrics in the OpenMetrics text format, without its end marker.
 ///
 /// # Errors
 /// None, as long as a text can grow.

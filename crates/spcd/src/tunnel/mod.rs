@@ -1,19 +1,20 @@
 //! Tunnels through ssh to sources that cannot be reached by themselves.
 //!
-//! Each ends at a port of this machine, which is ours whether or not the tunnel is open, so that
-//! the servers in the database always point at the same place. What connects there is passed on to
-//! a socket of the system's `ssh`, which is made anew when it drops.
+//! Each ends at a port of this machine, which stays reserved while the tunnel is closed, so that the
+//! servers in the database keep their options. Connections are forwarded to a socket of the system's
+//! `ssh`, which is restarted when it ends.
 
 mod ssh;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::backoff::Backoff;
-use spcd_core::config::{Desired, Target, Tunnel};
-use spcd_core::health::NO_TUNNEL;
+use parking_lot::Mutex;
+use spcd_core::config::{DesiredState, ForeignSource, Tunnel};
+use spcd_core::health::TUNNEL_CLOSED_SQLSTATE;
+use spcd_protocol::Backoff;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -21,22 +22,22 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 
-use crate::hub::HubError;
-use crate::hub::connect::Endpoint;
+use spcd_postgres::HubError;
+use spcd_postgres::connection::Endpoint;
 
-/// How long a tunnel is waited for: longer than ssh takes to give up.
+/// Deadline for a tunnel to open: longer than ssh takes to give up.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long the ssh server may take to say that it does not reach the source.
+/// Deadline for the ssh server to report that it does not reach the source.
 const REACH: Duration = Duration::from_secs(10);
-/// The shortest pause before anything of a tunnel is tried again.
+/// Minimum pause between two attempts to open a tunnel.
 const PAUSE: Duration = Duration::from_millis(200);
 /// The pause before a tunnel without a port is tried again.
 const PORT_PAUSE: Duration = Duration::from_secs(30);
 /// The pauses before a tunnel that could not be opened is tried again, unless a client needs it.
 const BACKOFF: Backoff = Backoff::new(200, 30_000);
-/// How often a port is tried that a daemon before us may still be letting go of.
+/// Number of attempts to bind a port that a previous daemon may still hold.
 const TRIES: u16 = 20;
-/// How many other ports are tried.
+/// Number of other ports that are tried.
 const OTHERS: u16 = 100;
 
 /// The tunnels of a daemon. Dropping them closes all.
@@ -53,16 +54,16 @@ struct Open {
     task: AbortHandle,
 }
 
-/// A way to a source that is only tried.
+/// A passage to a source that is opened for a test only.
 pub struct Trial {
     passage: ssh::Passage,
 }
 
-/// What all who have to do with one tunnel know of it.
+/// State of one tunnel, shared by its tasks.
 struct Link {
     tunnel: Tunnel,
     status: watch::Sender<Status>,
-    /// Somebody needs it now.
+    /// Wakes the task: a client needs the tunnel now.
     poke: Notify,
 }
 
@@ -70,7 +71,7 @@ struct Link {
 struct Status {
     /// How many attempts have ended.
     attempts: u64,
-    /// The port that is ours.
+    /// The local port, once it is bound.
     port: Option<u16>,
     state: State,
 }
@@ -88,14 +89,14 @@ impl Tunnels {
     pub fn new(state_dir: &Path, endpoint: &Endpoint) -> Arc<Self> {
         Arc::new(Self {
             state_dir: state_dir.to_owned(),
-            elsewhere: endpoint.elsewhere(),
+            elsewhere: endpoint.remote_host(),
             open: Mutex::default(),
             moved: Arc::default(),
         })
     }
 
-    /// Keeps open what is wanted, and nothing else.
-    pub fn keep(&self, desired: &Desired) {
+    /// Keeps the tunnels of the desired state and closes all others.
+    pub fn keep(&self, desired: &DesiredState) {
         let mut wanted = BTreeSet::new();
         for connection in desired.connections.values() {
             if let Ok(target) = &connection.target
@@ -106,16 +107,16 @@ impl Tunnels {
                 self.link(tunnel, target.tunnel_port());
             }
         }
-        // What nobody mentions while its file cannot be read is opened again when it is needed.
-        self.open().retain(|key, _| wanted.contains(key));
+        // A tunnel whose file cannot be read now is opened again when it is needed.
+        self.open.lock().retain(|key, _| wanted.contains(key));
     }
 
     /// Waits until a target's tunnel is open, if it has one.
     ///
     /// # Errors
-    /// Why it is not, in words for the user; [`HubError::NoSession`] where it ends at another port
-    /// by now: look again.
-    pub async fn ready(&self, target: &Target) -> Result<(), HubError> {
+    /// The reason, for the user; [`HubError::NoSession`] if its port has changed, so that another pass is
+    /// needed.
+    pub async fn ready(&self, target: &ForeignSource) -> Result<(), HubError> {
         let Some(tunnel) = &target.tunnel else {
             return Ok(());
         };
@@ -134,12 +135,12 @@ impl Tunnels {
         }
     }
 
-    /// The same for a command beside a daemon, whose tunnel is used where it is open. (Its port is
-    /// the daemon's: to look for another would move the tunnel.)
+    /// As [`Tunnels::ready`], for a command beside a daemon: the daemon's open tunnel is used, whose port
+    /// must not change.
     ///
     /// # Errors
     /// As [`Tunnels::ready`].
-    pub async fn ready_unless_kept(&self, target: &Target) -> Result<(), HubError> {
+    pub async fn ready_unless_kept(&self, target: &ForeignSource) -> Result<(), HubError> {
         if let Some(port) = target.tunnel_port()
             && TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         {
@@ -148,12 +149,12 @@ impl Tunnels {
         self.ready(target).await
     }
 
-    /// Opens a way of its own to a target's source, beside the tunnel of a daemon: that one's port is
-    /// there whether or not ssh gets through, and does not say why.
+    /// Opens another tunnel to a target's source, beside the daemon's, whose port accepts connections even
+    /// if ssh fails and does not show the reason.
     ///
     /// # Errors
     /// As [`Tunnels::ready`].
-    pub async fn trial(&self, target: &Target) -> Result<Option<Trial>, HubError> {
+    pub async fn trial(&self, target: &ForeignSource) -> Result<Option<Trial>, HubError> {
         let Some(tunnel) = &target.tunnel else {
             return Ok(None);
         };
@@ -183,7 +184,7 @@ impl Tunnels {
     }
 
     fn link(&self, tunnel: &Tunnel, port: Option<u16>) -> Arc<Link> {
-        let mut open = self.open();
+        let mut open = self.open.lock();
         let open = open.entry(tunnel.key()).or_insert_with(|| {
             let link = Arc::new(Link {
                 tunnel: tunnel.clone(),
@@ -201,19 +202,15 @@ impl Tunnels {
         });
         open.link.clone()
     }
-
-    fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Trial {
-    /// Whether nobody at the other end takes what is passed on to them.
-    pub async fn leads_nowhere(&self) -> bool {
+    /// Whether no source listens at the other end.
+    pub async fn is_dead_end(&self) -> bool {
         let Ok(mut source) = UnixStream::connect(self.passage.socket()).await else {
             return true;
         };
-        // Whoever is there waits for us to speak, or speaks first.
+        // A source that listens waits for the client to speak, or speaks first.
         let mut first = [0];
         let heard = timeout(REACH, source.read(&mut first)).await;
         matches!(heard, Ok(Ok(0) | Err(_)))
@@ -226,9 +223,9 @@ impl Trial {
 }
 
 fn not_open(tunnel: &Tunnel, why: &str) -> HubError {
-    HubError::Refused {
+    HubError::StatementFailed {
         text: format!("the ssh tunnel through {tunnel} is not open: {why}"),
-        code: SqlState::from_code(NO_TUNNEL),
+        code: SqlState::from_code(TUNNEL_CLOSED_SQLSTATE),
     }
 }
 
@@ -269,7 +266,7 @@ impl Link {
     }
 }
 
-/// Keeps a tunnel open, and its port ours, until it is aborted.
+/// Keeps a tunnel open and its port bound until the task is aborted.
 async fn run(link: Arc<Link>, state_dir: PathBuf, port: Option<u16>, moved: Arc<Notify>) {
     let keep = keep_open(&link, &state_dir);
     let accept = async {
@@ -292,7 +289,7 @@ async fn run(link: Arc<Link>, state_dir: PathBuf, port: Option<u16>, moved: Arc<
                 "the port where the tunnel ended is taken; it ends at another one now"
             );
             if let Err(error) = remember(&state_dir, &link.tunnel, ours) {
-                tracing::warn!("the tunnel's port cannot be written down: {error}");
+                tracing::warn!(%error, "cannot record the port of the tunnel");
             }
             moved.notify_one();
         }
@@ -319,9 +316,9 @@ async fn keep_open(link: &Link, state_dir: &Path) {
             }
             Err(why) => why,
         };
-        tracing::warn!(tunnel = %link.tunnel, "the ssh tunnel cannot be opened: {why}");
+        tracing::warn!(tunnel = %link.tunnel, error = why, "cannot open the ssh tunnel");
         link.set(State::Failed(why));
-        // Who needs it now need not wait; but not so often that it would be hammering.
+        // A client that needs it ends the wait, but not more often than the minimum pause allows.
         times += 1;
         sleep(PAUSE).await;
         tokio::select! {
@@ -331,7 +328,7 @@ async fn keep_open(link: &Link, state_dir: &Path) {
     }
 }
 
-/// Passes on whatever connects to our port.
+/// Forwards every connection to the local port.
 async fn accept(link: &Arc<Link>, listener: TcpListener) {
     let mut passing = JoinSet::new();
     loop {
@@ -342,7 +339,7 @@ async fn accept(link: &Arc<Link>, listener: TcpListener) {
             }
             // Out of file descriptors: it may pass.
             Err(error) => {
-                tracing::warn!(tunnel = %link.tunnel, "cannot accept a connection: {error}");
+                tracing::warn!(tunnel = %link.tunnel, %error, "cannot accept a connection");
                 sleep(PAUSE).await;
             }
         }
@@ -350,7 +347,7 @@ async fn accept(link: &Arc<Link>, listener: TcpListener) {
 }
 
 async fn pass_on(link: Arc<Link>, mut client: TcpStream) {
-    // Without a tunnel the connection is closed: what else could be said in all protocols?
+    // Without a tunnel the connection is closed: no other answer fits all protocols.
     let Ok(status) = timeout(PATIENCE, link.settled()).await else {
         return;
     };
@@ -365,7 +362,7 @@ async fn pass_on(link: Arc<Link>, mut client: TcpStream) {
     let _ = tokio::io::copy_bidirectional(&mut client, &mut source).await;
 }
 
-/// The port that is expected; where somebody else has it, another.
+/// Binds the expected port; another one where it is in use.
 async fn bind(tunnel: &Tunnel, port: Option<u16>) -> std::io::Result<TcpListener> {
     let mut error = None;
     if let Some(port) = port {
@@ -378,15 +375,15 @@ async fn bind(tunnel: &Tunnel, port: Option<u16>) -> std::io::Result<TcpListener
         }
     }
     for times in 0..OTHERS {
-        match TcpListener::bind(("127.0.0.1", tunnel.usual_port(times))).await {
+        match TcpListener::bind(("127.0.0.1", tunnel.default_port(times))).await {
             Ok(listener) => return Ok(listener),
             Err(other) => error = Some(other),
         }
     }
-    Err(error.unwrap_or_else(|| std::io::Error::other("there is none")))
+    Err(error.unwrap_or_else(|| std::io::Error::other("no port is free")))
 }
 
-/// Where the ports are written down that are not the usual ones.
+/// Returns the file that records ports that are not the usual ones.
 fn ports_file(state_dir: &Path) -> PathBuf {
     state_dir.join("ssh").join("ports.json")
 }
@@ -394,13 +391,13 @@ fn ports_file(state_dir: &Path) -> PathBuf {
 /// The ports at which tunnels end, by their keys, where they are not the usual ones.
 pub fn ports(state_dir: &Path) -> BTreeMap<String, u16> {
     let text = std::fs::read(ports_file(state_dir)).unwrap_or_default();
-    // What cannot be read is as good as nothing: another port is found again.
+    // An unreadable file counts as empty: another port is chosen again.
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
 fn remember(state_dir: &Path, tunnel: &Tunnel, port: u16) -> std::io::Result<()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = ONE_AT_A_TIME.lock();
     let mut ports = ports(state_dir);
     ports.insert(tunnel.key(), port);
     let path = ports_file(state_dir);
@@ -412,7 +409,7 @@ fn remember(state_dir: &Path, tunnel: &Tunnel, port: u16) -> std::io::Result<()>
     std::fs::rename(new, path)
 }
 
-/// Waits until the other side closes a stream of which nothing else is wanted.
+/// Waits until the other side closes a stream, and ignores what it sends.
 async fn ended(stream: &mut UnixStream) {
     let mut ignored = [0; 256];
     while let Ok(1..) = stream.read(&mut ignored).await {}

@@ -14,9 +14,9 @@ use tokio::net::UnixStream;
 
 /// How long connecting to the ssh server may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a server that says nothing is asked whether it is there; after three times it is gone.
+/// Interval between keepalives to a silent server; after three unanswered ones it counts as lost.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long ssh goes on when nobody holds it, should this process be killed.
+/// How long ssh continues after this process was killed.
 const ORPHANED: NonZeroUsize = NonZeroUsize::new(30).expect("it is not zero");
 /// The longest directory in which ssh's sockets still have names that the system takes.
 const LONGEST_DIR: usize = 55;
@@ -25,12 +25,12 @@ const LONGEST_DIR: usize = 55;
 pub struct Passage {
     session: Session,
     socket: PathBuf,
-    /// A connection to the master: it ends when that does, and the master goes on only as long as
-    /// somebody has one.
+    /// A connection to the master process. It ends with the master, which runs only as long as it has a
+    /// connection.
     held: UnixStream,
 }
 
-/// Opens a way to a source; or says why not, in words for the user.
+/// Opens a tunnel to a source. Errors are worded for the user.
 pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<Passage, String> {
     let dir = control_dir(state_dir)
         .map_err(|error| format!("the directory for ssh's sockets cannot be made: {error}"))?;
@@ -49,7 +49,7 @@ pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<Passage, String> 
         builder.port(port);
     }
     if let Some(key) = &ssh.key {
-        // ssh itself only says that it was refused.
+        // ssh itself does not report the reason.
         if let Err(error) = fs::File::open(key) {
             return Err(format!("the key {key} cannot be read: {error}"));
         }
@@ -84,7 +84,7 @@ pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<Passage, String> 
         }),
         Err(error) => {
             let why = explain(tunnel, &error);
-            // It may be gone already.
+            // It may have ended already.
             let _ = session.close().await;
             Err(why)
         }
@@ -92,7 +92,7 @@ pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<Passage, String> 
 }
 
 impl Passage {
-    /// What connects there reaches the source.
+    /// Returns the socket through which the source is reached.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -109,8 +109,8 @@ impl Passage {
     }
 }
 
-/// A directory of this process's own. Those of processes that are gone are removed: their masters
-/// have ended, or will soon.
+/// Returns a directory of this process. Removes those of ended processes, whose masters have ended or
+/// will soon.
 fn control_dir(state_dir: &Path) -> std::io::Result<PathBuf> {
     let mut all = state_dir.join("ssh");
     if all.as_os_str().len() > LONGEST_DIR {
@@ -142,7 +142,7 @@ fn make_private(dir: &Path) -> std::io::Result<()> {
         Ok(()) => {}
         Err(error) => return Err(error),
     }
-    // In a directory that all may write to somebody else may have been faster.
+    // Another user may have created it first, in a directory that all may write to.
     let found = fs::symlink_metadata(dir)?;
     match found.is_dir()
         && found.uid() == nix::unistd::geteuid().as_raw()
@@ -156,8 +156,8 @@ fn make_private(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// What ssh's error means. It has no codes, only words; this is the one place that reads them, and
-/// what it does not know is told as it is.
+/// Returns an explanation of ssh's error. ssh has no codes, only texts, which only this function reads.
+/// Unknown texts are returned unchanged.
 fn explain(tunnel: &Tunnel, error: &Error) -> String {
     use std::error::Error as _;
     let said = match error.source() {
@@ -173,7 +173,7 @@ fn explain(tunnel: &Tunnel, error: &Error) -> String {
     let scan = format!("ssh-keyscan {port}{} >>{known_hosts}", ssh.host);
     if said.contains("IDENTIFICATION HAS CHANGED") || said.contains("HOST KEY DOES NOT MATCH") {
         return format!(
-            "the server showed another host key than the one in {known_hosts}: somebody may be in \
+            "the server showed another host key than the one in {known_hosts}: another host may be in \
              between. If the server has a new key, replace the old one there"
         );
     }
@@ -187,7 +187,7 @@ fn explain(tunnel: &Tunnel, error: &Error) -> String {
         let user = ssh.user.as_deref().unwrap_or("this user");
         return format!("the server does not let {user} in with this key");
     }
-    // The last line is the reason; before it stand notes.
+    // The last line is the reason. Notes precede it.
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
     lines
         .next_back()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use notify::event::{CreateKind, Flag};
 
 use super::*;
-use crate::files::{DirState, Files, Look};
+use crate::files::{ConfigReader, ConfigScan, DirState, Extensions};
 
 /// How long a change may take to be noticed before the test is given up.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -17,9 +17,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A config directory `conf`, the files in it, and a watch on them that has come to rest.
 struct Fixture {
     dir: tempfile::TempDir,
-    files: Files,
+    files: ConfigReader,
     watcher: Watcher,
-    last: Arc<Look>,
+    last: Arc<ConfigScan>,
 }
 
 impl Fixture {
@@ -30,7 +30,7 @@ impl Fixture {
         let roots = [dir.path().join("conf")];
         let mut fixture = Self {
             dir,
-            files: Files::new(&roots),
+            files: ConfigReader::new(&roots, Extensions::Spc),
             watcher: Watcher::new(),
             last: Arc::default(),
         };
@@ -42,33 +42,38 @@ impl Fixture {
         self.dir.path().join("conf").join(below)
     }
 
-    fn look(&mut self) {
-        self.last = self.files.look();
-        self.watcher.follow(self.files.places());
+    fn scan(&mut self) {
+        self.last = self.files.scan();
+        self.watcher.follow(self.files.watch_points());
     }
 
     /// Follows wakes until there is none for a while, so that the next one has its own cause.
     async fn rest(&mut self) {
-        self.look();
+        self.scan();
         while tokio::time::timeout(QUIET * 5, self.watcher.settled())
             .await
             .is_ok()
         {
-            self.look();
+            self.scan();
         }
     }
 
-    /// Makes a change, and follows wakes until a look shows it: only a wake leads to a look.
-    async fn sees(&mut self, what: &str, change: impl FnOnce(&Path), seen: impl Fn(&Look) -> bool) {
+    /// Makes a change, and follows wakes until a scan shows it: only a wake leads to a scan.
+    async fn sees(
+        &mut self,
+        what: &str,
+        change: impl FnOnce(&Path),
+        seen: impl Fn(&ConfigScan) -> bool,
+    ) {
         change(&self.dir.path().join("conf"));
         self.awaits(what, seen).await;
         self.rest().await;
     }
 
-    async fn awaits(&mut self, what: &str, seen: impl Fn(&Look) -> bool) {
+    async fn awaits(&mut self, what: &str, seen: impl Fn(&ConfigScan) -> bool) {
         loop {
             in_time(what, self.watcher.settled()).await;
-            self.look();
+            self.scan();
             if seen(&self.last) {
                 return;
             }
@@ -83,15 +88,15 @@ async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// The text of the file that is called so.
-fn text(look: &Look, name: &str) -> Option<String> {
-    look.sources
+fn text(scan: &ConfigScan, name: &str) -> Option<String> {
+    scan.sources
         .iter()
         .find(|source| source.path.ends_with(name))
         .and_then(|source| source.text.clone().ok())
 }
 
-fn is(look: &Look, name: &str, expected: &str) -> bool {
-    text(look, name).as_deref() == Some(expected)
+fn is(scan: &ConfigScan, name: &str, expected: &str) -> bool {
+    text(scan, name).as_deref() == Some(expected)
 }
 
 #[tokio::test]
@@ -101,14 +106,14 @@ async fn files_that_are_made_written_replaced_renamed_and_deleted_are_noticed() 
         .sees(
             "create",
             |conf| fs::write(conf.join("a.spc"), "1").unwrap(),
-            |look| is(look, "a.spc", "1"),
+            |scan| is(scan, "a.spc", "1"),
         )
         .await;
     fixture
         .sees(
             "write",
             |conf| fs::write(conf.join("a.spc"), "2").unwrap(),
-            |look| is(look, "a.spc", "2"),
+            |scan| is(scan, "a.spc", "2"),
         )
         .await;
     let replace = |conf: &Path| {
@@ -116,19 +121,19 @@ async fn files_that_are_made_written_replaced_renamed_and_deleted_are_noticed() 
         fs::rename(conf.join(".a.swp"), conf.join("a.spc")).unwrap();
     };
     fixture
-        .sees("replace", replace, |look| is(look, "a.spc", "3"))
+        .sees("replace", replace, |scan| is(scan, "a.spc", "3"))
         .await;
     let rename = |conf: &Path| fs::rename(conf.join("a.spc"), conf.join("b.spc")).unwrap();
     fixture
-        .sees("rename", rename, |look| {
-            is(look, "b.spc", "3") && text(look, "a.spc").is_none()
+        .sees("rename", rename, |scan| {
+            is(scan, "b.spc", "3") && text(scan, "a.spc").is_none()
         })
         .await;
     fixture
         .sees(
             "delete",
             |conf| fs::remove_file(conf.join("b.spc")).unwrap(),
-            |look| look.sources.is_empty(),
+            |scan| scan.sources.is_empty(),
         )
         .await;
 }
@@ -137,18 +142,18 @@ async fn files_that_are_made_written_replaced_renamed_and_deleted_are_noticed() 
 async fn a_new_directory_is_watched_to_its_depth() {
     let mut fixture = Fixture::new(|_| ()).await;
     let deep = |conf: &Path| fs::create_dir_all(conf.join("x/y/z")).unwrap();
-    let places = |fixture: &Fixture| fixture.files.places().len();
-    let before = places(&fixture);
+    let watch_points = |fixture: &Fixture| fixture.files.watch_points().len();
+    let before = watch_points(&fixture);
     deep(&fixture.path(""));
-    while places(&fixture) < before + 3 {
+    while watch_points(&fixture) < before + 3 {
         in_time("new directories", fixture.watcher.settled()).await;
-        fixture.look();
+        fixture.scan();
     }
     fixture.rest().await;
     let write = |conf: &Path| fs::write(conf.join("x/y/z/a.spc"), "1").unwrap();
     fixture
-        .sees("a file in a new directory", write, |look| {
-            is(look, "a.spc", "1")
+        .sees("a file in a new directory", write, |scan| {
+            is(scan, "a.spc", "1")
         })
         .await;
 }
@@ -167,15 +172,15 @@ async fn a_directory_that_is_removed_and_made_anew_is_watched_again() {
             fs::write(conf.join("sub/b.spc"), format!("made {round}")).unwrap();
         };
         fixture
-            .sees("made anew", anew, |look| {
-                is(look, "b.spc", &format!("made {round}"))
+            .sees("made anew", anew, |scan| {
+                is(scan, "b.spc", &format!("made {round}"))
             })
             .await;
         let write =
             |conf: &Path| fs::write(conf.join("sub/b.spc"), format!("written {round}")).unwrap();
         fixture
-            .sees("written there", write, |look| {
-                is(look, "b.spc", &format!("written {round}"))
+            .sees("written there", write, |scan| {
+                is(scan, "b.spc", &format!("written {round}"))
             })
             .await;
     }
@@ -184,11 +189,11 @@ async fn a_directory_that_is_removed_and_made_anew_is_watched_again() {
 #[tokio::test]
 async fn the_config_directory_itself_may_vanish_and_come_back() {
     let mut fixture = Fixture::new(|conf| fs::write(conf.join("a.spc"), "1").unwrap()).await;
-    let state = |look: &Look| look.dirs.first().map(|(_, state)| *state);
+    let state = |scan: &ConfigScan| scan.dirs.first().map(|(_, state)| *state);
     let remove = |conf: &Path| fs::remove_dir_all(conf).unwrap();
     fixture
-        .sees("removed", remove, |look| {
-            state(look) == Some(DirState::Missing)
+        .sees("removed", remove, |scan| {
+            state(scan) == Some(DirState::Missing)
         })
         .await;
     let again = |conf: &Path| {
@@ -196,13 +201,13 @@ async fn the_config_directory_itself_may_vanish_and_come_back() {
         fs::write(conf.join("a.spc"), "2").unwrap();
     };
     fixture
-        .sees("made again", again, |look| is(look, "a.spc", "2"))
+        .sees("made again", again, |scan| is(scan, "a.spc", "2"))
         .await;
     fixture
         .sees(
             "written",
             |conf| fs::write(conf.join("a.spc"), "3").unwrap(),
-            |look| is(look, "a.spc", "3"),
+            |scan| is(scan, "a.spc", "3"),
         )
         .await;
     let moved = |conf: &Path| {
@@ -211,13 +216,13 @@ async fn the_config_directory_itself_may_vanish_and_come_back() {
         fs::write(conf.join("a.spc"), "4").unwrap();
     };
     fixture
-        .sees("replaced by another", moved, |look| is(look, "a.spc", "4"))
+        .sees("replaced by another", moved, |scan| is(scan, "a.spc", "4"))
         .await;
     fixture
         .sees(
             "written",
             |conf| fs::write(conf.join("a.spc"), "5").unwrap(),
-            |look| is(look, "a.spc", "5"),
+            |scan| is(scan, "a.spc", "5"),
         )
         .await;
 }
@@ -240,7 +245,7 @@ async fn a_config_map_that_is_swapped_is_noticed() {
             fs::remove_dir_all(conf.join(format!("..{}", version - 1))).unwrap();
         };
         fixture
-            .sees("swap", swap, |look| is(look, "a.spc", &version.to_string()))
+            .sees("swap", swap, |scan| is(scan, "a.spc", &version.to_string()))
             .await;
     }
 }
@@ -259,7 +264,7 @@ async fn what_links_lead_to_is_watched_also_when_a_link_on_the_way_changes() {
     })
     .await;
     let both = |text: &'static str| {
-        move |look: &Look| is(look, "file.spc", text) && is(look, "directory/a.spc", text)
+        move |scan: &ConfigScan| is(scan, "file.spc", text) && is(scan, "directory/a.spc", text)
     };
     assert!(both("v1")(&fixture.last));
     fixture
@@ -293,7 +298,7 @@ async fn a_burst_settles_into_few_wakes() {
     let mut wakes = 0;
     while fixture.last.sources.len() < 50 {
         in_time("the burst", fixture.watcher.settled()).await;
-        fixture.look();
+        fixture.scan();
         wakes += 1;
     }
     assert!(wakes <= 5, "{wakes}");
@@ -329,16 +334,16 @@ async fn a_change_before_the_wait_or_during_one_that_is_given_up_is_not_lost() {
     };
     in_time("the change", first_part).await;
     fixture
-        .awaits("the change", |look| is(look, "a.spc", "1"))
+        .awaits("the change", |scan| is(scan, "a.spc", "1"))
         .await;
 }
 
 #[tokio::test]
-async fn looking_wakes_nobody() {
+async fn a_scan_does_not_wake_the_watcher() {
     let mut fixture = Fixture::new(|conf| fs::write(conf.join("a.spc"), "1").unwrap()).await;
     let dir = fixture.path("");
     let event = |kind| Event::new(kind).add_path(dir.join("a.spc"));
-    let takes = |event: &Event| fixture.watcher.interest.lock().unwrap().takes(event);
+    let takes = |event: &Event| fixture.watcher.interest.lock().takes(event);
     for mode in [AccessMode::Read, AccessMode::Any, AccessMode::Execute] {
         assert!(!takes(&event(EventKind::Access(AccessKind::Open(mode)))));
         assert!(!takes(&event(EventKind::Access(AccessKind::Close(mode)))));
@@ -349,8 +354,8 @@ async fn looking_wakes_nobody() {
     assert!(takes(&event(EventKind::Create(CreateKind::Any))));
     // And in the real world: reading it all again, unasked, leads to no wake.
     for _ in 0..3 {
-        fixture.files = Files::new(std::slice::from_ref(&dir));
-        fixture.look();
+        fixture.files = ConfigReader::new(std::slice::from_ref(&dir), Extensions::Spc);
+        fixture.scan();
     }
     assert!(
         tokio::time::timeout(QUIET * 5, fixture.watcher.wake.notified())
@@ -360,10 +365,10 @@ async fn looking_wakes_nobody() {
 }
 
 #[tokio::test]
-async fn what_happens_beside_the_config_directory_wakes_nobody() {
+async fn changes_beside_the_config_directory_do_not_wake_the_watcher() {
     let fixture = Fixture::new(|_| ()).await;
     let top = fs::canonicalize(fixture.dir.path()).unwrap();
-    let mut interest = fixture.watcher.interest.lock().unwrap();
+    let mut interest = fixture.watcher.interest.lock();
     let create = |path: PathBuf| Event::new(EventKind::Create(CreateKind::Any)).add_path(path);
     assert!(interest.takes(&create(top.join("conf"))));
     assert!(!interest.takes(&create(top.join("other"))));
@@ -372,9 +377,9 @@ async fn what_happens_beside_the_config_directory_wakes_nobody() {
 #[tokio::test]
 async fn after_an_overflow_everything_is_watched_anew() {
     let fixture = Fixture::new(|_| ()).await;
-    let mut interest = fixture.watcher.interest.lock().unwrap();
+    let mut interest = fixture.watcher.interest.lock();
     assert!(interest.takes(&Event::new(EventKind::Other).set_flag(Flag::Rescan)));
-    assert_eq!(interest.gone.len(), fixture.files.places().len());
+    assert_eq!(interest.gone.len(), fixture.files.watch_points().len());
 }
 
 #[tokio::test]
@@ -386,6 +391,6 @@ async fn without_the_kernel_s_help_changes_are_found_by_looking() {
         .poll(&notify::Error::new(notify::ErrorKind::MaxFilesWatch));
     fs::write(fixture.path("a.spc"), "1").unwrap();
     fixture
-        .awaits("the change", |look| is(look, "a.spc", "1"))
+        .awaits("the change", |scan| is(scan, "a.spc", "1"))
         .await;
 }

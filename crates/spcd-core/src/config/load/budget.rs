@@ -1,23 +1,22 @@
-//! What a whole load may cost, so that a file that asks for endless work ends as an error of its
-//! own blocks.
+//! Limits the work of a whole load, so that endless work becomes an error of its own blocks.
 
 use spcd_lang::evaluate::{Environment, Function};
 
-use super::Given;
+use super::LoadContext;
 
-/// The work that all values and aggregators of a load may make together, besides what the length of
-/// the files allows. A step takes about 25 ns, so this takes less than 2 s; 10,000 connections of
-/// which each is a member of 100 aggregators cost a third of it.
+/// Maximum work of all values and aggregators of a load, besides what the length of the files
+/// allows. A step takes about 25 ns, so this takes less than 2 s. 10,000 connections that are each
+/// a member of 100 aggregators use a third of it.
 const MAX_WORK: usize = 64 << 20;
 
-/// What is left of the work that a load may cost.
+/// Remaining work of a load.
 pub(in crate::config) struct Budget {
     limit: usize,
     spent: usize,
 }
 
 impl Budget {
-    /// For files of so many bytes: to repeat what they say costs nothing.
+    /// Creates the budget for files of this size: copying their text costs nothing.
     pub(in crate::config) fn of(bytes: usize) -> Self {
         Self {
             limit: MAX_WORK.saturating_add(bytes.saturating_mul(2)),
@@ -25,30 +24,30 @@ impl Budget {
         }
     }
 
-    /// Takes note of work; false once there was too much.
+    /// Records work; returns false once the limit is exceeded.
     pub(crate) fn spend(&mut self, work: usize) -> bool {
         self.spent = self.spent.saturating_add(work);
         self.spent <= self.limit
     }
 
-    /// All that was spent.
+    /// Returns the work spent so far.
     pub(super) fn spent(&self) -> usize {
         self.spent
     }
 }
 
-/// What the values of one file may ask for.
-pub(in crate::config) struct Asking<'a, 'g> {
-    given: &'a mut Given<'g>,
+/// Environment of the values of one file.
+pub(in crate::config) struct FileEnvironment<'a, 'g> {
+    given: &'a mut LoadContext<'g>,
     file: &'a str,
     budget: &'a mut Budget,
     /// Whether a function was called.
     pub(super) calls: bool,
 }
 
-impl<'a, 'g> Asking<'a, 'g> {
+impl<'a, 'g> FileEnvironment<'a, 'g> {
     pub(in crate::config) fn of(
-        given: &'a mut Given<'g>,
+        given: &'a mut LoadContext<'g>,
         file: &'a str,
         budget: &'a mut Budget,
     ) -> Self {
@@ -61,13 +60,13 @@ impl<'a, 'g> Asking<'a, 'g> {
     }
 }
 
-impl Environment for Asking<'_, '_> {
-    fn look_up(&mut self, function: Function, argument: &str) -> Result<String, String> {
+impl Environment for FileEnvironment<'_, '_> {
+    fn call(&mut self, function: Function, argument: &str) -> Result<String, String> {
         self.calls = true;
         look_up(self.given, self.file, function, argument)
     }
 
-    fn evaluates(&self) -> bool {
+    fn evaluates_functions(&self) -> bool {
         self.given.lookup.is_some()
     }
 
@@ -76,9 +75,9 @@ impl Environment for Asking<'_, '_> {
     }
 }
 
-/// Calls a function, for a value in that file.
+/// Calls a function for a value of a file.
 fn look_up(
-    given: &mut Given<'_>,
+    given: &mut LoadContext<'_>,
     file: &str,
     function: Function,
     argument: &str,
@@ -97,7 +96,7 @@ fn look_up(
             Function::File => "the file",
             Function::Credential => "the credential",
         };
-        // The place of a secret is not secret, but the argument may be the secret itself.
+        // The name of a secret is not secret, but the argument may be the secret itself.
         let is_name = argument.len() <= 200
             && argument
                 .chars()

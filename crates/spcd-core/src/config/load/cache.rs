@@ -1,34 +1,33 @@
-//! What was read before.
+//! Cache of blocks that were read before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::config::key::Key;
 use crate::model::Connection;
-use spcd_lang::block_splitter::Piece;
+use spcd_lang::block_splitter::Fragment;
 use spcd_lang::parse::Parsed;
 use spcd_lang::syntax::Problem;
 
-/// What the blocks said when they were read last, by their file and text.
+/// Cache of blocks, by file and text.
 ///
-/// A connection that is all right and whose block calls no function is kept as a whole, shared with
-/// whoever has it. Of all other blocks only what was parsed is kept: what came from the environment
-/// or a file may have changed.
+/// A connection without problems whose block calls no function is kept as a whole and shared. Of
+/// other blocks only the syntax tree is kept, since the environment or a file may have changed.
 #[derive(Default)]
 pub struct Cache {
-    files: HashMap<Key, (u64, Arc<Cut>)>,
-    kept: HashMap<Key, (u64, Arc<Entry>)>,
-    settled: HashMap<Key, (u64, Settled)>,
-    /// What the plugin blocks say, on which those that are settled rest.
+    files: HashMap<Key, (u64, Arc<SplitFile>)>,
+    parsed_texts: HashMap<Key, (u64, Arc<ParsedText>)>,
+    connections: HashMap<Key, (u64, CachedConnection)>,
+    /// Key of the plugin blocks with which the cached connections were read.
     instances: Key,
-    /// Of each plugin instance: the attributes whose values may be shown.
+    /// Attributes whose values may be shown, by plugin instance.
     public: BTreeMap<String, BTreeSet<String>>,
     pass: u64,
     parsed: usize,
 }
 
 impl Cache {
-    /// How many blocks the last pass had to parse.
+    /// Number of blocks that the last load parsed.
     pub fn parsed(&self) -> usize {
         self.parsed
     }
@@ -38,84 +37,85 @@ impl Cache {
         self.parsed = 0;
     }
 
-    /// Forgets what the pass did not meet.
+    /// Drops entries that the load did not use.
     pub(super) fn end(&mut self) {
         let current = self.pass;
         self.files.retain(|_, (used, _)| *used == current);
-        self.kept.retain(|_, (used, _)| *used == current);
-        self.settled.retain(|_, (used, _)| *used == current);
+        self.parsed_texts.retain(|_, (used, _)| *used == current);
+        self.connections.retain(|_, (used, _)| *used == current);
     }
 
-    /// The pieces of a file, from memory if it was there before.
-    pub(super) fn pieces(&mut self, key: Key, cut: impl FnOnce() -> Cut) -> Arc<Cut> {
+    /// Returns the fragments of a file, splitting it if it is new.
+    pub(super) fn pieces(&mut self, key: Key, cut: impl FnOnce() -> SplitFile) -> Arc<SplitFile> {
         let (used, pieces) = (self.files.entry(key)).or_insert_with(|| (0, Arc::new(cut())));
         *used = self.pass;
         pieces.clone()
     }
 
-    /// What a text says, from memory if it was there before.
-    pub(super) fn entry(&mut self, key: Key, read: impl FnOnce() -> Entry) -> Arc<Entry> {
-        if let Some((used, entry)) = self.kept.get_mut(&key) {
+    /// Returns the parsed text, parsing it if it is new.
+    pub(super) fn entry(&mut self, key: Key, read: impl FnOnce() -> ParsedText) -> Arc<ParsedText> {
+        if let Some((used, entry)) = self.parsed_texts.get_mut(&key) {
             *used = self.pass;
             return entry.clone();
         }
         self.parsed += 1;
         let entry = Arc::new(read());
-        self.kept.insert(key, (self.pass, entry.clone()));
+        self.parsed_texts.insert(key, (self.pass, entry.clone()));
         entry
     }
 
-    /// Forgets all connections that were read with other plugin blocks.
-    pub(super) fn rest_on(&mut self, instances: Key) {
+    /// Drops all connections that were read with other plugin blocks.
+    pub(super) fn use_instances(&mut self, instances: Key) {
         if self.instances != instances {
             self.instances = instances;
-            self.settled.clear();
+            self.connections.clear();
             self.public.clear();
         }
     }
 
-    /// The connection that a text is, if it was all right.
-    pub(super) fn settled(&mut self, key: &Key) -> Option<Settled> {
-        let (used, settled) = self.settled.get_mut(key)?;
+    /// Returns the cached connection of a text, if there is one.
+    pub(super) fn connection(&mut self, key: &Key) -> Option<CachedConnection> {
+        let (used, settled) = self.connections.get_mut(key)?;
         *used = self.pass;
         Some(settled.clone())
     }
 
-    /// Keeps a connection instead of what was parsed.
-    pub(super) fn settle(&mut self, key: Key, settled: Settled) {
-        self.kept.remove(&key);
-        self.settled.insert(key, (self.pass, settled));
+    /// Keeps a connection in place of its syntax tree.
+    pub(super) fn keep_connection(&mut self, key: Key, settled: CachedConnection) {
+        self.parsed_texts.remove(&key);
+        self.connections.insert(key, (self.pass, settled));
     }
 
-    /// The attributes of an instance whose values may be shown, as a settled connection found them.
+    /// Returns the attributes of an instance whose values may be shown, as a cached connection
+    /// found them.
     pub(super) fn public(&mut self, instance: &str) -> &mut BTreeSet<String> {
         self.public.entry(instance.to_owned()).or_default()
     }
 }
 
-/// A file's pieces with their keys, and what is wrong with the file as a whole.
-pub(super) type Cut = (Vec<(Key, Piece)>, Option<Problem>);
+/// Fragments of a file with their keys, and the problem of the file as a whole.
+pub(super) type SplitFile = (Vec<(Key, Fragment)>, Option<Problem>);
 
-/// The blocks of a text: one of a piece of native syntax, all of a JSON file.
+/// Blocks of a text: one of a fragment in native syntax, all of a JSON file.
 #[derive(Default)]
-pub(super) struct Entry {
+pub(super) struct ParsedText {
     pub(super) blocks: Vec<Parsed>,
     pub(super) broken: Option<Problem>,
 }
 
-/// A connection whose block says the same wherever the rest of its file goes.
+/// Connection whose block does not depend on its position in the file.
 #[derive(Clone)]
-pub(super) struct Settled {
-    /// The line on which its text begins; the connection's own lines are as of there.
+pub(super) struct CachedConnection {
+    /// Line on which its text begins; the connection's own lines are relative to it.
     pub(super) line: u32,
     pub(super) connection: Arc<Connection>,
-    /// What its values cost.
+    /// Work that its values cost.
     pub(super) work: usize,
 }
 
-impl Settled {
-    /// The same, its text beginning on another line.
-    pub(super) fn moved(self, line: u32) -> Self {
+impl CachedConnection {
+    /// Returns the connection with its text moved to another line.
+    pub(super) fn at_line(self, line: u32) -> Self {
         if self.line == line {
             return self;
         }

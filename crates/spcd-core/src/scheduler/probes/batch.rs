@@ -4,7 +4,7 @@ use std::mem::take;
 
 use serde_json::{Value, json};
 
-use crate::health::{Health, Turn};
+use crate::health::{HealthChange, SourceHealth};
 
 /// Health to write at once.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct HealthBatch {
 #[derive(Debug)]
 pub(super) struct HealthRow {
     pub name: String,
-    pub health: Health,
+    pub health: SourceHealth,
     pub pending: PendingHealth,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct PendingHealth {
     /// In milliseconds.
     pub latency: Option<f64>,
     pub failure: Option<String>,
-    pub turns: Vec<Turn>,
+    pub turns: Vec<HealthChange>,
     /// A client requested a probe.
     pub request: Option<ProbeRequest>,
 }
@@ -85,7 +85,7 @@ impl HealthBatch {
 }
 
 impl PendingHealth {
-    /// Takes what is to be written. A request that has no answer yet stays.
+    /// Takes the changes to write. A request without an answer stays.
     pub fn take_written(&mut self) -> Self {
         let waiting = self
             .request

@@ -1,10 +1,10 @@
-//! The sources that are probed, and what the probes are told about them.
+//! The sources that are probed, and commands to the probes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::{Connection, Desired, Kind as ConnectionKind, Probe};
-use crate::health::{Options, Schedule};
+use crate::config::{Connection, ConnectionKind, DesiredState, ProbeMethod};
+use crate::health::{ProbeOptions, ProbeSchedule};
 
 /// A connection whose source is probed.
 #[derive(Debug, Clone)]
@@ -12,10 +12,10 @@ pub struct WatchedSource {
     /// The connection.
     pub connection: Arc<Connection>,
     /// When its source is probed.
-    pub schedule: Schedule,
+    pub schedule: ProbeSchedule,
 }
 
-/// What the probes are told.
+/// Command to the probes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProbeCommand {
     /// Replace the watched sources.
@@ -50,13 +50,14 @@ pub enum ProbeCommand {
 impl WatchedSource {
     /// Returns the connections of a desired state whose sources are to be probed.
     pub fn of_desired(
-        desired: &Desired,
-        defaults: Options,
+        desired: &DesiredState,
+        defaults: ProbeOptions,
         is_left_alone: impl Fn(&str, &Connection) -> bool,
     ) -> Vec<Self> {
         let is_probed = |connection: &&Arc<Connection>| {
             connection.kind == ConnectionKind::Plugin
-                && (connection.target.as_ref()).is_ok_and(|target| target.probe != Probe::None)
+                && (connection.target.as_ref())
+                    .is_ok_and(|target| target.probe != ProbeMethod::None)
                 && !is_left_alone(&connection.name, connection)
         };
         (desired.connections.values().filter(is_probed))

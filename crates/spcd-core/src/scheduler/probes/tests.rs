@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{ProbeCapacity, ProbeScheduler, WatchedSource};
-use crate::config::{Source, load_plain};
-use crate::health::{Kind, ProbeAnswer, ProbeFailure, Schedule, Turn};
+use crate::config::{SourceFile, load_plain};
+use crate::health::{FailureKind, HealthChange, ProbeAnswer, ProbeFailure, ProbeSchedule};
 
 const ALL: ProbeCapacity = ProbeCapacity {
     well: true,
@@ -16,14 +16,14 @@ const ALL: ProbeCapacity = ProbeCapacity {
 };
 
 fn watched(text: &str) -> Vec<WatchedSource> {
-    let source = Source {
+    let source = SourceFile {
         path: "a.spc".into(),
         text: Ok(text.into()),
     };
     let desired = load_plain(&[source]);
     let one = |connection: &Arc<_>| WatchedSource {
         connection: Arc::clone(connection),
-        schedule: Schedule::default(),
+        schedule: ProbeSchedule::default(),
     };
     desired.connections.values().map(one).collect()
 }
@@ -40,10 +40,10 @@ fn scheduler(names: &[&str]) -> ProbeScheduler {
 }
 
 fn there() -> ProbeAnswer {
-    ProbeAnswer::There(Duration::from_millis(3))
+    ProbeAnswer::Reachable(Duration::from_millis(3))
 }
 
-fn gone(kind: Kind) -> ProbeAnswer {
+fn gone(kind: FailureKind) -> ProbeAnswer {
     ProbeAnswer::Failed(ProbeFailure {
         kind,
         text: "gone".into(),
@@ -51,7 +51,7 @@ fn gone(kind: Kind) -> ProbeAnswer {
 }
 
 /// Asks the next one at once, whatever the time.
-fn ask(probes: &mut ProbeScheduler, answer: ProbeAnswer) -> (String, u64, Option<Turn>) {
+fn ask(probes: &mut ProbeScheduler, answer: ProbeAnswer) -> (String, u64, Option<HealthChange>) {
     ask_at(probes, 0, answer)
 }
 
@@ -60,7 +60,7 @@ fn ask_at(
     probes: &mut ProbeScheduler,
     now: u64,
     answer: ProbeAnswer,
-) -> (String, u64, Option<Turn>) {
+) -> (String, u64, Option<HealthChange>) {
     let now = probes.next(ALL).expect("one is due").max(now);
     let (number, watched) = probes.start_within(ALL, now).expect("it is asked");
     let name = watched.connection.name.clone();
@@ -70,7 +70,7 @@ fn ask_at(
 }
 
 #[test]
-fn nobody_is_asked_before_it_is_due_or_twice_at_a_time() {
+fn no_source_is_probed_before_it_is_due_or_twice_at_a_time() {
     let mut probes = scheduler(&["a", "b"]);
     assert_eq!(probes.next(ALL), Some(1_000));
     assert!(probes.start_within(ALL, 999).is_none());
@@ -97,9 +97,12 @@ fn nobody_is_asked_before_it_is_due_or_twice_at_a_time() {
 }
 
 #[test]
-fn what_is_lost_keeps_nobody_else_waiting() {
+fn a_lost_source_delays_no_other_probe() {
     let mut probes = scheduler(&["a", "b"]);
-    assert_eq!(ask(&mut probes, gone(Kind::Refused)).2, Some(Turn::Lost));
+    assert_eq!(
+        ask(&mut probes, gone(FailureKind::Refused)).2,
+        Some(HealthChange::Lost)
+    );
     ask(&mut probes, there());
     let well = ProbeCapacity { lost: false, ..ALL };
     // a is due after 5 s, b after 30.
@@ -123,7 +126,7 @@ fn sessions_that_hang_become_rare_and_are_counted() {
             continue;
         };
         began.push(number);
-        probes.answered(number, "a", gone(Kind::Timeout), now + 10_000);
+        probes.answered(number, "a", gone(FailureKind::Timeout), now + 10_000);
     }
     assert!((8..=12).contains(&began.len()), "{}", began.len());
     assert_eq!(probes.sessions().hung, began.len());
@@ -137,12 +140,12 @@ fn sessions_that_hang_become_rare_and_are_counted() {
         "what hangs is of another time"
     );
     let mut probes = answers;
-    let turn = ask(&mut probes, gone(Kind::Timeout)).2;
-    assert_eq!(turn, Some(Turn::Lost));
+    let turn = ask(&mut probes, gone(FailureKind::Timeout)).2;
+    assert_eq!(turn, Some(HealthChange::Lost));
     now = probes.next(ALL).unwrap();
     let (number, _) = probes.start_within(ALL, now).unwrap();
     began.push(number);
-    probes.answered(number, "a", gone(Kind::Timeout), now);
+    probes.answered(number, "a", gone(FailureKind::Timeout), now);
     let row = &probes.take_batch(now).json()[0];
     assert_eq!(row["reachable"], false);
     assert_eq!(row["attempts"], 2, "{row}");
@@ -158,11 +161,11 @@ fn sessions_that_hang_become_rare_and_are_counted() {
         probes.session_ended(*number, "a", later);
     }
     assert_eq!(probes.sessions().hung, 0);
-    assert_eq!(ask(&mut probes, there()).2, Some(Turn::Restored));
+    assert_eq!(ask(&mut probes, there()).2, Some(HealthChange::Restored));
 }
 
 #[test]
-fn few_hang_in_a_wrapper_and_nobody_elses_sources_wait_for_that() {
+fn few_probes_hang_in_a_wrapper_and_other_sources_do_not_wait() {
     let block = |(name, plugin): (&str, &str)| {
         let more = match plugin {
             "mysql" => "  database = \"d\"\n",
@@ -176,7 +179,7 @@ fn few_hang_in_a_wrapper_and_nobody_elses_sources_wait_for_that() {
     probes.watch(watched(&text), &BTreeSet::new(), 0, |_| 1_000);
     let (number, first) = probes.start_within(ALL, 1_000).unwrap();
     assert_eq!(first.connection.name, "a");
-    probes.answered(number, "a", gone(Kind::Timeout), 1_000);
+    probes.answered(number, "a", gone(FailureKind::Timeout), 1_000);
     let crowded = ProbeCapacity { more: false, ..ALL };
     // The second is told why it is not asked, and stays as it was; the third is asked.
     assert!(probes.start_within(crowded, 1_000).is_none());
@@ -201,9 +204,9 @@ fn who_asks_gets_an_answer_that_was_found_afterwards() {
     let mut probes = scheduler(&["a"]);
     let (before, _) = probes.start_within(ALL, 1_000).unwrap();
     assert!(probes.request("a", 2_000));
-    assert!(!probes.request("nobody", 2_000));
+    assert!(!probes.request("unknown", 2_000));
     assert_eq!(
-        probes.answered(before, "a", gone(Kind::Refused), 2_500),
+        probes.answered(before, "a", gone(FailureKind::Refused), 2_500),
         None
     );
     probes.session_ended(before, "a", 2_500);
@@ -226,7 +229,7 @@ fn who_asks_goes_before_all_that_are_due() {
 #[test]
 fn what_was_not_written_is_written_later() {
     let mut probes = scheduler(&["a"]);
-    ask(&mut probes, gone(Kind::Refused));
+    ask(&mut probes, gone(FailureKind::Refused));
     probes.request("a", 1_500);
     let page = probes.take_batch(2_000);
     assert!(probes.write_at().is_none());
@@ -247,7 +250,7 @@ fn what_was_not_written_is_written_later() {
 #[test]
 fn another_target_is_asked_at_once_and_what_goes_is_forgotten() {
     let mut probes = scheduler(&["a", "b"]);
-    ask(&mut probes, gone(Kind::Authentication));
+    ask(&mut probes, gone(FailureKind::Authentication));
     ask(&mut probes, there());
     assert_eq!(
         probes.next(ALL),
@@ -265,7 +268,7 @@ fn another_target_is_asked_at_once_and_what_goes_is_forgotten() {
     probes.watch(watched(other), &BTreeSet::new(), 3_000, |_| 9_000);
     assert_eq!(
         ask(&mut probes, there()),
-        ("a".into(), 3_000, Some(Turn::Restored))
+        ("a".into(), 3_000, Some(HealthChange::Restored))
     );
     let rows = probes.take_batch(4_000).json();
     assert_eq!(rows[1]["name"], "b");
@@ -279,13 +282,13 @@ fn an_import_that_says_otherwise_is_believed_enough_to_ask() {
     probes.import_ended("a", true, 10);
     assert_eq!(probes.next(ALL), Some(1_000), "nothing was known anyway");
     probes.import_ended("a", false, 10);
-    assert_eq!(ask(&mut probes, gone(Kind::Authentication)).1, 10);
+    assert_eq!(ask(&mut probes, gone(FailureKind::Authentication)).1, 10);
     probes.import_ended("a", false, 20);
     assert_eq!(probes.next(ALL), None);
     probes.import_ended("a", true, 20);
     assert_eq!(
         ask(&mut probes, there()),
-        ("a".into(), 20, Some(Turn::Restored))
+        ("a".into(), 20, Some(HealthChange::Restored))
     );
 }
 
@@ -300,21 +303,21 @@ fn what_an_earlier_leader_knew_is_gone_on_from() {
     probes.watch(sources(&["a", "b"]), &BTreeSet::new(), 5, |_| 1_000);
     assert_eq!(
         ask(&mut probes, there()),
-        ("a".into(), 5, Some(Turn::Restored))
+        ("a".into(), 5, Some(HealthChange::Restored))
     );
     assert_eq!(ask(&mut probes, there()), ("b".into(), 1_000, None));
     let names: Vec<_> = (probes.take_batch(2_000).json().as_array().unwrap().iter())
         .map(|row| row["name"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(names, ["a", "b", "c"], "nobody watches c any more");
+    assert_eq!(names, ["a", "b", "c"], "c is not watched any more");
 }
 
 #[test]
 fn what_was_found_of_another_target_is_not_told_of_this_one() {
     let mut probes = scheduler(&["a"]);
-    ask(&mut probes, gone(Kind::Refused));
+    ask(&mut probes, gone(FailureKind::Refused));
     probes.take_batch(1_000);
-    ask(&mut probes, gone(Kind::Refused));
+    ask(&mut probes, gone(FailureKind::Refused));
     let other = watched("connection \"a\" {\n  plugin = \"postgres\"\n  host = \"b\"\n}\n");
     // Its import is under way: that asks first.
     probes.watch(other, &BTreeSet::from(["a".into()]), 3_000, |_| 9_000);
@@ -333,7 +336,7 @@ fn what_was_found_of_another_target_is_not_told_of_this_one() {
     probes.import_ended("a", true, 4_000);
     assert_eq!(
         ask(&mut probes, there()),
-        ("a".into(), 4_000, Some(Turn::Restored))
+        ("a".into(), 4_000, Some(HealthChange::Restored))
     );
     let row = &probes.take_batch(5_000).json()[0];
     assert_eq!(
@@ -387,4 +390,88 @@ fn probes_are_rare_beside_many_jobs_for_a_while() {
     let beside = starts.iter().filter(|at| **at < 60_000).count();
     assert_eq!(beside, 120, "two a second");
     assert!(starts.len() - beside > 100, "{}", starts.len());
+}
+
+#[test]
+fn a_rejection_of_an_earlier_target_is_no_answer_to_a_client() {
+    let mut probes = scheduler(&["a"]);
+    ask(&mut probes, there());
+    let failure = ProbeFailure {
+        kind: FailureKind::Authentication,
+        text: "rejected".into(),
+    };
+    let rejected = |probes: &mut ProbeScheduler, is_requested| {
+        probes.credentials_rejected("a", "earlier", failure.clone(), is_requested, 5_000)
+    };
+    assert_eq!(rejected(&mut probes, false), None);
+    assert_eq!(probes.next(ALL), Some(31_000));
+    assert_eq!(rejected(&mut probes, true), None);
+    assert_eq!(probes.next(ALL), Some(0), "it is asked at once");
+    assert!(
+        probes
+            .take_batch(6_000)
+            .answered_requests()
+            .next()
+            .is_none()
+    );
+}
+
+#[test]
+fn a_breaker_that_could_not_be_tried_stays_open() {
+    let mut probes = scheduler(&["a"]);
+    for _ in 0..4 {
+        ask(&mut probes, gone(FailureKind::Refused));
+    }
+    let breaker = |probes: &mut ProbeScheduler| {
+        let rows = probes.take_batch(0).json();
+        rows[0]["breaker"].as_str().map(str::to_owned)
+    };
+    assert_eq!(breaker(&mut probes).as_deref(), Some("open"));
+    let now = probes.next(ALL).unwrap();
+    let (number, _) = probes.start_within(ALL, now).unwrap();
+    assert_eq!(breaker(&mut probes).as_deref(), Some("half_open"));
+    probes.session_ended(number, "a", now);
+    assert_eq!(breaker(&mut probes).as_deref(), Some("open"));
+    assert_eq!(probes.next(ALL), Some(now + 1_000));
+}
+
+#[test]
+fn half_of_the_permits_are_left_to_sources_without_a_stuck_session() {
+    let mut probes = ProbeScheduler::new(Default::default(), 4);
+    probes.watch(sources(&["a", "b", "c", "d"]), &BTreeSet::new(), 0, |_| 0);
+    for (number, again) in [(1, true), (2, false), (3, false)] {
+        let (started, watched) = probes.start_within(ALL, 0).unwrap();
+        assert_eq!(started, number);
+        let timeout = gone(FailureKind::Timeout);
+        probes.answered(started, &watched.connection.name, timeout, 0);
+        let capacity = probes.capacity(0);
+        assert_eq!((capacity.again, capacity.more), (again, true));
+    }
+    let (started, watched) = probes.start_within(ALL, 0).unwrap();
+    probes.answered(
+        started,
+        &watched.connection.name,
+        gone(FailureKind::Timeout),
+        0,
+    );
+    assert!(!probes.capacity(0).more);
+}
+
+#[test]
+fn what_could_not_be_written_of_an_earlier_target_is_dropped() {
+    let mut probes = scheduler(&["a"]);
+    ask(&mut probes, gone(FailureKind::Refused));
+    let unwritten = probes.take_batch(1_000);
+    let other = watched("connection \"a\" {\n  plugin = \"postgres\"\n  host = \"i\"\n}\n");
+    probes.watch(other, &BTreeSet::new(), 2_000, |_| 0);
+    probes.write_failed(unwritten, 2_000);
+    let row = &probes.take_batch(3_000).json()[0];
+    assert_eq!(
+        (&row["forget"], &row["failure"]),
+        (&true.into(), &().into())
+    );
+    assert_eq!(
+        (&row["checked"], &row["reachable"]),
+        (&().into(), &().into())
+    );
 }

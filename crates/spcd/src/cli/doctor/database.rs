@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spcd_core::config::{Desired, Target};
+use spcd_core::config::{DesiredState, ForeignSource};
 use spcd_core::sql;
 use tokio_postgres::Client;
 
 use super::{Finding, bad, good};
-use crate::hub::Limits;
+use spcd_postgres::Limits;
 
 /// The oldest server version that has everything spcd uses, as `server_version_num`.
 const OLDEST: i32 = 140_000;
@@ -18,7 +18,7 @@ const ADMIN_OPTION: i32 = 160_000;
 /// Above this part of the lock table a single transaction endangers the others.
 const SAFE_PART: i64 = 2;
 
-/// Who we are, and where.
+/// The session and its role.
 struct Facts {
     version: i32,
     database: String,
@@ -27,7 +27,7 @@ struct Facts {
 }
 
 /// Looks at everything that the connections need.
-pub async fn look(client: &Client, desired: &Desired) -> anyhow::Result<Vec<Finding>> {
+pub async fn look(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Finding>> {
     let row = client
         .query_one(
             "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
@@ -100,7 +100,7 @@ async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding
     };
     if !row.try_get::<_, bool>(0)? {
         let advice = format!("ALTER SCHEMA spcd OWNER TO {role};  -- or connect as its owner");
-        return Ok(vec![bad("the schema spcd is somebody else's", advice)]);
+        return Ok(vec![bad("the schema spcd belongs to another role", advice)]);
     }
     if !row.try_get::<_, bool>(1)? {
         return Ok(vec![bad(
@@ -121,6 +121,14 @@ async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding
                JOIN pg_catalog.pg_namespace n ON n.oid = a.schema_oid
                JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = ANY (a.tables)
                WHERE c.relkind = 'f' AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+               UNION ALL
+               SELECT 'VIEW', n.nspname::text, c.relname::text
+               FROM spcd.aggregator_view v
+               JOIN spcd.applied a USING (connection_name)
+               JOIN pg_catalog.pg_namespace n ON n.oid = a.schema_oid
+               JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.name
+               WHERE NOT v.hidden AND c.relkind = 'v'
+                 AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
                ORDER BY 2, 3 NULLS FIRST LIMIT 20";
     let mut cures = Vec::new();
     for row in client.query(sql, &[]).await? {
@@ -133,10 +141,7 @@ async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding
     }
     Ok(vec![match cures.is_empty() {
         true => good("what spcd made is its own"),
-        false => bad(
-            "some of what spcd made is somebody else's now",
-            cures.join("\n"),
-        ),
+        false => bad("another role owns some of what spcd made", cures.join("\n")),
     }])
 }
 
@@ -144,18 +149,18 @@ async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding
 async fn wrappers(
     client: &Client,
     facts: &Facts,
-    desired: &Desired,
+    desired: &DesiredState,
 ) -> anyhow::Result<Vec<Finding>> {
     let role = &facts.role;
     let targets = desired.connections.values();
-    let targets: Vec<&Target> = targets.filter_map(|c| c.target.as_ref().ok()).collect();
-    let packages: BTreeMap<&str, &str> = targets
+    let targets: Vec<&ForeignSource> = targets.filter_map(|c| c.target.as_ref().ok()).collect();
+    let origins: BTreeMap<&str, &str> = targets
         .iter()
         .filter(|target| !target.extension.is_empty())
-        .map(|target| (target.extension.as_str(), target.package.as_str()))
+        .map(|target| (target.extension.as_str(), target.extension_origin()))
         .collect();
-    let names: Vec<&str> = packages.keys().copied().collect();
-    // Trusted ones are created by whoever may create in the database.
+    let names: Vec<&str> = origins.keys().copied().collect();
+    // A role with CREATE on the database may create trusted ones.
     let sql = "SELECT w.name, e.oid IS NOT NULL, v.name IS NOT NULL, coalesce(v.trusted OR NOT v.superuser, false)
                FROM pg_catalog.unnest($1::text[]) AS w (name)
                LEFT JOIN pg_catalog.pg_extension e ON e.extname = w.name
@@ -179,18 +184,10 @@ async fn wrappers(
                 ),
                 format!("CREATE EXTENSION {};", sql::ident(&name)),
             ),
-            (false, false) => {
-                let package = packages.get(name.as_str()).copied().unwrap_or_default();
-                let from = if package.is_empty() {
-                    "its vendor"
-                } else {
-                    package
-                };
-                bad(
-                    format!("extension {name} is not installed on the database's host"),
-                    format!("get it from {from}"),
-                )
-            }
+            (false, false) => bad(
+                format!("extension {name} is not installed on the database's host"),
+                format!("get it from {}", origins[name.as_str()]),
+            ),
         });
     }
     // A wrapper's default privilege belongs to its owner alone.
@@ -222,11 +219,11 @@ async fn wrappers(
     Ok(findings)
 }
 
-/// Those who query, and the search paths that are set on them.
+/// Members of `spcd_users`, and the search paths that are set on them.
 async fn readers(
     client: &Client,
     facts: &Facts,
-    desired: &Desired,
+    desired: &DesiredState,
 ) -> anyhow::Result<Vec<Finding>> {
     let sql = "SELECT m.rolname::text, me.rolcreaterole, EXISTS (
                    SELECT FROM pg_catalog.pg_auth_members x
@@ -281,7 +278,10 @@ async fn readers(
 /// How many sessions it may have.
 async fn sessions(client: &Client, facts: &Facts) -> anyhow::Result<Finding> {
     let Facts { database, role, .. } = facts;
-    let (has, enough) = (Limits::read(client).await?.sessions, Limits::ENOUGH);
+    let (has, enough) = (
+        Limits::read(client).await?.sessions,
+        Limits::RECOMMENDED_SESSIONS,
+    );
     if has >= enough {
         return Ok(good(format!("role {role} may have {has} sessions")));
     }
@@ -311,7 +311,7 @@ async fn sessions(client: &Client, facts: &Facts) -> anyhow::Result<Finding> {
 }
 
 /// How much of the lock table the largest thing that may happen would take.
-async fn locks(client: &Client, desired: &Desired) -> anyhow::Result<Vec<Finding>> {
+async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Finding>> {
     let sql = "SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8,
                       pg_catalog.current_setting('max_connections')::pg_catalog.int8
                       + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8";
@@ -325,7 +325,7 @@ async fn locks(client: &Client, desired: &Desired) -> anyhow::Result<Vec<Finding
         largest = client.query_one(sql, &[]).await?.try_get(0)?;
     }
     for connection in desired.connections.values() {
-        if let spcd_core::config::Kind::Aggregator { members, .. } = &connection.kind {
+        if let spcd_core::config::ConnectionKind::Aggregator { members, .. } = &connection.kind {
             largest = largest.max(i64::try_from(members.len()).unwrap_or(i64::MAX));
         }
     }

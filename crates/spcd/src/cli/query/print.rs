@@ -1,4 +1,4 @@
-//! Results as people and programs want them.
+//! Results in the output formats.
 
 use std::io::{self, Write};
 

@@ -1,7 +1,7 @@
-//! Finding out what has drifted, beside the loop.
+//! Drift detection, beside the loop.
 //!
-//! The sums of row versions take about ten times as long to read as the rest of a look, so no saved
-//! file waits for them.
+//! Reading the sums of row versions takes about 10 times as long as the rest of the observation, so no
+//! saved file waits for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::hub::connect::Session;
-use crate::hub::{HubError, observe};
 use crate::source::MANY_JOBS;
+use spcd_postgres::HubError;
+use spcd_postgres::catalog::observe;
+use spcd_postgres::connection::Session;
 
 /// How long the question rests while many jobs are under way: it takes about half a second of a core
 /// where there are fifty thousand tables.
@@ -29,7 +30,7 @@ pub struct Drift {
     began: Instant,
     /// How long the last answer came after the begin of its pass.
     since: Duration,
-    /// A later pass wants to know too.
+    /// A later pass has asked, too.
     again: Option<(u64, Instant)>,
     /// The connections whose jobs ended since it was put: it may not have seen what they wrote.
     ended: BTreeSet<String>,
@@ -91,8 +92,7 @@ impl Drift {
                 return std::future::pending().await;
             };
             let report = answer.map_err(|_| HubError::NoSession)??;
-            // To take what was before a job for what is there now would hide the same damage the
-            // next time that another session does it.
+            // A result from before a job would hide the same alteration when another session repeats it.
             let is_stale = (report.names.keys()).any(|name| self.ended.contains(name));
             let again = self.again.take();
             self.since = self.began.elapsed();
@@ -119,7 +119,7 @@ impl Drift {
     pub async fn keep_alive(&mut self, settings: HubSettings) -> Result<(), HubError> {
         match Arc::get_mut(&mut self.observer) {
             Some(observer) => {
-                observer.limit(settings).await?;
+                observer.apply_settings(settings).await?;
                 observer.ping().await
             }
             None => Ok(()),

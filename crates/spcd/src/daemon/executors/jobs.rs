@@ -2,9 +2,9 @@
 
 mod comments;
 mod drop;
-mod gate;
 mod grant;
 mod import;
+mod permits;
 pub mod sources;
 mod sync_aggregator;
 
@@ -14,27 +14,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use spcd_core::config::Connection;
-use spcd_core::health::Kind;
-use spcd_core::plan::{self, GRANT, Task, Unit, Work};
-use spcd_core::scheduler::{Event, JobOutcome, is_refresh};
+use spcd_core::health::FailureKind;
+use spcd_core::planner::{self, GRANT, Task, Work, WriteUnit};
+use spcd_core::scheduler::{Event, JobOutcome, PermitKind, Priority, Urgency};
 use spcd_protocol::Status;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::hub::HubError;
-use crate::hub::apply::Writer;
-use crate::hub::comments::are_offered;
 use crate::telemetry::{Observation, observe};
-use comments::{Commenting, Comments, Queue};
+use comments::{Comments, Queue, QueuedComments};
 use drop::Dropping;
-use gate::{Gate, Pass, Place};
+use permits::Permit;
 use sources::Sources;
+use spcd_postgres::HubError;
+use spcd_postgres::import::comments::are_supported;
+use spcd_postgres::writer::Writer;
 
-/// Maximum number of tables on their way to the writer, which takes some hundreds at a time: enough
-/// to keep it busy, and no more than fit into memory as text.
-const MOST_UNWRITTEN_TABLES: usize = 4000;
-/// What a connection counts as beside its tables.
+/// Size of a connection in permits, beside its tables.
 const CONNECTION_SIZE: usize = 4;
 
 /// The running jobs of a leader.
@@ -59,9 +56,9 @@ struct Handle {
     origin: Origin,
 }
 
-/// Where a job comes from, as the log tells its end.
+/// Origin of a job, for the log.
 pub struct Origin {
-    /// Where the connection is written; empty: nowhere any more.
+    /// Position of the connection's block; empty if it was removed.
     pub place: String,
     /// A failure leaves the row as it is.
     pub is_refresh: bool,
@@ -69,35 +66,32 @@ pub struct Origin {
     pub is_removal: bool,
 }
 
-/// What all jobs share.
+/// Shared by all jobs.
 pub struct JobContext {
     pub(super) sources: Sources,
     pub(super) writer: Writer,
-    /// Permits for tables on their way to the writer.
-    room: Gate,
     /// Members that change views of their aggregators do so one after the other: each starts from
     /// what the one before left.
     pub(super) following: Arc<Mutex<()>>,
     /// Whether aggregators have views, and in which pass that was asked.
     pub(super) have_aggregators_views: Mutex<(i64, bool)>,
-    /// What people hung on a connection that goes, goes with it.
+    /// Dropped connections take dependent objects of users along.
     drop_dependents: AtomicBool,
     /// The number of running jobs.
     pub(super) busy: watch::Sender<usize>,
-    /// Which job looks for a connection's comments.
+    /// Assignment of comments to jobs.
     pub(super) comments: Comments,
 }
 
 /// A job.
 pub struct Job {
     pub name: String,
-    /// What the row says when the job begins.
+    /// The row's status when the job starts.
     pub status: Status,
     /// The row's error then.
     pub error: Option<String>,
     pub generation: i64,
-    /// When its turn comes.
-    pub place: Place,
+    pub priority: Priority,
     pub asked: AskedAt,
 }
 
@@ -112,7 +106,7 @@ impl AskedAt {
     /// Takes note that the source is asked.
     pub fn now(&self) {
         if self.at.set(Instant::now()).is_ok() {
-            // The loop is gone where the lead is lost.
+            // The loop has ended if the lead is lost.
             let _ = self.events.send(Event::SourceAsked(self.name.clone()));
         }
     }
@@ -130,7 +124,6 @@ impl Jobs {
         let context = Arc::new(JobContext {
             sources,
             writer,
-            room: Gate::new(MOST_UNWRITTEN_TABLES),
             following: Arc::default(),
             have_aggregators_views: Mutex::default(),
             drop_dependents: AtomicBool::new(false),
@@ -152,12 +145,12 @@ impl Jobs {
         }
     }
 
-    /// From now on what people hung on a connection that goes, goes with it.
+    /// Makes dropped connections take dependent objects of users along.
     pub fn drop_dependents(&self) {
         self.context.drop_dependents.store(true, Ordering::Relaxed);
     }
 
-    /// Gives up looking for a connection's comments, until they are wanted anew.
+    /// Gives up setting a connection's comments, until they are queued again.
     pub fn leave_comments(&self, name: &str) {
         self.context.comments.leave(name);
     }
@@ -165,6 +158,11 @@ impl Jobs {
     /// The number of running jobs, as it changes.
     pub fn count(&self) -> watch::Receiver<usize> {
         self.context.busy.subscribe()
+    }
+
+    /// Returns what the running jobs use of the session budget, for the log.
+    pub fn usage(&self) -> Option<String> {
+        (!self.running.is_empty()).then(|| self.context.sources.permits.usage())
     }
 
     /// Waits for an event of a job.
@@ -181,7 +179,7 @@ impl Jobs {
         self.events.try_recv().ok()
     }
 
-    /// Takes note that the end of a job is told. Returns where it came from.
+    /// Removes an ended job. Returns its origin.
     pub fn ended(&mut self, name: &str) -> Option<Origin> {
         let handle = self.running.remove(name);
         self.context.busy.send_replace(self.running.len());
@@ -198,8 +196,7 @@ impl Jobs {
     /// Lets a connection's job go before all others.
     pub fn prioritize(&self, name: &str) {
         if let Some(handle) = self.running.get(name) {
-            self.context.sources.hurry(handle.number);
-            self.context.room.hurry(handle.number);
+            self.context.sources.permits.prioritize(handle.number);
         }
     }
 
@@ -209,22 +206,17 @@ impl Jobs {
         work: Work,
         connection: Option<Arc<Connection>>,
         generation: i64,
-        is_urgent: bool,
+        urgency: Urgency,
     ) {
         let cancel = Arc::new(Notify::new());
         self.started += 1;
         let number = self.started;
-        let turn = match (is_urgent, is_refresh(&work)) {
-            (true, _) => 0,
-            (false, false) => 1,
-            (false, true) => 2,
-        };
         let job = Job {
             name: work.name.clone(),
             status: work.status,
             error: work.error.clone(),
             generation,
-            place: Place { turn, number },
+            priority: Priority { urgency, number },
             asked: AskedAt {
                 at: OnceLock::new(),
                 name: work.name.clone(),
@@ -239,8 +231,8 @@ impl Jobs {
         self.running.insert(work.name.clone(), handle);
         self.context.busy.send_replace(self.running.len());
         let commenting = match &work.task {
-            Task::Import(import) if !import.hidden && are_offered(&import.target) => connection
-                .map(|connection| Commenting {
+            Task::Import(import) if !import.hidden && are_supported(&import.target) => connection
+                .map(|connection| QueuedComments {
                     name: work.name.clone(),
                     connection,
                     number,
@@ -271,14 +263,14 @@ impl Jobs {
     /// Looks for the comments of a connection that is ready and has none, unless that was done since
     /// the daemon started.
     pub fn comment(&mut self, name: &str, connection: &Arc<Connection>) {
-        let are_offered = connection.target.as_ref().is_ok_and(are_offered);
+        let are_supported = connection.target.as_ref().is_ok_and(are_supported);
         let is_done = self.context.comments.has_begun(name) || self.running.contains_key(name);
-        if !are_offered || is_done {
+        if !are_supported || is_done {
             return;
         }
         self.started += 1;
         self.context.comments.begin(name, self.started);
-        self.comments.add(Commenting {
+        self.comments.add(QueuedComments {
             name: name.to_owned(),
             connection: connection.clone(),
             number: self.started,
@@ -289,7 +281,7 @@ impl Jobs {
     /// Waits until what is done beside the jobs is over.
     pub async fn rest(&mut self) {
         while self.tasks.join_next().await.is_some() {}
-        self.comments.is_empty().await;
+        self.comments.drained().await;
     }
 }
 
@@ -299,20 +291,20 @@ impl Origin {
             place: connection.map_or_else(String::new, place),
             is_refresh: match &work.task {
                 Task::Import(import) => {
-                    is_refresh(work) && import.target.csv.is_none() && !import.hidden
+                    work.is_refresh() && import.target.csv.is_none() && !import.hidden
                 }
                 _ => false,
             },
             is_removal: match &work.task {
                 Task::Import(import) => import.hidden,
                 Task::Drop { .. } => true,
-                Task::Unite(_) | Task::Grant { .. } => false,
+                Task::SyncAggregator(_) | Task::Grant { .. } => false,
             },
         }
     }
 }
 
-/// Where a connection is written, as the log tells it.
+/// Returns the position of a connection's block, for the log.
 pub fn place(connection: &Connection) -> String {
     format!("{}:{}", connection.file, connection.start_line)
 }
@@ -338,7 +330,7 @@ impl JobContext {
                 let result = self.grant(job, &tables).await;
                 self.conclude(job, result, GRANT, None).await
             }
-            Task::Unite(sync) => {
+            Task::SyncAggregator(sync) => {
                 let result = self.sync_aggregator(job, &sync, cancel).await;
                 self.conclude(job, result, &sync.target_hash, None).await
             }
@@ -346,13 +338,13 @@ impl JobContext {
         }
     }
 
-    /// Returns what came of a job. Its row says why it failed.
+    /// Returns the outcome of a job, after writing an error to its row.
     async fn conclude(
         &self,
         job: &Job,
         result: Result<JobOutcome, HubError>,
         target_hash: &str,
-        kind: Option<Kind>,
+        kind: Option<FailureKind>,
     ) -> JobOutcome {
         match outcome_of(result) {
             Ok(outcome) => outcome,
@@ -363,22 +355,19 @@ impl JobContext {
         }
     }
 
-    /// Writes why a job failed, unless the row says just that already. Where the server has no room for
-    /// that now, the next pass writes it: to begin anew would ask the source again.
+    /// Writes a job's error to its row, unless it is there already. If that fails, the next pass writes it:
+    /// repeating the job would ask the source again, with credentials that it may have rejected.
     pub(super) async fn failed(
         &self,
         job: &Job,
         target_hash: String,
         error: String,
-        kind: Option<Kind>,
+        kind: Option<FailureKind>,
     ) -> JobOutcome {
         if job.status != Status::Error || job.error.as_ref() != Some(&error) {
-            let unit = plan::error_unit(&job.name, job.status, error.clone());
-            match self.writer.write(unit, job.generation).await {
-                Err(error) if !error.is_passing() && !error.is_out_of_room() => {
-                    return JobOutcome::Cancelled;
-                }
-                _ => {}
+            let unit = planner::error_unit(&job.name, job.status, error.clone());
+            if let Err(error) = self.writer.write(unit, job.generation).await {
+                tracing::debug!(connection = job.name, %error, "the error of a job is not written yet");
             }
         }
         JobOutcome::Failed {
@@ -389,44 +378,51 @@ impl JobContext {
     }
 
     /// Writes what a job makes.
-    pub(super) async fn write(&self, job: &Job, unit: Unit) -> Result<JobOutcome, HubError> {
+    pub(super) async fn write(&self, job: &Job, unit: WriteUnit) -> Result<JobOutcome, HubError> {
         match self.writer.write(unit, job.generation).await {
-            Err(error) if error.is_passing() || error.is_out_of_room() => Ok(JobOutcome::Later {
-                reason: error.to_string(),
-                is_lock: error.is_blocked(),
-            }),
-            Err(error) => Err(error),
+            Err(error) if error.is_transient() || error.is_out_of_resources() => {
+                Ok(JobOutcome::Later {
+                    reason: error.to_string(),
+                    is_lock: error.is_lock_timeout(),
+                })
+            }
+            Err(error) => Err(error.with_privilege_advice()),
             Ok(()) => Ok(JobOutcome::Done),
         }
     }
 
-    /// Waits until so many tables more may be on their way to the writer.
-    pub(super) async fn room_for(&self, job: &Job, tables: usize) -> Pass {
-        self.room.enter(job.place, CONNECTION_SIZE + tables).await
+    /// Waits until so many more tables may be on their way to the writer.
+    pub(super) async fn permit_to_write(&self, job: &Job, tables: usize) -> Permit {
+        let size = CONNECTION_SIZE + tables;
+        let permits = &self.sources.permits;
+        let permit = permits.acquire_many(PermitKind::Unwritten, job.priority, size);
+        permit.await
     }
 
-    /// Whether what people hung on a connection that goes, goes with it.
+    /// Whether dropped connections take dependent objects of users along.
     pub(super) fn drops_dependents(&self) -> bool {
         self.drop_dependents.load(Ordering::Relaxed)
     }
 }
 
-/// Returns the outcome of a job, or the error that its row is to say.
+/// Returns the outcome of a job, or the error for its row.
 pub(super) fn outcome_of(result: Result<JobOutcome, HubError>) -> Result<JobOutcome, HubError> {
     match result {
-        Err(error) if error.is_stale() => Ok(JobOutcome::Later {
-            reason: error.to_string(),
-            is_lock: false,
-        }),
+        Err(error) if error.is_outdated() || matches!(error, HubError::SourceAtWork) => {
+            Ok(JobOutcome::Later {
+                reason: error.to_string(),
+                is_lock: false,
+            })
+        }
         // The database's own matter: the loop meets it too.
         Err(
-            HubError::Lost(_)
-            | HubError::Crashed
-            | HubError::Silent
-            | HubError::LeadLost
-            | HubError::InTheWay
+            HubError::ConnectionLost(_)
+            | HubError::WrapperCrashed { .. }
+            | HubError::Unresponsive
+            | HubError::LeadershipLost
+            | HubError::SchemaChangeWaiting
             | HubError::ReadOnly
-            | HubError::NotLeading
+            | HubError::NotLeader
             | HubError::NoSession,
         ) => Ok(JobOutcome::Cancelled),
         result => result,

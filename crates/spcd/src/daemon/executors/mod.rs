@@ -2,17 +2,19 @@
 
 pub mod drift;
 pub mod files;
+pub mod forward;
 mod hub;
 pub mod jobs;
-mod look;
+mod observe;
 mod requests;
 
-use spcd_core::plan::Task;
+use spcd_core::planner::Task;
 use spcd_core::scheduler::{Command, Event, ProbeCommand};
 use tokio::time::Instant;
 
 use super::LeaderSession;
-use crate::hub::{HubError, crash};
+use spcd_postgres::HubError;
+use spcd_postgres::crash_guard;
 
 impl LeaderSession<'_> {
     /// Carries out a command. Returns the event that reports it, unless that comes later or never.
@@ -20,14 +22,26 @@ impl LeaderSession<'_> {
         match command {
             Command::ReadRequests { open } => {
                 self.pass_began = Instant::now();
+                self.diagnostics = None;
                 self.notice_files().await;
-                let client = &self.lead.control.client;
-                return requests::read(client, &open).await.map(Some);
+                let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+                let mut read = requests::read(client, epoch, &open).await?;
+                if matches!(&read, Event::Requested { requests, .. } if !requests.is_empty()) {
+                    self.mirrors.poke();
+                }
+                if let (Some((links, parts)), Event::Requested { requests, .. }) =
+                    (self.config.gateways(), &mut read)
+                {
+                    self.forwarded.hold_back(links, parts, requests);
+                }
+                return Ok(Some(read));
             }
             Command::AskDrift { pass, is_urgent } => {
                 self.drift.ask(pass, self.pass_began, is_urgent);
             }
-            Command::Look {
+            Command::ReadFiles => return self.read_files().await.map(Some),
+            Command::Observe(names) => return self.observe(&names).await.map(Some),
+            Command::ObserveAll {
                 waits_for_drift,
                 drift,
                 is_awaited,
@@ -35,28 +49,40 @@ impl LeaderSession<'_> {
             Command::CreateExtensions(names) => {
                 return self.create_extensions(&names).await.map(Some);
             }
+            Command::ChangeLanes(changes) => {
+                return self.change_lanes(&changes).await.map(Some);
+            }
             Command::RecordPause { names, is_pause } => {
                 return self.record_pause(names, is_pause).await.map(Some);
             }
             Command::AdmitReaders => {
-                let admit = "SELECT spcd.admit_readers()";
-                self.lead.control.client.batch_execute(admit).await?;
+                // In one transaction: a leader that lost the lead admits no role.
+                let epoch = self.lead.epoch;
+                let admit =
+                    format!("SELECT spcd.assert_lead({epoch}); SELECT spcd.admit_readers()");
+                self.lead.control.client.batch_execute(&admit).await?;
             }
             Command::SetSearchPath(change) => {
                 return self.set_search_path(&change).await.map(Some);
             }
             Command::Publish {
                 rows,
-                touched,
+                refresh_fingerprints,
                 diagnostics,
-            } => return (self.publish(&rows, &touched, diagnostics.as_ref()).await).map(Some),
+            } => {
+                return (self
+                    .publish(&rows, &refresh_fingerprints, diagnostics.as_ref())
+                    .await)
+                    .map(Some);
+            }
             Command::Answer { id, error } => {
                 let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+                let error = error.or_else(|| self.forwarded.take_error(id));
                 requests::answer(client, epoch, id, error).await?;
                 return Ok(Some(Event::Answered(id)));
             }
             Command::ForgetCrash(name) => {
-                crash::forget(&self.lead.control.client, self.lead.epoch, &name).await?;
+                crash_guard::forget(&self.lead.control.client, self.lead.epoch, &name).await?;
                 return Ok(Some(Event::CrashForgotten(name)));
             }
             Command::ReportStart { running } => self.log_start(running).await?,
@@ -71,18 +97,18 @@ impl LeaderSession<'_> {
             Command::Start {
                 work,
                 generation,
-                is_urgent,
+                urgency,
             } => {
                 if let Task::Import(_) = &work.task {
-                    self.csv.reading(&work.name);
+                    self.csv.begin_read(&work.name);
                 }
                 self.follow_change(&work);
                 let connection = self.desired.connections.get(&work.name).cloned();
-                self.jobs.start(work, connection, generation, is_urgent);
+                self.jobs.start(work, connection, generation, urgency);
             }
             Command::Cancel(name) => self.jobs.cancel(&name),
             Command::Prioritize(name) => self.jobs.prioritize(&name),
-            Command::FilesUnread(name) => self.csv.unread(&name),
+            Command::FilesUnread(name) => self.csv.cancel_read(&name),
             Command::Comment(names) => {
                 for name in names {
                     if let Some(connection) = self.desired.connections.get(&name) {
@@ -103,7 +129,7 @@ impl LeaderSession<'_> {
 
     fn tell_probes(&self, command: ProbeCommand) {
         if let Some(probes) = &self.probes {
-            probes.tell(command);
+            probes.send(command);
         }
     }
 }

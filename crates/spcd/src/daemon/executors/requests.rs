@@ -4,7 +4,7 @@ use spcd_core::scheduler::{Action, Event, Request};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use crate::hub::HubError;
+use spcd_postgres::HubError;
 
 /// Maximum number of requests that are held in memory at once, and of the names in them. The others
 /// stay queued in the table until these are answered. The oldest is always held.
@@ -14,7 +14,7 @@ const MOST_NAMES: i64 = 200_000;
 const MOST_KEPT: i32 = 100;
 
 /// Reads the requests that are not open.
-pub async fn read(client: &Client, open: &[i64]) -> Result<Event, HubError> {
+pub async fn read(client: &Client, epoch: i64, open: &[i64]) -> Result<Event, HubError> {
     // Whatever there is in the array: members that are NULL, or arrays of arrays.
     let sql = r#"SELECT q.id, CASE WHEN f.fits AND q.connections IS NOT NULL THEN ARRAY(
                    SELECT DISTINCT name COLLATE "C" FROM pg_catalog.unnest(q.connections) AS n (name)
@@ -28,7 +28,7 @@ pub async fn read(client: &Client, open: &[i64]) -> Result<Event, HubError> {
                WHERE q.n <= $2 + 1 AND q.id <> ALL ($1)
                ORDER BY q.id"#;
     let rows = client.query(sql, &[&open, &MOST_OPEN, &MOST_NAMES]).await?;
-    take_retries(client, &rows).await?;
+    take_retries(client, epoch, &rows).await?;
     let (mut requests, mut is_crowded) = (Vec::new(), false);
     for row in rows {
         if !row.try_get::<_, bool>(3)? {
@@ -78,7 +78,7 @@ pub async fn answer(
 
 /// Leaves only a refresh of retries that were read for the next leader: a retry may end the server
 /// once more.
-async fn take_retries(client: &Client, rows: &[Row]) -> Result<(), HubError> {
+async fn take_retries(client: &Client, epoch: i64, rows: &[Row]) -> Result<(), HubError> {
     let mut ids: Vec<i64> = Vec::new();
     for row in rows {
         if row.try_get::<_, &str>(2)? == "retry" && row.try_get(3)? {
@@ -86,8 +86,9 @@ async fn take_retries(client: &Client, rows: &[Row]) -> Result<(), HubError> {
         }
     }
     if !ids.is_empty() {
-        let taken = "UPDATE spcd.refresh_request SET action = 'refresh' WHERE id = ANY ($1)";
-        client.execute(taken, &[&ids]).await?;
+        let taken = "UPDATE spcd.refresh_request SET action = 'refresh'
+                     WHERE id = ANY ($1) AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = $2)";
+        client.execute(taken, &[&ids, &epoch]).await?;
     }
     Ok(())
 }

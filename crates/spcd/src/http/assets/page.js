@@ -405,7 +405,7 @@ function drawDetail(row, events) {
   cover();
 }
 
-// What is as it was stays the same element: somebody may be about to copy it, or to press it.
+// Unchanged elements stay: a user may be about to copy or press one.
 function renew(box, parts) {
   const [keep, old] = [box.scrollTop, [...box.children]];
   let at = 0;
@@ -602,8 +602,8 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 // A stream by fetch, since an EventSource cannot show a token.
 async function follow() {
   for (let times = 0; ; times++) {
-    // The daemon says every 15 s that it is there. Who says nothing for longer is not, even if nobody
-    // has told: the network, or a machine that slept.
+    // The daemon sends a sign of life every 15 s. A longer silence means that the connection is lost,
+    // even without an error: the network failed, or the machine slept.
     const silent = new AbortController();
     let silence = 0;
     const wait = () => {

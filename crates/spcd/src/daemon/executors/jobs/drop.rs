@@ -1,17 +1,19 @@
-//! Dropping what was made for a connection.
+//! Drops a connection's objects.
 
-use spcd_core::observed::{Applied, Written};
-use spcd_core::plan;
+use spcd_core::observed::{Applied, ConfigSnapshot};
+use spcd_core::planner;
 use spcd_core::scheduler::JobOutcome;
 
 use super::{Job, JobContext};
-use crate::hub::{HubError, dependents, union};
+use spcd_postgres::HubError;
+use spcd_postgres::catalog::aggregators;
+use spcd_postgres::catalog::dependents;
 
-/// What is dropped.
+/// The objects to drop.
 pub struct Dropping {
-    /// What the row of a connection that stays, disabled, says then.
-    pub keep: Option<Box<Written>>,
-    /// What was made.
+    /// The row of a connection that stays, disabled.
+    pub keep: Option<Box<ConfigSnapshot>>,
+    /// The objects that spcd created.
     pub applied: Applied,
     /// Its tables.
     pub tables: Vec<String>,
@@ -29,7 +31,7 @@ impl JobContext {
             applied,
             tables,
         } = dropping;
-        let _room = self.room_for(job, tables.len()).await;
+        let _permit = self.permit_to_write(job, tables.len()).await;
         let Ok(readers) = self.readers(job).await else {
             return Ok(JobOutcome::Cancelled);
         };
@@ -48,14 +50,14 @@ impl JobContext {
             return Ok(JobOutcome::Cancelled);
         }
         let (name, keep) = (&job.name, keep.as_deref());
-        let unit = plan::drop_unit(name, job.status, &applied, &tables, keep, dependents);
+        let unit = planner::drop_unit(name, job.status, &applied, &tables, keep, dependents);
         self.write(job, unit).await
     }
 
-    /// Logs what people made that will go with a connection.
+    /// Logs the users' objects that are dropped with a connection.
     async fn log_dependents(&self, job: &Job, tables: &[String]) -> Result<(), HubError> {
-        let session = self.sources.session(job.place).await?;
-        let found = dependents::of_all(session.client(), &job.name, tables).await;
+        let session = self.sources.session(job.priority).await?;
+        let found = dependents::cascaded_objects(session.client(), &job.name, tables).await;
         session.give_back_after(&found);
         for what in found? {
             tracing::warn!(connection = job.name, "dropped along with it: {what}");
@@ -71,9 +73,9 @@ impl JobContext {
         if asked == job.generation && !any {
             return Ok(Vec::new());
         }
-        let session = self.sources.session(job.place).await?;
+        let session = self.sources.session(job.priority).await?;
         if asked != job.generation {
-            let any = union::any(session.client()).await;
+            let any = aggregators::have_views(session.client()).await;
             *have_views = (job.generation, any.as_ref().is_ok_and(|any| *any));
             if !matches!(any, Ok(true)) {
                 session.give_back_after(&any);
@@ -81,7 +83,7 @@ impl JobContext {
             }
         }
         drop(have_views);
-        let readers = union::readers(session.client(), &job.name).await;
+        let readers = aggregators::reading_aggregators(session.client(), &job.name).await;
         session.give_back_after(&readers);
         readers
     }

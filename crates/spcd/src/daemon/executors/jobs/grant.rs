@@ -1,15 +1,15 @@
-//! Letting members of `spcd_users` read what is there.
+//! Grants `spcd_users` access to existing tables.
 
-use spcd_core::plan;
+use spcd_core::planner;
 use spcd_core::scheduler::JobOutcome;
 
 use super::{Job, JobContext};
-use crate::hub::HubError;
+use spcd_postgres::HubError;
 
 impl JobContext {
     /// Grants what a connection's tables lack.
     pub(super) async fn grant(&self, job: &Job, tables: &[String]) -> Result<JobOutcome, HubError> {
-        let unit = plan::grant_unit(&job.name, job.status, tables);
+        let unit = planner::grant_unit(&job.name, job.status, tables);
         self.write(job, unit).await
     }
 }

@@ -1,24 +1,29 @@
 //! Asking a source, and making what it answers.
 
+use spcd_core::diff::{self, Blockers};
 use spcd_core::observed::Detail;
-use spcd_core::plan::{self, Import, Offer, Unit};
+use spcd_core::planner::{self, Import, RemoteSchema, WriteUnit};
 use spcd_core::scheduler::JobOutcome;
-use spcd_core::shape::{self, Obstacles};
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::gate::Pass;
-use super::sources::Asker;
+use super::permits::Permit;
+use super::sources::ImportContext;
 use super::{Job, JobContext, outcome_of};
-use crate::hub::{HubError, ahead, observe, trial, union};
 use crate::telemetry::{self, Observation};
+use spcd_postgres::HubError;
+use spcd_postgres::catalog::aggregators;
+use spcd_postgres::catalog::observe;
+use spcd_postgres::crash_guard::{Crash, Question};
+use spcd_postgres::import::preview;
+use spcd_postgres::writer::savepoint_check;
 
-/// What a source's answer means, and the permits that are held until it is written.
+/// What to write after a source's answer, and the permits that are held until then.
 struct Answer {
-    unit: Option<Unit>,
+    unit: Option<WriteUnit>,
     _following: Option<OwnedMutexGuard<()>>,
-    _room: Pass,
+    _permit: Permit,
 }
 
 impl JobContext {
@@ -28,7 +33,9 @@ impl JobContext {
         let result = self.import_twice(job, import, cancel).await;
         match outcome_of(result) {
             Ok(outcome) => outcome,
-            Err(error) if import.why == plan::Why::Refresh && import.target.csv.is_none() => {
+            Err(error)
+                if import.reason == planner::Reason::Refresh && import.target.csv.is_none() =>
+            {
                 JobOutcome::Failed {
                     target_hash: hash,
                     kind: Some(error.kind()),
@@ -42,8 +49,8 @@ impl JobContext {
         }
     }
 
-    /// Imports, and once more with each change tried first where the server may have refused one table
-    /// of many, or where a user altered what the statements were made for.
+    /// Imports. Repeats it once, with each change tried first, if the server may have refused one of many
+    /// tables, or if a user altered the tables meanwhile.
     async fn import_twice(
         &self,
         job: &Job,
@@ -54,12 +61,17 @@ impl JobContext {
             answer = self.ask(job, import, false) => answer,
             () = cancel.notified() => return Ok(JobOutcome::Cancelled),
         };
-        if let Err(HubError::Crashed) = &answer {
-            self.sources
-                .crashed(&job.name, &import.target_hash, &import.target);
+        if let Err(HubError::WrapperCrashed { backend_pid }) = &answer {
+            self.sources.crashed(Crash {
+                name: job.name.clone(),
+                target_hash: import.target_hash.clone(),
+                wrapper: import.target.wrapper.clone(),
+                question: Question::Import,
+                backend_pid: *backend_pid,
+            });
         }
         match self.write_answer(job, answer?).await {
-            Err(error) if error.is_of_a_table() || error.is_stale() => {
+            Err(error) if error.may_concern_one_table() || error.is_outdated() => {
                 let answer = tokio::select! {
                     answer = self.ask(job, import, true) => answer,
                     () = cancel.notified() => return Ok(JobOutcome::Cancelled),
@@ -79,49 +91,53 @@ impl JobContext {
 
     /// Asks the source. Returns what its answer means; `careful`: each change is tried first.
     async fn ask(&self, job: &Job, import: &Import, careful: bool) -> Result<Answer, HubError> {
-        let asker = Asker {
-            place: job.place,
+        let context = ImportContext {
+            priority: job.priority,
             generation: job.generation,
             source: &import.target_hash,
             asked: &job.asked,
         };
-        let answer = self.sources.tables(import, asker).await;
+        let answer = self.sources.tables(import, context).await;
         if let Some(took) = job.asked.elapsed() {
             telemetry::observe(Observation::Asked { took });
         }
-        let (wanted, held) = answer?;
-        let room = self.room_for(job, wanted.offer.tables.len()).await;
+        let (wanted, permits) = answer?;
+        if let Some(error) = &wanted.offer.failed_check {
+            let connection = job.name.as_str();
+            tracing::warn!(connection, %error, "cannot check what the source's role may read");
+        }
+        let permit = self.permit_to_write(job, wanted.offer.tables.len()).await;
         // The next source is asked when there is room for what this one answered.
-        drop(held);
+        drop(permits);
         let mut answer = Answer {
             unit: None,
             _following: None,
-            _room: room,
+            _permit: permit,
         };
         if import.applied.is_none() && !careful && !import.hidden && wanted.is_plain {
             let (tables, hash) = (&wanted.offer.tables, wanted.hash.clone());
-            let unit = plan::settle_new(&job.name, job.status, import, tables, hash);
+            let unit = planner::resolve_new_import(&job.name, job.status, import, tables, hash);
             answer.unit = Some(unit);
             return Ok(answer);
         }
         if import.applied.is_none() && !careful {
-            let (offer, detail, obstacles) =
-                (&wanted.offer, Detail::default(), Obstacles::default());
-            let unit = plan::settle(&job.name, job.status, import, &detail, offer, &obstacles);
+            let (offer, detail, blockers) = (&wanted.offer, Detail::default(), Blockers::default());
+            let unit =
+                planner::resolve_import(&job.name, job.status, import, &detail, offer, &blockers);
             answer.unit = settled(unit)?;
             return Ok(answer);
         }
         let offer = &wanted.offer;
-        let settled = if careful && import.target.library().is_some() {
+        let settled = if careful && import.target.exclusive_library().is_some() {
             // A trial runs the wrapper's validator.
-            let session = self.sources.bound(&import.target).await?;
+            let session = self.sources.bound(&import.target, job.priority).await?;
             let settled = self
                 .settle(session.client(), job, import, offer, careful)
                 .await;
             session.give_back_after(&settled);
             settled
         } else {
-            let session = self.sources.session(job.place).await?;
+            let session = self.sources.session(job.priority).await?;
             let settled = self
                 .settle(session.client(), job, import, offer, careful)
                 .await;
@@ -132,58 +148,63 @@ impl JobContext {
         Ok(answer)
     }
 
-    /// Returns what a source's answer means where something is there already.
+    /// Returns what to write if the connection has objects already.
     async fn settle(
         &self,
         client: &Client,
         job: &Job,
         import: &Import,
-        wanted: &Offer,
+        wanted: &RemoteSchema,
         careful: bool,
-    ) -> Result<(Option<Unit>, Option<OwnedMutexGuard<()>>), HubError> {
+    ) -> Result<(Option<WriteUnit>, Option<OwnedMutexGuard<()>>), HubError> {
         let (name, status) = (job.name.as_str(), job.status);
         let names = [name.to_owned()];
         let found = observe::details(client, &names, import.readers).await?;
         let mut detail = found.into_values().next().unwrap_or_default();
-        shape::normalize(&mut detail.tables, import.target.traits());
-        let wanted = &*wanted.with_skipped(&detail.tables, &import.target.import);
+        diff::normalize(&mut detail.tables, import.target.wrapper_traits());
+        let wanted = &*wanted.with_skipped_tables(&detail.tables, &import.target.import);
         let changes = import.changes(&detail, wanted);
-        let ahead::InTheWay {
-            mut obstacles,
+        let preview::FoundBlockers {
+            mut blockers,
             followers,
-            turn,
-        } = ahead::in_the_way(client, name, &changes, &self.following).await?;
-        let step = union::Step::new(
+            guard: turn,
+        } = preview::find_blockers(client, name, &detail, &changes, &self.following).await?;
+        let step = aggregators::MemberChange::new(
             name,
             &detail,
             wanted,
             changes,
-            &obstacles,
+            &blockers,
             import.schema(name),
         );
-        let look = union::Closeness {
+        let look = aggregators::ObservationScope {
             readers: import.readers,
             // Users may have altered other members, too.
             members: careful,
-            ..union::Closeness::default()
+            ..aggregators::ObservationScope::default()
         };
-        let (mut first, mut last) = union::follow(client, &followers, &step, look).await?;
+        let (mut first, mut last) =
+            aggregators::follow_statements(client, &followers, &step, look).await?;
         if careful {
             let changes = &step.changes;
-            obstacles.refused =
-                trial::refused(client, name, import, &detail, &first, changes).await?;
-            let step = union::Step::new(
+            let refused =
+                savepoint_check::refused_changes(client, name, import, &detail, &first, changes)
+                    .await?;
+            for (table, reason) in refused {
+                blockers.refused.entry(table).or_insert(reason);
+            }
+            let step = aggregators::MemberChange::new(
                 name,
                 &detail,
                 wanted,
                 step.changes,
-                &obstacles,
+                &blockers,
                 import.schema(name),
             );
-            (first, last) = union::follow(client, &followers, &step, look).await?;
+            (first, last) = aggregators::follow_statements(client, &followers, &step, look).await?;
         }
-        let mut unit = settled(plan::settle(
-            name, status, import, &detail, wanted, &obstacles,
+        let mut unit = settled(planner::resolve_import(
+            name, status, import, &detail, wanted, &blockers,
         ))?;
         if let Some(unit) = &mut unit {
             unit.sql = first + &unit.sql + &last;
@@ -192,8 +213,8 @@ impl JobContext {
     }
 }
 
-fn settled(settled: Result<Option<Unit>, String>) -> Result<Option<Unit>, HubError> {
-    settled.map_err(|text| HubError::Refused {
+fn settled(settled: Result<Option<WriteUnit>, String>) -> Result<Option<WriteUnit>, HubError> {
+    settled.map_err(|text| HubError::StatementFailed {
         text,
         code: SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
     })

@@ -1,55 +1,56 @@
-//! Asking sources. Few are asked at a time, since each keeps a core of the server busy; one that
-//! does not answer soon moves over to where many may wait, so that it holds up nobody else.
+//! Asking sources. Few are asked at a time, since each keeps a core of the server busy; one that does
+//! not answer quickly gives its permit back and waits with another kind, so that it delays no other.
 
+mod batch;
+mod privileges;
 mod sessions;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::config::{OptionValue, Target};
-use spcd_core::health::Kind;
-use spcd_core::plan::{Comment, Import, Offer, Why};
-use spcd_core::shape::{self, Table};
+use parking_lot::Mutex;
+use spcd_core::config::{ForeignSource, OptionValue, UnknownTypePolicy};
+use spcd_core::diff::{self, Table};
+use spcd_core::health::FailureKind;
+use spcd_core::planner::{Comment, Import, Reason, RemoteSchema};
+use spcd_core::scheduler::{PermitKind, Priority, SessionBudget, Urgency};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::AskedAt;
-use super::gate::{Gate, Pass, Place};
-use crate::hub::connect::Endpoint;
-use crate::hub::pool::Pool;
-use crate::hub::waiting::{Risk, Waiting};
-use crate::hub::{HubError, Limits, ask, comments};
+use super::permits::{Permit, Permits, UncancellablePermit};
+use crate::source::ask;
 use crate::tunnel::Tunnels;
-use sessions::Waiter;
+use batch::Batches;
+use privileges::PrivilegeChecks;
+use sessions::ImportSession;
+use spcd_postgres::connection::pool::Pool;
+use spcd_postgres::connection::{Endpoint, Session};
+use spcd_postgres::import::{comments, fetch_remote_schemas, reports_privileges};
+use spcd_postgres::{HubError, Limits};
 
-/// How many sources that answer quickly are asked at a time: each keeps a core of the server busy,
-/// so more would only be slower.
-const BRISK: usize = 4;
-/// How long a source may take for what nobody waits for.
+/// How long a source may take for what no client waits for.
 const UNHURRIED_DEADLINE: Duration = Duration::from_secs(10);
-/// A source that takes so many times as long as others do is no longer waited for by them.
-const SLOW: u32 = 5;
-/// However fast and however slow the others are.
-const SLOW_AT_LEAST: Duration = Duration::from_millis(100);
-const SLOW_AT_MOST: Duration = Duration::from_secs(1);
-/// What is taken for usual before any source has answered.
-const USUAL: Duration = Duration::from_millis(50);
-/// The time that a wrapper is given to connect where nothing says otherwise, in seconds.
-const CONNECT: u64 = 10;
-/// The time it is given at first: the shortest that libpq knows. Whoever cannot be reached in it is
-/// asked again with all the time it should have, but apart from all others.
-const HASTY: u64 = 2;
+/// Time for a wrapper to connect where the configuration gives none, in seconds.
+const CONNECT_TIMEOUT: u64 = 10;
+/// Time for the first attempt to connect, in seconds: the shortest that libpq knows. A source that
+/// cannot be reached in it is asked again with all of its time, but apart from the others.
+const FIRST_CONNECT_TIMEOUT: u64 = 2;
+/// Number of shared imports from which on those of former tables of a gateway are dropped.
+const MAX_SHARED: usize = 64;
+/// The table option that names the schema of postgres_fdw's source.
+const SCHEMA_OPTION: &str = "schema_name";
 /// The server option that limits the time to connect, and the wrapper that has one.
-const CONNECT_TIMEOUT: &str = "connect_timeout";
-const TAKES_TIMEOUT: &str = "postgres_fdw";
-/// How long an import may take where the configuration does not say.
+const TIMEOUT_OPTION: &str = "connect_timeout";
+const WRAPPER_WITH_TIMEOUT: &str = "postgres_fdw";
+/// Default time limit of an import.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// How long it may take to tell the hub that a statement is to stop.
+/// Time limit of a cancel request to the hub.
 const CANCEL: Duration = Duration::from_secs(5);
-/// How much longer the server works on it, should the daemon be gone by then.
+/// Extra time in the server's statement time-out, which ends the statement if the daemon is gone.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The sources of a leader's connections, and the sessions in which they are asked.
@@ -57,185 +58,219 @@ pub struct Sources {
     endpoint: Arc<Endpoint>,
     pool: Pool,
     tunnels: Arc<Tunnels>,
-    brisk: Gate,
-    /// Where those wait that did not answer soon.
-    slow: Arc<Semaphore>,
-    /// Where those wait that could not be reached soon.
-    patient: Arc<Semaphore>,
-    idle: Mutex<Vec<Arc<Waiter>>>,
-    /// One more of them is there.
+    pub(super) permits: Arc<Permits>,
+    idle: Mutex<Vec<Arc<ImportSession>>>,
+    /// Notified when a session becomes idle.
     freed: Notify,
-    waiting: Arc<Waiting>,
-    /// By what is asked: what all connections of one plugin instance share.
-    sets: Mutex<BTreeMap<Shared, Arc<Set>>>,
-    /// How long an answer takes usually, in microseconds.
-    usual: AtomicU64,
+    /// Imports that all connections of one plugin instance share.
+    shared: Mutex<BTreeMap<SharedImportKey, Arc<SharedImport>>>,
+    privileges: PrivilegeChecks,
+    /// Questions to sources of which many connections read a schema each.
+    batches: Batches,
 }
 
-/// What connections whose tables are the same have in common.
+/// Key of connections that share their tables.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Shared {
+struct SharedImportKey {
     instance: String,
     version: Option<String>,
     wrapper: String,
     schema: String,
     ask: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
+    unknown_types: Option<UnknownTypePolicy>,
+    /// Of tables in a gateway, which are in a schema for each connection.
+    shape: Option<String>,
 }
 
-/// One set of tables: asked for by one connection at a time, until one has the answer.
-struct Set {
+/// An import that connections share: one of them asks at a time, until one has the answer.
+struct SharedImport {
     turn: Arc<Semaphore>,
-    known: watch::Sender<Known>,
+    state: watch::Sender<SharedState>,
 }
 
-/// What is known of a set.
+/// How far a shared import is.
 #[derive(Default)]
-struct Known {
+struct SharedState {
     /// The tables, and in which pass they were asked for.
-    answer: Option<(i64, Arc<Wanted>)>,
-    /// How many want to know and did not fail yet.
-    candidates: usize,
+    answer: Option<(i64, Arc<SourceTables>)>,
+    /// The number of jobs that want the answer and did not fail yet.
+    waiters: usize,
 }
 
-/// What a source has.
-pub struct Wanted {
+/// The tables of a source.
+pub struct SourceTables {
     /// As it answered.
-    pub offer: Offer,
+    pub offer: RemoteSchema,
     /// The hash of the tables.
     pub hash: String,
     /// Every table can be imported, and there is nothing to warn of.
     pub is_plain: bool,
 }
 
-/// One of those who want to know.
-struct Candidate<'a>(&'a Set);
+/// A job that waits for a shared import.
+struct Waiter<'a>(&'a SharedImport);
 
-/// Who asks.
+/// The job for which a source is asked.
 #[derive(Clone, Copy)]
-pub struct Asker<'a> {
-    /// When its turn comes.
-    pub place: Place,
-    /// The pass that wants it.
+pub struct ImportContext<'a> {
+    /// The job's priority.
+    pub priority: Priority,
+    /// Generation of the pass.
     pub generation: i64,
-    /// What tells its source from others.
+    /// Identity of its source.
     pub source: &'a str,
-    /// Is told when its source is asked.
+    /// Notified when its source is asked.
     pub asked: &'a AskedAt,
 }
 
-/// What keeps others waiting.
+/// The permits that an import holds.
 #[derive(Default)]
-pub struct Held {
-    pass: Option<Pass>,
-    /// Of those whose tables are the same.
+pub struct ImportPermits {
+    quick: Option<Permit>,
+    /// Of a shared import.
     _turn: Option<OwnedSemaphorePermit>,
-    /// Among the slow.
-    _slot: Option<OwnedSemaphorePermit>,
+    /// Of an answer for many connections.
+    _batch: Option<Arc<OwnedSemaphorePermit>>,
+    /// To wait for a source that is slow or hard to reach.
+    _slow: Option<Permit>,
 }
 
 impl Sources {
-    /// Of a hub that has so much room.
+    /// Returns the sources that are asked within a server's limits.
     pub fn new(endpoint: Arc<Endpoint>, pool: Pool, tunnels: Arc<Tunnels>, limits: Limits) -> Self {
-        let sessions = limits.for_imports();
+        let budget = SessionBudget::new(limits.for_imports());
         Self {
             endpoint,
             pool,
             tunnels,
-            brisk: Gate::new(BRISK),
-            slow: Arc::new(Semaphore::new((sessions / 2).max(1))),
-            patient: Arc::new(Semaphore::new((sessions / 4).max(1))),
+            permits: Permits::new(budget),
             idle: Mutex::default(),
             freed: Notify::new(),
-            waiting: Waiting::new(sessions),
-            sets: Mutex::default(),
-            usual: AtomicU64::new(USUAL.as_micros() as u64),
+            shared: Mutex::default(),
+            privileges: PrivilegeChecks::default(),
+            batches: Batches::default(),
         }
     }
 
-    /// Lets one who waits go before all others.
-    pub fn hurry(&self, number: u64) {
-        self.brisk.hurry(number);
-    }
-
-    /// The tables of a connection's source: asked for itself, or what all of its plugin instance
-    /// share. As long as what comes with them is held, no other is asked in its place.
+    /// Returns the tables of a connection's source: its own answer, or the one that all connections of
+    /// its plugin instance share. As long as the permits are held, no other source is asked instead.
     pub async fn tables(
         &self,
         import: &Import,
-        asker: Asker<'_>,
-    ) -> Result<(Arc<Wanted>, Held), HubError> {
+        context: ImportContext<'_>,
+    ) -> Result<(Arc<SourceTables>, ImportPermits), HubError> {
         let target = &import.target;
+        if target.shared_shape.is_some() {
+            let all = self.shared(import, context).await?;
+            let own = SourceTables::of(in_schema(&all.offer, &target.import.schema), target);
+            return Ok((Arc::new(own), ImportPermits::default()));
+        }
         if target.dynamic || target.csv.is_some() {
-            let (mut tables, held) = self.ask(target, asker, None).await?;
+            let (mut tables, held) = match target.lane.is_some() {
+                true => self.ask_in_batch(target, context).await?,
+                false => self.ask_alone(target, context, None).await?,
+            };
             import.keep_types(&mut tables);
-            return Ok((Arc::new(Wanted::of(tables, target)), held));
+            return Ok((Arc::new(SourceTables::of(tables, target)), held));
         }
-        let all = self.shared(import, asker).await?;
+        let all = self.shared(import, context).await?;
         let wanted = &target.import;
-        if wanted.tables.is_empty() && wanted.exclude.is_empty() {
-            return Ok((all, Held::default()));
+        let takes_all = wanted.tables.is_empty() && wanted.exclude.is_empty();
+        let mut tables = None;
+        if !takes_all {
+            let (taken, others): (Vec<&str>, Vec<&str>) = (all.offer.tables.iter())
+                .map(|table| table.name.as_str())
+                .partition(|name| wanted.selects(name));
+            let unmatched = wanted.unmatched_patterns(&taken, Some(&others));
+            let selected = tables.insert(all.offer.clone());
+            selected.warnings.extend(unmatched);
+            selected.tables.retain(|table| wanted.selects(&table.name));
         }
-        let mut tables = all.offer.clone();
-        let (taken, others): (Vec<&str>, Vec<&str>) = (all.offer.tables.iter())
-            .map(|table| table.name.as_str())
-            .partition(|name| wanted.takes(name));
-        tables
-            .warnings
-            .extend(wanted.unmatched(&taken, Some(&others)));
-        tables.tables.retain(|table| wanted.takes(&table.name));
-        let wanted = Wanted::of(tables, target);
-        Ok((Arc::new(wanted), Held::default()))
+        let offer = tables.as_ref().unwrap_or(&all.offer);
+        if reports_privileges(target) && !offer.tables.is_empty() {
+            let privileges = self.privileges(target, context, offer).await?;
+            if !privileges.allow_all() {
+                privileges.add_to(tables.get_or_insert_with(|| all.offer.clone()));
+            }
+        }
+        let tables = tables.map(|tables| Arc::new(SourceTables::of(tables, target)));
+        Ok((tables.unwrap_or(all), ImportPermits::default()))
     }
 
-    /// The comments on the tables of a connection's source. Whoever waits for tables goes first, and
-    /// is not kept waiting by this.
+    /// Returns the comments on the tables of a connection's source.
     pub async fn comments(
         &self,
-        target: &Target,
+        target: &ForeignSource,
         source: &str,
-        place: Place,
+        priority: Priority,
     ) -> Result<Vec<Comment>, HubError> {
-        drop(self.brisk.enter(place, 1).await);
         let (limited, _) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
-        let risk = self.risk(target, source, false).await?;
-        // It holds up all others that are not waited for.
+        let ask = async |client: &Client| comments::fetch(client, target).await;
+        self.ask_beside(target, source, priority, ask).await
+    }
+
+    /// Asks a source a further question. Those that wait for tables go first, and do not wait for it.
+    async fn ask_beside<T>(
+        &self,
+        target: &ForeignSource,
+        source: &str,
+        priority: Priority,
+        question: impl AsyncFnOnce(&Client) -> Result<T, HubError>,
+    ) -> Result<T, HubError> {
+        drop(self.permits.acquire(PermitKind::Quick, priority).await);
+        let permit = (self.uncancellable_permit(target, source, priority, false)).await?;
+        // It delays all others that no client waits for.
         let deadline = deadline(target).min(UNHURRIED_DEADLINE);
-        let session = self.open(target, risk, deadline).await?;
-        let asked = timeout(deadline, comments::ask(session.client(), target)).await;
+        let session = self.open(target, permit, priority, deadline).await?;
+        let asked = timeout(deadline, question(session.client())).await;
         let answer = asked.unwrap_or_else(|_| Err(too_late(deadline)));
         session.give_back_after(&answer);
         answer
     }
 
-    /// What all connections of a plugin instance share. One of them asks; where that fails or
-    /// takes long, another does.
-    async fn shared(&self, import: &Import, asker: Asker<'_>) -> Result<Arc<Wanted>, HubError> {
+    /// Returns the shared tables of a plugin instance. One of its connections is asked, and another one if
+    /// that fails or takes long.
+    async fn shared(
+        &self,
+        import: &Import,
+        context: ImportContext<'_>,
+    ) -> Result<Arc<SourceTables>, HubError> {
         let target = &import.target;
-        let key = Shared {
+        let key = SharedImportKey {
             instance: import.instance.clone(),
-            version: import.version.clone(),
+            version: import.extension_version.clone(),
             wrapper: target.wrapper.clone(),
-            schema: target.import.schema.clone(),
-            ask: target.ask.clone(),
+            schema: match target.shared_shape {
+                Some(_) => String::new(),
+                None => target.import.schema.clone(),
+            },
+            ask: target.ask_options.clone(),
             options: target.import_options.clone(),
+            unknown_types: target.import.unknown_types,
+            shape: target.shared_shape.clone(),
         };
-        let set = {
-            let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-            // What an extension said before it changed is not asked for again.
-            sets.retain(|other, _| other.instance != key.instance || other.version == key.version);
-            sets.entry(key).or_default().clone()
+        let has_shape = key.shape.is_some();
+        let shared = {
+            let mut all = self.shared.lock();
+            if all.len() > MAX_SHARED {
+                all.retain(|other, one| other.shape.is_none() || Arc::strong_count(one) > 1);
+            }
+            // Answers of an earlier version of the extension are not needed any more.
+            all.retain(|other, _| other.instance != key.instance || other.version == key.version);
+            all.entry(key).or_default().clone()
         };
-        let fresh = |known: &Known| {
-            let new =
-                |(asked, _): &(i64, _)| import.why != Why::Refresh || *asked >= asker.generation;
+        let fresh = |known: &SharedState| {
+            let new = |(asked, _): &(i64, _)| {
+                has_shape || import.reason != Reason::Refresh || *asked >= context.generation
+            };
             known.answer.as_ref().is_some_and(new)
         };
-        let candidate = Candidate::of(&set);
-        let mut knowing = set.known.subscribe();
+        let waiter = Waiter::of(&shared);
+        let mut knowing = shared.state.subscribe();
         let known = async {
-            // The sender lives as long as the set, which is ours.
+            // The sender lives as long as `shared`.
             let known = knowing.wait_for(fresh).await.ok()?;
             known.answer.as_ref().map(|(_, tables)| tables.clone())
         };
@@ -243,7 +278,7 @@ impl Sources {
         let turn = tokio::select! {
             biased;
             Some(tables) = &mut known => return Ok(tables),
-            turn = slot(&set.turn) => turn,
+            turn = shared.turn.clone().acquire_owned() => turn.ok(),
         };
         let mut all = target.clone();
         all.import.tables.clear();
@@ -251,23 +286,25 @@ impl Sources {
         let answer = tokio::select! {
             biased;
             Some(tables) = &mut known => return Ok(tables),
-            answer = self.ask(&all, asker, turn) => answer,
+            answer = self.ask_alone(&all, context, turn) => answer,
         };
         let error = match answer {
             // The turn is over when the others can see the answer.
             Ok((tables, _held)) => {
-                let tables = Arc::new(Wanted::of(tables, target));
-                let answer = (asker.generation, tables.clone());
-                set.known.send_modify(|known| known.answer = Some(answer));
+                let tables = Arc::new(SourceTables::of(tables, target));
+                let answer = (context.generation, tables.clone());
+                shared
+                    .state
+                    .send_modify(|known| known.answer = Some(answer));
                 return Ok(tables);
             }
             Err(error) => error,
         };
-        // Its own source is not needed if another one's says what all of them have.
-        drop(candidate);
-        let mut knowing = set.known.subscribe();
+        // Its own source is not needed if another one answers for all.
+        drop(waiter);
+        let mut knowing = shared.state.subscribe();
         match knowing
-            .wait_for(|known| fresh(known) || known.candidates == 0)
+            .wait_for(|known| fresh(known) || known.waiters == 0)
             .await
         {
             Ok(known) if fresh(&known) => match &known.answer {
@@ -278,139 +315,181 @@ impl Sources {
         }
     }
 
-    /// Asks one source. `turn` is kept only as long as others should wait for the answer.
+    /// Asks one source for its tables. `turn` is kept only as long as others should wait for the answer.
+    async fn ask_alone(
+        &self,
+        target: &ForeignSource,
+        context: ImportContext<'_>,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<(RemoteSchema, ImportPermits), HubError> {
+        let (tables, held) = self.ask(target, context, turn, None).await?;
+        let tables = tables.into_values().next().unwrap_or_default();
+        Ok((tables, held))
+    }
+
+    /// Asks one source for the tables of some `schemas`, or for those of the target alone. The question is
+    /// repeated if the source could not be reached at first.
     async fn ask(
         &self,
-        target: &Target,
-        asker: Asker<'_>,
+        target: &ForeignSource,
+        context: ImportContext<'_>,
         turn: Option<OwnedSemaphorePermit>,
-    ) -> Result<(Offer, Held), HubError> {
+        schemas: Option<&[String]>,
+    ) -> Result<(BTreeMap<String, RemoteSchema>, ImportPermits), HubError> {
         if target.tunnel.is_some() {
-            asker.asked.now();
+            context.asked.now();
             self.tunnels.ready(target).await?;
         }
-        let risk = match target.is_cancellable() {
-            true => None,
-            false => {
-                asker.asked.now();
-                let urgent = asker.place.turn == 0;
-                self.risk(target, asker.source, urgent).await?
-            }
-        };
-        let pass = self.brisk.enter(asker.place, 1).await;
-        asker.asked.now();
+        if !target.is_cancellable() {
+            context.asked.now();
+        }
+        let (source, priority) = (context.source, context.priority);
+        let is_requested = priority.urgency == Urgency::Requested;
+        let permit = self.uncancellable_permit(target, source, priority, is_requested);
+        let permit = permit.await?;
+        let quick = self.permits.acquire(PermitKind::Quick, priority).await;
+        context.asked.now();
         let (limited, hasty) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
         let began = Instant::now();
         let first = hasty.as_ref().unwrap_or(target);
-        let held = Held {
-            pass: Some(pass),
+        let held = ImportPermits {
+            quick: Some(quick),
             _turn: turn,
-            ..Held::default()
+            ..ImportPermits::default()
         };
-        let answer = self.ask_within(first, risk, held).await;
+        let answer = (self.ask_within(first, permit, priority, held, schemas)).await;
         match &answer {
-            Err(error @ HubError::Refused { code, .. })
+            Err(error @ HubError::StatementFailed { code, .. })
                 if hasty.is_some()
-                    && error.kind() != Kind::Authentication
+                    && error.kind() != FailureKind::Authentication
                     && *code == SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
                     // It was not refused: nothing came. The clock of libpq has whole seconds.
                     && began.elapsed() >= Duration::from_millis(900) =>
             {
-                let held = Held {
-                    _slot: slot(&self.patient).await,
-                    ..Held::default()
+                let held = ImportPermits {
+                    _slow: Some(
+                        self.permits
+                            .acquire(PermitKind::Unreachable, priority)
+                            .await,
+                    ),
+                    ..ImportPermits::default()
                 };
-                self.ask_within(target, None, held).await
+                (self.ask_within(target, None, priority, held, schemas)).await
             }
             _ => answer,
         }
     }
 
-    /// Leave to ask a source whose session may come to hang; `None`: it cannot.
-    async fn risk(
+    /// Waits for a permit to ask a source whose session may get stuck; `None`: it cannot.
+    async fn uncancellable_permit(
         &self,
-        target: &Target,
+        target: &ForeignSource,
         source: &str,
-        urgent: bool,
-    ) -> Result<Option<Risk>, HubError> {
+        priority: Priority,
+        is_requested: bool,
+    ) -> Result<Option<UncancellablePermit>, HubError> {
         if target.is_cancellable() {
             return Ok(None);
         }
-        let risk = self
-            .waiting
-            .risk(&target.wrapper, source, urgent, deadline(target));
+        let source = (target.wrapper.as_str(), source);
+        let within = deadline(target);
+        let permits = &self.permits;
+        let permit = permits.acquire_uncancellable(priority, source, is_requested, within);
         let code = SqlState::QUERY_CANCELED;
-        let refused = |text| HubError::Refused { text, code };
-        risk.await.map(Some).map_err(refused)
+        let refused = |text| HubError::StatementFailed { text, code };
+        permit.await.map(Some).map_err(refused)
     }
 
-    /// Asks within the time that the configuration gives. What is held in common with others is let
-    /// go of once it takes longer than usual and there is room among the slow.
+    /// Asks within the configured time. The permit for quick sources is given back when the answer takes
+    /// longer than usual and a permit for a slow source is free.
     async fn ask_within(
         &self,
-        target: &Target,
-        risk: Option<Risk>,
-        held: Held,
-    ) -> Result<(Offer, Held), HubError> {
-        let session = self.open(target, risk, deadline(target)).await?;
+        target: &ForeignSource,
+        permit: Option<UncancellablePermit>,
+        priority: Priority,
+        held: ImportPermits,
+        schemas: Option<&[String]>,
+    ) -> Result<(BTreeMap<String, RemoteSchema>, ImportPermits), HubError> {
+        let deadline = deadline(target);
+        let session = self.open(target, permit, priority, deadline).await?;
         let asked = async {
-            let (began, soon) = (Instant::now(), self.soon());
-            let asking = ask::ask(session.session(), target);
+            let (began, slow_after) = (Instant::now(), self.permits.slow_after());
+            let asking = tables_of(session.session(), target, schemas);
             tokio::pin!(asking);
-            if held.pass.is_none() {
+            if held.quick.is_none() {
                 return Ok((asking.await?, held));
             }
-            if let Ok(answer) = timeout(soon, &mut asking).await {
-                self.learn(began.elapsed());
+            if let Ok(answer) = timeout(slow_after, &mut asking).await {
+                self.permits.answered(began.elapsed());
                 return Ok((answer?, held));
             }
-            let slot = tokio::select! {
+            let slow = tokio::select! {
                 answer = &mut asking => return Ok((answer?, held)),
-                slot = slot(&self.slow) => slot,
+                slow = self.permits.acquire(PermitKind::Slow, priority) => slow,
             };
             drop(held);
             let tables = asking.await?;
-            self.learn(began.elapsed().min(soon * 2));
-            let held = Held {
-                _slot: slot,
-                ..Held::default()
+            self.permits.answered(began.elapsed().min(slow_after * 2));
+            let held = ImportPermits {
+                _slow: Some(slow),
+                ..ImportPermits::default()
             };
             Ok((tables, held))
         };
-        let answer = timeout(deadline(target), asked).await;
-        let answer = answer.unwrap_or_else(|_| Err(too_late(deadline(target))));
+        let answer = timeout(deadline, asked).await;
+        let answer = answer.unwrap_or_else(|_| Err(too_late(deadline)));
         let answer = match answer {
-            Err(HubError::Lost(_)) if target.library().is_some() && session.session().died() => {
-                Err(HubError::Crashed)
+            Err(HubError::ConnectionLost(_))
+                if target.exclusive_library().is_some()
+                    && session.session().has_ended_abruptly() =>
+            {
+                let backend_pid = session.session().backend_pid;
+                Err(HubError::WrapperCrashed { backend_pid })
             }
             answer => answer,
         };
         session.give_back_after(&answer);
         answer
     }
+}
 
-    /// How long a source is waited for before another is asked.
-    fn soon(&self) -> Duration {
-        let usual = Duration::from_micros(self.usual.load(Ordering::Relaxed));
-        (usual * SLOW).clamp(SLOW_AT_LEAST, SLOW_AT_MOST)
+/// Returns the tables that a connection shares with another one, in its own schema of the gateway.
+fn in_schema(offer: &RemoteSchema, schema: &str) -> RemoteSchema {
+    let mut offer = offer.clone();
+    for table in &mut offer.tables {
+        if let Some(option) = table.options.get_mut(SCHEMA_OPTION) {
+            schema.clone_into(option);
+        }
     }
+    offer
+}
 
-    fn learn(&self, took: Duration) {
-        let usual = self.usual.load(Ordering::Relaxed);
-        let took = u64::try_from(took.as_micros())
-            .unwrap_or(u64::MAX)
-            .min(1 << 32);
-        self.usual.store((usual * 7 + took) / 8, Ordering::Relaxed);
+/// Returns the tables of some schemas of a source, or those of the target.
+async fn tables_of(
+    session: &Session,
+    target: &ForeignSource,
+    schemas: Option<&[String]>,
+) -> Result<BTreeMap<String, RemoteSchema>, HubError> {
+    match schemas {
+        Some(schemas) => {
+            let schemas: Vec<&str> = schemas.iter().map(String::as_str).collect();
+            fetch_remote_schemas(session, target, &schemas).await
+        }
+        None => {
+            let tables = ask::tables(session, target).await?;
+            Ok(BTreeMap::from([(target.import.schema.clone(), tables)]))
+        }
     }
 }
 
-impl Wanted {
-    fn of(offer: Offer, target: &Target) -> Self {
-        let fits = |table: &Table| table.unfit.is_none();
+impl SourceTables {
+    fn of(offer: RemoteSchema, target: &ForeignSource) -> Self {
+        let fits = |table: &Table| table.import_error.is_none();
         Self {
-            hash: shape::hash(&offer.tables, target.traits()),
+            hash: diff::hash(&offer.tables, target.wrapper_traits()),
             is_plain: offer.warnings.is_empty()
+                && offer.left_out.is_empty()
                 && offer.notices.is_empty()
                 && offer.tables.iter().all(fits),
             offer,
@@ -418,62 +497,57 @@ impl Wanted {
     }
 }
 
-impl Default for Set {
+impl Default for SharedImport {
     fn default() -> Self {
         Self {
             turn: Arc::new(Semaphore::new(1)),
-            known: watch::Sender::default(),
+            state: watch::Sender::default(),
         }
     }
 }
 
-impl<'a> Candidate<'a> {
-    fn of(set: &'a Set) -> Self {
-        set.known.send_modify(|known| known.candidates += 1);
-        Self(set)
+impl<'a> Waiter<'a> {
+    fn of(shared: &'a SharedImport) -> Self {
+        shared.state.send_modify(|known| known.waiters += 1);
+        Self(shared)
     }
 }
 
-impl Drop for Candidate<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.known.send_modify(|known| known.candidates -= 1);
+        self.0.state.send_modify(|known| known.waiters -= 1);
     }
 }
 
 /// The same with a limit to the time that it takes to connect, if it has none, and with as little
 /// as possible, where the wrapper has an option for that.
-fn limited(target: &Target) -> (Option<Target>, Option<Target>) {
-    if target.csv.is_some() || target.wrapper != TAKES_TIMEOUT {
+fn limited(target: &ForeignSource) -> (Option<ForeignSource>, Option<ForeignSource>) {
+    if target.csv.is_some() || target.wrapper != WRAPPER_WITH_TIMEOUT {
         return (None, None);
     }
     let with = |seconds: u64| {
         let mut limited = target.clone();
         let (value, public) = (seconds.to_string(), true);
         let option = OptionValue { value, public };
-        limited.server.insert(CONNECT_TIMEOUT.into(), option);
+        limited.server.insert(TIMEOUT_OPTION.into(), option);
         Some(limited)
     };
-    let given = target.server.get(CONNECT_TIMEOUT);
+    let given = target.server.get(TIMEOUT_OPTION);
     match given.map(|option| option.value.parse().unwrap_or(0)) {
-        None => (with(CONNECT), with(HASTY)),
-        Some(1..=HASTY) => (None, None),
-        Some(_) => (None, with(HASTY)),
+        None => (with(CONNECT_TIMEOUT), with(FIRST_CONNECT_TIMEOUT)),
+        Some(1..=FIRST_CONNECT_TIMEOUT) => (None, None),
+        Some(_) => (None, with(FIRST_CONNECT_TIMEOUT)),
     }
 }
 
 /// How long a source may take.
-fn deadline(target: &Target) -> Duration {
+fn deadline(target: &ForeignSource) -> Duration {
     target.import.timeout.map_or(DEADLINE, Duration::from_secs)
 }
 
 fn too_late(deadline: Duration) -> HubError {
-    HubError::Refused {
+    HubError::StatementFailed {
         text: format!("the source did not answer within {} s", deadline.as_secs()),
         code: SqlState::QUERY_CANCELED,
     }
-}
-
-async fn slot(slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    // They are never closed.
-    slots.clone().acquire_owned().await.ok()
 }

@@ -1,103 +1,111 @@
-//! The sessions in which sources are asked: few that answer quickly, many that wait, each for one
-//! wrapper's library.
+//! The sessions in which sources are asked, each for one wrapper's library.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::config::{HubSettings, Target};
+use spcd_core::config::{ForeignSource, HubSettings};
+use spcd_core::scheduler::{PermitKind, Priority};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{BRISK, CANCEL, GRACE, Sources, deadline};
-use crate::daemon::executors::jobs::gate::{Pass, Place};
-use crate::hub::connect::Session;
-use crate::hub::crash::Crash;
-use crate::hub::pool::Pooled;
-use crate::hub::waiting::{self, Place as Seat, Risk};
-use crate::hub::{HubError, apply};
+use super::{CANCEL, GRACE, Sources, deadline};
+use crate::daemon::executors::jobs::permits::{Permit, UncancellablePermit};
+use spcd_postgres::connection::Session;
+use spcd_postgres::connection::crowded;
+use spcd_postgres::connection::pool::PooledClient;
+use spcd_postgres::crash_guard::Crash;
+use spcd_postgres::{HubError, secrets};
 
-/// A session to ask in.
-pub(super) struct Waiter {
+/// Maximum number of idle sessions: more are needed only while many sources are slow.
+const MAX_IDLE: usize = 4;
+
+/// A session in which sources are asked.
+pub(super) struct ImportSession {
     session: Session,
     /// The wrapper whose library it has loaded, unless it comes with Postgres.
     library: Option<String>,
-    _place: Seat,
+    _permit: Permit,
 }
 
 /// A session that is given back when all went well, and stopped when it is dropped before.
-pub struct Borrowed<'a> {
+pub struct BorrowedSession<'a> {
     sources: &'a Sources,
-    waiter: Arc<Waiter>,
-    risk: Option<Risk>,
+    session: Arc<ImportSession>,
+    permit: Option<UncancellablePermit>,
     in_order: bool,
 }
 
-/// A shared session for a look at the hub, for as long as its turn lasts.
-pub struct Look {
-    session: Pooled,
-    _pass: Pass,
+/// A session of the pool, and the permit to have the server work.
+pub struct PooledSession {
+    session: PooledClient,
+    _permit: Permit,
 }
 
 impl Sources {
-    /// A session for a look at the hub, in one's turn.
-    pub async fn session(&self, place: Place) -> Result<Look, HubError> {
-        let pass = self.brisk.enter(place, 1).await;
-        Ok(Look {
+    /// Waits for a session of the pool.
+    pub async fn session(&self, priority: Priority) -> Result<PooledSession, HubError> {
+        let permit = self.permits.acquire(PermitKind::Quick, priority).await;
+        Ok(PooledSession {
             session: self.pool.get().await?,
-            _pass: pass,
+            _permit: permit,
         })
     }
 
-    /// A session to wait in for a source, for so long.
+    /// Waits for a session to ask a source in, at most for the `deadline`.
     pub(super) async fn open(
         &self,
-        target: &Target,
-        risk: Option<Risk>,
+        target: &ForeignSource,
+        permit: Option<UncancellablePermit>,
+        priority: Priority,
         deadline: Duration,
-    ) -> Result<Borrowed<'_>, HubError> {
-        let library = target.library();
-        let settings = self.endpoint.shared().settings();
+    ) -> Result<BorrowedSession<'_>, HubError> {
+        let library = target.exclusive_library();
+        let settings = self.endpoint.context().settings();
         let until = Instant::now() + deadline;
-        let waiter = loop {
-            if let Some(waiter) = self.idle_session(settings, library) {
-                break waiter;
+        let session = loop {
+            if let Some(session) = self.idle_session(settings, library) {
+                break session;
             }
-            let place = tokio::select! {
+            let session_permit = tokio::select! {
                 biased;
-                place = self.waiting.place() => place,
+                permit = self.permits.acquire(PermitKind::Session, priority) => permit,
                 () = self.freed.notified() => continue,
                 () = sleep_until(until) => return Err(HubError::NoSession),
             };
-            break Arc::new(Waiter {
+            break Arc::new(ImportSession {
                 session: self.connect(deadline).await?,
                 library: library.map(str::to_owned),
-                _place: place,
+                _permit: session_permit,
             });
         };
         let limit = Duration::from_millis(settings.statement_timeout);
         if !limit.is_zero() && limit <= deadline {
             let limit = (deadline + GRACE).as_millis();
             let set = format!("SET statement_timeout = {limit}");
-            waiter.session.client.batch_execute(&set).await?;
+            session.session.client.batch_execute(&set).await?;
         }
-        Ok(Borrowed {
+        Ok(BorrowedSession {
             sources: self,
-            waiter,
-            risk,
+            session,
+            permit,
             in_order: false,
         })
     }
 
-    /// An idle session that has loaded the library and no other. One that does not fit is closed, so
-    /// that its place is free.
-    fn idle_session(&self, settings: HubSettings, library: Option<&str>) -> Option<Arc<Waiter>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_usable = |waiter: &Arc<Waiter>| {
-            !waiter.session.client.is_closed() && waiter.session.settings == settings
+    /// Returns an idle session that has loaded the library and no other. One that does not fit is
+    /// closed, so that its permit is free.
+    fn idle_session(
+        &self,
+        settings: HubSettings,
+        library: Option<&str>,
+    ) -> Option<Arc<ImportSession>> {
+        let mut idle = self.idle.lock();
+        let is_usable = |session: &Arc<ImportSession>| {
+            !session.session.client.is_closed() && session.session.settings == settings
         };
         idle.retain(is_usable);
-        let fits = |waiter: &Arc<Waiter>| waiter.library.as_deref() == library;
+        let fits = |session: &Arc<ImportSession>| session.library.as_deref() == library;
         let found = match idle.iter().rposition(fits) {
             Some(place) => Some(idle.swap_remove(place)),
             None => {
@@ -113,25 +121,28 @@ impl Sources {
 
     /// Remembers that asking a connection's source ended the server process, until a leader can write
     /// that down: the server restarts now.
-    pub fn crashed(&self, name: &str, target_hash: &str, target: &Target) {
-        let crash = Crash::new(name, target_hash, &target.wrapper);
-        self.endpoint.shared().crashed(crash);
+    pub fn crashed(&self, crash: Crash) {
+        self.endpoint.context().record_crash(crash);
     }
 
-    /// A session for statements that load a wrapper's library.
-    pub async fn bound(&self, target: &Target) -> Result<Borrowed<'_>, HubError> {
-        self.open(target, None, deadline(target)).await
+    /// Waits for a session for statements that load a wrapper's library.
+    pub async fn bound(
+        &self,
+        target: &ForeignSource,
+        priority: Priority,
+    ) -> Result<BorrowedSession<'_>, HubError> {
+        self.open(target, None, priority, deadline(target)).await
     }
 
     async fn connect(&self, within: Duration) -> Result<Session, HubError> {
         let opened = async {
-            let mut session = waiting::session(&self.endpoint, "asking", within).await?;
+            let mut session = crowded::open_session(&self.endpoint, "asking", within).await?;
             // An import reads its own notices, and no one else reads any.
             session.messages.close();
             let settings =
                 "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
             session.client.batch_execute(settings).await?;
-            apply::prepare_for_secrets(&session.client).await?;
+            secrets::prepare(&session.client).await?;
             anyhow::Ok(session)
         };
         opened.await.map_err(|error| {
@@ -141,28 +152,29 @@ impl Sources {
     }
 }
 
-impl Borrowed<'_> {
+impl BorrowedSession<'_> {
     /// The session.
     pub fn session(&self) -> &Session {
-        &self.waiter.session
+        &self.session.session
     }
 
     /// The session's client.
     pub fn client(&self) -> &Client {
-        &self.waiter.session.client
+        &self.session.session.client
     }
 
     /// Gives the session back where its statements came to an end.
     pub fn give_back_after<T>(mut self, result: &Result<T, HubError>) {
         self.in_order = match result {
             Ok(_) => true,
-            Err(HubError::Refused { code, .. }) => *code != SqlState::QUERY_CANCELED,
+            Err(HubError::StatementFailed { code, .. }) => *code != SqlState::QUERY_CANCELED,
+            Err(HubError::SourceAtWork) => true,
             Err(_) => false,
         };
     }
 }
 
-impl Look {
+impl PooledSession {
     /// The session's client.
     pub fn client(&self) -> &Client {
         self.session.client()
@@ -174,29 +186,24 @@ impl Look {
     }
 }
 
-impl Drop for Borrowed<'_> {
+impl Drop for BorrowedSession<'_> {
     fn drop(&mut self) {
         if !self.in_order {
-            let waiting = &self.sources.waiting;
-            let hangs = self.risk.take().map(|risk| waiting.hangs(risk));
-            let waiter = self.waiter.clone();
+            let permits = &self.sources.permits;
+            let stuck = (self.permit.take()).map(|permit| permits.stuck(permit));
+            let given_up = self.session.clone();
             tokio::spawn(async move {
-                let session = &waiter.session;
+                let session = &given_up.session;
                 let _ = timeout(CANCEL, session.canceller().cancel()).await;
-                // It is answered when what is under way is over, and that keeps its place.
+                // It is answered when what is under way is over: the permit is kept until then.
                 let _ = session.client.simple_query("").await;
-                drop(hangs);
+                drop(stuck);
             });
             return;
         }
-        let mut idle = self
-            .sources
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // More were only needed while many kept us waiting.
-        if idle.len() < BRISK {
-            idle.push(self.waiter.clone());
+        let mut idle = self.sources.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(self.session.clone());
             self.sources.freed.notify_one();
         }
     }

@@ -1,0 +1,61 @@
+//! Statements for a connection's schema and its privileges.
+
+use std::collections::BTreeSet;
+
+use super::super::Import;
+use super::grant;
+use crate::diff::{Table, TableChange};
+use crate::observed::{Detail, Presence};
+use crate::{aggregator, sql};
+
+/// Returns whether a connection's schema exists, and whether it must be renamed.
+fn schema_state(name: &str, import: &Import) -> (bool, bool) {
+    let made = import.applied.as_ref();
+    let is_there = made.is_some_and(|applied| applied.schema == Presence::Ours);
+    let moves = made.is_some_and(|applied| applied.schema_of(name) != import.schema(name));
+    (is_there, is_there && moves)
+}
+
+/// Returns the statements that create or rename the schema and drop the views of a former aggregator.
+pub(super) fn schema_statements(name: &str, import: &Import) -> String {
+    let (is_there, moves) = schema_state(name, import);
+    let schema = import.schema(name);
+    let made = import.applied.as_ref();
+    let mut sql = String::new();
+    if !is_there {
+        sql.push_str(&sql::create_schema(&schema));
+    }
+    if moves && let Some(applied) = made {
+        sql.push_str(&sql::rename_schema(applied.schema_of(name), &schema));
+        if import.hidden && import.readers {
+            sql.push_str(&sql::revoke_schema(&schema));
+        }
+    }
+    if made.is_some_and(|applied| aggregator::is_aggregator_hash(&applied.target_hash)) {
+        sql.push_str(&sql::drop_views(name, false));
+    }
+    sql
+}
+
+/// Appends the grants on new and unreadable tables.
+pub(super) fn admit_readers(
+    name: &str,
+    import: &Import,
+    detail: &Detail,
+    changes: &[TableChange],
+    after: &[Table],
+    sql: &mut String,
+) {
+    let fresh = changes.iter().filter_map(|change| match change {
+        TableChange::Create(table) | TableChange::Rebuild { table, .. } => {
+            Some(table.name.as_str())
+        }
+        TableChange::Drop(_) | TableChange::Alter { .. } => None,
+    });
+    let unreadable = detail.grantable().map(String::as_str);
+    let there = |name: &&str| after.iter().any(|table| table.name == *name);
+    let tables: BTreeSet<&str> = fresh.chain(unreadable).filter(there).collect();
+    let (is_there, moves) = schema_state(name, import);
+    let is_readable = (import.applied.as_ref()).is_none_or(|applied| applied.readable);
+    grant(name, !is_there || moves || !is_readable, tables, sql);
+}

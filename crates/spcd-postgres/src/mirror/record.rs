@@ -1,0 +1,110 @@
+//! What the hub has recorded of the sources of its mirrors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use spcd_core::mirror::{MirrorProblem, MirrorView, MirrorViews, SourceConnection, SourceKind};
+use tokio_postgres::Client;
+
+use crate::{HubError, transaction};
+
+/// Returns what the sources said last; nothing from a database without the table.
+pub async fn read(client: &Client) -> Result<MirrorViews, HubError> {
+    let is_there = "SELECT pg_catalog.to_regclass('spcd.mirror') IS NOT NULL";
+    if !client
+        .query_one(is_there, &[])
+        .await?
+        .try_get::<_, bool>(0)?
+    {
+        return Ok(MirrorViews::new());
+    }
+    let sql = "SELECT name, kind, origins, extensions, connections, error FROM spcd.mirror";
+    let mut views = MirrorViews::new();
+    for row in client.query(sql, &[]).await? {
+        let kind: Option<&str> = row.try_get(1)?;
+        let error: Option<String> = row.try_get(5)?;
+        let (origins, extensions): (Vec<String>, Vec<String>) = (row.try_get(2)?, row.try_get(3)?);
+        // Another version may have written it: then the source is asked first.
+        let connections: Option<BTreeMap<String, Arc<SourceConnection>>> = parse(row.try_get(4)?);
+        let kind = kind.and_then(SourceKind::from_name);
+        let view = MirrorView {
+            kind: kind.filter(|_| connections.is_some()),
+            connections: connections.unwrap_or_default(),
+            extensions: extensions.into_iter().collect(),
+            origins: origins.into_iter().collect(),
+            problem: error.map(MirrorProblem::Unreachable),
+        };
+        views.insert(row.try_get(0)?, Arc::new(view));
+    }
+    Ok(views)
+}
+
+/// Returns the mirrors that cannot be followed now, with the reasons.
+pub async fn problems(client: &Client) -> Result<Vec<(String, String)>, HubError> {
+    let is_there = "SELECT pg_catalog.to_regclass('spcd.mirror') IS NOT NULL";
+    if !client
+        .query_one(is_there, &[])
+        .await?
+        .try_get::<_, bool>(0)?
+    {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT name, error FROM spcd.mirror WHERE error IS NOT NULL ORDER BY name";
+    let rows = client.query(sql, &[]).await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
+}
+
+fn parse(value: serde_json::Value) -> Option<BTreeMap<String, Arc<SourceConnection>>> {
+    let connections: BTreeMap<String, SourceConnection> = serde_json::from_value(value).ok()?;
+    let shared = |(name, one): (String, SourceConnection)| (name, Arc::new(one));
+    Some(connections.into_iter().map(shared).collect())
+}
+
+/// Records what a source said, for the leader of an epoch.
+pub async fn write(
+    client: &Client,
+    epoch: i64,
+    name: &str,
+    view: &MirrorView,
+) -> Result<(), HubError> {
+    let kind = view.kind.map(SourceKind::name);
+    let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>();
+    let (origins, extensions) = (list(&view.origins), list(&view.extensions));
+    let recorded = view.connections.iter();
+    let recorded: BTreeMap<&String, SourceConnection> =
+        recorded.map(|(name, one)| (name, one.recorded())).collect();
+    let connections = serde_json::to_value(recorded).unwrap_or_default();
+    let error = view.problem.as_ref().map(MirrorProblem::text);
+    transaction::begin(client, epoch).await?;
+    let sql = "INSERT INTO spcd.mirror AS m (name, kind, origins, extensions, connections, error)
+               VALUES ($1, $2, $3, $4, $5, $6)
+               ON CONFLICT (name) DO UPDATE SET
+                   kind = excluded.kind, origins = excluded.origins,
+                   extensions = excluded.extensions, connections = excluded.connections,
+                   error = excluded.error, time_changed = pg_catalog.clock_timestamp()";
+    let written = client
+        .execute(
+            sql,
+            &[&name, &kind, &origins, &extensions, &connections, &error],
+        )
+        .await;
+    transaction::end(client, written.map(drop).map_err(HubError::from)).await
+}
+
+/// Forgets mirrors that no block names and that have no connection left. Returns the others.
+pub async fn forget_stale(
+    client: &Client,
+    epoch: i64,
+    names: &[&String],
+) -> Result<BTreeSet<String>, HubError> {
+    transaction::begin(client, epoch).await?;
+    let sql = "DELETE FROM spcd.mirror m
+               WHERE m.name <> ALL ($1) AND NOT EXISTS (
+                   SELECT FROM spcd.connection_state s WHERE s.mirror = m.name)";
+    let forgotten = client.execute(sql, &[&names]).await;
+    transaction::end(client, forgotten.map(drop).map_err(HubError::from)).await?;
+    let rows = client.query("SELECT name FROM spcd.mirror", &[]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}

@@ -1,0 +1,80 @@
+//! Requests that concern sources behind gateways: the gateways answer them first, and then the hub
+//! reads what these have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use spcd_core::gateway::HubParts;
+use spcd_core::scheduler::{Action, Request};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::gateway_link::Links;
+
+/// The requests that gateways were asked to answer, and what they answered.
+#[derive(Default)]
+pub struct Forwarded {
+    answers: Arc<Mutex<BTreeMap<i64, Option<Answer>>>>,
+    /// Not the watcher's waker: that one is consumed while files settle, after requests were read.
+    answered: Arc<Notify>,
+}
+
+type Answer = Option<String>;
+
+impl Forwarded {
+    /// Leaves those requests that gateways have answered or that concern none, and hands them the others.
+    /// `parts` are the connections behind them.
+    pub fn hold_back(
+        &self,
+        links: &Arc<Links>,
+        parts: &HubParts,
+        requests: &mut Vec<(i64, Request)>,
+    ) {
+        requests.retain(|(id, request)| {
+            let concerned = parts.named(request.names.as_deref());
+            concerned.is_empty() || self.is_answered(*id) || {
+                self.forward(links, *id, request.action, &concerned);
+                false
+            }
+        });
+    }
+
+    /// Returns the error of a request that gateways answered, and forgets it.
+    pub fn take_error(&self, id: i64) -> Option<String> {
+        self.answers.lock().remove(&id)??
+    }
+
+    /// Waits for an answer.
+    pub async fn answered(&self) {
+        self.answered.notified().await;
+    }
+
+    fn is_answered(&self, id: i64) -> bool {
+        matches!(self.answers.lock().get(&id), Some(Some(_)))
+    }
+
+    fn forward(&self, links: &Arc<Links>, id: i64, action: Action, names: &[String]) {
+        if self.answers.lock().contains_key(&id) {
+            return;
+        }
+        self.answers.lock().insert(id, None);
+        let (answers, answered) = (self.answers.clone(), self.answered.clone());
+        let mut asked = JoinSet::new();
+        for (link, names) in links.split(names) {
+            asked.spawn(async move {
+                let answer = link.request(action, &names).await;
+                answer.unwrap_or_else(|error| Some(format!("{}: {error:#}", link.title())))
+            });
+        }
+        tokio::spawn(async move {
+            let mut errors: Vec<String> = asked.join_all().await.into_iter().flatten().collect();
+            errors.sort_unstable();
+            let answer = (!errors.is_empty()).then(|| errors.join("; "));
+            let mut answers = answers.lock();
+            answers.insert(id, Some(answer));
+            drop(answers);
+            answered.notify_one();
+        });
+    }
+}

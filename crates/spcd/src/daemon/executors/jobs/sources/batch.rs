@@ -1,0 +1,180 @@
+//! One question for many connections: those of a mirror, or of the gateway, are schemas of one database.
+//!
+//! The first job asks at once and for itself. Jobs that come while a question is under way share the next
+//! one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use spcd_core::config::ForeignSource;
+use spcd_core::model::TOUCH_OPTION;
+use spcd_core::planner::RemoteSchema;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_postgres::error::SqlState;
+
+use super::{ImportContext, ImportPermits, Sources};
+use spcd_postgres::HubError;
+
+/// Maximum number of schemas of one question: their tables are in memory until they are written.
+const MAX_SCHEMAS: usize = 30;
+/// Number of questions to one database at a time: while the tables of one are being written, the next is
+/// asked.
+const QUESTIONS: usize = 2;
+
+/// Questions, by database and way to it.
+#[derive(Default)]
+pub(super) struct Batches(Mutex<HashMap<String, Arc<Batch>>>);
+
+/// The jobs that wait to ask one database.
+struct Batch {
+    turns: Arc<Semaphore>,
+    waiting: Mutex<BTreeMap<String, Waiting>>,
+}
+
+/// A job that waits.
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    /// Notified when the question is asked.
+    asked: Arc<Notify>,
+}
+
+/// What a question says of one schema.
+enum Answer {
+    Tables(RemoteSchema, Arc<OwnedSemaphorePermit>),
+    /// It is to be asked for by itself.
+    Alone,
+    /// The source refuses any question.
+    Refused(String, SqlState),
+}
+
+impl Batches {
+    fn of(&self, target: &ForeignSource) -> Arc<Batch> {
+        let mut way = target.clone();
+        way.import.schema.clear();
+        way.server.remove(TOUCH_OPTION);
+        way.lane = None;
+        let key = format!("{} {:?}", way.hash(), way.import.timeout);
+        let new = || {
+            Arc::new(Batch {
+                turns: Arc::new(Semaphore::new(QUESTIONS)),
+                waiting: Mutex::default(),
+            })
+        };
+        let mut all = self.0.lock();
+        // Ways that nothing uses any more.
+        all.retain(|other, batch| *other == key || Arc::strong_count(batch) > 1);
+        all.entry(key).or_insert_with(new).clone()
+    }
+}
+
+impl Batch {
+    /// Takes the next ones to ask for, `schema` among them unless another question has it.
+    fn take(&self, schema: &str) -> Option<BTreeMap<String, Waiting>> {
+        let mut waiting = self.waiting.lock();
+        let own = waiting.remove_entry(schema)?;
+        let mut taken = BTreeMap::from([own]);
+        while taken.len() < MAX_SCHEMAS
+            && let Some((schema, one)) = waiting.pop_first()
+        {
+            if !one.answer.is_closed() {
+                taken.insert(schema, one);
+            }
+        }
+        Some(taken)
+    }
+}
+
+impl Sources {
+    /// Asks for the tables of one schema together with all others that are to be asked for.
+    pub(super) async fn ask_in_batch(
+        &self,
+        target: &ForeignSource,
+        context: ImportContext<'_>,
+    ) -> Result<(RemoteSchema, ImportPermits), HubError> {
+        let batch = self.batches.of(target);
+        let schema = &target.import.schema;
+        loop {
+            let (sender, mut answer) = oneshot::channel();
+            let asked = Arc::new(Notify::new());
+            let waiting = Waiting {
+                answer: sender,
+                asked: asked.clone(),
+            };
+            batch.waiting.lock().insert(schema.clone(), waiting);
+            // Another job asks for it.
+            let mut is_taken = false;
+            let answer = loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => break answer.ok(),
+                    () = asked.notified() => {
+                        is_taken = true;
+                        context.asked.now();
+                    }
+                    turn = batch.turns.clone().acquire_owned(), if !is_taken => {
+                        is_taken = true;
+                        let Some(taken) = batch.take(schema) else {
+                            continue;
+                        };
+                        if taken.len() == 1 {
+                            return self.ask_alone(target, context, turn.ok()).await;
+                        }
+                        self.ask_for(target, context, taken, turn.ok()).await?;
+                    }
+                }
+            };
+            match answer {
+                Some(Answer::Tables(tables, turn)) => {
+                    let held = ImportPermits {
+                        _batch: Some(turn),
+                        ..ImportPermits::default()
+                    };
+                    return Ok((tables, held));
+                }
+                Some(Answer::Alone) => return self.ask_alone(target, context, None).await,
+                Some(Answer::Refused(text, code)) => {
+                    return Err(HubError::StatementFailed { text, code });
+                }
+                // The job that asked was cancelled, or has lost its session.
+                None => {}
+            }
+        }
+    }
+
+    /// Asks for the tables of many schemas, and hands out the answers.
+    async fn ask_for(
+        &self,
+        target: &ForeignSource,
+        context: ImportContext<'_>,
+        taken: BTreeMap<String, Waiting>,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), HubError> {
+        for one in taken.values() {
+            one.asked.notify_one();
+        }
+        let schemas: Vec<String> = taken.keys().cloned().collect();
+        let answered = self.ask(target, context, None, Some(&schemas)).await;
+        let turn = turn.map(Arc::new);
+        match answered {
+            Ok((mut found, _permits)) => {
+                for (schema, one) in taken {
+                    let answer = match (found.remove(&schema), &turn) {
+                        (Some(tables), Some(turn)) => Answer::Tables(tables, turn.clone()),
+                        _ => Answer::Alone,
+                    };
+                    // The job may have been cancelled.
+                    drop(one.answer.send(answer));
+                }
+                Ok(())
+            }
+            Err(HubError::StatementFailed { text, code }) => {
+                for one in taken.into_values() {
+                    drop(one.answer.send(Answer::Refused(text.clone(), code.clone())));
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Reading files and database.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use spcd_core::config::{Diagnostic, Loaded};
+use spcd_core::observed::Observed;
+use spcd_core::scheduler::{DriftReport, Event, PassInput};
+
+use crate::config::Config;
+use crate::daemon::LeaderSession;
+use crate::watch::Watcher;
+use spcd_postgres::catalog::{lanes, observe};
+use spcd_postgres::config_files;
+use spcd_postgres::{HubError, steampipe};
+
+impl LeaderSession<'_> {
+    /// Reads everything that a pass decides from.
+    pub(super) async fn look(
+        &mut self,
+        waits_for_drift: bool,
+        drift: Option<DriftReport>,
+        is_awaited: bool,
+    ) -> Result<Event, HubError> {
+        let (mut observed, diagnostics) = match self.diagnostics.take() {
+            Some(diagnostics) => (
+                observe::observe_database(&self.lead.control.client).await?,
+                diagnostics,
+            ),
+            None => self.look_at_files_and_hub().await?,
+        };
+        let desired = self.desired.clone();
+        observe::complete_observation(&self.lead.control.client, &desired, &mut observed).await?;
+        let files = self.csv.scan(&desired, is_awaited).await;
+        let health = *self.health.borrow();
+        self.looked_for = self.pass_began.elapsed();
+        let drift = match waits_for_drift {
+            true => Some(self.drift.answer().await?),
+            false => drift,
+        };
+        let client = &self.lead.control.client;
+        if let Some((links, parts)) = self.config.gateways() {
+            let mut lanes = lanes::hub_lanes(client).await?;
+            // Also what a job is about to make.
+            lanes.wanted = parts.wanted(&desired);
+            links.set_hub(lanes);
+        }
+        if let Some(drift) = &drift {
+            observed.mark(drift.names.keys());
+            observe::complete_observation(client, &desired, &mut observed).await?;
+        }
+        if let Some(steampipe) = &mut self.steampipe {
+            let wanted = steampipe::DesiredObjects::new(&desired, &observed);
+            steampipe.reconcile(client, self.lead.epoch, wanted).await?;
+        }
+        Ok(Event::AllObserved(Box::new(PassInput {
+            desired,
+            observed,
+            diagnostics,
+            files,
+            health,
+            drift,
+        })))
+    }
+
+    /// Reads the files alone. The following observation uses this result.
+    pub(super) async fn read_files(&mut self) -> Result<Event, HubError> {
+        self.take_mirrors().await?;
+        let loaded = load(&mut self.watcher, self.config).await;
+        let vanished = config_files::vanished(&self.lead.control.client).await?;
+        let diagnostics = self.take_files(loaded, &vanished).await?;
+        self.diagnostics = Some(diagnostics);
+        Ok(Event::FilesRead(self.desired.clone()))
+    }
+
+    /// Observes these connections alone.
+    pub(super) async fn observe(&mut self, names: &[String]) -> Result<Event, HubError> {
+        let client = &self.lead.control.client;
+        let mut observed = observe::observe_connections(client, names).await?;
+        observe::complete_observation(client, &self.desired.only(names), &mut observed).await?;
+        Ok(Event::Observed(Box::new(observed)))
+    }
+
+    /// Reads the files while the database answers and the files settle.
+    async fn look_at_files_and_hub(&mut self) -> Result<(Observed, Value), HubError> {
+        self.take_mirrors().await?;
+        let client = &self.lead.control.client;
+        let (observed, vanished, loaded) = tokio::join!(
+            observe::observe_database(client),
+            config_files::vanished(client),
+            load(&mut self.watcher, self.config)
+        );
+        let diagnostics = self.take_files(loaded, &vanished?).await?;
+        Ok((observed?, diagnostics))
+    }
+
+    /// Takes over what the sources of mirrors say. It is recorded first.
+    async fn take_mirrors(&mut self) -> Result<(), HubError> {
+        let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+        let views = self.mirrors.views(client, epoch).await?;
+        self.config.set_mirror_views(views);
+        Ok(())
+    }
+
+    /// Waits for the first answers of the sources of mirrors.
+    pub(in crate::daemon) async fn ask_mirrors(&mut self) {
+        let loaded = load(&mut self.watcher, self.config).await;
+        self.mirrors.keep(&loaded.desired.mirrors);
+        self.mirrors.answered().await;
+    }
+
+    /// Takes over what was read of the files. Returns the diagnostics.
+    async fn take_files(
+        &mut self,
+        loaded: Loaded,
+        vanished: &BTreeSet<String>,
+    ) -> Result<Value, HubError> {
+        let mut desired = loaded.desired;
+        // Those that another session gave up.
+        self.inputs.give_up(vanished);
+        let inputs = self.config.doubt_vanished(&self.inputs, &mut desired);
+        if inputs != self.inputs {
+            // Recorded before it is used: later disappearances must be detected.
+            let client = &self.lead.control.client;
+            config_files::write(client, self.lead.epoch, &self.inputs, &inputs).await?;
+            self.inputs = inputs;
+        }
+        self.tunnels.keep(&desired);
+        self.mirrors.keep(&desired.mirrors);
+        let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
+        self.mirrors.forget(client, epoch, &desired.mirrors).await?;
+        self.desired = Arc::new(desired);
+        Ok(diagnostics_json(&loaded.diagnostics))
+    }
+}
+
+/// Reads the files once they have settled.
+async fn load(watcher: &mut Option<&mut Watcher>, config: &mut Config) -> Loaded {
+    if let Some(watcher) = watcher
+        && watcher.is_stirred()
+    {
+        watcher.settled().await;
+    }
+    tokio::task::block_in_place(|| config.load())
+}
+
+/// Returns the rows of `spcd.config_diagnostic`.
+fn diagnostics_json(diagnostics: &[Diagnostic]) -> Value {
+    let row = |diagnostic: &Diagnostic| {
+        json!({
+            "severity": diagnostic.severity,
+            "file_name": diagnostic.file,
+            "line": diagnostic.line,
+            "column_number": diagnostic.column,
+            "message": diagnostic.message,
+            "hint": diagnostic.hint,
+            "connection_name": diagnostic.connection,
+        })
+    };
+    Value::Array(diagnostics.iter().map(row).collect())
+}

@@ -1,0 +1,181 @@
+//! The gateways of commands that end soon.
+
+use std::sync::Arc;
+
+use spcd_core::gateway::HubLanes;
+use tokio::sync::Notify;
+
+use super::{address, ensure_distinct, links, prepare, settings};
+use crate::cluster::{self, Running};
+use crate::config::Config;
+use crate::daemon::LeaderSession;
+use crate::gateway_link::{Link, Links};
+use crate::settings::Settings;
+use spcd_postgres::catalog::lanes;
+use spcd_postgres::connection::Endpoint;
+use spcd_postgres::{gateway, gateway_reader};
+
+/// The gateways of a command that ends soon.
+pub struct Once {
+    /// What the hub's configuration is read with; `None` where there is no gateway.
+    pub links: Option<Arc<Links>>,
+    /// Each of them.
+    pub gateways: Vec<OpenGateway>,
+}
+
+/// A gateway of a command that ends soon.
+pub struct OpenGateway {
+    /// Its settings.
+    pub settings: Settings,
+    /// What is known of it.
+    pub link: Link,
+    /// How sessions with it are had; `None` where there is none yet, or where it is away.
+    pub endpoint: Option<Endpoint>,
+    running: Option<Running>,
+}
+
+/// What `spcd apply` was told.
+#[derive(Debug, Clone, Copy)]
+pub struct ApplyOptions {
+    /// Input that vanished counts as removed.
+    pub allow_empty: bool,
+    /// The applied state may come from other directories.
+    pub adopts: bool,
+}
+
+/// Returns what a hub reads in gateways.
+///
+/// # Errors
+/// A hub that cannot be reached.
+pub async fn hub_lanes(hub: &Endpoint) -> anyhow::Result<HubLanes> {
+    let session = hub.connect("gateway use").await?;
+    Ok(lanes::hub_lanes(&session.client).await?)
+}
+
+impl Once {
+    /// Reads what is in the gateways, and changes nothing.
+    pub async fn look(hub: &Settings, lanes: HubLanes) -> anyhow::Result<Self> {
+        let mut once = Self::new(hub, lanes)?;
+        for gateway in &mut once.gateways {
+            let looked = gateway.look().await;
+            gateway.bear(looked)?;
+        }
+        Ok(once)
+    }
+
+    /// Does one pass of each gateway, unless a daemon leads there or no connection wants it. What the hub
+    /// uses is not dropped.
+    pub async fn apply(
+        hub: &Settings,
+        options: ApplyOptions,
+        lanes: HubLanes,
+    ) -> anyhow::Result<Self> {
+        let mut once = Self::new(hub, lanes)?;
+        for gateway in &mut once.gateways {
+            let applied = gateway.apply(options).await;
+            gateway.bear(applied)?;
+        }
+        Ok(once)
+    }
+
+    fn new(hub: &Settings, lanes: HubLanes) -> anyhow::Result<Self> {
+        let settings = settings(hub);
+        ensure_distinct(&settings)?;
+        let links = links(&settings, Arc::new(Notify::new()));
+        if let Some(links) = &links {
+            links.set_hub(lanes);
+        }
+        let all = links.iter().flat_map(Links::all);
+        let gateway = |(settings, link)| OpenGateway {
+            settings,
+            link,
+            endpoint: None,
+            running: None,
+        };
+        Ok(Self {
+            gateways: settings.into_iter().zip(all).map(gateway).collect(),
+            links,
+        })
+    }
+
+    /// Stops the private cluster, unless a daemon or another command uses it.
+    pub async fn stop(self) {
+        for gateway in self.gateways {
+            if let Some(running) = gateway.running {
+                running.stop().await;
+            }
+        }
+    }
+}
+
+impl OpenGateway {
+    async fn look(&mut self) -> anyhow::Result<()> {
+        if self.settings.database.is_none() && !cluster::is_made(&self.settings) {
+            return Ok(());
+        }
+        let endpoint = self.open().await?;
+        self.read(endpoint).await
+    }
+
+    async fn apply(&mut self, options: ApplyOptions) -> anyhow::Result<()> {
+        let settings = &self.settings;
+        let dirs = &settings.config_dirs;
+        let mut config = Config::new(dirs, settings.extensions, options.allow_empty)
+            .with_state(&settings.state_dir)
+            .adopting(options.adopts)
+            .of_gateway(self.link.clone());
+        let is_wanted = !config.load().desired.connections.is_empty();
+        if !is_wanted && settings.database.is_none() && !cluster::is_made(settings) {
+            return Ok(());
+        }
+        let endpoint = self.open().await?;
+        let leader = LeaderSession::begin_once(&endpoint, &self.settings, &mut config).await?;
+        if let Some(mut leader) = leader {
+            prepare(&endpoint).await?;
+            leader.settle(|_| ()).await?;
+            leader.resign().await;
+        }
+        self.read(endpoint).await
+    }
+
+    async fn open(&mut self) -> anyhow::Result<Endpoint> {
+        let (endpoint, running) = open(&self.settings).await?;
+        self.running = running;
+        Ok(endpoint)
+    }
+
+    async fn read(&mut self, endpoint: Endpoint) -> anyhow::Result<()> {
+        let session = endpoint.connect("gateway view").await?;
+        // Without a password no daemon has been there.
+        if let Some(password) = gateway_reader::password(&session.client).await? {
+            let rows = gateway::rows(&session.client).await?;
+            self.link
+                .set(address(&self.settings, &endpoint, password)?, rows);
+        }
+        self.endpoint = Some(endpoint);
+        Ok(())
+    }
+
+    /// Goes on without one of several gateways: what it has is in error.
+    fn bear(&mut self, result: anyhow::Result<()>) -> anyhow::Result<()> {
+        match result {
+            Err(error) if self.link.has_others() => {
+                let text = format!("{error:#}");
+                self.link.change(|view| view.error = Some(text));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+/// Opens a gateway; a private one is started for the time being where no daemon has it up.
+pub async fn open(settings: &Settings) -> anyhow::Result<(Endpoint, Option<Running>)> {
+    Ok(match &settings.database {
+        Some(database) => (Endpoint::parse(database)?, None),
+        None => {
+            let running = cluster::join(settings).await?;
+            (cluster::endpoint(settings)?, Some(running))
+        }
+    })
+}

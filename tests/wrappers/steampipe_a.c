@@ -1,0 +1,2 @@
+#define NAME "steampipe_a"
+#include "steampipe.h"

@@ -1,0 +1,2 @@
+#define NAME "steampipe_b"
+#include "steampipe.h"

@@ -1,6 +1,6 @@
 //! The daemon as the role of the documented set-up: an owner of the database without superuser rights.
 
-use crate::health::watching;
+use crate::health::{WELL, health, until_health, watching};
 use crate::support::hub::{guarded, reader, until, until_error};
 use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, value};
 
@@ -134,5 +134,57 @@ async fn a_table_of_another_owner_stays_as_it_is_and_the_grant_is_named() {
     assert_eq!(spcd.spcd(&["refresh", "--wait"]).code, 0);
     assert_eq!(value(&admin, columns).await, "a.t.id a.t.more a.u.id");
     assert_eq!(query(&admin, warnings).await.concat(), [""; 0]);
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_owner_is_an_error_that_is_tried_at_growing_intervals() {
+    let server = Cluster::start(&[]);
+    let remote = guarded("hunter2").await;
+    let (mut spcd, admin) = hub(&server).await;
+    spcd.write("a.spc", &reader("a", remote.port(), "hunter2"));
+    spcd.start();
+    until(&admin, &["a ready"]).await;
+    until_health(&admin, "a", WELL).await;
+    query(&admin, "CREATE ROLE other; ALTER SERVER a OWNER TO other").await;
+    let changed =
+        reader("a", remote.port(), "hunter2").replace("host ", "fetch_size = 50\n  host ");
+    assert!(changed.contains("fetch_size"), "{changed}");
+    spcd.write("a.spc", &changed);
+    let error = until_error(&admin, "a", "must be owner of foreign server").await;
+    assert!(
+        error.contains("`spcd doctor` says what to grant"),
+        "{error}"
+    );
+
+    // The source was well all along: its probes are no reason for another attempt.
+    let attempts = || {
+        let log = spcd.log();
+        log.lines()
+            .filter(|line| line.contains("must be owner"))
+            .count()
+    };
+    let probes = || async { health(&admin, "a", "last_checked").await };
+    let (mut last, before) = (probes().await, attempts());
+    for _ in 0..6 {
+        last = eventually("another probe", DEADLINE, || async {
+            Some(probes().await).filter(|one| *one != last)
+        })
+        .await;
+    }
+    let after = attempts();
+    assert!(
+        after - before < 3,
+        "{before} attempts before, {after} after six probes"
+    );
+    assert_eq!(health(&admin, "a", "reachable").await, "t");
+
+    query(&admin, "ALTER SERVER a OWNER TO keeper").await;
+    let mended = spcd.spcd(&["refresh", "--wait", "a"]);
+    assert_eq!(mended.code, 0, "{mended:?}");
+    until(&admin, &["a ready"]).await;
+    let options =
+        "SELECT srvoptions::text ~ 'fetch_size=50' FROM pg_foreign_server WHERE srvname = 'a'";
+    assert_eq!(value(&admin, options).await, "t");
     spcd.stop();
 }

@@ -133,7 +133,7 @@ pub enum JobOutcome {
         target_hash: String,
         /// The error.
         error: String,
-        /// The kind of failure of an import.
+        /// The kind of the source's failure; `None` if the hub refused what was to be done.
         kind: Option<FailureKind>,
     },
     /// Another session blocked the job, which is repeated after a pause.

@@ -1,6 +1,7 @@
 //! Asking a source, and making what it answers.
 
 use spcd_core::diff::{self, Blockers};
+use spcd_core::health::FailureKind;
 use spcd_core::observed::Detail;
 use spcd_core::planner::{self, Import, RemoteSchema, WriteUnit};
 use spcd_core::scheduler::JobOutcome;
@@ -9,7 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::permits::Permit;
-use super::sources::ImportContext;
+use super::sources::{ImportContext, SourceTables};
 use super::{Job, JobContext, outcome_of};
 use crate::telemetry::{self, Observation};
 use spcd_postgres::HubError;
@@ -26,26 +27,45 @@ struct Answer {
     _permit: Permit,
 }
 
+/// An error of an import.
+struct ImportError {
+    error: HubError,
+    /// Kind of the source's failure. `None` after the source's answer: what fails then is the hub's
+    /// matter, and neither the source's schedule nor its probes make another attempt promising.
+    kind: Option<FailureKind>,
+}
+
+impl ImportError {
+    fn of_source(error: HubError) -> Self {
+        let kind = Some(error.kind());
+        Self { error, kind }
+    }
+
+    fn of_hub(error: HubError) -> Self {
+        Self { error, kind: None }
+    }
+}
+
 impl JobContext {
     /// Asks a source and writes its tables. A refresh that fails leaves the row as it is.
     pub(super) async fn import(&self, job: &Job, import: &Import, cancel: &Notify) -> JobOutcome {
         let hash = import.target_hash.clone();
-        let result = self.import_twice(job, import, cancel).await;
-        match outcome_of(result) {
+        let ImportError { error, kind } = match self.import_twice(job, import, cancel).await {
+            Ok(outcome) => return outcome,
+            Err(failed) => failed,
+        };
+        match outcome_of(Err(error)) {
             Ok(outcome) => outcome,
             Err(error)
                 if import.reason == planner::Reason::Refresh && import.target.csv.is_none() =>
             {
                 JobOutcome::Failed {
                     target_hash: hash,
-                    kind: Some(error.kind()),
+                    kind,
                     error: error.to_string(),
                 }
             }
-            Err(error) => {
-                let kind = Some(error.kind());
-                self.failed(job, hash, error.to_string(), kind).await
-            }
+            Err(error) => self.failed(job, hash, error.to_string(), kind).await,
         }
     }
 
@@ -56,12 +76,16 @@ impl JobContext {
         job: &Job,
         import: &Import,
         cancel: &Notify,
-    ) -> Result<JobOutcome, HubError> {
+    ) -> Result<JobOutcome, ImportError> {
         let answer = tokio::select! {
             answer = self.ask(job, import, false) => answer,
             () = cancel.notified() => return Ok(JobOutcome::Cancelled),
         };
-        if let Err(HubError::WrapperCrashed { backend_pid }) = &answer {
+        if let Err(ImportError {
+            error: HubError::WrapperCrashed { backend_pid },
+            ..
+        }) = &answer
+        {
             self.sources.crashed(Crash {
                 name: job.name.clone(),
                 target_hash: import.target_hash.clone(),
@@ -76,9 +100,10 @@ impl JobContext {
                     answer = self.ask(job, import, true) => answer,
                     () = cancel.notified() => return Ok(JobOutcome::Cancelled),
                 };
-                self.write_answer(job, answer?).await
+                let written = self.write_answer(job, answer?).await;
+                written.map_err(ImportError::of_hub)
             }
-            result => result,
+            result => result.map_err(ImportError::of_hub),
         }
     }
 
@@ -90,7 +115,7 @@ impl JobContext {
     }
 
     /// Asks the source. Returns what its answer means; `careful`: each change is tried first.
-    async fn ask(&self, job: &Job, import: &Import, careful: bool) -> Result<Answer, HubError> {
+    async fn ask(&self, job: &Job, import: &Import, careful: bool) -> Result<Answer, ImportError> {
         let context = ImportContext {
             priority: job.priority,
             generation: job.generation,
@@ -101,51 +126,57 @@ impl JobContext {
         if let Some(took) = job.asked.elapsed() {
             telemetry::observe(Observation::Asked { took });
         }
-        let (wanted, permits) = answer?;
-        if let Some(error) = &wanted.offer.failed_check {
+        let (answered, permits) = answer.map_err(ImportError::of_source)?;
+        if let Some(error) = &answered.offer.failed_check {
             let connection = job.name.as_str();
             tracing::warn!(connection, %error, "cannot check what the source's role may read");
         }
-        let permit = self.permit_to_write(job, wanted.offer.tables.len()).await;
+        let permit = self.permit_to_write(job, answered.offer.tables.len()).await;
         // The next source is asked when there is room for what this one answered.
         drop(permits);
-        let mut answer = Answer {
-            unit: None,
-            _following: None,
+        let resolved = self.resolve(job, import, &answered, careful).await;
+        let (unit, following) =
+            resolved.map_err(|error| ImportError::of_hub(error.with_privilege_advice()))?;
+        Ok(Answer {
+            unit,
+            _following: following,
             _permit: permit,
-        };
-        if import.applied.is_none() && !careful && !import.hidden && wanted.is_plain {
-            let (tables, hash) = (&wanted.offer.tables, wanted.hash.clone());
-            let unit = planner::resolve_new_import(&job.name, job.status, import, tables, hash);
-            answer.unit = Some(unit);
-            return Ok(answer);
-        }
+        })
+    }
+
+    /// Returns what to write after a source's answer.
+    async fn resolve(
+        &self,
+        job: &Job,
+        import: &Import,
+        answered: &SourceTables,
+        careful: bool,
+    ) -> Result<(Option<WriteUnit>, Option<OwnedMutexGuard<()>>), HubError> {
+        let (name, offer) = (&job.name, &answered.offer);
         if import.applied.is_none() && !careful {
-            let (offer, detail, blockers) = (&wanted.offer, Detail::default(), Blockers::default());
-            let unit =
-                planner::resolve_import(&job.name, job.status, import, &detail, offer, &blockers);
-            answer.unit = settled(unit)?;
-            return Ok(answer);
+            if !import.hidden && answered.is_plain {
+                let (tables, hash) = (&offer.tables, answered.hash.clone());
+                let unit = planner::resolve_new_import(name, job.status, import, tables, hash);
+                return Ok((Some(unit), None));
+            }
+            let (detail, blockers) = (Detail::default(), Blockers::default());
+            let unit = planner::resolve_import(name, job.status, import, &detail, offer, &blockers);
+            return Ok((settled(unit)?, None));
         }
-        let offer = &wanted.offer;
-        let settled = if careful && import.target.exclusive_library().is_some() {
+        if careful && import.target.exclusive_library().is_some() {
             // A trial runs the wrapper's validator.
             let session = self.sources.bound(&import.target, job.priority).await?;
-            let settled = self
-                .settle(session.client(), job, import, offer, careful)
-                .await;
+            let client = session.client();
+            let settled = self.settle(client, job, import, offer, careful).await;
             session.give_back_after(&settled);
             settled
         } else {
             let session = self.sources.session(job.priority).await?;
-            let settled = self
-                .settle(session.client(), job, import, offer, careful)
-                .await;
+            let client = session.client();
+            let settled = self.settle(client, job, import, offer, careful).await;
             session.give_back_after(&settled);
             settled
-        };
-        (answer.unit, answer._following) = settled?;
-        Ok(answer)
+        }
     }
 
     /// Returns what to write if the connection has objects already.

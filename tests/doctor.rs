@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::health::{WELL, until_health, watching};
+use crate::support::http::Http;
 use crate::support::hub::{guarded, reader, until};
 use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, try_query, value};
 
@@ -215,6 +216,8 @@ async fn a_role_with_few_sessions_is_slow_and_gets_there() {
     );
     query(&hub.url, &sql).await;
     let mut spcd = watching(&server.url_as("low", &hub.name));
+    // The page's session is open all the time, too.
+    Http::of(&mut spcd);
     let names: Vec<String> = (0..40).map(|n| format!("s{n:02}")).collect();
     let port = source.port();
     let blocks = |password: &str| -> String {

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 
 use crate::tunnel::Tunnels;
-use probe_sessions::{ProbeProgress, ProbeSessions};
-use spcd_postgres::connection::{Endpoint, Session};
+use probe_sessions::{ProbeProgress, ProbeSessions, ROOM_TIMEOUT};
+use spcd_postgres::connection::{Endpoint, Session, crowded};
 use spcd_postgres::{HubError, Limits};
 
 /// Number of running jobs from which probes and drift detection are deferred. No client waits for them,
@@ -289,12 +289,17 @@ impl ProbeTask {
     }
 
     async fn publish(&mut self, rows: &serde_json::Value) -> Result<(), HubError> {
+        let mut permit = None;
         if self
             .writer
             .as_ref()
             .is_none_or(|session| session.client.is_closed())
         {
-            let opened = self.endpoint.connect("health").await;
+            // Where the server has little room, a probe makes it.
+            if self.has_few_sessions {
+                permit = self.sessions.permit().await.ok();
+            }
+            let opened = crowded::open_next_session(&self.endpoint, "health", ROOM_TIMEOUT).await;
             self.writer = Some(opened.map_err(|_| HubError::NoSession)?);
         }
         let Some(writer) = &self.writer else {
@@ -305,6 +310,7 @@ impl ProbeTask {
         if self.has_few_sessions {
             self.writer = None;
         }
+        drop(permit);
         Ok(())
     }
 }

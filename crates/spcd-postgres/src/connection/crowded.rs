@@ -43,3 +43,25 @@ pub async fn open_session(
         sleep(Duration::from_millis(BACKOFF.pause(times))).await;
     }
 }
+
+/// Opens a session as [`open_session`] does, but logs nothing: for a session that another one of the
+/// daemon has just left room for, which the server may not have noticed yet.
+///
+/// # Errors
+/// As [`Endpoint::connect`].
+pub async fn open_next_session(
+    endpoint: &Endpoint,
+    purpose: &str,
+    within: Duration,
+) -> Result<Session, ConnectError> {
+    let (began, mut times) = (Instant::now(), 0);
+    loop {
+        let result = endpoint.connect(purpose).await;
+        let is_full = result.as_ref().is_err_and(ConnectError::is_full);
+        if !is_full || began.elapsed() > within {
+            return result;
+        }
+        times += 1;
+        sleep(Duration::from_millis(BACKOFF.pause(times))).await;
+    }
+}

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::source::ask::probe;
 use crate::tunnel::Tunnels;
-use spcd_postgres::connection::{Endpoint, Session};
+use spcd_postgres::connection::{Endpoint, Session, crowded};
 use spcd_postgres::crash_guard::{Crash, Question};
 use spcd_postgres::{HubError, secrets};
 
@@ -19,8 +19,8 @@ use spcd_postgres::{HubError, secrets};
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// Time limit of a cancel request.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit for a session permit.
-const PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit for a permit of a session, and for the server to have room for that session.
+pub const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of idle sessions.
 const MAX_IDLE: usize = 2;
 
@@ -86,8 +86,8 @@ impl ProbeSessions {
         if let Some(prober) = idle {
             return Ok(prober);
         }
-        let permit = timeout(PERMIT_TIMEOUT, self.permits.clone().acquire_owned()).await??;
-        let session = self.endpoint.connect("probing").await?;
+        let permit = self.permit().await?;
+        let session = crowded::open_next_session(&self.endpoint, "probing", ROOM_TIMEOUT).await?;
         let settings = "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
         session.client.batch_execute(settings).await?;
         secrets::prepare(&session.client).await?;
@@ -96,6 +96,11 @@ impl ProbeSessions {
             library: library.map(str::to_owned),
             _permit: permit,
         })
+    }
+
+    /// Waits for room for a session.
+    pub async fn permit(&self) -> anyhow::Result<OwnedSemaphorePermit> {
+        Ok(timeout(ROOM_TIMEOUT, self.permits.clone().acquire_owned()).await??)
     }
 
     fn give_back(&self, prober: ProbeSession) {

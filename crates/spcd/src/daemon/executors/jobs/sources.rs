@@ -7,6 +7,7 @@ mod sessions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -62,6 +63,10 @@ pub struct Sources {
     idle: Mutex<Vec<Arc<ImportSession>>>,
     /// Notified when a session becomes idle.
     freed: Notify,
+    /// How many sessions are in use or waited for.
+    wanted: AtomicUsize,
+    /// The server has so little room that a session is closed when none is wanted.
+    has_few_sessions: bool,
     /// Imports that all connections of one plugin instance share.
     shared: Mutex<BTreeMap<SharedImportKey, Arc<SharedImport>>>,
     privileges: PrivilegeChecks,
@@ -147,6 +152,8 @@ impl Sources {
             permits: Permits::new(budget),
             idle: Mutex::default(),
             freed: Notify::new(),
+            wanted: AtomicUsize::new(0),
+            has_few_sessions: limits.are_few(),
             shared: Mutex::default(),
             privileges: PrivilegeChecks::default(),
             batches: Batches::default(),

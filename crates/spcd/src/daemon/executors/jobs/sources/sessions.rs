@@ -1,6 +1,7 @@
 //! The sessions in which sources are asked, each for one wrapper's library.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use spcd_core::config::{ForeignSource, HubSettings};
@@ -34,7 +35,11 @@ pub struct BorrowedSession<'a> {
     session: Arc<ImportSession>,
     permit: Option<UncancellablePermit>,
     in_order: bool,
+    _wanted: Wanted<'a>,
 }
+
+/// Counts a session as wanted.
+struct Wanted<'a>(&'a AtomicUsize);
 
 /// A session of the pool, and the permit to have the server work.
 pub struct PooledSession {
@@ -63,6 +68,7 @@ impl Sources {
         let library = target.exclusive_library();
         let settings = self.endpoint.context().settings();
         let until = Instant::now() + deadline;
+        let wanted = Wanted::count(&self.wanted);
         let session = loop {
             if let Some(session) = self.idle_session(settings, library) {
                 break session;
@@ -90,6 +96,7 @@ impl Sources {
             session,
             permit,
             in_order: false,
+            _wanted: wanted,
         })
     }
 
@@ -186,6 +193,19 @@ impl PooledSession {
     }
 }
 
+impl<'a> Wanted<'a> {
+    fn count(wanted: &'a AtomicUsize) -> Self {
+        wanted.fetch_add(1, Ordering::Relaxed);
+        Self(wanted)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for BorrowedSession<'_> {
     fn drop(&mut self) {
         if !self.in_order {
@@ -201,8 +221,12 @@ impl Drop for BorrowedSession<'_> {
             });
             return;
         }
+        let is_last = self.sources.wanted.load(Ordering::Relaxed) <= 1;
         let mut idle = self.sources.idle.lock();
-        if idle.len() < MAX_IDLE {
+        if self.sources.has_few_sessions && is_last {
+            // Probes need the room.
+            idle.clear();
+        } else if idle.len() < MAX_IDLE {
             idle.push(self.session.clone());
             self.sources.freed.notify_one();
         }

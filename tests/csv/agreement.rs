@@ -73,7 +73,7 @@ async fn what_is_told_of_a_file_is_what_the_server_reads() {
             Ok(sheet) => (sheet, true),
             // Where quotes may be signs like any other the server is not asked: it joins rows.
             Err(CsvError::Ragged { .. }) if text.contains('"') => continue,
-            Err(CsvError::Ragged { wanted, .. }) => (texts(wanted), false),
+            Err(CsvError::Ragged { expected, .. }) => (texts(expected), false),
             Err(CsvError::LineEnds { .. } | CsvError::OpenQuote { .. }) => (texts(1), false),
             Err(_) => continue,
         };

@@ -209,16 +209,16 @@ fn direct_members<'a>(
             }
             (None, Some(written)) => {
                 let (patterns, instance) = (&written.connections, &written.plugin_instance);
-                let wanted = desired.connections.values().filter(|wanted| {
-                    wanted.kind == ConnectionKind::Plugin
+                let matching = desired.connections.values().filter(|connection| {
+                    connection.kind == ConnectionKind::Plugin
                         && matches_patterns(
                             patterns,
                             instance,
-                            &wanted.name,
-                            &wanted.plugin_instance,
+                            &connection.name,
+                            &connection.plugin_instance,
                         )
                 });
-                members.extend(wanted.map(|wanted| wanted.name.as_str()));
+                members.extend(matching.map(|connection| connection.name.as_str()));
                 (patterns, instance)
             }
             (None, None) => return DirectMembers::default(),

@@ -185,7 +185,7 @@ fn quoted(
             return Err(CsvError::Ragged {
                 line: row.line(),
                 found: if row.is_blank() { 0 } else { row.len() },
-                wanted: first.len(),
+                expected: first.len(),
             });
         }
         widen_kinds(&mut kinds, &row, null);
@@ -239,12 +239,12 @@ fn column_names(header: &[String], count: usize) -> Vec<String> {
         let given = header.get(n).map(|name| shortened(name, MAX_NAME));
         let given = given.filter(|name| !name.is_empty());
         let is_own = given.is_some_and(|name| own.remove(name));
-        let wanted = given.map_or_else(|| letters(n), str::to_owned);
-        let mut name = wanted.clone();
+        let own_name = given.map_or_else(|| letters(n), str::to_owned);
+        let mut name = own_name.clone();
         let mut next = 2;
         while taken.contains(&name) || (!is_own && own.contains(name.as_str())) {
             let ending = format!("_{next}");
-            name = shortened(&wanted, MAX_NAME - ending.len()).to_owned() + &ending;
+            name = shortened(&own_name, MAX_NAME - ending.len()).to_owned() + &ending;
             next += 1;
         }
         taken.insert(name.clone());

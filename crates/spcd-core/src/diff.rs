@@ -217,17 +217,17 @@ pub fn hash(tables: &[Table], traits: WrapperTraits<'_>) -> String {
 
 /// Returns the changes from the existing to the desired tables, both normalized; empty if they
 /// agree.
-pub fn diff(there: &[Table], wanted: &[Table], traits: WrapperTraits<'_>) -> Vec<TableChange> {
+pub fn diff(there: &[Table], desired: &[Table], traits: WrapperTraits<'_>) -> Vec<TableChange> {
     let by_name = |tables: &[Table]| -> BTreeMap<String, usize> {
         (tables.iter().enumerate())
             .map(|(n, table)| (table.name.clone(), n))
             .collect()
     };
-    let (old, new) = (by_name(there), by_name(wanted));
+    let (old, new) = (by_name(there), by_name(desired));
     let gone = old.keys().filter(|name| !new.contains_key(*name));
     let mut changes: Vec<_> = gone.cloned().map(TableChange::Drop).collect();
     for (name, n) in &new {
-        let table = &wanted[*n];
+        let table = &desired[*n];
         match old.get(name).map(|n| &there[*n]) {
             _ if table.import_error.is_some() => {}
             None => changes.push(TableChange::Create(table.clone())),
@@ -253,14 +253,14 @@ fn alter(old: &Table, new: &Table, traits: WrapperTraits<'_>) -> Option<TableCha
                 renamed: renamed(column, old, new),
             }),
             // ALTER cannot make a column generated, or the reverse.
-            Some(wanted) if wanted.generated != column.generated => {
+            Some(desired) if desired.generated != column.generated => {
                 columns.push(ColumnChange::Drop {
                     name: column.name.clone(),
                     renamed: None,
                 });
-                columns.push(ColumnChange::Add(wanted.clone()));
+                columns.push(ColumnChange::Add(desired.clone()));
             }
-            Some(wanted) => alter_column(column, wanted, &mut columns),
+            Some(desired) => alter_column(column, desired, &mut columns),
         }
     }
     for column in &new.columns {

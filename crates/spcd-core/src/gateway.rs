@@ -433,7 +433,7 @@ impl HubParts {
     }
 
     /// Returns what the hub is about to read, with the servers, as far as they are known.
-    pub fn wanted(&self, desired: &DesiredState) -> BTreeMap<String, Option<String>> {
+    pub fn servers_to_read(&self, desired: &DesiredState) -> BTreeMap<String, Option<String>> {
         let server = |name: String| {
             let server = self.servers.get(&name).cloned();
             (name, server)

@@ -255,15 +255,15 @@ pub fn needs_detail(desired: &DesiredState, observed: &Observed) -> Needs {
         let Some(applied) = &known.applied else {
             continue;
         };
-        let wanted = desired.connections.get(name);
+        let connection = desired.connections.get(name);
         if aggregator::is_aggregator_hash(&applied.target_hash) {
             if !applied.intact || !applied.readable {
                 needs.views.push(name.clone());
             }
             continue;
         }
-        let goes = wanted.is_none_or(|connection| !connection.enabled);
-        let differs = wanted.is_some_and(|connection| {
+        let goes = connection.is_none_or(|connection| !connection.enabled);
+        let differs = connection.is_some_and(|connection| {
             let moves = connection.enabled == applied.hidden_schema.is_some();
             connection.target.is_ok() && (moves || applied.target_hash != desired.target_hash(name))
         });
@@ -301,9 +301,9 @@ pub fn plan(desired: &DesiredState, observed: &Observed, running: &Running) -> P
             desired.connections.get(name),
             observed.connections.get(name),
         ) {
-            (Some(wanted), known) => {
+            (Some(connection), known) => {
                 let shown = shown.contains(name.as_str());
-                plan_desired(&mut plan, desired, wanted, known, observed, shown);
+                plan_desired(&mut plan, desired, connection, known, observed, shown);
             }
             (None, Some(known)) => plan_removed(&mut plan, desired, observed, name, known),
             (None, None) => {}

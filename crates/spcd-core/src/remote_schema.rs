@@ -84,11 +84,11 @@ impl RemoteSchema {
         if self.notices.is_empty() {
             return Cow::Borrowed(self);
         }
-        let mut offer = self.clone();
-        let mut known: BTreeSet<String> = (offer.tables.iter())
+        let mut remote = self.clone();
+        let mut known: BTreeSet<String> = (remote.tables.iter())
             .map(|table| table.name.clone())
             .collect();
-        for notice in std::mem::take(&mut offer.notices) {
+        for notice in std::mem::take(&mut remote.notices) {
             let missing = |table: &&Table| {
                 !known.contains(&table.name)
                     && notice.is_about(table)
@@ -99,20 +99,21 @@ impl RemoteSchema {
                 .collect();
             if skipped.is_empty() && notice.is_warning {
                 let warning = format!("the wrapper warns: {}", notice.text);
-                let is_of_others = |name: &String| is_unfit(&offer, name) || !import.selects(name);
+                let is_of_others =
+                    |name: &String| has_import_error(&remote, name) || !import.selects(name);
                 let is_told = !notice.names.is_empty() && notice.names.iter().all(is_of_others);
-                if !is_told && !offer.warnings.contains(&warning) {
+                if !is_told && !remote.warnings.contains(&warning) {
                     // Only the wrapper knows which of the names is a table's.
                     let of_table = |name: &String| TableWarning {
                         table: Some(name.clone()),
                         text: warning.clone(),
                     };
-                    offer.left_out.extend(notice.names.iter().map(of_table));
-                    offer.warnings.push(warning);
+                    remote.left_out.extend(notice.names.iter().map(of_table));
+                    remote.warnings.push(warning);
                 }
             }
             for name in skipped {
-                offer.tables.push(Table {
+                remote.tables.push(Table {
                     name: name.clone(),
                     import_error: Some(notice.text.clone()),
                     ..Table::default()
@@ -120,13 +121,13 @@ impl RemoteSchema {
                 known.insert(name);
             }
         }
-        offer.tables.sort_by(|a, b| a.name.cmp(&b.name));
-        Cow::Owned(offer)
+        remote.tables.sort_by(|a, b| a.name.cmp(&b.name));
+        Cow::Owned(remote)
     }
 }
 
-fn is_unfit(offer: &RemoteSchema, name: &str) -> bool {
-    let mut tables = offer.tables.iter();
+fn has_import_error(remote: &RemoteSchema, name: &str) -> bool {
+    let mut tables = remote.tables.iter();
     tables.any(|table| table.name == name && table.import_error.is_some())
 }
 
@@ -197,7 +198,7 @@ mod tests {
         }
     }
 
-    fn offer(tables: &[&str], notices: &[ImportNotice]) -> RemoteSchema {
+    fn remote(tables: &[&str], notices: &[ImportNotice]) -> RemoteSchema {
         RemoteSchema {
             tables: tables.iter().map(|name| table(name)).collect(),
             notices: notices.to_vec(),
@@ -206,14 +207,14 @@ mod tests {
     }
 
     /// The tables that cannot be imported, and the warnings.
-    fn result(offer: &RemoteSchema, there: &[Table]) -> (Vec<String>, Vec<String>) {
-        let result = offer.with_skipped_tables(there, &Import::default());
-        let unfit = result
+    fn result(remote: &RemoteSchema, there: &[Table]) -> (Vec<String>, Vec<String>) {
+        let result = remote.with_skipped_tables(there, &Import::default());
+        let failed = result
             .tables
             .iter()
             .filter(|table| table.import_error.is_some());
         (
-            unfit.map(|table| table.name.clone()).collect(),
+            failed.map(|table| table.name.clone()).collect(),
             result.warnings.clone(),
         )
     }
@@ -222,11 +223,11 @@ mod tests {
     fn a_table_that_the_wrapper_skips_is_not_lost() {
         let skipped = warning("skipping import for relation \"t\"");
         let there = [table("gone"), table("good"), table("t")];
-        let (unfit, warnings) = result(&offer(&["good"], std::slice::from_ref(&skipped)), &there);
-        assert_eq!((unfit, warnings), (vec!["t".to_owned()], vec![]));
+        let (failed, warnings) = result(&remote(&["good"], std::slice::from_ref(&skipped)), &there);
+        assert_eq!((failed, warnings), (vec!["t".to_owned()], vec![]));
         // Where it was never there, only the wrapper knows that it is a table.
-        let (unfit, warnings) = result(&offer(&["good"], &[skipped]), &[]);
-        assert_eq!(unfit, Vec::<String>::new());
+        let (failed, warnings) = result(&remote(&["good"], &[skipped]), &[]);
+        assert_eq!(failed, Vec::<String>::new());
         assert_eq!(
             warnings,
             ["the wrapper warns: skipping import for relation \"t\""]
@@ -234,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_not_wanted_goes_though_it_is_skipped() {
+    fn a_table_that_is_not_selected_goes_though_it_is_skipped() {
         let skipped = warning("skipping import for relation \"t\"");
         let import = Import {
             exclude: vec!["t".into()],
             ..Import::default()
         };
-        let offer = offer(&["good"], &[skipped]);
-        let result = offer.with_skipped_tables(&[table("good"), table("t")], &import);
+        let remote = remote(&["good"], &[skipped]);
+        let result = remote.with_skipped_tables(&[table("good"), table("t")], &import);
         assert_eq!(result.tables.len(), 1);
         assert_eq!(result.warnings, Vec::<String>::new());
     }
@@ -252,10 +253,10 @@ mod tests {
         let layer = ("layer".to_owned(), "Mixed Case".to_owned());
         mixed.options = [layer].into();
         let skipped = warning("cannot read layer \"Mixed Case\"");
-        assert_eq!(result(&offer(&[], &[skipped]), &[mixed]).0, ["mixed_case"]);
+        assert_eq!(result(&remote(&[], &[skipped]), &[mixed]).0, ["mixed_case"]);
         let there = [table("t"), table("table")];
         let bare = warning("skipping t: no columns");
-        assert_eq!(result(&offer(&[], &[bare]), &there).0, ["t"]);
+        assert_eq!(result(&remote(&[], &[bare]), &there).0, ["t"]);
     }
 
     #[test]
@@ -268,8 +269,8 @@ mod tests {
                 ..warning("made \"good\"")
             },
         ];
-        let (unfit, warnings) = result(&offer(&["good"], &about), &[table("good")]);
-        assert_eq!(unfit, Vec::<String>::new());
+        let (failed, warnings) = result(&remote(&["good"], &about), &[table("good")]);
+        assert_eq!(failed, Vec::<String>::new());
         assert_eq!(
             warnings,
             [

@@ -1,4 +1,4 @@
-//! Golden files: tests/plan/*.spc say what was applied, what happened meanwhile, and what is wanted
+//! Golden files: tests/plan/*.spc say what was applied, what happened meanwhile, and what is desired
 //! now; the `.plan` beside each is what a pass does then. UPDATE_GOLDEN=1 writes them anew.
 //!
 //! A case is one file of three parts, each begun by a line `#### before`, `#### meanwhile`,
@@ -53,10 +53,10 @@ fn plans_are_as_the_golden_files_say() {
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&golden, &shown).unwrap();
         }
-        let wanted = std::fs::read_to_string(&golden).unwrap_or_default();
-        if shown != wanted {
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        if shown != expected {
             let case = case.display();
-            wrong.push(format!("{case}\n--- is\n{shown}--- should be\n{wanted}"));
+            wrong.push(format!("{case}\n--- is\n{shown}--- should be\n{expected}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -116,7 +116,7 @@ impl World {
         world
     }
 
-    /// Fills the database with what is wanted.
+    /// Fills the database with what is desired.
     fn apply(&mut self, desired: &DesiredState) {
         for (name, connection) in &desired.connections {
             let mut known = ObservedConnection {
@@ -225,10 +225,10 @@ impl World {
             }
             "failed" => {
                 let (due, error) = more.split_once(' ').unwrap();
-                let wanted = self.now.connections.get(name).is_some_and(|c| c.enabled);
+                let is_desired = self.now.connections.get(name).is_some_and(|c| c.enabled);
                 let hash = self.now.target_hash(name);
                 let attempt = Attempt {
-                    target_hash: if wanted {
+                    target_hash: if is_desired {
                         hash.to_owned()
                     } else {
                         String::new()

@@ -273,9 +273,9 @@ impl Endpoint {
             _ => std::slice::from_ref(&self.attributes),
         };
         let mut last_error = None;
-        for wanted in passes {
+        for required in passes {
             for host in order.iter().filter_map(|index| self.hosts.get(*index)) {
-                match self.connect_host(host, *wanted, purpose).await {
+                match self.connect_host(host, *required, purpose).await {
                     Ok(session) => return Ok(session),
                     Err(error @ ConnectError::Configuration(_)) => return Err(error),
                     // The error of a host that answers is more useful than that of one that does not.
@@ -320,7 +320,7 @@ impl Endpoint {
     async fn connect_host(
         &self,
         host: &Host,
-        wanted: SessionAttributes,
+        required: SessionAttributes,
         purpose: &str,
     ) -> Result<Session, ConnectError> {
         let attempt = async {
@@ -330,7 +330,7 @@ impl Endpoint {
             let state = session::prepare(&mut session, tcp, self.context.settings())
                 .await
                 .map_err(|error| self.classify_error(host, error))?;
-            match state.mismatch(wanted) {
+            match state.mismatch(required) {
                 None => Ok(session),
                 Some(why) => Err(self.refused(host, "give the host of another server", why.into())),
             }

@@ -48,7 +48,7 @@ pub async fn fetch_remote_schema(
             read = rolled_back(client, read_catalog(session, &name, target, true)).await;
         }
         answer = match read {
-            Ok(offer) => offer.map(Ok),
+            Ok(remote) => remote.map(Ok),
             Err(error) if is_source_error(&error) => Some(Err(error)),
             // The source has another catalog than PostgreSQL's. An import may still work.
             Err(_) => None,
@@ -59,7 +59,7 @@ pub async fn fetch_remote_schema(
         None => rolled_back(client, import_schema(session, &name, target)).await,
     };
     match answer {
-        Ok(offer) => Ok(redact_schema(offer, &name, target)),
+        Ok(remote) => Ok(redact_schema(remote, &name, target)),
         Err(error) => Err(redact_error(error, &name, target)),
     }
 }
@@ -69,36 +69,36 @@ pub fn reports_privileges(target: &ForeignSource) -> bool {
     target.wrapper == source_catalog::POSTGRES_FDW
 }
 
-/// Adds warnings for the tables of an offer that the role of this source may not read: the offer
-/// came from another connection that shares its tables.
+/// Adds a warning for each remote table that the role of this source may not read. The remote schema
+/// comes from another connection that shares its tables.
 ///
 /// # Errors
 /// What the hub refuses, or a session that is lost. An error of the source is a warning.
 pub async fn check_privileges(
     client: &Client,
     target: &ForeignSource,
-    mut offer: RemoteSchema,
+    mut remote: RemoteSchema,
 ) -> Result<RemoteSchema, HubError> {
     let name = unique_name("spcd_privileges");
     let checked = async {
         let text = prepare(client, &name, target).await?;
         client.batch_execute(&text).await?;
-        privileges::check(client, &name, target, &mut offer).await
+        privileges::check(client, &name, target, &mut remote).await
     };
     rolled_back(client, checked).await?;
-    Ok(redact_schema(offer, &name, target))
+    Ok(redact_schema(remote, &name, target))
 }
 
 /// Removes temporary names and secrets from the texts of a schema.
-fn redact_schema(mut offer: RemoteSchema, name: &str, target: &ForeignSource) -> RemoteSchema {
-    let unfit = (offer.tables.iter_mut()).filter_map(|table| table.import_error.as_mut());
-    let notices = (offer.notices.iter_mut()).map(|notice| &mut notice.text);
-    let left_out = (offer.left_out.iter_mut()).map(|left_out| &mut left_out.text);
-    let warnings = offer.warnings.iter_mut().chain(&mut offer.failed_check);
-    for text in unfit.chain(notices).chain(left_out).chain(warnings) {
+fn redact_schema(mut remote: RemoteSchema, name: &str, target: &ForeignSource) -> RemoteSchema {
+    let errors = (remote.tables.iter_mut()).filter_map(|table| table.import_error.as_mut());
+    let notices = (remote.notices.iter_mut()).map(|notice| &mut notice.text);
+    let left_out = (remote.left_out.iter_mut()).map(|left_out| &mut left_out.text);
+    let warnings = remote.warnings.iter_mut().chain(&mut remote.failed_check);
+    for text in errors.chain(notices).chain(left_out).chain(warnings) {
         *text = redact(text, name, target);
     }
-    offer
+    remote
 }
 
 /// Returns a name that no other object has while this process runs.
@@ -164,31 +164,31 @@ async fn read_catalog(
     let others: Vec<&str> = catalog.unselected.iter().map(String::as_str).collect();
     let unmatched = target.import.unmatched_patterns(&selected, Some(&others));
     let is_empty = selected.is_empty() && others.is_empty();
-    let mut offer = RemoteSchema {
+    let mut remote = RemoteSchema {
         tables: catalog.tables,
         warnings: catalog.warnings,
         left_out: catalog.left_out,
         ..RemoteSchema::default()
     };
     if !is_empty {
-        offer.warnings.extend(unmatched);
+        remote.warnings.extend(unmatched);
     }
     if !catalog.import_only.is_empty() {
         let into = format!("{name}_odd");
         client.batch_execute(&sql::create_schema(&into)).await?;
         let (odd, _) =
             partial::import(session, target, name, &into, Some(&catalog.import_only)).await?;
-        offer.tables.extend(odd.tables);
-        offer.warnings.extend(odd.warnings);
-        offer.left_out.extend(odd.left_out);
-        offer.notices.extend(odd.notices);
+        remote.tables.extend(odd.tables);
+        remote.warnings.extend(odd.warnings);
+        remote.left_out.extend(odd.left_out);
+        remote.notices.extend(odd.notices);
     }
-    diff::normalize(&mut offer.tables, target.wrapper_traits());
+    diff::normalize(&mut remote.tables, target.wrapper_traits());
     // Connections that share their tables have roles of their own: see [`check_privileges`].
-    if target.dynamic && !offer.tables.is_empty() {
-        privileges::check(client, name, target, &mut offer).await?;
+    if target.dynamic && !remote.tables.is_empty() {
+        privileges::check(client, name, target, &mut remote).await?;
     }
-    Ok((offer != RemoteSchema::default()).then_some(offer))
+    Ok((remote != RemoteSchema::default()).then_some(remote))
 }
 
 async fn import_schema(
@@ -199,26 +199,26 @@ async fn import_schema(
     let text = prepare(&session.client, name, target).await?;
     session.client.batch_execute(&text).await?;
     source_state::ensure_ready(&session.client, name, target).await?;
-    let (mut offer, others) = partial::import(session, target, name, name, None).await?;
-    let selected: Vec<String> = offer.tables.iter().map(|t| t.name.clone()).collect();
+    let (mut remote, others) = partial::import(session, target, name, name, None).await?;
+    let selected: Vec<String> = remote.tables.iter().map(|t| t.name.clone()).collect();
     let selected: Vec<&str> = selected.iter().map(String::as_str).collect();
     let others: Option<Vec<&str>> =
         (others.as_ref()).map(|others| others.iter().map(String::as_str).collect());
     let unmatched = target
         .import
         .unmatched_patterns(&selected, others.as_deref());
-    offer.warnings.extend(unmatched);
+    remote.warnings.extend(unmatched);
     let is_none = selected.is_empty() && others.is_none_or(|others| others.is_empty());
     let prefix = &target.import.schema;
     if is_none && target.wrapper == OGR_FDW && prefix != ALL_LAYERS {
-        offer.warnings.push(format!(
+        remote.warnings.push(format!(
             "no layer of the source has a name that begins with {prefix:?} (attribute `layers`)"
         ));
     }
-    if target.dynamic && reports_privileges(target) && !offer.tables.is_empty() {
-        privileges::check(&session.client, name, target, &mut offer).await?;
+    if target.dynamic && reports_privileges(target) && !remote.tables.is_empty() {
+        privileges::check(&session.client, name, target, &mut remote).await?;
     }
-    Ok(offer)
+    Ok(remote)
 }
 
 /// The wrapper of GDAL, and its remote schema that stands for all layers.

@@ -199,7 +199,7 @@ impl Config {
             }
             Side::Hub(links, parts) => {
                 if parts.apply(&mut loaded.desired, &links.gateways()) {
-                    links.want();
+                    links.request();
                 }
             }
         }

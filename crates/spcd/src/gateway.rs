@@ -210,13 +210,13 @@ pub async fn run(
     health: &watch::Receiver<ProbeOptions>,
     mut hub: watch::Receiver<Option<Arc<Endpoint>>>,
 ) -> Infallible {
-    // One that holds what earlier files wanted may have to remove it.
+    // One that holds what earlier files needed may have to remove it.
     if settings.database.is_some() || cluster::is_made(settings) {
-        link.links().want();
+        link.links().request();
     }
-    let mut wanted = link.links().wanted.subscribe();
+    let mut requested = link.links().requested.subscribe();
     // The link holds the sender.
-    let _ = wanted.wait_for(|wanted| *wanted).await;
+    let _ = requested.wait_for(|requested| *requested).await;
     let hub = loop {
         if let Some(hub) = &*hub.borrow_and_update() {
             break hub.clone();

@@ -22,8 +22,8 @@ const ANSWER_POLL: Duration = Duration::from_millis(50);
 
 /// What the hub's loop and those of the gateways say to each other.
 pub struct Links {
-    /// Whether a connection wants a gateway.
-    pub wanted: watch::Sender<bool>,
+    /// Whether a connection needs a gateway.
+    pub requested: watch::Sender<bool>,
     state: watch::Sender<Arc<Gateways>>,
     places: Vec<Place>,
     began: Instant,
@@ -65,7 +65,7 @@ impl Links {
             hub: None,
         };
         Arc::new(Self {
-            wanted: watch::channel(false).0,
+            requested: watch::channel(false).0,
             state: watch::channel(Arc::new(gateways)).0,
             places,
             began: Instant::now(),
@@ -98,9 +98,9 @@ impl Links {
     }
 
     /// Has the gateways started, unless they are.
-    pub fn want(&self) {
-        self.wanted
-            .send_if_modified(|wanted| !std::mem::replace(wanted, true));
+    pub fn request(&self) {
+        self.requested
+            .send_if_modified(|requested| !std::mem::replace(requested, true));
     }
 
     /// Forgets how long each gateway has been away or has answered.
@@ -230,7 +230,7 @@ impl Link {
     /// Whether the gateway answers; `None` while no connection wants it.
     pub fn is_up(&self) -> Option<bool> {
         let view = self.view();
-        (*self.links.wanted.borrow()).then(|| view.address.is_some() && view.error.is_none())
+        (*self.links.requested.borrow()).then(|| view.address.is_some() && view.error.is_none())
     }
 
     /// Returns its standing among several.

@@ -73,10 +73,10 @@ impl Recorded {
 /// Returns what the sources of mirrors say to a command that changes nothing.
 pub async fn look(
     hub: &Client,
-    wanted: &BTreeMap<String, Mirror>,
+    desired: &BTreeMap<String, Mirror>,
 ) -> Result<MirrorViews, HubError> {
     let mut mirrors = Mirrors::begin(hub).await?;
-    mirrors.keep(wanted);
+    mirrors.keep(desired);
     mirrors.answered().await;
     let views = mirrors.shared.views.lock().clone();
     Ok(views)

@@ -98,12 +98,12 @@ impl Watcher {
             return;
         };
         let mut before = std::mem::take(&mut self.watched);
-        let wanted: HashMap<&PathBuf, Option<(u64, u64)>> = watch_points
+        let desired: HashMap<&PathBuf, Option<(u64, u64)>> = watch_points
             .iter()
             .map(|place| (&place.dir, place.identity))
             .collect();
         before.retain(|dir, identity| {
-            let same = !gone.contains(dir) && wanted.get(dir) == Some(identity);
+            let same = !gone.contains(dir) && desired.get(dir) == Some(identity);
             if !same {
                 // Fails if the directory, and with it the watch, is gone.
                 let _ = notify.unwatch(dir);

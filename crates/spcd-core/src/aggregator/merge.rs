@@ -44,7 +44,7 @@ pub fn merge_tables(
     keep_columns: bool,
 ) -> MergedTable {
     let mut merged = MergedTable::default();
-    let (order, mut wanted) = columns(member_tables);
+    let (order, mut desired) = columns(member_tables);
     let is_own = |column: &&Column| column.name == CONNECTION_NAME;
     if member_tables
         .iter()
@@ -71,7 +71,7 @@ pub fn merge_tables(
         if there.name == CONNECTION_NAME {
             continue;
         }
-        match wanted.remove(there.name.as_str()) {
+        match desired.remove(there.name.as_str()) {
             Some(_) if frozen => merged.columns.push(there.clone()),
             Some(column) => merged.columns.push(column),
             None => {
@@ -99,20 +99,20 @@ pub fn merge_tables(
         }
     }
     if !keep_columns {
-        let new = order.iter().filter_map(|name| wanted.remove(name));
+        let new = order.iter().filter_map(|name| desired.remove(name));
         merged.columns.extend(new);
     }
 
     if frozen {
         for (member, table) in member_tables {
-            let Some((column, wanted)) = merged.incompatible_column(table) else {
+            let Some((column, shown)) = merged.incompatible_column(table) else {
                 continue;
             };
             if !keep_columns {
                 merged.warnings.push(format!(
                     "table {name:?} is shown without connection {:?}: its column {} is {}, here it \
                      is {}, and changing that would break or lose {dependents}",
-                    member.name, column.name, column.data_type, wanted.data_type
+                    member.name, column.name, column.data_type, shown.data_type
                 ));
             }
             merged.excluded_members.insert(member.name.to_owned());
@@ -128,30 +128,30 @@ pub fn merge_tables(
 fn columns<'a>(
     member_tables: &'a [(AggregatorMember<'_>, &Table)],
 ) -> (Vec<&'a str>, BTreeMap<&'a str, ViewColumn>) {
-    let (mut order, mut wanted) = (Vec::new(), BTreeMap::<&str, ViewColumn>::new());
+    let (mut order, mut desired) = (Vec::new(), BTreeMap::<&str, ViewColumn>::new());
     let of_members = member_tables.iter().flat_map(|(_, table)| &table.columns);
     for column in of_members.filter(|column| column.name != CONNECTION_NAME) {
-        match wanted.get_mut(column.name.as_str()) {
+        match desired.get_mut(column.name.as_str()) {
             None => {
                 order.push(column.name.as_str());
-                wanted.insert(&column.name, ViewColumn::of(column));
+                desired.insert(&column.name, ViewColumn::of(column));
             }
             Some(so_far) => so_far.widen(column),
         }
     }
-    (order, wanted)
+    (order, desired)
 }
 
 impl MergedTable {
     /// Returns the first column of a table that cannot be shown as the view's column of that name.
     fn incompatible_column<'a>(&'a self, table: &'a Table) -> Option<(&'a Column, &'a ViewColumn)> {
         let find = |column: &&Column| {
-            let same = |wanted: &&ViewColumn| wanted.name == column.name;
+            let same = |shown: &&ViewColumn| shown.name == column.name;
             self.columns.iter().skip(1).find(same)
         };
         (table.columns.iter())
             .filter_map(|column| Some((column, find(&column)?)))
-            .find(|(column, wanted)| wanted.value_of(column).is_none())
+            .find(|(column, shown)| shown.value_of(column).is_none())
     }
 
     /// Returns the SELECT for one member's table.
@@ -174,10 +174,10 @@ impl MergedTable {
             None => format!("{}::text", sql::literal(member.name)),
         };
         let mut values = vec![name];
-        for wanted in self.columns.iter().skip(1) {
-            let column = by_name.get(wanted.name.as_str());
-            let value = column.and_then(|column| wanted.value_of(column));
-            values.push(value.unwrap_or_else(|| wanted.null()));
+        for shown in self.columns.iter().skip(1) {
+            let column = by_name.get(shown.name.as_str());
+            let value = column.and_then(|column| shown.value_of(column));
+            values.push(value.unwrap_or_else(|| shown.null()));
         }
         format!("SELECT {} FROM {from}", values.join(", "))
     }
@@ -379,12 +379,12 @@ mod tests {
             ("jsonb", "integer", "jsonb"),
             ("date", "date", "date"),
         ];
-        for (x, y, wanted) in types {
+        for (x, y, expected) in types {
             for (x, y) in [(x, y), (y, x)] {
                 let (a, b) = (table(&[("c", x)]), table(&[("c", y)]));
                 let merged =
                     merge_tables("t", &[(member("a"), &a), (member("b"), &b)], None, false);
-                assert_eq!(merged.columns[1].data_type, wanted, "{x} and {y}");
+                assert_eq!(merged.columns[1].data_type, expected, "{x} and {y}");
                 assert!(
                     merged.incompatible_column(&a).is_none()
                         && merged.incompatible_column(&b).is_none()

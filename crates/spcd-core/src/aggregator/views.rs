@@ -189,7 +189,7 @@ fn diff_table_views(
     if keep_columns && !keep {
         return;
     }
-    let mut wanted = Vec::new();
+    let mut desired = Vec::new();
     if taken && there.is_none() {
         let why = "something else in the schema has its name";
         changes
@@ -203,7 +203,7 @@ fn diff_table_views(
                 .left_out
                 .push(TableWarning::new(name, "is left out", &why));
         } else {
-            wanted = views(aggregator, name, member_tables, &merged, made);
+            desired = views(aggregator, name, member_tables, &merged, made);
             changes.warnings.extend(merged.warnings);
         }
         if member_tables.is_empty() {
@@ -214,7 +214,7 @@ fn diff_table_views(
             ));
         }
     }
-    let names: BTreeSet<_> = wanted
+    let names: BTreeSet<_> = desired
         .iter()
         .map(|view| (view.hidden, view.name.clone()))
         .collect();
@@ -227,7 +227,7 @@ fn diff_table_views(
             name: old.name.clone(),
         });
     }
-    for view in wanted {
+    for view in desired {
         if !view.hidden {
             changes.tables.push(view.table());
         }
@@ -427,7 +427,7 @@ impl ViewChanges {
             out.push_str(&sql::grant_tables(aggregator, new));
         }
         // A member may come from another lane, and have changed meanwhile.
-        let parts = self.views.iter().filter_map(ViewChange::wanted_view);
+        let parts = self.views.iter().filter_map(ViewChange::desired_view);
         let servers: BTreeSet<&String> = parts.filter_map(|part| part.server.as_ref()).collect();
         let touched = servers
             .into_iter()
@@ -444,7 +444,7 @@ impl ViewChanges {
             let is_it = |made: &ExistingView| made.hidden == hidden && made.name == name;
             let old = found.existing_views.iter().position(is_it);
             let old = old.map(|n| found.existing_views.swap_remove(n));
-            if let Some(view) = change.wanted_view() {
+            if let Some(view) = change.desired_view() {
                 found.existing_views.push(ExistingView {
                     table: view.table.clone(),
                     hidden,
@@ -485,7 +485,7 @@ impl ViewChanges {
     fn record(&self, aggregator: &str) -> String {
         let views = self.views.iter().map(|change| {
             let (hidden, name) = change.key();
-            let view = change.wanted_view();
+            let view = change.desired_view();
             let table = view.map(|view| &view.table);
             let definition = view.map(AggregatorView::definition);
             serde_json::json!({"hidden": hidden, "name": name, "table": table, "definition": definition})
@@ -545,7 +545,7 @@ impl ViewChange {
     }
 
     /// Returns the desired view; `None` if it is dropped.
-    fn wanted_view(&self) -> Option<&AggregatorView> {
+    fn desired_view(&self) -> Option<&AggregatorView> {
         match self {
             ViewChange::Create(view) | ViewChange::Replace(view) | ViewChange::Rebuild(view) => {
                 Some(view)

@@ -251,10 +251,10 @@ fn texts(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Vec<St
     if let Some(found) = found.filter(|_| many) {
         return found;
     }
-    let wanted = SETTINGS.iter().find(|(known, _)| *known == name);
-    let wanted = wanted.map_or("a text", |(_, wanted)| *wanted);
+    let expected = SETTINGS.iter().find(|(known, _)| *known == name);
+    let expected = expected.map_or("a text", |(_, expected)| *expected);
     let kind = setting.value.kind();
-    let message = format!("expected {wanted} for `{name}`, found {kind}");
+    let message = format!("expected {expected} for `{name}`, found {kind}");
     problems.push(Problem::new(setting.value_span, message));
     Vec::new()
 }

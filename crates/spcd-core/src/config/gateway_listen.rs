@@ -66,10 +66,10 @@ pub(super) fn gateway_listen(
     let host = text("host", false, problems);
     let hub_sslrootcert = text("hub_sslrootcert", false, problems);
     for name in missing {
-        let wanted = SETTINGS.iter().find(|(known, _)| *known == name);
+        let expected = SETTINGS.iter().find(|(known, _)| *known == name);
         let message = format!(
             "`gateway` needs `{name}`: {}",
-            wanted.map_or("a text", |(_, wanted)| wanted)
+            expected.map_or("a text", |(_, expected)| expected)
         );
         problems.push(Problem::new(section.span, message));
     }
@@ -129,11 +129,11 @@ fn checked<T>(
             .settings
             .get(name)
             .map_or(section.span, |setting| setting.value_span);
-        let wanted = SETTINGS.iter().find(|(known, _)| *known == name);
-        let wanted = wanted.map_or("a text", |(_, wanted)| wanted);
+        let expected = SETTINGS.iter().find(|(known, _)| *known == name);
+        let expected = expected.map_or("a text", |(_, expected)| expected);
         problems.push(Problem::new(
             span,
-            format!("expected {wanted} for `{name}`"),
+            format!("expected {expected} for `{name}`"),
         ));
     }
     parsed
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_address_has_a_prefix() {
-        for (text, wanted) in [
+        for (text, expected) in [
             ("10.0.0.9", Some("10.0.0.9/32")),
             ("10.0.0.0/24", Some("10.0.0.0/24")),
             ("fd00::1", Some("fd00::1/128")),
@@ -170,7 +170,7 @@ mod tests {
             ("all", None),
             ("10.0.0.9 trust\nhost all all 0.0.0.0/0", None),
         ] {
-            assert_eq!(hba_address(text).as_deref(), wanted, "{text}");
+            assert_eq!(hba_address(text).as_deref(), expected, "{text}");
         }
     }
 }

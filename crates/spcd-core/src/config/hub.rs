@@ -164,8 +164,8 @@ pub(super) fn hub(section: &NestedBlock, problems: &mut Vec<Problem>) -> HubOver
             Ok(value) => {
                 given.insert(known.name, value);
             }
-            Err(wanted) => {
-                let message = format!("{wanted} for `{}`", known.name);
+            Err(expected) => {
+                let message = format!("{expected} for `{}`", known.name);
                 problems.push(Problem::new(setting.value_span, message));
             }
         }

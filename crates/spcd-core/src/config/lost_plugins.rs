@@ -87,13 +87,13 @@ impl DesiredState {
                     connection.file, connection.start_line, plugin.label
                 )
             });
-            if let (Some(wanted), Some(error)) =
+            if let (Some(connection), Some(error)) =
                 (self.connections.get_mut(&connection.name), &error)
             {
-                let wanted = Arc::make_mut(wanted);
-                wanted.plugin_instance.clone_from(&plugin.label);
-                if wanted.kind == ConnectionKind::Plugin {
-                    wanted.target = Err(error.clone());
+                let connection = Arc::make_mut(connection);
+                connection.plugin_instance.clone_from(&plugin.label);
+                if connection.kind == ConnectionKind::Plugin {
+                    connection.target = Err(error.clone());
                 }
                 continue;
             }

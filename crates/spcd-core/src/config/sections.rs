@@ -53,9 +53,9 @@ pub(super) fn health(section: &NestedBlock, problems: &mut Vec<Problem>) -> heal
         let Some(text) = setting.text(problems) else {
             continue;
         };
-        if let Err(unfit) = options.set(name, &text) {
-            let problem = Problem::new(setting.value_span, unfit.message);
-            problems.push(problem.hint(unfit.hint));
+        if let Err(error) = options.set(name, &text) {
+            let problem = Problem::new(setting.value_span, error.message);
+            problems.push(problem.hint(error.hint));
         }
     }
     options

@@ -24,11 +24,15 @@ pub fn keep_column_types(tables: &mut [Table], known: &ColumnTypes) {
 }
 
 /// Returns the types to record for the tables `after` an import. A table that could not follow the
-/// `wanted` one keeps its `known` types.
-pub fn certain_column_types(after: &[Table], wanted: &[Table], known: &ColumnTypes) -> ColumnTypes {
+/// `desired` one keeps its `known` types.
+pub fn certain_column_types(
+    after: &[Table],
+    desired: &[Table],
+    known: &ColumnTypes,
+) -> ColumnTypes {
     let mut types = ColumnTypes::new();
     for table in after {
-        let now = wanted.iter().find(|wanted| wanted.name == table.name);
+        let now = desired.iter().find(|desired| desired.name == table.name);
         let before = known.get(&table.name);
         let of_column = table.columns.iter().filter_map(|column| {
             let now = now?.columns.iter().find(|now| now.name == column.name);
@@ -76,16 +80,16 @@ mod tests {
     #[test]
     fn an_empty_day_changes_no_type() {
         let full = "n,d,z,t\n1.5,2024-01-02,007,2024-01-02 10:00\n";
-        let wanted = ["numeric", "date", "text", "timestamp without time zone"];
-        assert_eq!(types(&[full]), wanted);
+        let expected = ["numeric", "date", "text", "timestamp without time zone"];
+        assert_eq!(types(&[full]), expected);
         for day in [
             "n,d,z,t\n",
             "n,d,z,t\n,,,\n",
             // Nothing in here contradicts them either.
             "n,d,z,t\n2,2024-01-03,8,2024-01-03\n",
         ] {
-            assert_eq!(types(&[full, day]), wanted, "{day:?}");
-            assert_eq!(types(&[full, day, full]), wanted, "{day:?}");
+            assert_eq!(types(&[full, day]), expected, "{day:?}");
+            assert_eq!(types(&[full, day, full]), expected, "{day:?}");
         }
     }
 
@@ -128,9 +132,9 @@ mod tests {
             let sheet = infer_layout(text.as_bytes(), true, &csv).unwrap();
             vec![foreign_table("t", "/t.csv", &sheet, &csv)]
         };
-        let (there, wanted) = (of("n\n1\n"), of("n\nx\n"));
+        let (there, desired) = (of("n\n1\n"), of("n\nx\n"));
         let known = certain_column_types(&there, &there, &ColumnTypes::new());
-        assert_eq!(certain_column_types(&there, &wanted, &known), known);
-        assert!(certain_column_types(&[], &wanted, &known).is_empty());
+        assert_eq!(certain_column_types(&there, &desired, &known), known);
+        assert!(certain_column_types(&[], &desired, &known).is_empty());
     }
 }

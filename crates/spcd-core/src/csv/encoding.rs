@@ -53,14 +53,14 @@ impl Encoding {
             let signs = name.chars().filter(char::is_ascii_alphanumeric);
             signs.collect::<String>().to_ascii_lowercase()
         };
-        let wanted = plain(name);
-        let wanted = match wanted.strip_prefix("cp") {
+        let plain_name = plain(name);
+        let plain_name = match plain_name.strip_prefix("cp") {
             Some(page) => format!("win{page}"),
-            None => wanted,
+            None => plain_name,
         };
         ENCODINGS
             .iter()
-            .find(|(name, standard, _)| plain(name) == wanted || *standard == wanted)
+            .find(|(name, standard, _)| plain(name) == plain_name || *standard == plain_name)
             .map(|(name, _, decoder)| Self { name, decoder })
     }
 

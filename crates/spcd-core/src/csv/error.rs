@@ -35,14 +35,14 @@ pub enum CsvError {
         line: usize,
     },
     /// A row has another number of values than the first one; 0 for a blank line.
-    #[error("{}", ragged(*line, *found, *wanted))]
+    #[error("{}", ragged(*line, *found, *expected))]
     Ragged {
         /// Line, from 1.
         line: usize,
         /// Number of values.
         found: usize,
         /// Number of values of the first row.
-        wanted: usize,
+        expected: usize,
     },
     /// A quote is in the middle of a value. COPY would begin a quoted text there, which may extend
     /// over many lines.
@@ -99,12 +99,12 @@ pub enum CsvError {
     LongName,
 }
 
-fn ragged(line: usize, found: usize, wanted: usize) -> String {
+fn ragged(line: usize, found: usize, expected: usize) -> String {
     let s = |n: usize| if n == 1 { "" } else { "s" };
     match found {
-        0 => format!("line {line} is blank where the server wants {wanted} values"),
+        0 => format!("line {line} is blank where the server expects {expected} values"),
         _ => format!(
-            "line {line} has {found} value{} where the first line has {wanted}",
+            "line {line} has {found} value{} where the first line has {expected}",
             s(found)
         ),
     }

@@ -116,7 +116,7 @@ fn every_column_gets_a_name_of_its_own() {
 
 #[test]
 fn a_type_is_borne_out_by_every_value() {
-    for (wanted, values) in [
+    for (expected, values) in [
         ("bigint", &["0", "-5", "9223372036854775807", ""][..]),
         (
             "numeric",
@@ -146,7 +146,7 @@ fn a_type_is_borne_out_by_every_value() {
         ("text", &["2024-01-01 10:20", "2024-01-01T10:20Z"]),
         ("text", &["true", "1"]),
     ] {
-        assert_eq!(type_of(values), wanted, "{values:?}");
+        assert_eq!(type_of(values), expected, "{values:?}");
     }
     for text in [
         "007",
@@ -179,7 +179,7 @@ fn a_type_is_borne_out_by_every_value() {
 
 #[test]
 fn what_the_server_would_refuse_to_read_is_told_with_its_line() {
-    for (text, wanted) in [
+    for (text, expected) in [
         ("", "it is empty: the first row defines the columns"),
         (
             "a,b\n1,2\n3\n",
@@ -191,7 +191,7 @@ fn what_the_server_would_refuse_to_read_is_told_with_its_line() {
         ),
         (
             "a,b\n\n1,2\n",
-            "line 2 is blank where the server wants 2 values",
+            "line 2 is blank where the server expects 2 values",
         ),
         ("a,b\n1,\"x\n2,3\n", "the quote on line 2 is never closed"),
         (
@@ -203,7 +203,7 @@ fn what_the_server_would_refuse_to_read_is_told_with_its_line() {
             "line 2 contains a NUL byte, which Postgres cannot store: is it a binary file?",
         ),
     ] {
-        assert_eq!(shown(text, &auto()), wanted, "{text:?}");
+        assert_eq!(shown(text, &auto()), expected, "{text:?}");
     }
     assert_eq!(
         shown(b"a\nb\n\xe4\n", &auto()),
@@ -228,8 +228,8 @@ fn comments_are_told_where_they_are_asked_for() {
         ..CsvSettings::default()
     };
     for (text, line) in [("# x\na,b\n", 1), ("a,b\n1,2\n#3,4\n", 3)] {
-        let wanted = format!("line {line} begins with the comment sign `#`");
-        assert!(shown(text, &csv).starts_with(&wanted), "{text:?}");
+        let expected = format!("line {line} begins with the comment sign `#`");
+        assert!(shown(text, &csv).starts_with(&expected), "{text:?}");
     }
     // Not if the character is in quotes or in the middle, nor without the setting.
     assert_eq!(shown("a,b\n\"#1\",#2\n", &csv), "a text, b text");
@@ -299,7 +299,7 @@ fn tables_are_named_after_files() {
 fn separators_are_found_where_the_connection_says_none() {
     let separator =
         |text: &str| infer_layout(text.as_bytes(), true, &auto()).map(|sheet| sheet.separator);
-    for (text, wanted) in [
+    for (text, expected) in [
         ("a,b\n1,2\n", ','),
         ("a;b\n1;9,50\n", ';'),
         ("a\tb;c\n1\t2\n", '\t'),
@@ -310,7 +310,7 @@ fn separators_are_found_where_the_connection_says_none() {
         ("name\nx;y\n", ','),
         ("#,x;y\n1,5;2\n", ','),
     ] {
-        assert_eq!(separator(text), Ok(wanted), "{text:?}");
+        assert_eq!(separator(text), Ok(expected), "{text:?}");
     }
     // The error is that of the separator that occurs in the first row.
     assert_eq!(

@@ -142,8 +142,8 @@ pub fn separate_blocked(
 
 /// Returns warnings about tables of the source that cannot be imported. Existing tables of those
 /// names stay.
-pub fn import_error_warnings(there: &[Table], wanted: &[Table]) -> Vec<TableWarning> {
-    let unfit = wanted.iter().filter_map(|table| {
+pub fn import_error_warnings(there: &[Table], desired: &[Table]) -> Vec<TableWarning> {
+    let warnings = desired.iter().filter_map(|table| {
         let what = match there.iter().any(|old| old.name == table.name) {
             true => "stays as it was",
             false => "is left out",
@@ -151,16 +151,16 @@ pub fn import_error_warnings(there: &[Table], wanted: &[Table]) -> Vec<TableWarn
         let reason = table.import_error.as_ref()?;
         Some(TableWarning::new(&table.name, what, reason))
     });
-    unfit.collect()
+    warnings.collect()
 }
 
 /// Returns the tables after `changes` were applied.
-pub fn tables_after(there: &[Table], wanted: &[Table], changes: &[TableChange]) -> Vec<Table> {
+pub fn tables_after(there: &[Table], desired: &[Table], changes: &[TableChange]) -> Vec<Table> {
     let changed: BTreeSet<&str> = changes.iter().map(TableChange::table).collect();
     let kept = there
         .iter()
         .filter(|table| !changed.contains(table.name.as_str()));
-    let made = wanted
+    let made = desired
         .iter()
         .filter(|table| changed.contains(table.name.as_str()));
     let mut tables: Vec<_> = kept.chain(made).cloned().collect();
@@ -248,7 +248,7 @@ mod tests {
         let retyped = table("t", &[("a", "bigint"), ("b", "text")]);
         let dropped = table("t", &[("b", "text")]);
         // Which of: retyping a, dropping a, dropping t.
-        for (column, harm, wanted) in [
+        for (column, harm, expected) in [
             ("a", BrokenBy::Drop, [0, 1, 1]),
             ("a", BrokenBy::Retype, [1, 1, 1]),
             ("b", BrokenBy::Retype, [0, 0, 1]),
@@ -259,7 +259,7 @@ mod tests {
             let one = dependents(&[("t", column, "it", harm)]);
             let found =
                 [Some(&retyped), Some(&dropped), None].map(|new| refused(&old, new, &one).len());
-            assert_eq!(found, wanted, "{column:?} {harm:?}");
+            assert_eq!(found, expected, "{column:?} {harm:?}");
         }
     }
 
@@ -287,11 +287,11 @@ mod tests {
     #[test]
     fn a_table_that_cannot_be_imported_is_left_out_and_what_is_there_stays() {
         let old = [table("t", &[("a", "integer")])];
-        let unfit = |name: &str| Table {
+        let failed = |name: &str| Table {
             import_error: Some("no such type".into()),
             ..table(name, &[])
         };
-        let new = [unfit("t"), unfit("u"), table("v", &[])];
+        let new = [failed("t"), failed("u"), table("v", &[])];
         let changes = diff(&old, &new, WrapperTraits::default());
         assert_eq!(changes.len(), 1);
         assert_eq!(tables_after(&old, &new, &changes).len(), 2);

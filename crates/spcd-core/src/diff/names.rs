@@ -86,11 +86,11 @@ mod tests {
         let options = &mut tables[2].options;
         options.insert("table_name".into(), whole.clone());
         mark_truncated(&mut tables, slice::from_ref(&full));
-        let unfit: Vec<_> = tables
+        let found: Vec<_> = tables
             .iter()
             .map(|table| table.import_error.clone())
             .collect();
-        assert_eq!(unfit, [Some(long_column(&full)), None, None]);
+        assert_eq!(found, [Some(long_column(&full)), None, None]);
         tables[2].options.clear();
         mark_truncated(&mut tables, slice::from_ref(&full));
         assert_eq!(tables[2].import_error, Some(long_name(&full)));

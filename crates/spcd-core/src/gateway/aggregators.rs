@@ -300,15 +300,15 @@ mod tests {
 
     #[test]
     fn the_hub_waits_until_the_views_show_what_the_files_want() {
-        let wanted = ["*", "a", "b", "c"];
+        let expected = ["*", "a", "b", "c"];
         for (lane, is_changed) in [
             (None, false),
-            (Some(lane_row(Status::Ready, &wanted[..3])), false),
-            (Some(lane_row(Status::Ready, &wanted)), true),
+            (Some(lane_row(Status::Ready, &expected[..3])), false),
+            (Some(lane_row(Status::Ready, &expected)), true),
         ] {
             assert_eq!(in_hub(lane, is_changed), (true, vec![]));
         }
-        let (waits, lanes) = in_hub(Some(lane_row(Status::Ready, &wanted)), false);
+        let (waits, lanes) = in_hub(Some(lane_row(Status::Ready, &expected)), false);
         assert!(!waits);
         assert_eq!(lanes[0].schema, "spcd_lane_0_all");
         assert_eq!(
@@ -317,7 +317,7 @@ mod tests {
             "what the views show, not what they are to show"
         );
         // What is there goes on serving while the gateway looks at it again.
-        let (waits, again) = in_hub(Some(lane_row(Status::Pending, &wanted)), false);
+        let (waits, again) = in_hub(Some(lane_row(Status::Pending, &expected)), false);
         assert!(waits);
         assert_eq!(again, lanes);
     }

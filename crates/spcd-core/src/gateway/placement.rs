@@ -111,7 +111,7 @@ pub struct HubLanes {
     /// Server by which the hub reads a connection, or the schema of an aggregator's lane.
     pub servers: BTreeMap<String, String>,
     /// The same for those that the hub is about to read; `None` where the server is not known.
-    pub wanted: BTreeMap<String, Option<String>>,
+    pub to_read: BTreeMap<String, Option<String>>,
     /// Options of each server that exists.
     pub options: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -178,13 +178,13 @@ impl Gateways {
             .servers
             .iter()
             .filter(|(_, server)| !self.are_several() || self.leads_to(index, server));
-        let wanted = hub.wanted.iter().filter(|(_, server)| {
+        let to_read = hub.to_read.iter().filter(|(_, server)| {
             server
                 .as_ref()
                 .is_none_or(|server| self.serves(index, server))
         });
         let mut names: BTreeSet<String> = (read.map(|(name, _)| name))
-            .chain(wanted.map(|(name, _)| name))
+            .chain(to_read.map(|(name, _)| name))
             .cloned()
             .collect();
         // The views of an aggregator's lane read the tables of its members.
@@ -217,8 +217,8 @@ impl Gateways {
         if !found.is_empty() {
             return found;
         }
-        let wanted = hub.and_then(|hub| hub.wanted.get(name)?.as_ref());
-        vec![wanted.map_or(0, |server| self.place(server))]
+        let to_read = hub.and_then(|hub| hub.to_read.get(name)?.as_ref());
+        vec![to_read.map_or(0, |server| self.place(server))]
     }
 
     /// Returns the gateway to which a lane of the hub leads; `None` if the hub has no such lane, or if it
@@ -415,7 +415,7 @@ mod tests {
             let read = ["c", "spcd_lane_0_all"].map(|name| (name.to_owned(), lane.clone()));
             gateways.hub = Some(Arc::new(HubLanes {
                 servers: read.into(),
-                wanted: [("new".to_owned(), None)].into(),
+                to_read: [("new".to_owned(), None)].into(),
                 options: [(lane.clone(), options(at))].into(),
             }));
             let row = super::super::tests::lane_row(&["m"]);

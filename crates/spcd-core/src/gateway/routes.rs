@@ -194,7 +194,7 @@ impl Check<'_> {
             match from {
                 None => {
                     let has_tables = row.is_some_and(|row| row.schema_hash.is_some());
-                    has_tables || has_failed || !self.is_wanted(name)
+                    has_tables || has_failed || !self.is_desired(name)
                 }
                 Some(from) => {
                     let fails_there = || {
@@ -207,7 +207,7 @@ impl Check<'_> {
         })
     }
 
-    fn is_wanted(&self, name: &str) -> bool {
+    fn is_desired(&self, name: &str) -> bool {
         let connection = self.desired.connections.get(name);
         connection.is_some_and(|connection| is_in_gateway(connection) && connection.enabled)
             || self.aggregator_lane(name).is_some()

@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn what_libraries_say_is_understood() {
         let connection = "08001";
-        for (code, text, wanted) in [
+        for (code, text, expected) in [
             (
                 connection,
                 "could not connect to server \"the source\"; could not translate host name \"nowhere.invalid\" to address: Name or service not known",
@@ -344,7 +344,7 @@ mod tests {
             ),
             ("XX000", "", FailureKind::Other),
         ] {
-            assert_eq!(classify_failure(code, text), wanted, "{code} {text}");
+            assert_eq!(classify_failure(code, text), expected, "{code} {text}");
         }
     }
 

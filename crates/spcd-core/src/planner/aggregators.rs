@@ -58,23 +58,23 @@ pub(super) fn plan_aggregators(
         .map(|work| work.name.clone())
         .collect();
     for (name, members) in all {
-        let Some(wanted) = desired.connections.get(name) else {
+        let Some(connection) = desired.connections.get(name) else {
             continue;
         };
-        if wanted.target.is_ok() {
-            plan_aggregator(plan, wanted, &members, &unsettled, observed);
+        if connection.target.is_ok() {
+            plan_aggregator(plan, connection, &members, &unsettled, observed);
         }
     }
 }
 
 fn plan_aggregator(
     plan: &mut Plan,
-    wanted: &Connection,
+    connection: &Connection,
     members: &[&str],
     unsettled: &BTreeSet<String>,
     observed: &Observed,
 ) {
-    let name = &wanted.name;
+    let name = &connection.name;
     let known = observed.connections.get(name);
     let applied = known.and_then(|known| known.applied.as_ref());
     let taken = match applied {
@@ -86,9 +86,9 @@ fn plan_aggregator(
     };
     if taken {
         let error = super::name_taken("schema", name);
-        return set(plan, wanted, known, Status::Error, Some(&error));
+        return set(plan, connection, known, Status::Error, Some(&error));
     }
-    let gateway = wanted.gateway.as_ref();
+    let gateway = connection.gateway.as_ref();
     let about_to_change =
         |member: &&str| unsettled.contains(*member) && !observed.slow.contains(*member);
     let waits = gateway.is_none() && members.iter().any(about_to_change);
@@ -96,14 +96,14 @@ fn plan_aggregator(
         Some(gateway) => aggregator::lanes_hash(&gateway.lanes),
         None => target_hash(members, &observed.connections),
     };
-    if wanted.awaits_source {
-        return wait_for_gateway(plan, wanted, known, &hash);
+    if connection.awaits_source {
+        return wait_for_gateway(plan, connection, known, &hash);
     }
     let reason = match applied {
         None => Reason::New,
         Some(applied) => match verdict(plan, name, applied, members, &hash, waits, observed) {
             Verdict::Work(reason) => reason,
-            Verdict::Settled(status) => return set(plan, wanted, known, status, None),
+            Verdict::Settled(status) => return set(plan, connection, known, status, None),
         },
     };
     let attempt = observed.attempts.get(name);
@@ -113,7 +113,7 @@ fn plan_aggregator(
         Reason::Refresh => (Status::Ready, None),
         reason => status_at_work(reason, failed, known),
     };
-    set(plan, wanted, known, status, error);
+    set(plan, connection, known, status, error);
     if failed.is_some_and(|attempt| !attempt.due) {
         return;
     }
@@ -130,7 +130,7 @@ fn plan_aggregator(
             members: members.iter().map(|member| (*member).to_owned()).collect(),
             applied: applied.cloned(),
             reason,
-            warnings: wanted.warnings.clone(),
+            warnings: connection.warnings.clone(),
             tables: match applied.is_some_and(|applied| applied.server == Presence::Ours) {
                 true => super::droppable(name, observed),
                 false => Vec::new(),
@@ -144,7 +144,7 @@ fn plan_aggregator(
 /// Waits for the views of the gateway. Up-to-date views of the hub stay `ready`.
 fn wait_for_gateway(
     plan: &mut Plan,
-    wanted: &Connection,
+    connection: &Connection,
     known: Option<&ObservedConnection>,
     hash: &str,
 ) {
@@ -156,7 +156,7 @@ fn wait_for_gateway(
         true => (Status::Ready, None),
         false => status_at_work(Reason::New, None, known),
     };
-    set(plan, wanted, known, status, error);
+    set(plan, connection, known, status, error);
 }
 
 /// Decision about an existing aggregator.

@@ -14,25 +14,25 @@ use crate::observed::{
 pub(super) fn plan_desired(
     plan: &mut Plan,
     desired: &DesiredState,
-    wanted: &Connection,
+    connection: &Connection,
     known: Option<&ObservedConnection>,
     observed: &Observed,
     // An aggregator shows it: even a disabled connection then has tables.
     shown: bool,
 ) {
-    let target = match &wanted.target {
-        Err(error) => return set(plan, wanted, known, Status::Error, Some(error)),
+    let target = match &connection.target {
+        Err(error) => return set(plan, connection, known, Status::Error, Some(error)),
         Ok(target) => target,
     };
-    let is_plugin = wanted.kind == ConnectionKind::Plugin;
-    let hidden = !wanted.enabled && shown && is_plugin;
-    if !wanted.enabled && !hidden {
-        disable(plan, wanted, known, observed);
+    let is_plugin = connection.kind == ConnectionKind::Plugin;
+    let hidden = !connection.enabled && shown && is_plugin;
+    if !connection.enabled && !hidden {
+        disable(plan, connection, known, observed);
     } else if is_plugin {
         let importer = Importer {
-            wanted,
+            connection,
             target,
-            target_hash: desired.target_hash(&wanted.name),
+            target_hash: desired.target_hash(&connection.name),
             known,
             observed,
             hidden,
@@ -45,40 +45,40 @@ pub(super) fn plan_desired(
 /// Plans a disabled connection that no aggregator shows: its objects are dropped.
 fn disable(
     plan: &mut Plan,
-    wanted: &Connection,
+    connection: &Connection,
     known: Option<&ObservedConnection>,
     observed: &Observed,
 ) {
     let objects = known.and_then(|known| Some((known, known.applied.as_ref()?)));
     // What users built on a mirrored connection does not go because the source disables it.
-    let Some((known, applied)) = objects.filter(|_| wanted.mirror.is_none()) else {
-        return set(plan, wanted, known, Status::Disabled, None);
+    let Some((known, applied)) = objects.filter(|_| connection.mirror.is_none()) else {
+        return set(plan, connection, known, Status::Disabled, None);
     };
-    let attempt = observed.attempts.get(&wanted.name);
+    let attempt = observed.attempts.get(&connection.name);
     if let Some(attempt) = attempt.filter(|attempt| attempt.is_of_drop() && !attempt.due) {
         return set(
             plan,
-            wanted,
+            connection,
             Some(known),
             Status::Error,
             Some(&attempt.error),
         );
     }
     plan.work.push(Work {
-        name: wanted.name.clone(),
+        name: connection.name.clone(),
         status: known.status,
         error: known.error.clone(),
         task: Task::Drop {
-            keep: Some(Box::new(ConfigSnapshot::of(wanted))),
+            keep: Some(Box::new(ConfigSnapshot::of(connection))),
             applied: applied.clone(),
-            tables: droppable(&wanted.name, observed),
+            tables: droppable(&connection.name, observed),
         },
     });
 }
 
 /// Planner of a connection whose tables are desired.
 struct Importer<'a> {
-    wanted: &'a Connection,
+    connection: &'a Connection,
     target: &'a ForeignSource,
     target_hash: &'a str,
     known: Option<&'a ObservedConnection>,
@@ -89,26 +89,26 @@ struct Importer<'a> {
 
 impl<'a> Importer<'a> {
     fn plan(&self, plan: &mut Plan) {
-        if self.wanted.awaits_source {
+        if self.connection.awaits_source {
             return self.plan_wait(plan);
         }
-        if let Some(error) = obstacle(self.wanted, self.target, self.applied(), self.observed) {
+        if let Some(error) = obstacle(self.connection, self.target, self.applied(), self.observed) {
             return self.fail(plan, &error);
         }
         let reason = match self.compare() {
             Drift::None => self.refresh(),
             Drift::FingerprintOnly => {
-                plan.refresh_fingerprints.push(self.wanted.name.clone());
+                plan.refresh_fingerprints.push(self.connection.name.clone());
                 self.refresh()
             }
             Drift::Unreadable(tables) => return self.plan_grant(plan, tables),
             Drift::Changed(reason) => Some(reason),
         };
-        let is_paused = self.observed.paused.contains(&self.wanted.name);
+        let is_paused = self.observed.paused.contains(&self.connection.name);
         match reason {
             // Only the paused source could tell what differs.
             Some(Reason::New | Reason::Changed | Reason::Drift) if is_paused => {
-                self.fail(plan, &paused_error(&self.wanted.name));
+                self.fail(plan, &paused_error(&self.connection.name));
             }
             Some(reason) if !is_paused => self.plan_import(plan, reason),
             _ if self.hidden => self.set(plan, Status::Disabled, None),
@@ -144,7 +144,7 @@ impl<'a> Importer<'a> {
         self.set(plan, status, error);
         if failed.is_none_or(|attempt| attempt.due) {
             plan.work.push(Work {
-                name: self.wanted.name.clone(),
+                name: self.connection.name.clone(),
                 status,
                 error: error.map(str::to_owned),
                 task: Task::Grant { tables },
@@ -163,7 +163,7 @@ impl<'a> Importer<'a> {
         });
         plan.extensions.extend(available.cloned());
         plan.work.push(Work {
-            name: self.wanted.name.clone(),
+            name: self.connection.name.clone(),
             status,
             error: error.map(str::to_owned),
             task: Task::Import(Box::new(Import {
@@ -171,15 +171,15 @@ impl<'a> Importer<'a> {
                 target_hash: self.target_hash.to_owned(),
                 applied: self.applied().cloned(),
                 reason,
-                warnings: self.wanted.warnings.clone(),
-                left_out: self.wanted.left_out.clone(),
+                warnings: self.connection.warnings.clone(),
+                left_out: self.connection.left_out.clone(),
                 known_warnings: self
                     .known
                     .map(|known| known.warnings.clone())
                     .unwrap_or_default(),
                 known_schema_hash: self.known.and_then(|known| known.schema_hash.clone()),
                 readers: self.observed.readers,
-                instance: self.wanted.plugin_instance.clone(),
+                instance: self.connection.plugin_instance.clone(),
                 extension_version: self.version().cloned(),
                 hidden: self.hidden,
             })),
@@ -230,7 +230,7 @@ impl<'a> Importer<'a> {
             .applied()
             .and_then(|applied| applied.extension_version.as_ref());
         let updated = !self.target.dynamic && version.is_some() && version != applied;
-        (updated || self.observed.ask.contains(&self.wanted.name)).then_some(Reason::Refresh)
+        (updated || self.observed.ask.contains(&self.connection.name)).then_some(Reason::Refresh)
     }
 
     /// Result of comparing existing objects with the desired ones.
@@ -246,7 +246,7 @@ impl<'a> Importer<'a> {
         if ours && applied.intact && applied.readable {
             return Drift::None;
         }
-        let detail = self.observed.details.get(&self.wanted.name);
+        let detail = self.observed.details.get(&self.connection.name);
         let detail = detail.filter(|detail| ours && self.is_same(detail));
         match detail {
             None => Drift::Changed(Reason::Drift),
@@ -283,7 +283,7 @@ impl<'a> Importer<'a> {
     }
 
     fn attempt(&self, target_hash: &str) -> Option<&'a Attempt> {
-        let attempt = self.observed.attempts.get(&self.wanted.name);
+        let attempt = self.observed.attempts.get(&self.connection.name);
         attempt.filter(|attempt| attempt.target_hash == target_hash)
     }
 
@@ -301,19 +301,19 @@ impl<'a> Importer<'a> {
     }
 
     fn set(&self, plan: &mut Plan, status: Status, error: Option<&str>) {
-        set(plan, self.wanted, self.known, status, error);
+        set(plan, self.connection, self.known, status, error);
     }
 }
 
 /// Returns the error of a connection that cannot be imported into this database.
 fn obstacle(
-    wanted: &Connection,
+    connection: &Connection,
     target: &ForeignSource,
     applied: Option<&Applied>,
     observed: &Observed,
 ) -> Option<String> {
     let taken = match applied {
-        None => observed.taken.get(&wanted.name).map(String::as_str),
+        None => observed.taken.get(&connection.name).map(String::as_str),
         Some(applied) if applied.schema == Presence::Foreign => Some("schema"),
         Some(applied) if applied.server == Presence::Foreign && applied.server_name.is_none() => {
             Some("server")
@@ -321,7 +321,7 @@ fn obstacle(
         Some(_) => None,
     };
     if let Some(what) = taken {
-        return Some(name_taken(what, &wanted.name));
+        return Some(name_taken(what, &connection.name));
     }
     if let Some(error) = lane_error(target, applied, observed) {
         return Some(error);
@@ -496,19 +496,19 @@ pub(super) fn unknown_input_of<'a>(
 /// Plans the change of a desired connection's row to a status, if it has another one.
 pub(super) fn set(
     plan: &mut Plan,
-    wanted: &Connection,
+    connection: &Connection,
     known: Option<&ObservedConnection>,
     status: Status,
     error: Option<&str>,
 ) {
-    let written = ConfigSnapshot::of(wanted);
+    let written = ConfigSnapshot::of(connection);
     let error = error.map(str::to_owned);
     let Some(known) = known else {
         plan.rows.push(RowChange {
-            name: wanted.name.clone(),
+            name: connection.name.clone(),
             route: Status::route(None, status),
             error,
-            warnings: (!wanted.warnings.is_empty()).then(|| wanted.warnings.clone()),
+            warnings: (!connection.warnings.is_empty()).then(|| connection.warnings.clone()),
             written: Some(written),
             ..RowChange::default()
         });
@@ -516,11 +516,11 @@ pub(super) fn set(
     };
     let written = (!written.is_equivalent(&known.written)).then_some(written);
     let of_import = known.applied.iter().flat_map(|applied| &applied.warnings);
-    let warnings = wanted.warnings.iter().chain(of_import);
+    let warnings = connection.warnings.iter().chain(of_import);
     let warnings = merged(warnings.chain(&known.waits_for));
     let warnings = (known.warnings != warnings).then_some(warnings);
     plan.rows.extend(row_change(
-        &wanted.name,
+        &connection.name,
         known,
         status,
         error,

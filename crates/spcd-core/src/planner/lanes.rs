@@ -40,7 +40,7 @@ impl LaneChange {
 
 /// Plans the lanes.
 pub(super) fn plan_lanes(plan: &mut Plan, desired: &DesiredState, observed: &Observed) {
-    let wanted = wanted_servers(desired, observed);
+    let used = used_servers(desired, observed);
     let is_usable = matches!(
         observed.extensions.get(LANE_WRAPPER),
         None | Some(Extension::Installed)
@@ -52,13 +52,13 @@ pub(super) fn plan_lanes(plan: &mut Plan, desired: &DesiredState, observed: &Obs
         };
         let known = desired.lane_servers.iter();
         let changes = known
-            .filter(|(server, _)| wanted.contains(*server) || is_there(server))
+            .filter(|(server, _)| used.contains(*server) || is_there(server))
             .filter_map(|(server, like)| change(server, observed.lanes.get(server), like));
         plan.lanes.extend(changes);
     }
     for (server, lane) in &observed.lanes {
         let is_droppable = !lane.in_use && lane.refused.is_none();
-        if is_droppable && lane.presence != Presence::Foreign && !wanted.contains(server) {
+        if is_droppable && lane.presence != Presence::Foreign && !used.contains(server) {
             let sql = match lane.presence {
                 Presence::Ours => sql::drop_server(server),
                 Presence::Absent | Presence::Foreign => String::new(),
@@ -73,8 +73,8 @@ pub(super) fn plan_lanes(plan: &mut Plan, desired: &DesiredState, observed: &Obs
     }
 }
 
-/// Returns the servers that the tables of the wanted connections use, or are to use.
-fn wanted_servers(desired: &DesiredState, observed: &Observed) -> BTreeSet<String> {
+/// Returns the servers that the tables of the desired connections use, or are to use.
+fn used_servers(desired: &DesiredState, observed: &Observed) -> BTreeSet<String> {
     let connections = desired.connections.iter();
     let of_aggregators = (desired.connections.values())
         .filter_map(|connection| connection.gateway.as_ref())
@@ -235,7 +235,7 @@ mod tests {
         altered.mapping = None;
         let alter = format!("ALTER SERVER \"{SERVER}\" OPTIONS (SET \"host\" 'g');\nmapping");
         assert_eq!(planned(&desired(), Some(altered.clone())).0.concat(), alter);
-        // Also one that no wanted connection uses, as long as tables do.
+        // Also one that no desired connection uses, as long as tables do.
         let nothing = DesiredState {
             lane_servers: desired().lane_servers,
             ..DesiredState::default()

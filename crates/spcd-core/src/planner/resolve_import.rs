@@ -117,14 +117,14 @@ impl Import {
     }
 
     /// Returns the changes from the existing tables to those of the source. Both are normalized.
-    pub fn changes(&self, detail: &Detail, wanted: &[Table]) -> Vec<TableChange> {
+    pub fn changes(&self, detail: &Detail, desired: &[Table]) -> Vec<TableChange> {
         match self.keeps_server(detail) {
-            true => diff::diff(&detail.tables, wanted, self.target.wrapper_traits()),
+            true => diff::diff(&detail.tables, desired, self.target.wrapper_traits()),
             // Neither a server's wrapper nor a table's server can be altered.
             false => {
                 let gone =
                     (detail.tables.iter()).map(|table| TableChange::Drop(table.name.clone()));
-                let new = wanted.iter().cloned().map(TableChange::Create);
+                let new = desired.iter().cloned().map(TableChange::Create);
                 gone.chain(new).collect()
             }
         }
@@ -146,23 +146,23 @@ impl Import {
         })
     }
 
-    fn known_types(&self, after: &[Table], wanted: &[Table]) -> ColumnTypes {
+    fn known_types(&self, after: &[Table], desired: &[Table]) -> ColumnTypes {
         let none = ColumnTypes::new();
         let known = self
             .applied
             .as_ref()
             .map_or(&none, |applied| &applied.types);
-        certain_column_types(after, wanted, known)
+        certain_column_types(after, desired, known)
     }
 }
 
 /// Returns what [`resolve_import`] returns for a connection without objects, without comparing and
-/// copying. `hash` is the hash of `wanted`.
+/// copying. `hash` is the hash of `desired`.
 pub fn resolve_new_import(
     name: &str,
     status: Status,
     import: &Import,
-    wanted: &[Table],
+    desired: &[Table],
     hash: String,
 ) -> WriteUnit {
     let target = &import.target;
@@ -172,7 +172,7 @@ pub fn resolve_new_import(
         let options = target.server_options();
         sql.push_str(&sql::create_server(name, &target.wrapper, &options));
     }
-    let names = wanted.iter().map(|table| table.name.as_str());
+    let names = desired.iter().map(|table| table.name.as_str());
     let record = Record {
         target_hash: import.target_hash.clone(),
         tables: names.clone().map(str::to_owned).collect(),
@@ -184,27 +184,27 @@ pub fn resolve_new_import(
         columns: None,
         compare_again: false,
         hidden_schema: None,
-        types: certain_column_types(wanted, wanted, &ColumnTypes::new()),
+        types: certain_column_types(desired, desired, &ColumnTypes::new()),
     };
-    let new: Vec<&Table> = wanted.iter().collect();
+    let new: Vec<&Table> = desired.iter().collect();
     let chunks = create_in_chunks(name, (name, &server), &new, &[], &record, &mut sql);
     if import.readers {
         grant(name, true, names.clone().collect(), &mut sql);
     }
-    let columns: usize = wanted.iter().map(|table| table.columns.len()).sum();
+    let columns: usize = desired.iter().map(|table| table.columns.len()).sum();
     WriteUnit {
         name: name.into(),
         sql,
         library: target.exclusive_library().map(str::to_owned),
         mapping: target.lane.is_none().then(|| target.mapping.clone()),
         mapping_is_new: true,
-        tables: wanted.len(),
-        locks: LOCKS_BESIDE_TABLES + wanted.len(),
+        tables: desired.len(),
+        locks: LOCKS_BESIDE_TABLES + desired.len(),
         row: RowChange {
             name: name.into(),
             route: route(status, false, false),
             warnings: Some(merged(import.warnings.iter())),
-            imported: Some(imported(import, hash, wanted.len())),
+            imported: Some(imported(import, hash, desired.len())),
             ..RowChange::default()
         },
         record: Bookkeeping::Made(Box::new(Record {

@@ -68,8 +68,8 @@ impl Job {
     }
 
     /// Whether it imports the target with this hash.
-    pub fn imports(&self, wanted: &str) -> bool {
-        matches!(&self.key, Key::Import { hash, .. } if hash == wanted)
+    pub fn imports(&self, target_hash: &str) -> bool {
+        matches!(&self.key, Key::Import { hash, .. } if hash == target_hash)
     }
 
     /// Whether `work` is the same work.
@@ -94,15 +94,15 @@ pub(super) fn reconcile_jobs(
         (plan.work.iter().map(|work| (work.name.as_str(), work))).collect();
     for (name, job) in &running.jobs {
         let is_enabled = |name| {
-            let wanted = desired.connections.get(name);
-            wanted.is_some_and(|connection| connection.enabled)
+            let connection = desired.connections.get(name);
+            connection.is_some_and(|connection| connection.enabled)
         };
-        let is_wanted =
+        let is_desired =
             (is_enabled(name) || shown.contains(name.as_str())) && !observed.paused.contains(name);
         let work = planned.get(name.as_str());
         let is_same = match work {
             Some(work) => job.does(work),
-            None => is_wanted && job.is_refresh && job.imports(desired.target_hash(name)),
+            None => is_desired && job.is_refresh && job.imports(desired.target_hash(name)),
         };
         if is_same {
             if observed.ask.contains(name) {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_goes_on_as_long_as_its_target_is_wanted() {
+    fn a_refresh_goes_on_as_long_as_its_target_is_desired() {
         let mut world = World::new();
         world.observed.ask.insert("a".into());
         world.start();

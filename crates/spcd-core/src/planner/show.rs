@@ -139,13 +139,13 @@ pub fn show_sql(plan: &Plan, observed: &Observed) -> String {
                 let answer = ahead.and_then(|ahead| ahead.tables.as_ref().ok());
                 let none = Blockers::default();
                 let known = super::RemoteSchema::from(detail.tables.clone());
-                let offer = answer.unwrap_or(&known);
+                let remote = answer.unwrap_or(&known);
                 let unit = resolve_import(
                     &work.name,
                     work.status,
                     &import,
                     &detail,
-                    offer,
+                    remote,
                     ahead.map_or(&none, |ahead| &ahead.blockers),
                 );
                 if answer.is_none() {

@@ -242,8 +242,8 @@ fn what_came_from_an_unknown_input_stays() {
         assert_eq!(world.row("a"), becomes);
     }
     world.desired.unknown_inputs[0].error = Some("it is unreadable".into());
-    let wanted = (Status::Error, "it is unreadable".to_owned());
-    assert_eq!(world.row("a"), Some(wanted));
+    let expected = (Status::Error, "it is unreadable".to_owned());
+    assert_eq!(world.row("a"), Some(expected));
 }
 
 #[test]

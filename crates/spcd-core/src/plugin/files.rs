@@ -104,12 +104,12 @@ mod tests {
             ),
             ("github.com/me/it//*.csv", "github.com/me/it//*.csv"),
         ] {
-            let wanted = format!("remote files are not supported here: `{shown}`");
-            assert_eq!(message(&["a.csv", path]), wanted);
+            let expected = format!("remote files are not supported here: `{shown}`");
+            assert_eq!(message(&["a.csv", path]), expected);
         }
         assert_eq!(message(&["~/a.csv"]), "");
-        let wanted = "`~` of another user is not supported: `~ada/a.csv`";
-        assert_eq!(message(&["~ada/a.csv"]), wanted);
+        let expected = "`~` of another user is not supported: `~ada/a.csv`";
+        assert_eq!(message(&["~ada/a.csv"]), expected);
         assert!(message(&["a[.csv"]).starts_with("this pattern has a `[`"));
         assert_eq!(message(&[""]), "this is not a path");
         assert_eq!(message(&[]), "no path is given");

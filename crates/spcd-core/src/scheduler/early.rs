@@ -76,14 +76,14 @@ impl State {
     /// Returns the connections that are new or have another source, and whose jobs depend on nothing else.
     fn changed_connections(&self, desired: &DesiredState) -> Vec<String> {
         let before = self.desired.as_deref();
-        let is_changed = |(name, wanted): &(&String, &Arc<Connection>)| {
+        let is_changed = |(name, connection): &(&String, &Arc<Connection>)| {
             let before = before.and_then(|before| before.connections.get(*name));
             let is_same = before.is_some_and(|before| {
-                Arc::ptr_eq(before, wanted) || before.target_hash() == wanted.target_hash()
+                Arc::ptr_eq(before, connection) || before.target_hash() == connection.target_hash()
             });
-            let is_plain = wanted.enabled
-                && wanted.kind == ConnectionKind::Plugin
-                && (wanted.target.as_ref()).is_ok_and(|source| source.csv.is_none());
+            let is_plain = connection.enabled
+                && connection.kind == ConnectionKind::Plugin
+                && (connection.target.as_ref()).is_ok_and(|source| source.csv.is_none());
             let record = self.get(name);
             !is_same && is_plain && record.is_none_or(|one| one.job.is_none() && !one.paused)
         };

@@ -481,7 +481,7 @@ impl State {
                 record.probe = None;
             }
         }
-        let names = self.wanted_probes();
+        let names = self.take_due_probes();
         if !names.is_empty() {
             commands.push(Command::Probe(ProbeCommand::Request(names)));
         }

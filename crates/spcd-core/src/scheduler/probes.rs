@@ -212,14 +212,14 @@ impl ProbeScheduler {
     /// Takes the end of an import. Where it contradicts the last probe, or is the first of another
     /// target, the source is probed now.
     pub fn import_ended(&mut self, name: &str, answered: bool, now: u64) {
-        let wanted = |record: &SourceRecord| {
-            let news = match answered {
+        let needs_probe = |record: &SourceRecord| {
+            let is_contradiction = match answered {
                 true => record.health.reachable == Some(false),
                 false => record.health.reachable != Some(false),
             };
-            (news || record.is_unknown) && record.probe.is_none()
+            (is_contradiction || record.is_unknown) && record.probe.is_none()
         };
-        if self.sources.get(name).is_some_and(wanted) {
+        if self.sources.get(name).is_some_and(needs_probe) {
             self.change(name, now, |record| record.health.next = Some(now));
         }
     }

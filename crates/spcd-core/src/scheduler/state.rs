@@ -362,9 +362,9 @@ impl State {
         for (name, connection) in &desired.connections {
             let target = connection.target.as_ref().ok();
             let target = target.filter(|target| target.dynamic);
-            let is_wanted =
+            let is_desired =
                 || connection.enabled || self.get(name).is_some_and(|record| record.shown);
-            let interval = match target.filter(|_| is_wanted()) {
+            let interval = match target.filter(|_| is_desired()) {
                 None => 0,
                 Some(target) => {
                     let seconds = target.import.refresh_interval;
@@ -505,7 +505,7 @@ impl State {
     }
 
     /// Returns the connections whose requested probe is to begin.
-    pub(super) fn wanted_probes(&mut self) -> Vec<String> {
+    pub(super) fn take_due_probes(&mut self) -> Vec<String> {
         let mut names = Vec::new();
         for (name, record) in &mut self.connections {
             if record.probe != Some(ManualProbe::Wanted) {

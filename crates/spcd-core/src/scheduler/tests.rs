@@ -301,7 +301,7 @@ fn a_lock_is_left_to_its_holder_unless_a_client_asks() {
 }
 
 #[test]
-fn a_job_that_is_not_wanted_any_more_is_cancelled_once() {
+fn a_job_that_is_no_longer_desired_is_cancelled_once() {
     let mut harness = Harness::new(&plain(&["a"]));
     harness.pass(Some(&[]));
     harness.desired = desired("connection \"a\" {\n  plugin = \"postgres\"\n  host = \"i\"\n}\n");

@@ -34,11 +34,11 @@ impl World {
         }
         let aggregator = self.files.get(&AGGREGATOR);
         let is_all_shown = aggregator.is_some_and(|aggregator| aggregator.enabled);
-        let is_wanted = |name: &&String| {
+        let is_desired = |name: &&String| {
             let connection = desired.connections.get(*name);
             connection.is_some_and(|connection| connection.enabled || is_all_shown)
         };
-        if let Some(name) = self.hub.crashes.keys().find(is_wanted) {
+        if let Some(name) = self.hub.crashes.keys().find(is_desired) {
             return Some(format!("{name} is not asked again after its crash"));
         }
         if self.hub.readers && !self.hub.is_admitted {
@@ -67,11 +67,11 @@ impl World {
             let Some(row) = self.hub.rows.get(name) else {
                 return Some(format!("{name} has no row"));
             };
-            let wanted = match definition.enabled {
+            let expected = match definition.enabled {
                 true => Status::Ready,
                 false => Status::Disabled,
             };
-            if row.status != wanted {
+            if row.status != expected {
                 return Some(format!("{name} is {} ({:?})", row.status, row.error));
             }
             if row

@@ -65,11 +65,11 @@ impl Hub {
         let names = enabled.map(|connection| connection.name.as_str());
         let names = ["public"].into_iter().chain(names).chain(["spcd"]);
         let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
-        let wanted = Some(Path::Set(names.join(", ")));
+        let expected = Some(Path::Set(names.join(", ")));
         for (name, role) in &self.roles {
             let is_right = match (&role.path, role.is_member) {
                 (Some(Path::Own), _) => role.recorded.is_none(),
-                (path, true) => *path == wanted && role.recorded.is_some(),
+                (path, true) => *path == expected && role.recorded.is_some(),
                 (path, false) => path.is_none() && role.recorded.is_none(),
             };
             if !is_right || (role.recorded.is_some() && role.is_touched) {

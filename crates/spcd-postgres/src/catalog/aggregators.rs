@@ -388,7 +388,7 @@ impl<'a> MemberChange<'a> {
     pub fn new(
         member: &'a str,
         detail: &'a Detail,
-        wanted: &[Table],
+        desired: &[Table],
         changes: Vec<TableChange>,
         blockers: &Blockers,
         schema: String,
@@ -398,7 +398,7 @@ impl<'a> MemberChange<'a> {
             member,
             schema,
             before: &detail.tables,
-            after: diff::tables_after(&detail.tables, wanted, &changes),
+            after: diff::tables_after(&detail.tables, desired, &changes),
             changes,
         }
     }

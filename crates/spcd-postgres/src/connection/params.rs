@@ -203,7 +203,7 @@ pub fn passfile_lookup(
         .find(|[h, p, d, u, _]| {
             [(h, host), (p, port.as_str()), (d, dbname), (u, user)]
                 .iter()
-                .all(|(field, wanted)| *field == "*" || field == wanted)
+                .all(|(field, value)| *field == "*" || field == value)
         })
         .map(|[_, _, _, _, password]| password)
 }

@@ -232,8 +232,8 @@ pub struct ServerState {
 
 impl ServerState {
     /// Returns why the server does not satisfy `target_session_attrs`.
-    pub fn mismatch(&self, wanted: SessionAttributes) -> Option<&'static str> {
-        match wanted {
+    pub fn mismatch(&self, required: SessionAttributes) -> Option<&'static str> {
+        match required {
             SessionAttributes::ReadWrite if self.is_standby => Some("it is a standby"),
             SessionAttributes::ReadWrite if self.is_read_only => Some("its sessions are read-only"),
             SessionAttributes::ReadOnly if !self.is_standby && !self.is_read_only => {

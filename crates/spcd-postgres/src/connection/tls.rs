@@ -327,14 +327,14 @@ fn explain(error: &rustls::Error, trust: &TrustAnchors, server_name: &ServerName
 }
 
 fn not_for_name(presented: &[String], server_name: &ServerName<'_>) -> String {
-    let wanted = server_name.to_str();
+    let name = server_name.to_str();
     if presented.is_empty() {
         return format!(
-            "the server's certificate does not name {wanted} among its subjectAltName (a common name is not enough); renew it with that name, or use sslmode=verify-ca"
+            "the server's certificate does not name {name} among its subjectAltName (a common name is not enough); renew it with that name, or use sslmode=verify-ca"
         );
     }
     format!(
-        "the server's certificate is for {}, not for {wanted}; connect by a name that it has, or use sslmode=verify-ca",
+        "the server's certificate is for {}, not for {name}; connect by a name that it has, or use sslmode=verify-ca",
         presented.join(", ")
     )
 }

@@ -22,7 +22,7 @@ use file_access::FileAccessor;
 #[derive(Debug, Default)]
 pub struct CsvFiles {
     /// One table for each file, or the reason why the file has none.
-    pub offer: RemoteSchema,
+    pub remote: RemoteSchema,
     /// File of each table.
     pub paths: BTreeMap<String, PathBuf>,
     /// Tables whose file this process cannot read.
@@ -37,13 +37,13 @@ pub async fn check_files(
 ) -> Result<RemoteSchema, HubError> {
     let name = unique_name("spcd_ask");
     let CsvFiles {
-        mut offer,
+        mut remote,
         paths,
         mut unreadable,
     } = files;
     check_file_role(client).await?;
 
-    let fit: Vec<&Table> = (offer.tables.iter())
+    let fit: Vec<&Table> = (remote.tables.iter())
         .filter(|table| table.import_error.is_none())
         .collect();
     let failed = match can_open_all(client, &fit, &paths).await? {
@@ -54,7 +54,7 @@ pub async fn check_files(
     };
     if !failed.is_empty() {
         let server = server_process(client).await?;
-        for table in &mut offer.tables {
+        for table in &mut remote.tables {
             let (Some((code, text)), Some(path)) =
                 (failed.get(&table.name), paths.get(&table.name))
             else {
@@ -82,20 +82,20 @@ pub async fn check_files(
     }
     // Without any file that can be opened, the source as a whole fails.
     if let (Some(first), true) = (
-        offer.tables.first(),
-        offer
+        remote.tables.first(),
+        remote
             .tables
             .iter()
             .all(|table| unreadable.contains(&table.name)),
     ) {
         let mut text = first.import_error.clone().unwrap_or_default();
-        if offer.tables.len() > 1 {
-            text.push_str(&format!(" (and {} more files)", offer.tables.len() - 1));
+        if remote.tables.len() > 1 {
+            text.push_str(&format!(" (and {} more files)", remote.tables.len() - 1));
         }
         return Err(source_error(text));
     }
-    diff::normalize(&mut offer.tables, target.wrapper_traits());
-    Ok(offer)
+    diff::normalize(&mut remote.tables, target.wrapper_traits());
+    Ok(remote)
 }
 
 /// Maximum number of files that are opened one by one after opening all of them has failed.

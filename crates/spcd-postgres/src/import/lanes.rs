@@ -24,13 +24,13 @@ pub async fn observe_lanes(
         let shape = match shapes.get(lane.shape_hash.as_str()) {
             Some(shape) => *shape,
             None => {
-                let mut offer = fetch_remote_schema(session, &lane.source).await?;
-                for table in &mut offer.tables {
+                let mut remote = fetch_remote_schema(session, &lane.source).await?;
+                for table in &mut remote.tables {
                     table
                         .columns
                         .retain(|column| column.name != aggregator::CONNECTION_NAME);
                 }
-                found.shapes.push(offer.tables);
+                found.shapes.push(remote.tables);
                 shapes.insert(&lane.shape_hash, found.shapes.len() - 1);
                 found.shapes.len() - 1
             }

@@ -29,7 +29,7 @@ pub async fn fetch_remote_schemas(
     let read = rolled_back(&session.client, read(session, &name, target, schemas)).await;
     match read {
         Ok(found) => {
-            let redact = |(schema, offer)| (schema, redact_schema(offer, &name, target));
+            let redact = |(schema, remote)| (schema, redact_schema(remote, &name, target));
             Ok(found.into_iter().map(redact).collect())
         }
         Err(error) if is_source_error(&error) => Err(redact_error(error, &name, target)),
@@ -48,22 +48,22 @@ async fn read(
     let found = source_catalog::read_many(client, name, &before, target, schemas).await?;
     let ready = source_state::ready(client, name, target, schemas).await?;
     let is_ready = |schema: &str| ready.as_ref().is_none_or(|ready| ready.contains(schema));
-    let mut offers: BTreeMap<String, RemoteSchema> = BTreeMap::new();
+    let mut remote_schemas: BTreeMap<String, RemoteSchema> = BTreeMap::new();
     for (schema, catalog) in found {
         if !is_ready(&schema) {
             continue;
         }
-        let mut offer = RemoteSchema {
+        let mut remote = RemoteSchema {
             tables: catalog.tables,
             warnings: catalog.warnings,
             left_out: catalog.left_out,
             ..RemoteSchema::default()
         };
-        diff::normalize(&mut offer.tables, target.wrapper_traits());
-        offers.insert(schema, offer);
+        diff::normalize(&mut remote.tables, target.wrapper_traits());
+        remote_schemas.insert(schema, remote);
     }
     if target.dynamic {
-        privileges::check_many(client, name, target, &mut offers).await?;
+        privileges::check_many(client, name, target, &mut remote_schemas).await?;
     }
-    Ok(offers)
+    Ok(remote_schemas)
 }

@@ -92,7 +92,7 @@ pub async fn import(
     let text = |error: &HubError| error.to_string() + advice(error, target);
     tables.extend(errors.map(|(name, error)| table_without_columns(name, Some(text(&error)))));
     diff::normalize(&mut tables, target.wrapper_traits());
-    let mut offer = RemoteSchema {
+    let mut remote = RemoteSchema {
         tables,
         warnings: import.warnings,
         left_out: import.left_out,
@@ -100,15 +100,15 @@ pub async fn import(
         ..RemoteSchema::default()
     };
     let mut unselected = Vec::new();
-    offer.tables.retain(|table| {
-        let is_wanted = target.import.selects(&table.name);
-        if !is_wanted {
+    remote.tables.retain(|table| {
+        let is_selected = target.import.selects(&table.name);
+        if !is_selected {
             unselected.push(table.name.clone());
         }
-        is_wanted
+        is_selected
     });
     let others = others.map(|others| [others, unselected].concat());
-    Ok((offer, others))
+    Ok((remote, others))
 }
 
 /// Returns advice about a table that cannot be imported.

@@ -39,10 +39,10 @@ pub async fn preview_import(
     let seconds = import.target.import.timeout;
     let deadline = seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let fetched = async {
-        let offer = import::fetch_remote_schema(&session, &import.target).await?;
+        let remote = import::fetch_remote_schema(&session, &import.target).await?;
         match import.target.dynamic || !import::reports_privileges(&import.target) {
-            true => Ok(offer),
-            false => import::check_privileges(client, &import.target, offer).await,
+            true => Ok(remote),
+            false => import::check_privileges(client, &import.target, remote).await,
         }
     };
     let answer = match timeout(deadline, fetched).await {

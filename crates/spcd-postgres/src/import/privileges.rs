@@ -20,7 +20,7 @@ const READ_ALL_ROLE: &str = "pg_read_all_data";
 /// Maximum number of tables that get a warning of their own. One warning counts the others.
 const MAX_WARNINGS: usize = 20;
 
-/// Adds a warning for each table of the offer that the source's role may not read, wholly or in some
+/// Adds a warning for each remote table that the source's role may not read, wholly or in some
 /// columns. Schema, server and mapping of that `name` exist, in an open transaction that is rolled
 /// back. If the source's catalog cannot be read, one warning says so.
 ///
@@ -30,24 +30,24 @@ pub async fn check(
     client: &Client,
     name: &str,
     target: &ForeignSource,
-    offer: &mut RemoteSchema,
+    remote: &mut RemoteSchema,
 ) -> Result<(), HubError> {
     let schema = target.import.schema.clone();
-    let mut offers = BTreeMap::from([(schema.clone(), std::mem::take(offer))]);
-    let checked = check_many(client, name, target, &mut offers).await;
-    *offer = offers.remove(&schema).unwrap_or_default();
+    let mut remote_schemas = BTreeMap::from([(schema.clone(), std::mem::take(remote))]);
+    let checked = check_many(client, name, target, &mut remote_schemas).await;
+    *remote = remote_schemas.remove(&schema).unwrap_or_default();
     checked
 }
 
-/// [`check`] for the offers of several schemas.
+/// Like [`check`], for several schemas.
 pub async fn check_many(
     client: &Client,
     name: &str,
     target: &ForeignSource,
-    offers: &mut BTreeMap<String, RemoteSchema>,
+    remote_schemas: &mut BTreeMap<String, RemoteSchema>,
 ) -> Result<(), HubError> {
     client.batch_execute("SAVEPOINT spcd_privileges").await?;
-    let schemas: Vec<&str> = offers.keys().map(String::as_str).collect();
+    let schemas: Vec<&str> = remote_schemas.keys().map(String::as_str).collect();
     let found = find_unreadable(client, name, target, &schemas).await;
     if let Err(error @ HubError::ConnectionLost(_)) = found {
         return Err(error);
@@ -57,19 +57,19 @@ pub async fn check_many(
         Ok(found) => found,
         Err(error) => {
             let text = crate::one_line(&error.to_string());
-            for offer in offers.values_mut() {
-                offer.privileges_are_unknown(&text);
+            for remote in remote_schemas.values_mut() {
+                remote.privileges_are_unknown(&text);
             }
             return Ok(());
         }
     };
     for (schema, found) in found {
-        let Some(offer) = offers.get_mut(&schema) else {
+        let Some(remote) = remote_schemas.get_mut(&schema) else {
             continue;
         };
         match found {
-            Unreadable::Columns(found) => offer.warnings.extend(warnings(&found, &offer.tables)),
-            Unreadable::ClosedSchema => offer.warnings.push(format!(
+            Unreadable::Columns(found) => remote.warnings.extend(warnings(&found, &remote.tables)),
+            Unreadable::ClosedSchema => remote.warnings.push(format!(
                 "no table can be read: the source's role has no USAGE on the schema {schema:?}"
             )),
         }

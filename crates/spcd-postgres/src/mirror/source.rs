@@ -37,7 +37,7 @@ pub enum SourceError {
     Credentials(String),
     /// It is neither of the two kinds, or its tables are not understood.
     #[error("{0}")]
-    Unfit(String),
+    Unusable(String),
     /// It did not answer in time.
     #[error("no answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Silent,
@@ -68,7 +68,7 @@ impl Reader {
         let Some(kind) = kind else {
             let looked_for = SourceKind::ALL.map(|kind| kind.table());
             let tables = looked_for.map(|(schema, table)| format!("{schema}.{table}"));
-            return Err(SourceError::Unfit(format!(
+            return Err(SourceError::Unusable(format!(
                 "its source is neither a hub of spcd nor a service of Steampipe: it has no {}",
                 tables.join(" and no ")
             )));
@@ -116,7 +116,7 @@ impl Reader {
         let (listed, extensions) = limited(read).await?;
         self.listed = listed;
         let rows: Vec<Listed> = self.listed.values().cloned().collect();
-        let connections = read_list(kind, &rows, &mut self.waits).map_err(SourceError::Unfit)?;
+        let connections = read_list(kind, &rows, &mut self.waits).map_err(SourceError::Unusable)?;
         Ok(MirrorView {
             kind: Some(kind),
             connections,
@@ -191,7 +191,7 @@ async fn limited<T>(question: impl Future<Output = Result<T, HubError>>) -> Resu
     match timeout(ANSWER_TIMEOUT, question).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(HubError::StatementFailed { text, code })) => Err(match code {
-            SqlState::INSUFFICIENT_PRIVILEGE => SourceError::Unfit(format!(
+            SqlState::INSUFFICIENT_PRIVILEGE => SourceError::Unusable(format!(
                 "its role may not read the list of connections: {text} (make it a member of \
                  spcd_users or steampipe_users there)"
             )),

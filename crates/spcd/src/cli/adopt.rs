@@ -203,11 +203,11 @@ async fn tables(
 ) -> anyhow::Result<String> {
     let asking = endpoint.connect("asking").await?;
     secrets::prepare(&asking.client).await?;
-    let wanted = import::fetch_remote_schema(&asking, &import.target).await;
-    let wanted = wanted.context("its tables stay as they are until it answers")?;
+    let remote = import::fetch_remote_schema(&asking, &import.target).await;
+    let remote = remote.context("its tables stay as they are until it answers")?;
     let detail = observed.details.get(name).cloned().unwrap_or_default();
-    let wanted = wanted.with_skipped_tables(&detail.tables, &import.target.import);
-    let changes = import.changes(&detail, &wanted);
+    let remote = remote.with_skipped_tables(&detail.tables, &import.target.import);
+    let changes = import.changes(&detail, &remote);
     let risky = changes
         .iter()
         .filter(|change| change.may_break_dependents());

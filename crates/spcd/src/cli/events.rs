@@ -43,8 +43,8 @@ pub async fn run(settings: &Settings, args: EventsArgs) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// The events that are asked for, as a subquery `e` in order of their ids.
-fn wanted(args: &EventsArgs) -> (String, Option<Vec<String>>, Option<f64>) {
+/// The events that are requested, as a subquery `e` in order of their ids.
+fn subquery(args: &EventsArgs) -> (String, Option<Vec<String>>, Option<f64>) {
     let names = (!args.names.is_empty()).then(|| args.names.clone());
     let since = args.since.map(|since| since.as_secs_f64());
     let limit = match since {
@@ -62,7 +62,7 @@ fn wanted(args: &EventsArgs) -> (String, Option<Vec<String>>, Option<f64>) {
 }
 
 async fn read(client: &Client, args: &EventsArgs) -> anyhow::Result<Vec<Event>> {
-    let (events, names, since) = wanted(args);
+    let (events, names, since) = subquery(args);
     let sql = format!(
         "SELECT pg_catalog.to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
                 connection_name, previous, status, error,
@@ -87,7 +87,7 @@ async fn read(client: &Client, args: &EventsArgs) -> anyhow::Result<Vec<Event>> 
 }
 
 async fn read_json(client: &Client, args: &EventsArgs) -> anyhow::Result<Value> {
-    let (events, names, since) = wanted(args);
+    let (events, names, since) = subquery(args);
     let sql = format!(
         "SELECT coalesce(pg_catalog.json_agg(pg_catalog.to_json(e) ORDER BY id), '[]') FROM {events}"
     );

@@ -284,8 +284,8 @@ async fn read_files(
             Ok(Some(files)) => files,
             _ => Err("its files do not answer".to_owned()),
         };
-        let mut offer = match files {
-            Ok(files) => files.offer,
+        let mut remote = match files {
+            Ok(files) => files.remote,
             Err(error) => {
                 let attempt = Attempt {
                     target_hash: desired.target_hash(name).to_owned(),
@@ -296,15 +296,15 @@ async fn read_files(
                 continue;
             }
         };
-        diff::normalize(&mut offer.tables, target.wrapper_traits());
+        diff::normalize(&mut remote.tables, target.wrapper_traits());
         let mut blockers = Blockers::default();
         let known = observed.connections.get(name);
         if let Some(applied) = known.and_then(|known| known.applied.as_ref()) {
-            keep_column_types(&mut offer.tables, &applied.types);
+            keep_column_types(&mut remote.tables, &applied.types);
             let found = observe::details(client, std::slice::from_ref(name), false).await?;
             for (name, mut detail) in found {
                 diff::normalize(&mut detail.tables, target.wrapper_traits());
-                let changes = diff::diff(&detail.tables, &offer, target.wrapper_traits());
+                let changes = diff::diff(&detail.tables, &remote, target.wrapper_traits());
                 let following = Arc::default();
                 blockers = preview::find_blockers(client, &name, &detail, &changes, &following)
                     .await?
@@ -318,7 +318,7 @@ async fn read_files(
             }
         }
         let answer = ImportPreview {
-            tables: Ok(offer),
+            tables: Ok(remote),
             blockers,
         };
         observed.answers.insert(name.clone(), answer);

@@ -153,7 +153,7 @@ async fn follow_settings(
     let mut last = files.scan();
     let mut current = settings.clone();
     watcher.follow(files.watch_points());
-    // What is wanted of HTTP and could not be had when the file was read.
+    // HTTP settings that failed when the file was read.
     let mut unusable: Option<settings::Http> = None;
     let mut again = tokio::time::interval(http::AGAIN);
     again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -125,7 +125,7 @@ struct Watcher<'a> {
     changes: Changes,
     client: spcd_client::Client,
     health: HealthReader,
-    /// The rows that were shown last, those with the wanted labels.
+    /// The rows that were shown last, those with the requested labels.
     rows: Vec<ConnectionState>,
     is_live: bool,
 }
@@ -180,7 +180,7 @@ impl<'a> Watcher<'a> {
         draw(&self.rows, &health, self.is_live, self.args.json)
     }
 
-    /// Whether a changed connection has the wanted labels. One that was deleted has those that it
+    /// Whether a changed connection has the requested labels. One that was deleted has those that it
     /// had before.
     async fn has_labels(&mut self, change: &Change) -> bool {
         if self.args.labels.is_empty() {

@@ -218,7 +218,7 @@ async fn report(
     };
     let deadline = target.import.timeout.map_or(DEADLINE, Duration::from_secs);
     let tables = match timeout(deadline, import::fetch_remote_schema(session, target)).await {
-        Ok(Ok(offer)) => Ok(offer),
+        Ok(Ok(remote)) => Ok(remote),
         Ok(Err(HubError::StatementFailed { text, .. })) => Err(text),
         Ok(Err(error)) => return Err(error.into()),
         Err(_) => {
@@ -290,16 +290,16 @@ fn shown(connection: &Connection, target: &ForeignSource, report: &Report) -> St
         line("TLS", tls);
     }
     match tables {
-        Ok(offer) => {
-            let unfit: Vec<_> = (offer.tables.iter())
+        Ok(remote) => {
+            let failed: Vec<_> = (remote.tables.iter())
                 .filter_map(|table| Some((&table.name, table.import_error.as_ref()?)))
                 .collect();
-            line("tables", &(offer.tables.len() - unfit.len()).to_string());
-            for (table, reason) in unfit {
+            line("tables", &(remote.tables.len() - failed.len()).to_string());
+            for (table, reason) in failed {
                 line("left out", &format!("{table}: {reason}"));
             }
-            let left_out = offer.left_out.iter().map(|left_out| &left_out.text);
-            for warning in left_out.chain(&offer.warnings) {
+            let left_out = remote.left_out.iter().map(|left_out| &left_out.text);
+            for warning in left_out.chain(&remote.warnings) {
                 line("warning", warning);
             }
         }

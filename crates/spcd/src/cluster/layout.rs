@@ -171,7 +171,7 @@ impl Layout {
     }
 
     /// The port that it is to have; `None`: any.
-    pub fn wanted_port(&self) -> Option<u16> {
+    pub fn preferred_port(&self) -> Option<u16> {
         match &self.listen {
             _ if self.steampipe => Some(STEAMPIPE.0),
             Some(listen) => Some(listen.address.port()),

@@ -36,7 +36,7 @@ impl Programs {
     /// Those that the data needs, or for a new cluster the best there are.
     pub fn find(layout: &Layout) -> Result<Self, ClusterError> {
         let version_file = layout.data.join("PG_VERSION");
-        let wanted = match fs::read_to_string(&version_file) {
+        let required = match fs::read_to_string(&version_file) {
             Ok(text) => Some(text.trim().parse::<u32>().map_err(|_| {
                 ClusterError::Programs(format!(
                     "{} does not hold a version; the cluster is damaged",
@@ -47,29 +47,29 @@ impl Programs {
             Err(error) => return Err(failed("read", &version_file)(error)),
         };
         let found = installed();
-        choose(&found, wanted).cloned().ok_or_else(|| {
+        choose(&found, required).cloned().ok_or_else(|| {
             let (place, is_gateway) = (layout.shown(), layout.is_gateway);
-            ClusterError::Programs(missing(&found, wanted, &place, is_gateway))
+            ClusterError::Programs(missing(&found, required, &place, is_gateway))
         })
     }
 }
 
 /// Returns the programs of a version, or for a new cluster the first that can be used.
-fn choose(found: &[Programs], wanted: Option<u32>) -> Option<&Programs> {
-    found.iter().find(|programs| match wanted {
+fn choose(found: &[Programs], required: Option<u32>) -> Option<&Programs> {
+    found.iter().find(|programs| match required {
         Some(major) => programs.major == major,
         None => programs.major >= OLDEST,
     })
 }
 
 /// Returns the message about programs that are not installed.
-fn missing(found: &[Programs], wanted: Option<u32>, place: &str, is_gateway: bool) -> String {
+fn missing(found: &[Programs], required: Option<u32>, place: &str, is_gateway: bool) -> String {
     let versions: Vec<String> = found.iter().map(|found| found.major.to_string()).collect();
     let versions = match versions.is_empty() {
         true => "none".to_owned(),
         false => versions.join(", "),
     };
-    if let Some(major) = wanted {
+    if let Some(major) = required {
         return format!(
             "the private cluster in {place} belongs to Postgres {major}, whose server is not installed (installed: {versions}); install it (apt-get install postgresql-{major})"
         );
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn data_needs_its_own_version_and_a_new_cluster_one_that_is_new_enough() {
         let found = programs(&[13, 17, 15]);
-        let major = |wanted| choose(&found, wanted).map(|programs| programs.major);
+        let major = |required| choose(&found, required).map(|programs| programs.major);
         assert_eq!(major(None), Some(17));
         assert_eq!(major(Some(15)), Some(15));
         assert_eq!(major(Some(16)), None);

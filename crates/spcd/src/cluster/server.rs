@@ -92,30 +92,30 @@ impl Server {
         prepare_listen(layout, owner)?;
         layout.write("postgresql.conf", &configuration(layout), 0o644)?;
         let mut port = layout
-            .wanted_port()
+            .preferred_port()
             .unwrap_or_else(|| first_port(&layout.data));
-        // Someone may take the port between the look and the start.
+        // Another program may take the port between the look and the start.
         for attempt in 0..5 {
             let began = Instant::now();
-            let wanted = port;
-            if layout.port() == Some(wanted) {
-                left_free(wanted).await;
+            let preferred = port;
+            if layout.port() == Some(preferred) {
+                left_free(preferred).await;
             }
             let needs = |said: String| ClusterError::Failed {
                 what: "the private cluster needs a port on 127.0.0.1".to_owned(),
                 said,
             };
-            port = free_port(wanted)
-                .ok_or_else(|| needs(format!("every port from {wanted} on is taken")))?;
-            if layout.listen.is_some() && port != wanted {
+            port = free_port(preferred)
+                .ok_or_else(|| needs(format!("every port from {preferred} on is taken")))?;
+            if layout.listen.is_some() && port != preferred {
                 return Err(needs(format!(
-                    "another program has the port {wanted} of `listen`"
+                    "another program has the port {preferred} of `listen`"
                 )));
             }
             if layout.port() != Some(port) {
-                if layout.port().is_some_and(|port| port == wanted) {
+                if layout.port().is_some_and(|port| port == preferred) {
                     tracing::warn!(
-                        old = wanted,
+                        old = preferred,
                         new = port,
                         "the private cluster's port is taken by another program; it moves"
                     );

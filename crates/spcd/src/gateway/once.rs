@@ -124,8 +124,8 @@ impl OpenGateway {
             .with_state(&settings.state_dir)
             .adopting(options.adopts)
             .of_gateway(self.link.clone());
-        let is_wanted = !config.load().desired.connections.is_empty();
-        if !is_wanted && settings.database.is_none() && !cluster::is_made(settings) {
+        let is_desired = !config.load().desired.connections.is_empty();
+        if !is_desired && settings.database.is_none() && !cluster::is_made(settings) {
             return Ok(());
         }
         let endpoint = self.open().await?;

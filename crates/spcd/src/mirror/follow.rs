@@ -48,7 +48,7 @@ pub async fn follow(mirror: Mirror, source: ForeignSource, shared: Arc<Shared>, 
         let is_new = shared.is_unanswered(&mirror.name);
         let since = *lost.get_or_insert_with(Instant::now);
         let text = error.to_string();
-        let is_final = is_rejected || matches!(error, SourceError::Unfit(_));
+        let is_final = is_rejected || matches!(error, SourceError::Unusable(_));
         if (is_new || is_final || since.elapsed() >= PATIENCE) && told.as_ref() != Some(&text) {
             tracing::warn!(
                 mirror = mirror.name,

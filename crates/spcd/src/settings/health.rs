@@ -49,8 +49,8 @@ impl HealthFlags {
             ("timeout", &self.health_timeout),
         ] {
             if let Some(text) = text.as_deref().filter(|text| !text.trim().is_empty()) {
-                let unfit = || format!("--health-{name} or SPCD_HEALTH_{}", name.to_uppercase());
-                options.set(name, text).with_context(unfit)?;
+                let origin = || format!("--health-{name} or SPCD_HEALTH_{}", name.to_uppercase());
+                options.set(name, text).with_context(origin)?;
             }
         }
         Ok(options)

@@ -40,10 +40,10 @@ pub fn read(csv: &CsvSettings, import: &Import) -> Result<CsvFiles, String> {
         return Err(error);
     }
     let mut all = CsvFiles::default();
-    all.offer.warnings = warnings;
-    all.offer.left_out = left_out;
+    all.remote.warnings = warnings;
+    all.remote.left_out = left_out;
     let mut separators = BTreeMap::<char, Vec<String>>::new();
-    let mut names: Vec<String> = (all.offer.left_out.iter())
+    let mut names: Vec<String> = (all.remote.left_out.iter())
         .filter_map(|warning| warning.table.clone())
         .collect();
     for path in files.into_keys() {
@@ -60,7 +60,7 @@ pub fn read(csv: &CsvSettings, import: &Import) -> Result<CsvFiles, String> {
                 let text = format!("{whole} is left out: {fault}");
                 let table = Some(csv::stem(file).to_owned());
                 names.extend(table.clone());
-                all.offer.left_out.push(TableWarning { table, text });
+                all.remote.left_out.push(TableWarning { table, text });
                 continue;
             }
         };
@@ -69,7 +69,7 @@ pub fn read(csv: &CsvSettings, import: &Import) -> Result<CsvFiles, String> {
             continue;
         }
         if let Some(first) = all.paths.get(name) {
-            all.offer.warnings.push(format!(
+            all.remote.warnings.push(format!(
                 "{whole} is left out: {} has given its name to the table {name:?}; rename one of \
                  them, or give each a connection of its own",
                 first.display()
@@ -79,10 +79,10 @@ pub fn read(csv: &CsvSettings, import: &Import) -> Result<CsvFiles, String> {
         let Some(table) = read_table(&path, (name, whole), csv, &mut all, &mut separators) else {
             continue;
         };
-        all.offer.tables.push(table);
+        all.remote.tables.push(table);
         all.paths.insert(name.to_owned(), path.clone());
     }
-    let warnings = &mut all.offer.warnings;
+    let warnings = &mut all.remote.warnings;
     warnings.extend(unmatched_patterns(import, &names));
     warnings.extend(separators.iter().map(separator_warning));
     Ok(all)
@@ -275,7 +275,7 @@ mod tests {
         let read = read(&csv, &import).unwrap();
         let names: Vec<&str> = read.paths.keys().map(String::as_str).collect();
         assert_eq!(names, ["orders"]);
-        let warnings = read.offer.warnings;
+        let warnings = read.remote.warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("costs"), "{warnings:?}");
     }

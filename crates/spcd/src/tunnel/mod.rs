@@ -97,18 +97,18 @@ impl Tunnels {
 
     /// Keeps the tunnels of the desired state and closes all others.
     pub fn keep(&self, desired: &DesiredState) {
-        let mut wanted = BTreeSet::new();
+        let mut desired_keys = BTreeSet::new();
         for connection in desired.connections.values() {
             if let Ok(target) = &connection.target
                 && let Some(tunnel) = &target.tunnel
-                && wanted.insert(tunnel.key())
+                && desired_keys.insert(tunnel.key())
                 && self.elsewhere.is_none()
             {
                 self.link(tunnel, target.tunnel_port());
             }
         }
         // A tunnel whose file cannot be read now is opened again when it is needed.
-        self.open.lock().retain(|key, _| wanted.contains(key));
+        self.open.lock().retain(|key, _| desired_keys.contains(key));
     }
 
     /// Waits until a target's tunnel is open, if it has one.

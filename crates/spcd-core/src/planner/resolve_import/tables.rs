@@ -32,8 +32,8 @@ pub(super) fn decide_tables(
     let target = &import.target;
     let remote = remote.with_skipped_tables(&detail.tables, &target.import);
     let mut of_tables = remote.left_out.clone();
-    let wanted = without_clashes(&remote.tables, detail, &mut of_tables);
-    let (changes, mut refused) = diff::separate_blocked(import.changes(detail, &wanted), blockers);
+    let desired = without_clashes(&remote.tables, detail, &mut of_tables);
+    let (changes, mut refused) = diff::separate_blocked(import.changes(detail, &desired), blockers);
     if let (false, Some((wrapper, _)), [first, ..]) =
         (import.keeps_server(detail), &detail.server, &refused[..])
     {
@@ -54,8 +54,8 @@ pub(super) fn decide_tables(
         }
     }
     of_tables.extend(refused);
-    of_tables.extend(diff::import_error_warnings(&detail.tables, &wanted));
-    let after = diff::tables_after(&detail.tables, &wanted, &changes);
+    of_tables.extend(diff::import_error_warnings(&detail.tables, &desired));
+    let after = diff::tables_after(&detail.tables, &desired, &changes);
     if import.readers && !import.hidden {
         let is_changed = |warning: &TableWarning| {
             let mut changed = changes.iter().map(TableChange::table);
@@ -69,7 +69,7 @@ pub(super) fn decide_tables(
     let is_there = |name: &String| after.iter().any(|table| table.name == *name);
     of_tables.retain(|warning| !warning.table.as_ref().is_some_and(is_there));
     Ok(TableDecision {
-        types: import.known_types(&after, &wanted),
+        types: import.known_types(&after, &desired),
         changes,
         after,
         warnings,
@@ -79,13 +79,13 @@ pub(super) fn decide_tables(
 
 /// Returns the tables whose names no other relation in the schema has.
 fn without_clashes<'a>(
-    wanted: &'a [Table],
+    desired: &'a [Table],
     detail: &Detail,
     warnings: &mut Vec<TableWarning>,
 ) -> Cow<'a, [Table]> {
-    let mut wanted = Cow::Borrowed(wanted);
+    let mut desired = Cow::Borrowed(desired);
     if !detail.others.is_empty() {
-        wanted.to_mut().retain(|table| {
+        desired.to_mut().retain(|table| {
             let clashes = detail.others.contains(&table.name);
             if clashes {
                 let why = "something else in the schema has its name";
@@ -94,5 +94,5 @@ fn without_clashes<'a>(
             !clashes
         });
     }
-    wanted
+    desired
 }

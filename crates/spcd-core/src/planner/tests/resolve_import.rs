@@ -24,8 +24,8 @@ fn answered(
     tables: &[Table],
     blockers: &Blockers,
 ) -> Result<Option<WriteUnit>, String> {
-    let offer = RemoteSchema::from(tables.to_vec());
-    resolve_import("a", Status::Ready, import, detail, &offer, blockers)
+    let remote = RemoteSchema::from(tables.to_vec());
+    resolve_import("a", Status::Ready, import, detail, &remote, blockers)
 }
 
 /// An import of what is there already.
@@ -52,10 +52,10 @@ fn what_is_new_is_written_as_though_it_were_compared() {
             .map(|n| table(&format!("t{n:02}"), &["a", "b"]))
             .collect();
         let new = resolve_new_import("a", Status::Pending, &import, &tables, "hash".into());
-        let offer = RemoteSchema::from(tables);
+        let remote = RemoteSchema::from(tables);
         let none = Detail::default();
         let blockers = Blockers::default();
-        let compared = resolve_import("a", Status::Pending, &import, &none, &offer, &blockers);
+        let compared = resolve_import("a", Status::Pending, &import, &none, &remote, &blockers);
         let compared = compared.unwrap().unwrap();
         assert_eq!(new.sql, compared.sql);
         assert_eq!(new.sql.contains("GRANT"), readers);
@@ -117,9 +117,9 @@ fn a_refresh_that_finds_nothing_new_writes_nothing() {
         assert_eq!(unit.row.route, [Status::Ready; 0]);
         assert_eq!(record(&unit).compare_again, import.reason == Reason::Drift);
     }
-    let offer = RemoteSchema::from(tables);
+    let remote = RemoteSchema::from(tables);
     let blockers = Blockers::default();
-    let again = resolve_import("a", Status::Error, &import, &detail, &offer, &blockers);
+    let again = resolve_import("a", Status::Error, &import, &detail, &remote, &blockers);
     assert_eq!(again.unwrap().unwrap().row.route, [Status::Ready]);
 }
 
@@ -129,8 +129,8 @@ fn what_differs_is_altered_in_the_smallest_step() {
     detail.tables.push(table("u", &["a"]));
     import.readers = true;
     detail.unreadable = vec!["t".into(), "u".into()];
-    let wanted = [table("t", &["a", "b"]), table("v", &["a"])];
-    let unit = written(&import, &detail, &wanted).unwrap();
+    let expected = [table("t", &["a", "b"]), table("v", &["a"])];
+    let unit = written(&import, &detail, &expected).unwrap();
     let sql: Vec<&str> = unit.sql.lines().collect();
     let expected = [
         "DROP FOREIGN TABLE \"a\".\"u\";",
@@ -207,8 +207,8 @@ fn names_that_are_taken_and_changes_that_are_refused_are_warnings() {
         refused: BTreeMap::from([("t".to_owned(), "it is full".to_owned())]),
         ..Blockers::default()
     };
-    let wanted = [table("t", &["a", "b"]), table("v", &["a"])];
-    let unit = answered(&import, &detail, &wanted, &blockers).unwrap();
+    let expected = [table("t", &["a", "b"]), table("v", &["a"])];
+    let unit = answered(&import, &detail, &expected, &blockers).unwrap();
     let unit = unit.unwrap();
     assert_eq!(unit.sql, "");
     let warnings = unit.row.warnings.unwrap();
@@ -277,13 +277,13 @@ fn a_file_keeps_the_types_that_its_tables_have() {
         accepted_by: &["integer", "bigint"],
         is_certain: false,
     });
-    let mut offer = RemoteSchema::from(vec![wide]);
-    import.keep_types(&mut offer);
-    assert_eq!(offer.tables[0].columns[0].data_type, "integer");
+    let mut remote = RemoteSchema::from(vec![wide]);
+    import.keep_types(&mut remote);
+    assert_eq!(remote.tables[0].columns[0].data_type, "integer");
     import.applied = None;
-    offer.tables[0].columns[0].data_type = "bigint".into();
-    import.keep_types(&mut offer);
-    assert_eq!(offer.tables[0].columns[0].data_type, "bigint");
+    remote.tables[0].columns[0].data_type = "bigint".into();
+    import.keep_types(&mut remote);
+    assert_eq!(remote.tables[0].columns[0].data_type, "bigint");
 }
 
 #[test]

@@ -323,13 +323,13 @@ fn what_was_found_of_another_target_is_not_told_of_this_one() {
     probes.watch(other, &BTreeSet::from(["a".into()]), 3_000, |_| 9_000);
     let page = probes.take_batch(3_000);
     let row = &page.json()[0];
-    for (fact, wanted) in [
+    for (fact, expected) in [
         ("forget", true.into()),
         ("reachable", serde_json::Value::Null),
         ("failure", serde_json::Value::Null),
         ("checked", serde_json::Value::Null),
     ] {
-        assert_eq!(row[fact], wanted, "{fact}: {row}");
+        assert_eq!(row[fact], expected, "{fact}: {row}");
     }
     // It could not be written, and is not lost by that.
     probes.write_failed(page, 3_000);

@@ -266,8 +266,8 @@ fn fingerprints_are_recorded_as_they_were_found() {
         } => Some(refresh_fingerprints.clone()),
         _ => None,
     });
-    let wanted = vec![("a".to_owned(), Some("42".to_owned()))];
-    assert_eq!(recorded, Some(wanted), "{commands:?}");
+    let expected = vec![("a".to_owned(), Some("42".to_owned()))];
+    assert_eq!(recorded, Some(expected), "{commands:?}");
 }
 
 #[test]

@@ -43,9 +43,9 @@ fn urgency(commands: &[Command]) -> Option<Urgency> {
 
 #[test]
 fn a_file_that_was_read_before_goes_first_when_it_changes() {
-    for (was_read, wanted) in [(false, Urgency::Refresh), (true, Urgency::Requested)] {
+    for (was_read, expected) in [(false, Urgency::Refresh), (true, Urgency::Requested)] {
         let mut harness = Harness::settled(FILE);
-        assert_eq!(urgency(&changed(&mut harness, was_read)), Some(wanted));
+        assert_eq!(urgency(&changed(&mut harness, was_read)), Some(expected));
     }
 }
 
@@ -199,6 +199,6 @@ fn time_outs_become_rare_once_the_attempts_are_used_up() {
         harness.now = at;
         harness.pass(Some(&[]));
     }
-    let wanted = [5, 10, 20, 60, 120, 240, 480, 960, 1_920, 3_600];
-    assert_eq!(pauses, wanted);
+    let expected = [5, 10, 20, 60, 120, 240, 480, 960, 1_920, 3_600];
+    assert_eq!(pauses, expected);
 }

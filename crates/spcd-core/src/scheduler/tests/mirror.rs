@@ -9,8 +9,8 @@ use crate::observed::ObservedLane;
 const FILE: &str = "mirror \"m\" {\n  source = \"postgresql://u:p@h/d\"\n}\n";
 
 /// What the file wants while the source says this.
-fn wanted(text: &str, states: &[(&str, SourceState)]) -> Arc<DesiredState> {
-    let mut wanted = DesiredState::clone(&desired(text));
+fn desired_mirrored(text: &str, states: &[(&str, SourceState)]) -> Arc<DesiredState> {
+    let mut desired = DesiredState::clone(&desired(text));
     let row = |(name, state): &(&str, SourceState)| {
         let row = SourceConnection {
             state: state.clone(),
@@ -27,8 +27,8 @@ fn wanted(text: &str, states: &[(&str, SourceState)]) -> Arc<DesiredState> {
         ..MirrorView::default()
     };
     let views = BTreeMap::from([("m".to_owned(), Arc::new(view))]);
-    MirrorParts::default().apply(&mut wanted, &views);
-    Arc::new(wanted)
+    MirrorParts::default().apply(&mut desired, &views);
+    Arc::new(desired)
 }
 
 fn ready(stamp: &str) -> SourceState {
@@ -38,7 +38,7 @@ fn ready(stamp: &str) -> SourceState {
 /// A hub that has the tables of these, on the mirror's server.
 fn mirrored(states: &[(&str, SourceState)]) -> Harness {
     let mut harness = Harness::new("");
-    harness.desired = wanted(FILE, states);
+    harness.desired = desired_mirrored(FILE, states);
     let server = &harness.desired.lane_servers["spcd_mirror_m"];
     let mut options = server.options.clone();
     options.insert("application_name".into(), "spcd hub".into());
@@ -61,7 +61,7 @@ fn mirrored(states: &[(&str, SourceState)]) -> Harness {
 impl Harness {
     /// A pass after the source said this.
     fn says(&mut self, states: &[(&str, SourceState)]) -> Vec<Command> {
-        self.desired = wanted(FILE, states);
+        self.desired = desired_mirrored(FILE, states);
         self.pass(Some(&[]))
     }
 }
@@ -151,8 +151,8 @@ fn a_new_stamp_ends_the_pause_after_the_source_was_found_at_work() {
 
 #[test]
 fn a_mirrored_row_is_that_of_the_source() {
-    let wanted = wanted(FILE, &[("a", ready("1"))]);
-    let written = ConfigSnapshot::of(&wanted.connections["a"]);
+    let desired = desired_mirrored(FILE, &[("a", ready("1"))]);
+    let written = ConfigSnapshot::of(&desired.connections["a"]);
     assert_eq!(
         (written.plugin.as_str(), written.plugin_instance.as_str()),
         ("aws", "m")

@@ -63,7 +63,7 @@ impl FileAccessor {
             let Ok(found) = fs::metadata(ancestor) else {
                 return None;
             };
-            let (wanted, action) = match (ancestor == &path, found.is_dir()) {
+            let (required, action) = match (ancestor == &path, found.is_dir()) {
                 (true, true) => (READ | SEARCH, "list the directory"),
                 (true, false) => (READ, "read"),
                 (false, _) => (SEARCH, "pass through the directory"),
@@ -73,7 +73,7 @@ impl FileAccessor {
                 false if self.groups.contains(&found.gid()) => 3,
                 false => 0,
             };
-            if (found.mode() >> shift) & wanted != wanted {
+            if (found.mode() >> shift) & required != required {
                 return Some(format!(
                     "the user {} may not {action} {} (mode {:o})",
                     self.user_name(),
@@ -110,12 +110,12 @@ mod tests {
             groups: vec![found.gid() + 54321],
         };
         let real = file.canonicalize().unwrap();
-        let wanted = format!(
+        let expected = format!(
             "the user {} may not read {} (mode 640)",
             other.user,
             real.display()
         );
-        assert_eq!(other.missing_permission(&file), Some(wanted));
+        assert_eq!(other.missing_permission(&file), Some(expected));
         let group = FileAccessor {
             user: other.user,
             groups: vec![found.gid()],

@@ -138,7 +138,7 @@ impl CsvWatch {
 
     /// Starts a search for each enabled csv connection, and drops the state of all others.
     fn start_searches(&mut self, desired: &DesiredState) {
-        let wanted: BTreeMap<&String, &CsvSettings> = (desired.connections.iter())
+        let desired_csv: BTreeMap<&String, &CsvSettings> = (desired.connections.iter())
             .filter(|(_, connection)| connection.enabled)
             .filter_map(|(name, connection)| {
                 let target = connection.target.as_ref().ok()?;
@@ -146,8 +146,8 @@ impl CsvWatch {
             })
             .collect();
         (self.connections)
-            .retain(|name, known| wanted.get(name).is_some_and(|csv| **csv == known.csv));
-        for (name, csv) in wanted {
+            .retain(|name, known| desired_csv.get(name).is_some_and(|csv| **csv == known.csv));
+        for (name, csv) in desired_csv {
             let known = self.connections.entry(name.clone());
             let known = known.or_insert_with(|| ConnectionFiles {
                 csv: csv.clone(),

@@ -43,7 +43,7 @@ impl LeaderSession<'_> {
         if let Some((links, parts)) = self.config.gateways() {
             let mut lanes = lanes::hub_lanes(client).await?;
             // Also what a job is about to make.
-            lanes.wanted = parts.wanted(&desired);
+            lanes.to_read = parts.servers_to_read(&desired);
             links.set_hub(lanes);
         }
         if let Some(drift) = &drift {
@@ -51,8 +51,10 @@ impl LeaderSession<'_> {
             observe::complete_observation(client, &desired, &mut observed).await?;
         }
         if let Some(steampipe) = &mut self.steampipe {
-            let wanted = steampipe::DesiredObjects::new(&desired, &observed);
-            steampipe.reconcile(client, self.lead.epoch, wanted).await?;
+            let objects = steampipe::DesiredObjects::new(&desired, &observed);
+            steampipe
+                .reconcile(client, self.lead.epoch, objects)
+                .await?;
         }
         Ok(Event::AllObserved(Box::new(PassInput {
             desired,

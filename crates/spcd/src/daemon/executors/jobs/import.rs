@@ -127,11 +127,13 @@ impl JobContext {
             telemetry::observe(Observation::Asked { took });
         }
         let (answered, permits) = answer.map_err(ImportError::of_source)?;
-        if let Some(error) = &answered.offer.failed_check {
+        if let Some(error) = &answered.remote.failed_check {
             let connection = job.name.as_str();
             tracing::warn!(connection, %error, "cannot check what the source's role may read");
         }
-        let permit = self.permit_to_write(job, answered.offer.tables.len()).await;
+        let permit = self
+            .permit_to_write(job, answered.remote.tables.len())
+            .await;
         // The next source is asked when there is room for what this one answered.
         drop(permits);
         let resolved = self.resolve(job, import, &answered, careful).await;
@@ -152,28 +154,29 @@ impl JobContext {
         answered: &SourceTables,
         careful: bool,
     ) -> Result<(Option<WriteUnit>, Option<OwnedMutexGuard<()>>), HubError> {
-        let (name, offer) = (&job.name, &answered.offer);
+        let (name, remote) = (&job.name, &answered.remote);
         if import.applied.is_none() && !careful {
             if !import.hidden && answered.is_plain {
-                let (tables, hash) = (&offer.tables, answered.hash.clone());
+                let (tables, hash) = (&remote.tables, answered.hash.clone());
                 let unit = planner::resolve_new_import(name, job.status, import, tables, hash);
                 return Ok((Some(unit), None));
             }
             let (detail, blockers) = (Detail::default(), Blockers::default());
-            let unit = planner::resolve_import(name, job.status, import, &detail, offer, &blockers);
+            let unit =
+                planner::resolve_import(name, job.status, import, &detail, remote, &blockers);
             return Ok((settled(unit)?, None));
         }
         if careful && import.target.exclusive_library().is_some() {
             // A trial runs the wrapper's validator.
             let session = self.sources.bound(&import.target, job.priority).await?;
             let client = session.client();
-            let settled = self.settle(client, job, import, offer, careful).await;
+            let settled = self.settle(client, job, import, remote, careful).await;
             session.give_back_after(&settled);
             settled
         } else {
             let session = self.sources.session(job.priority).await?;
             let client = session.client();
-            let settled = self.settle(client, job, import, offer, careful).await;
+            let settled = self.settle(client, job, import, remote, careful).await;
             session.give_back_after(&settled);
             settled
         }
@@ -185,7 +188,7 @@ impl JobContext {
         client: &Client,
         job: &Job,
         import: &Import,
-        wanted: &RemoteSchema,
+        remote: &RemoteSchema,
         careful: bool,
     ) -> Result<(Option<WriteUnit>, Option<OwnedMutexGuard<()>>), HubError> {
         let (name, status) = (job.name.as_str(), job.status);
@@ -193,8 +196,8 @@ impl JobContext {
         let found = observe::details(client, &names, import.readers).await?;
         let mut detail = found.into_values().next().unwrap_or_default();
         diff::normalize(&mut detail.tables, import.target.wrapper_traits());
-        let wanted = &*wanted.with_skipped_tables(&detail.tables, &import.target.import);
-        let changes = import.changes(&detail, wanted);
+        let remote = &*remote.with_skipped_tables(&detail.tables, &import.target.import);
+        let changes = import.changes(&detail, remote);
         let preview::FoundBlockers {
             mut blockers,
             followers,
@@ -203,7 +206,7 @@ impl JobContext {
         let step = aggregators::MemberChange::new(
             name,
             &detail,
-            wanted,
+            remote,
             changes,
             &blockers,
             import.schema(name),
@@ -227,7 +230,7 @@ impl JobContext {
             let step = aggregators::MemberChange::new(
                 name,
                 &detail,
-                wanted,
+                remote,
                 step.changes,
                 &blockers,
                 import.schema(name),
@@ -235,7 +238,7 @@ impl JobContext {
             (first, last) = aggregators::follow_statements(client, &followers, &step, look).await?;
         }
         let mut unit = settled(planner::resolve_import(
-            name, status, import, &detail, wanted, &blockers,
+            name, status, import, &detail, remote, &blockers,
         ))?;
         if let Some(unit) = &mut unit {
             unit.sql = first + &unit.sql + &last;

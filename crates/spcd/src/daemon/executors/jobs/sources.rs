@@ -64,8 +64,8 @@ pub struct Sources {
     /// Notified when a session becomes idle.
     freed: Notify,
     /// How many sessions are in use or waited for.
-    wanted: AtomicUsize,
-    /// The server has so little room that a session is closed when none is wanted.
+    users: AtomicUsize,
+    /// The server has so little room that a session is closed when no job uses it.
     has_few_sessions: bool,
     /// Imports that all connections of one plugin instance share.
     shared: Mutex<BTreeMap<SharedImportKey, Arc<SharedImport>>>,
@@ -106,7 +106,7 @@ struct SharedState {
 /// The tables of a source.
 pub struct SourceTables {
     /// As it answered.
-    pub offer: RemoteSchema,
+    pub remote: RemoteSchema,
     /// The hash of the tables.
     pub hash: String,
     /// Every table can be imported, and there is nothing to warn of.
@@ -152,7 +152,7 @@ impl Sources {
             permits: Permits::new(budget),
             idle: Mutex::default(),
             freed: Notify::new(),
-            wanted: AtomicUsize::new(0),
+            users: AtomicUsize::new(0),
             has_few_sessions: limits.are_few(),
             shared: Mutex::default(),
             privileges: PrivilegeChecks::default(),
@@ -170,7 +170,7 @@ impl Sources {
         let target = &import.target;
         if target.shared_shape.is_some() {
             let all = self.shared(import, context).await?;
-            let own = SourceTables::of(in_schema(&all.offer, &target.import.schema), target);
+            let own = SourceTables::of(in_schema(&all.remote, &target.import.schema), target);
             return Ok((Arc::new(own), ImportPermits::default()));
         }
         if target.dynamic || target.csv.is_some() {
@@ -182,23 +182,23 @@ impl Sources {
             return Ok((Arc::new(SourceTables::of(tables, target)), held));
         }
         let all = self.shared(import, context).await?;
-        let wanted = &target.import;
-        let takes_all = wanted.tables.is_empty() && wanted.exclude.is_empty();
+        let import = &target.import;
+        let takes_all = import.tables.is_empty() && import.exclude.is_empty();
         let mut tables = None;
         if !takes_all {
-            let (taken, others): (Vec<&str>, Vec<&str>) = (all.offer.tables.iter())
+            let (taken, others): (Vec<&str>, Vec<&str>) = (all.remote.tables.iter())
                 .map(|table| table.name.as_str())
-                .partition(|name| wanted.selects(name));
-            let unmatched = wanted.unmatched_patterns(&taken, Some(&others));
-            let selected = tables.insert(all.offer.clone());
+                .partition(|name| import.selects(name));
+            let unmatched = import.unmatched_patterns(&taken, Some(&others));
+            let selected = tables.insert(all.remote.clone());
             selected.warnings.extend(unmatched);
-            selected.tables.retain(|table| wanted.selects(&table.name));
+            selected.tables.retain(|table| import.selects(&table.name));
         }
-        let offer = tables.as_ref().unwrap_or(&all.offer);
-        if reports_privileges(target) && !offer.tables.is_empty() {
-            let privileges = self.privileges(target, context, offer).await?;
+        let remote = tables.as_ref().unwrap_or(&all.remote);
+        if reports_privileges(target) && !remote.tables.is_empty() {
+            let privileges = self.privileges(target, context, remote).await?;
             if !privileges.allow_all() {
-                privileges.add_to(tables.get_or_insert_with(|| all.offer.clone()));
+                privileges.add_to(tables.get_or_insert_with(|| all.remote.clone()));
             }
         }
         let tables = tables.map(|tables| Arc::new(SourceTables::of(tables, target)));
@@ -462,14 +462,14 @@ impl Sources {
 }
 
 /// Returns the tables that a connection shares with another one, in its own schema of the gateway.
-fn in_schema(offer: &RemoteSchema, schema: &str) -> RemoteSchema {
-    let mut offer = offer.clone();
-    for table in &mut offer.tables {
+fn in_schema(remote: &RemoteSchema, schema: &str) -> RemoteSchema {
+    let mut remote = remote.clone();
+    for table in &mut remote.tables {
         if let Some(option) = table.options.get_mut(SCHEMA_OPTION) {
             schema.clone_into(option);
         }
     }
-    offer
+    remote
 }
 
 /// Returns the tables of some schemas of a source, or those of the target.
@@ -491,15 +491,15 @@ async fn tables_of(
 }
 
 impl SourceTables {
-    fn of(offer: RemoteSchema, target: &ForeignSource) -> Self {
+    fn of(remote: RemoteSchema, target: &ForeignSource) -> Self {
         let fits = |table: &Table| table.import_error.is_none();
         Self {
-            hash: diff::hash(&offer.tables, target.wrapper_traits()),
-            is_plain: offer.warnings.is_empty()
-                && offer.left_out.is_empty()
-                && offer.notices.is_empty()
-                && offer.tables.iter().all(fits),
-            offer,
+            hash: diff::hash(&remote.tables, target.wrapper_traits()),
+            is_plain: remote.warnings.is_empty()
+                && remote.left_out.is_empty()
+                && remote.notices.is_empty()
+                && remote.tables.iter().all(fits),
+            remote,
         }
     }
 }

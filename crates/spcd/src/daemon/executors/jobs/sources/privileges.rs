@@ -39,9 +39,9 @@ impl Privileges {
     }
 
     /// Adds the warnings to those of the tables.
-    pub(super) fn add_to(&self, offer: &mut RemoteSchema) {
-        offer.warnings.extend(self.warnings.iter().cloned());
-        offer.failed_check.clone_from(&self.failed_check);
+    pub(super) fn add_to(&self, remote: &mut RemoteSchema) {
+        remote.warnings.extend(self.warnings.iter().cloned());
+        remote.failed_check.clone_from(&self.failed_check);
     }
 }
 
@@ -93,22 +93,22 @@ impl Sources {
         context: ImportContext<'_>,
         tables: &RemoteSchema,
     ) -> Result<Privileges, HubError> {
-        let mut offer = RemoteSchema::from(tables.tables.clone());
+        let mut remote = RemoteSchema::from(tables.tables.clone());
         if target.tunnel.is_some()
             && let Err(error) = self.tunnels.ready(target).await
         {
-            offer.privileges_are_unknown(&error.to_string());
-            return Ok(Privileges::of(offer));
+            remote.privileges_are_unknown(&error.to_string());
+            return Ok(Privileges::of(remote));
         }
         let (limited, hasty) = limited(target);
         let target = hasty.as_ref().or(limited.as_ref()).unwrap_or(target);
-        let asked = offer.clone();
+        let asked = remote.clone();
         let check = async |client: &Client| check_privileges(client, target, asked).await;
         let checked = self.ask_beside(target, context.source, context.priority, check);
         match checked.await {
             Err(HubError::StatementFailed { text, code }) if code == SqlState::QUERY_CANCELED => {
-                offer.privileges_are_unknown(&text);
-                Ok(Privileges::of(offer))
+                remote.privileges_are_unknown(&text);
+                Ok(Privileges::of(remote))
             }
             checked => checked.map(Privileges::of),
         }

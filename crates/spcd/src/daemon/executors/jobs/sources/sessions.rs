@@ -35,11 +35,11 @@ pub struct BorrowedSession<'a> {
     session: Arc<ImportSession>,
     permit: Option<UncancellablePermit>,
     in_order: bool,
-    _wanted: Wanted<'a>,
+    _use: SessionUse<'a>,
 }
 
-/// Counts a session as wanted.
-struct Wanted<'a>(&'a AtomicUsize);
+/// Counts a session as in use.
+struct SessionUse<'a>(&'a AtomicUsize);
 
 /// A session of the pool, and the permit to have the server work.
 pub struct PooledSession {
@@ -68,7 +68,7 @@ impl Sources {
         let library = target.exclusive_library();
         let settings = self.endpoint.context().settings();
         let until = Instant::now() + deadline;
-        let wanted = Wanted::count(&self.wanted);
+        let session_use = SessionUse::count(&self.users);
         let session = loop {
             if let Some(session) = self.idle_session(settings, library) {
                 break session;
@@ -96,7 +96,7 @@ impl Sources {
             session,
             permit,
             in_order: false,
-            _wanted: wanted,
+            _use: session_use,
         })
     }
 
@@ -193,14 +193,14 @@ impl PooledSession {
     }
 }
 
-impl<'a> Wanted<'a> {
-    fn count(wanted: &'a AtomicUsize) -> Self {
-        wanted.fetch_add(1, Ordering::Relaxed);
-        Self(wanted)
+impl<'a> SessionUse<'a> {
+    fn count(users: &'a AtomicUsize) -> Self {
+        users.fetch_add(1, Ordering::Relaxed);
+        Self(users)
     }
 }
 
-impl Drop for Wanted<'_> {
+impl Drop for SessionUse<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -221,7 +221,7 @@ impl Drop for BorrowedSession<'_> {
             });
             return;
         }
-        let is_last = self.sources.wanted.load(Ordering::Relaxed) <= 1;
+        let is_last = self.sources.users.load(Ordering::Relaxed) <= 1;
         let mut idle = self.sources.idle.lock();
         if self.sources.has_few_sessions && is_last {
             // Probes need the room.

@@ -1,7 +1,7 @@
 //! What people do by hand to what spcd made: it is mended or told, and what is theirs stays.
 
 use crate::support::hub::{columns, postgres, serving, until};
-use crate::support::{Cluster, Database, Spcd, query, shared, value};
+use crate::support::{Cluster, Database, Spcd, query, role, shared, value};
 
 /// Everything of the connection `s` that counts: server, mapping, tables, columns, and who may read.
 const STATE: &str = "
@@ -53,6 +53,7 @@ async fn whatever_is_altered_by_hand_is_mended_and_what_people_made_stays() {
     let cluster = Cluster::start(&[]);
     let (hub, source) = (cluster.database().await, source().await);
     query(&hub.url, "CREATE ROLE spcd_users; CREATE ROLE somebody").await;
+    role::grant_to_daemon(&hub.url, &["somebody"]).await;
     let mut spcd = serving(&hub, &source, &["s"]).await;
     query(
         &hub.url,
@@ -69,6 +70,11 @@ async fn whatever_is_altered_by_hand_is_mended_and_what_people_made_stays() {
     assert_eq!(theirs.len(), 7, "{theirs:?}");
     let altered = "SELECT count(*) FROM spcd.connection_event WHERE status = 'updating'";
     let mut times: i32 = value(&hub.url, altered).await.parse().unwrap();
+    let password = if role::ordinary().is_some() {
+        "ALTER USER MAPPING FOR PUBLIC SERVER s OPTIONS (DROP password)"
+    } else {
+        "ALTER USER MAPPING FOR PUBLIC SERVER s OPTIONS (ADD password 'x')"
+    };
     for sql in [
         "DROP FOREIGN TABLE s.u",
         "DROP FOREIGN TABLE s.t, s.u",
@@ -85,7 +91,7 @@ async fn whatever_is_altered_by_hand_is_mended_and_what_people_made_stays() {
         "ALTER SERVER s OPTIONS (ADD fetch_size '7', DROP dbname)",
         "DROP USER MAPPING FOR PUBLIC SERVER s",
         "ALTER USER MAPPING FOR PUBLIC SERVER s OPTIONS (SET user 'nobody')",
-        "ALTER USER MAPPING FOR PUBLIC SERVER s OPTIONS (ADD password 'x')",
+        password,
         "REVOKE SELECT ON s.t FROM spcd_users",
         "REVOKE USAGE ON SCHEMA s FROM spcd_users",
         "REVOKE SELECT ON ALL TABLES IN SCHEMA s FROM spcd_users",

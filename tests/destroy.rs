@@ -1,7 +1,7 @@
 //! `destroy` removes all that spcd made and nothing else.
 
 use crate::support::hub::{postgres, until};
-use crate::support::{Cluster, Database, Spcd, query, shared, try_query, value};
+use crate::support::{Cluster, Database, Spcd, query, role, shared, try_query, value};
 
 /// Everything in a database but the system's own, and what is set for roles in it: one line each.
 const ALL: &str = "
@@ -31,12 +31,13 @@ async fn all_that_spcd_made_goes_and_nothing_else() {
     query(&source.url, "CREATE TABLE t (id integer)").await;
     query(
         &hub.url,
-        "CREATE EXTENSION postgres_fdw; CREATE TABLE public.own (id integer); CREATE SCHEMA theirs;
+        "CREATE EXTENSION IF NOT EXISTS postgres_fdw; CREATE TABLE public.own (id integer); CREATE SCHEMA theirs;
          CREATE SERVER theirs FOREIGN DATA WRAPPER postgres_fdw;
          CREATE FOREIGN TABLE theirs.t (id integer) SERVER theirs;
          CREATE ROLE spcd_users; CREATE ROLE reader LOGIN IN ROLE spcd_users",
     )
     .await;
+    role::grant_to_daemon(&hub.url, &["reader"]).await;
     let before = value(&hub.url, ALL).await;
     let mut spcd = Spcd::new(&hub.url);
     assert!(

@@ -3,7 +3,7 @@
 use crate::support::hub::{
     columns, made_by, postgres, postgres_with, serving, until, until_commented,
 };
-use crate::support::{DEADLINE, Database, Spcd, eventually, query, shared, try_query, value};
+use crate::support::{DEADLINE, Database, Spcd, eventually, query, role, shared, try_query, value};
 
 const SHOP: &str =
     "CREATE TABLE orders (id integer PRIMARY KEY, total numeric(10,2), note varchar(40));
@@ -20,7 +20,8 @@ async fn a_saved_file_becomes_tables_that_can_be_read() {
     let mut spcd = Spcd::new(&hub.url);
     spcd.start();
     until(&hub.url, &[]).await;
-    spcd.write("sales.spc", &postgres("sales", &source));
+    let block = postgres("sales", &source);
+    spcd.write("sales.spc", &block);
     until(&hub.url, &["sales ready"]).await;
     assert_eq!(
         columns(&hub.url, "sales.orders").await,
@@ -36,10 +37,11 @@ async fn a_saved_file_becomes_tables_that_can_be_read() {
     );
     let row = "SELECT plugin, plugin_instance, type, import_schema, schema_mode, table_count,
                       start_line, end_line, last_ready IS NOT NULL FROM spcd.connection_state";
+    let end = block.lines().count().to_string();
     assert_eq!(
         query(&hub.url, row).await,
         [[
-            "postgres", "postgres", "plugin", "enabled", "dynamic", "2", "1", "7", "t"
+            "postgres", "postgres", "plugin", "enabled", "dynamic", "2", "1", &end, "t"
         ]]
     );
     spcd.stop();
@@ -59,6 +61,7 @@ async fn options_credentials_and_schema_change_in_place() {
     until(&hub.url, &["sales ready"]).await;
     let oid = value(&hub.url, "SELECT 'sales.orders'::regclass::oid").await;
 
+    role::change_password(&source, Some("new")).await;
     spcd.write(
         "a.spc",
         &postgres_with(
@@ -80,6 +83,7 @@ async fn options_credentials_and_schema_change_in_place() {
         oid
     );
 
+    role::change_password(&source, None).await;
     let schema = "  import {\n    schema = \"other\"\n  }\n";
     spcd.write("a.spc", &postgres_with("sales", &source, schema));
     eventually("the other schema's table", DEADLINE, || async {
@@ -180,6 +184,7 @@ async fn a_view_survives_what_happens_to_its_table() {
     spcd.stop();
     spcd.start();
     until(&hub.url, &["sales ready"]).await;
+    role::change_password(&source, Some("changed")).await;
     spcd.write(
         "a.spc",
         &postgres_with("sales", &source, "  password = \"changed\"\n"),

@@ -1,7 +1,7 @@
 //! The search path of those who query.
 
 use crate::support::hub::{postgres, until};
-use crate::support::{Cluster, Database, Spcd, query, value};
+use crate::support::{Cluster, Database, Spcd, query, role, value};
 
 /// A hub of its own, since roles are the cluster's.
 async fn hub() -> (Cluster, Database) {
@@ -15,6 +15,8 @@ async fn hub() -> (Cluster, Database) {
          CREATE ROLE team IN ROLE spcd_users; CREATE ROLE indirect LOGIN IN ROLE team",
     )
     .await;
+    let roles = ["reader", "stranger", "Od\"d 'one", "own"];
+    role::grant_to_daemon(&hub.url, &roles).await;
     (cluster, hub)
 }
 

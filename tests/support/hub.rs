@@ -1,7 +1,7 @@
 //! What most tests ask a hub, and the files they give the daemon.
 
 use super::postgres::{Cluster, Database, shared};
-use super::{DEADLINE, Spcd, eventually, query, try_query};
+use super::{DEADLINE, Spcd, eventually, query, role, try_query};
 
 /// A `postgres` connection to a database of the shared cluster.
 pub fn postgres(name: &str, source: &Database) -> String {
@@ -12,9 +12,10 @@ pub fn postgres(name: &str, source: &Database) -> String {
 pub fn postgres_with(name: &str, source: &Database, more: &str) -> String {
     format!(
         "connection \"{name}\" {{\n  plugin = \"postgres\"\n  host   = \"127.0.0.1\"\n  \
-         port   = {}\n  dbname = \"{}\"\n  user   = \"postgres\"\n{more}}}\n",
+         port   = {}\n  dbname = \"{}\"\n{}{more}}}\n",
         shared().port(),
-        source.name
+        source.name,
+        role::login(source, more)
     )
 }
 

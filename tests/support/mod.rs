@@ -13,6 +13,7 @@ pub mod nginx;
 mod postgres;
 pub mod prometheus;
 pub mod proxy;
+pub mod role;
 mod run;
 pub mod script;
 mod spcd;

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::run::{as_server_user, fresh_dir, give_to_server};
-use super::{eventually_now, query};
+use super::{eventually_now, query, role};
 
 /// Small, and careless about power cuts: a test's data is gone after it anyway.
 const CONF: &str = "\
@@ -181,7 +181,9 @@ impl Cluster {
     /// A new, empty database.
     pub async fn database(&self) -> Database {
         let name = format!("t{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        query(&self.url("postgres"), &format!("CREATE DATABASE {name}")).await;
+        for statement in role::create_database(&name) {
+            query(&self.url("postgres"), &statement).await;
+        }
         Database {
             url: self.url(&name),
             name,
@@ -281,6 +283,7 @@ fn template() -> &'static Path {
             "initdb: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+        role::prepare(&dir);
         dir
     })
 }

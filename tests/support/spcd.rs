@@ -9,6 +9,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::role;
 use super::run::{MARK, fresh_dir, mark};
 use super::{DEADLINE, eventually_now};
 
@@ -34,10 +35,11 @@ pub struct Finished {
 }
 
 impl Spcd {
-    /// With the hub at this URL. Nothing is started yet.
+    /// With the hub at this URL; where it is the superuser's, the daemon may connect as another role
+    /// (`super::role`). Nothing is started yet.
     pub fn new(database: &str) -> Self {
         let mut spcd = Self::with_private_cluster();
-        spcd.database = Some(database.to_owned());
+        spcd.database = Some(role::for_daemon(database));
         spcd
     }
 

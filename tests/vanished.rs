@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::support::hub::{made_by, postgres, serving, statuses, until};
-use crate::support::{Database, Spcd, query, shared, value};
+use crate::support::hub::{guarded, made_by, postgres, reader, serving, statuses, until};
+use crate::support::{Database, Spcd, query, shared, steampipe, value};
+
+const PASSWORD: &str = "hunter2hunter2";
 
 async fn source() -> Database {
     made_by("CREATE TABLE t (id integer); INSERT INTO t VALUES (1)").await
@@ -266,5 +268,55 @@ async fn a_plugin_block_that_vanished_changes_no_connection_of_another_file() {
     until(&hub.url, &["a ready", "b error"]).await;
     let error = error_of(&hub, "b").await;
     assert!(error.contains("there is no block"), "{error}");
+    spcd.stop();
+}
+
+/// Without its block, the connection would no longer be one of the gateway's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_block_that_vanished_deletes_nothing_behind_the_gateway() {
+    let (hub, source, gateway) = (
+        shared().database().await,
+        guarded(PASSWORD).await,
+        steampipe::gateway().await,
+    );
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.env("SPCD_GATEWAY", &gateway.url("postgres"));
+    let plugin = "plugin \"postgres\" {\n  gateway = true\n}\n";
+    spcd.write("plugins/p.spc", plugin);
+    spcd.write("a.spc", &reader("a", source.port(), PASSWORD));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    let behind = gateway.url("postgres");
+    until(&behind, &["a ready"]).await;
+    let tables = "SELECT c.oid, c.relname, s.srvname, s.srvoptions
+                  FROM pg_foreign_table t JOIN pg_class c ON c.oid = t.ftrelid
+                  JOIN pg_foreign_server s ON s.oid = t.ftserver
+                  WHERE c.relnamespace = 'a'::regnamespace ORDER BY 1";
+    let look = async || [query(&hub.url, tables).await, query(&behind, tables).await];
+    let before = look().await;
+    assert!(before.iter().all(|tables| tables.len() == 1), "{before:?}");
+
+    spcd.remove("plugins/p.spc");
+    until(&hub.url, &["a error"]).await;
+    let error = error_of(&hub, "a").await;
+    let said = "its block `plugin \"postgres\"` is unknown: ";
+    assert!(
+        error.contains(said) && error.contains("holds no file any more"),
+        "{error}"
+    );
+    // What needs the gateway and is known shows that both sides have made a whole pass since.
+    let known = steampipe::plugins() + &steampipe::connection("c", "a", "token = \"one\"");
+    spcd.write("c.spc", &known);
+    until(&hub.url, &["a error", "c ready"]).await;
+    assert_eq!(value(&behind, "SELECT count(*) FROM c.account").await, "1");
+    assert_eq!(look().await, before);
+    assert_eq!(value(&hub.url, "SELECT id FROM a.t").await, "7");
+    // The daemon would also keep it because the hub reads it, which the plan leaves out of account.
+    let plan = spcd.spcd(&["plan"]);
+    assert_eq!(plan.stdout, "nothing to do\n", "{plan:?}");
+
+    spcd.write("plugins/p.spc", plugin);
+    until(&hub.url, &["a ready", "c ready"]).await;
+    assert_eq!(look().await, before);
     spcd.stop();
 }

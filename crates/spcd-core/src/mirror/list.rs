@@ -14,6 +14,8 @@ use crate::model::SourceKind;
 pub struct Listed {
     /// The row, by the names of its columns: it may have one more or less than is known.
     pub row: Value,
+    /// Version of the row; `None` where it has none.
+    pub version: Option<String>,
     /// The schema's tables in the catalog; `None`: the source has no such schema.
     pub digest: Option<SchemaDigest>,
 }
@@ -37,9 +39,9 @@ const SCHEMALESS_LOOKS: u32 = 8;
 ///
 /// # Errors
 /// A column that the list cannot be understood without.
-pub fn read_list(
+pub fn read_list<'a>(
     kind: SourceKind,
-    listed: &[Listed],
+    listed: impl IntoIterator<Item = &'a Listed>,
     waits: &mut SchemalessWait,
 ) -> Result<BTreeMap<String, Arc<SourceConnection>>, String> {
     let mut connections = BTreeMap::new();
@@ -165,6 +167,7 @@ mod tests {
     fn listed(row: Value, digest: Option<&str>) -> Listed {
         Listed {
             row,
+            version: None,
             digest: digest.map(|version| SchemaDigest {
                 version: version.to_owned(),
                 names: "n".to_owned(),
@@ -256,6 +259,7 @@ mod tests {
             };
             let listed = Listed {
                 row,
+                version: None,
                 digest: Some(digest),
             };
             let read = read_list(kind, &[listed], &mut SchemalessWait::new()).unwrap();

@@ -1,4 +1,5 @@
-//! The early part of a pass: connections that a saved file changes start before the full observation.
+//! The early part of a pass: connections that a saved file or a mirror's source changes start before the
+//! full observation.
 //!
 //! The files and the last pass tell which connections these are. Their objects are observed anew, so
 //! that no decision rests on old knowledge. The full observation follows in the same pass, while their
@@ -33,8 +34,10 @@ impl State {
         if changed.is_empty() || changed.len() > MAX_EARLY {
             return self.observe_all.take().into_iter().collect();
         }
+        let desired = desired.only(&changed);
+        self.follow_sources(&desired);
         self.early = Some(EarlyPass {
-            desired: desired.only(&changed),
+            desired,
             work: Vec::new(),
         });
         vec![Command::Observe(changed)]
@@ -73,7 +76,8 @@ impl State {
         commands
     }
 
-    /// Returns the connections that are new or have another source, and whose jobs depend on nothing else.
+    /// Returns the connections that are new, or have another source or other tables there, and whose jobs
+    /// depend on nothing else.
     fn changed_connections(&self, desired: &DesiredState) -> Vec<String> {
         let before = self.desired.as_deref();
         let is_changed = |(name, connection): &(&String, &Arc<Connection>)| {
@@ -81,11 +85,13 @@ impl State {
             let is_same = before.is_some_and(|before| {
                 Arc::ptr_eq(before, connection) || before.target_hash() == connection.target_hash()
             });
+            let has_changed = !is_same || self.changed_stamp(name, connection).is_some();
             let is_plain = connection.enabled
+                && !connection.awaits_source
                 && connection.kind == ConnectionKind::Plugin
                 && (connection.target.as_ref()).is_ok_and(|source| source.csv.is_none());
             let record = self.get(name);
-            !is_same && is_plain && record.is_none_or(|one| one.job.is_none() && !one.paused)
+            has_changed && is_plain && record.is_none_or(|one| one.job.is_none() && !one.paused)
         };
         let changed = desired.connections.iter().filter(is_changed);
         changed.map(|(name, _)| name.clone()).collect()

@@ -2,28 +2,12 @@
 
 use super::record::NextAttempt;
 use super::state::State;
-use crate::model::DesiredState;
+use crate::model::{Connection, DesiredState};
 
 impl State {
     /// Has the source of each mirrored connection asked whose tables may have changed there.
     pub(super) fn follow_mirrors(&mut self, desired: &DesiredState) {
-        for (name, connection) in &desired.connections {
-            let origin = connection.mirror.as_ref();
-            let Some(stamp) = origin.and_then(|origin| origin.stamp.as_ref()) else {
-                continue;
-            };
-            let record = self.record(name);
-            if record.source_stamp.as_ref() == Some(stamp) {
-                continue;
-            }
-            record.source_stamp = Some(stamp.clone());
-            record.refresh = true;
-            // The attempt before found the source at work, or not at all.
-            record.locks.until = None;
-            if let Some(failure) = &mut record.failure {
-                failure.next = NextAttempt::Due;
-            }
-        }
+        self.follow_sources(desired);
         for (name, record) in &mut self.connections {
             let is_mirrored = |name: &str| {
                 desired
@@ -35,5 +19,35 @@ impl State {
                 record.source_stamp = None;
             }
         }
+    }
+
+    /// The same for connections that are a part of the desired ones.
+    pub(super) fn follow_sources(&mut self, part: &DesiredState) {
+        for (name, connection) in &part.connections {
+            let Some(stamp) = self.changed_stamp(name, connection).cloned() else {
+                continue;
+            };
+            let record = self.record(name);
+            record.source_stamp = Some(stamp);
+            record.refresh = true;
+            // The attempt before found the source at work, or not at all.
+            record.locks.until = None;
+            if let Some(failure) = &mut record.failure {
+                failure.next = NextAttempt::Due;
+            }
+        }
+    }
+
+    /// Returns the stamp of a mirrored connection whose tables may have changed at its source.
+    pub(super) fn changed_stamp<'a>(
+        &self,
+        name: &str,
+        connection: &'a Connection,
+    ) -> Option<&'a String> {
+        let stamp = connection.mirror.as_ref()?.stamp.as_ref()?;
+        let known = self
+            .get(name)
+            .and_then(|record| record.source_stamp.as_ref());
+        (known != Some(stamp)).then_some(stamp)
     }
 }

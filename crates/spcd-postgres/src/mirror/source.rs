@@ -23,6 +23,8 @@ use crate::connection::{ConnectError, Endpoint, Session};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Purpose in the session's name.
 const PURPOSE: &str = "mirror";
+/// Version of a row `s` of a table: each change of a row makes another one.
+const VERSION: &str = "pg_catalog.concat_ws(' ', s.xmin, s.ctid)";
 /// Extensions of PostgreSQL that bring types, and that any owner of a database may create.
 const TYPE_EXTENSIONS: [&str; 6] = ["citext", "cube", "hstore", "isn", "ltree", "seg"];
 
@@ -50,6 +52,8 @@ pub enum SourceError {
 pub struct Reader {
     session: Session,
     kind: SourceKind,
+    /// Columns of the list at the last look; `None` of a view, whose rows have no versions.
+    columns: Option<String>,
     /// The source's database.
     pub identity: HubIdentity,
     listed: BTreeMap<String, Listed>,
@@ -80,6 +84,7 @@ impl Reader {
         Ok(Self {
             session,
             kind,
+            columns: None,
             identity,
             listed: BTreeMap::new(),
             waits: SchemalessWait::new(),
@@ -100,23 +105,27 @@ impl Reader {
     /// differ.
     pub async fn read(&mut self, full: bool) -> Result<MirrorView, SourceError> {
         let client = &self.session.client;
-        let known = std::mem::take(&mut self.listed);
-        let kind = self.kind;
+        let mut known = std::mem::take(&mut self.listed);
+        let (kind, known_columns) = (self.kind, self.columns.take());
         let read = async {
             let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
             client.batch_execute(begin).await?;
-            let listed = list(client, kind, &known, full).await;
+            let columns = columns(client, kind).await?;
+            if columns != known_columns {
+                known.values_mut().for_each(|one| one.version = None);
+            }
+            let listed = list(client, kind, columns.is_some(), known, full).await;
             let extensions = match &listed {
                 Ok(_) => extensions(client).await,
                 Err(_) => Ok(BTreeSet::new()),
             };
             client.batch_execute("ROLLBACK").await?;
-            Ok((listed?, extensions?))
+            Ok((columns, listed?, extensions?))
         };
-        let (listed, extensions) = limited(read).await?;
-        self.listed = listed;
-        let rows: Vec<Listed> = self.listed.values().cloned().collect();
-        let connections = read_list(kind, &rows, &mut self.waits).map_err(SourceError::Unusable)?;
+        let extensions;
+        (self.columns, self.listed, extensions) = limited(read).await?;
+        let connections = read_list(kind, self.listed.values(), &mut self.waits)
+            .map_err(SourceError::Unusable)?;
         Ok(MirrorView {
             kind: Some(kind),
             connections,
@@ -226,38 +235,84 @@ async fn detect(client: &Client) -> Result<Option<SourceKind>, HubError> {
     Ok(None)
 }
 
-/// Returns the rows of the list, with the digests of their schemas.
+/// Returns the columns of the list if it is a table. A column that is added, dropped or renamed changes no
+/// version of a row.
+async fn columns(client: &Client, kind: SourceKind) -> Result<Option<String>, HubError> {
+    let sql = "SELECT pg_catalog.string_agg(
+                   pg_catalog.concat_ws(' ', a.attnum, a.atttypid, a.attname), ',' ORDER BY a.attnum)
+               FROM pg_catalog.pg_class c
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+               WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r'
+                 AND a.attnum > 0 AND NOT a.attisdropped";
+    let (schema, table) = kind.table();
+    Ok(client
+        .query_one(sql, &[&schema, &table])
+        .await?
+        .try_get(0)?)
+}
+
+/// Returns the rows of the list, with the digests of their schemas. Of a table only those rows are read
+/// that have another version than the `known` ones. `full`: all digests are made anew.
 async fn list(
     client: &Client,
     kind: SourceKind,
-    known: &BTreeMap<String, Listed>,
+    is_table: bool,
+    mut known: BTreeMap<String, Listed>,
     full: bool,
 ) -> Result<BTreeMap<String, Listed>, HubError> {
     let (schema, table) = kind.table();
     let [name_column, _] = kind.columns();
+    let (from, column) = (sql::qualified(schema, table), sql::ident(name_column));
+    let mut listed = BTreeMap::new();
+    let mut changed: Option<Vec<String>> = None;
+    if is_table {
+        let sql = format!("SELECT s.{column}::text, {VERSION} FROM {from} s");
+        let changed = changed.insert(Vec::new());
+        for row in client.query(&sql, &[]).await? {
+            let Some(name): Option<String> = row.try_get(0)? else {
+                continue;
+            };
+            let version: Option<String> = row.try_get(1)?;
+            match known.remove(&name).filter(|one| one.version == version) {
+                Some(same) => drop(listed.insert(name, same)),
+                None => changed.push(name),
+            }
+        }
+    }
+    let version = if is_table { VERSION } else { "NULL::text" };
     // Whatever columns there are.
     let sql = format!(
-        "SELECT pg_catalog.to_jsonb(s) FROM {} s",
-        sql::qualified(schema, table)
+        "SELECT pg_catalog.to_jsonb(s), {version} FROM {from} s
+         WHERE $1::text[] IS NULL OR s.{column}::text = ANY ($1) OR s.{column} IS NULL"
     );
-    let mut listed = BTreeMap::new();
-    let mut names = Vec::new();
-    for (number, row) in client.query(&sql, &[]).await?.into_iter().enumerate() {
-        let row: Value = row.try_get(0)?;
+    let rows = client.query(&sql, &[&changed]).await?;
+    for (number, row) in rows.into_iter().enumerate() {
+        let (row, version): (Value, _) = (row.try_get(0)?, row.try_get(1)?);
         // One without a name is reported with the others.
         let name = row.get(name_column).and_then(Value::as_str);
         let name = name.map_or_else(|| format!("\0{number}"), str::to_owned);
-        let same = known.get(&name).filter(|known| !full && known.row == row);
-        let digest = same.and_then(|same| same.digest.clone());
-        if digest.is_none() {
-            names.push(name.clone());
-        }
-        listed.insert(name, Listed { row, digest });
+        let same = known.remove(&name).filter(|known| known.row == row);
+        let digest = same.and_then(|same| same.digest);
+        listed.insert(
+            name,
+            Listed {
+                row,
+                version,
+                digest,
+            },
+        );
     }
-    names.retain(|name| !name.starts_with('\0'));
-    for (name, digest) in digests(client, &names).await? {
+    let is_wanted = |(name, one): &(&String, &Listed)| {
+        (full || one.digest.is_none()) && !name.starts_with('\0')
+    };
+    let names: Vec<String> = (listed.iter().filter(is_wanted))
+        .map(|(name, _)| name.clone())
+        .collect();
+    let mut digests = digests(client, &names).await?;
+    for name in names {
         if let Some(one) = listed.get_mut(&name) {
-            one.digest = Some(digest);
+            one.digest = digests.remove(&name);
         }
     }
     Ok(listed)

@@ -20,8 +20,10 @@ const RETRY: Backoff = Backoff::new(250, 15_000);
 const RETRY_CREDENTIALS: Backoff = Backoff::new(30_000, 600_000);
 /// How long a source may be away before that is a problem: a service restarts.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two looks, as a multiple of the time that a look takes.
+/// Minimum time from one look to the next, on average, as a multiple of the time that a look takes.
 const PAUSE_FACTOR: u32 = 4;
+/// How far looks may run ahead of that average: what is announced after a quiet time is looked at at once.
+const HEAD_START: Duration = Duration::from_secs(1);
 /// Pauses between looks for what the source is about to change and does not announce, in milliseconds.
 const UNANNOUNCED: Backoff = Backoff::new(100, 1_000);
 /// Number of looks after the first pause.
@@ -83,6 +85,8 @@ async fn follow_session(
     let interval = Duration::from_secs(mirror.refresh_interval);
     let mut full_at = Instant::now();
     let mut waited = 0_u32;
+    // When the next look is due by the average.
+    let mut due = full_at;
     loop {
         let began = Instant::now();
         let is_full = began >= full_at;
@@ -106,6 +110,11 @@ async fn follow_session(
         }
         *has_answered = true;
         let took = began.elapsed();
+        tracing::debug!(
+            mirror = mirror.name,
+            micros = took.as_micros(),
+            "read the list of a mirror's source"
+        );
         if is_full {
             full_at = match interval.is_zero() {
                 // A hundred years: no one waits for it.
@@ -118,7 +127,8 @@ async fn follow_session(
             full_at = Instant::now();
         }
         // One look for all that is announced meanwhile.
-        sleep_until(began + took * PAUSE_FACTOR).await;
+        due = due.max(began) + took * PAUSE_FACTOR;
+        sleep_until(due.checked_sub(HEAD_START).unwrap_or(due)).await;
     }
 }
 

@@ -98,6 +98,39 @@ fn a_source_at_work_is_left_alone_and_compared_when_it_is_ready() {
 }
 
 #[test]
+fn what_is_ready_at_the_source_is_asked_for_before_everything_is_looked_at() {
+    let mut hub = mirrored(&[("a", ready("1")), ("b", ready("1"))]);
+    hub.pass(Some(&[]));
+    for name in ["a", "b"] {
+        hub.ends(name, JobOutcome::Same);
+    }
+    let states = [
+        ("a", ready("1")),
+        ("b", ready("2")),
+        ("n", SourceState::AtWork),
+    ];
+    hub.desired = desired_mirrored(FILE, &states);
+    hub.step(Event::FilesChanged);
+    hub.step(Event::Idle);
+    let commands = hub.step(Event::Requested {
+        requests: Vec::new(),
+        is_crowded: false,
+    });
+    assert_eq!(commands, [Command::ReadFiles]);
+    let commands = hub.step(Event::FilesRead(hub.desired.clone()));
+    assert_eq!(commands, [Command::Observe(vec!["b".to_owned()])]);
+    let mut observed = hub.observed.clone();
+    observed.connections.retain(|name, _| name == "b");
+    hub.step(Event::Observed(Box::new(observed)));
+    let commands = hub.step(Event::Published { generation: 2 });
+    assert_eq!(started(&commands), ["b"]);
+    // It is asked for once.
+    hub.pass(Some(&[]));
+    hub.ends("b", JobOutcome::Same);
+    assert_eq!(started(&hub.pass(Some(&[]))), [""; 0]);
+}
+
+#[test]
 fn errors_and_disabled_connections_of_the_source_keep_their_tables() {
     let mut hub = mirrored(&[("a", ready("1"))]);
     hub.pass(Some(&[]));

@@ -206,7 +206,7 @@ async fn a_server_that_a_crashed_daemon_left_is_taken_over() {
     spcd.kill9();
     assert_eq!(files.server(), Some(server));
     spcd.start();
-    spcd.logged("runs already");
+    spcd.logged("is already running");
     assert_eq!(files.up().await, server);
     spcd.stop();
     assert_eq!(
@@ -367,7 +367,7 @@ async fn the_port_is_remembered_and_changed_only_if_it_is_taken() {
         TcpListener::bind(format!("127.0.0.1:{first}")).ok()
     });
     spcd.start();
-    spcd.logged("it moves");
+    spcd.logged("moving to another port");
     files.up().await;
     assert_ne!(files.port(), first);
     assert_eq!(value(&files.url(), "SHOW port").await, files.port());

@@ -466,7 +466,7 @@ async fn beyond_this_machine_only_with_the_token() {
     spcd.env("SPCD_HTTP_TOKEN_FILE", &file.display().to_string());
     let empty = spcd.spcd(&["run"]);
     assert_eq!(empty.code, 1, "{empty:?}");
-    assert!(empty.stderr.contains("there is no token in"), "{empty:?}");
+    assert!(empty.stderr.contains("is empty"), "{empty:?}");
 
     fs::write(&file, "s3cret").unwrap();
     spcd.start();
@@ -524,7 +524,7 @@ async fn the_address_follows_the_settings_and_may_be_taken() {
 
     // What cannot be had yet is had as soon as it can be.
     fs::write(&file, "http = \"unix:two\"\nhttp_token_file = \"token\"\n").unwrap();
-    spcd.logged("the token cannot be read");
+    spcd.logged("cannot read the token");
     assert!(two.is_gone());
     fs::write(spcd.dir().join("token"), "s3cret").unwrap();
     two.is_there();

@@ -287,7 +287,7 @@ async fn a_private_gateway_listens_for_a_hub_elsewhere_with_tls() {
     until_error(
         &hub.url,
         "p",
-        &format!("another program has the port {port}"),
+        &format!("another program uses the port {port}"),
     )
     .await;
     drop(taken);

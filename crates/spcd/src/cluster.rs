@@ -1,4 +1,4 @@
-//! The private Postgres cluster: created, started, adopted and stopped. It needs only a directory.
+//! Creates, starts, adopts and stops the private Postgres cluster. It needs only a directory.
 //!
 //! One daemon owns it while it runs (`daemon.lock`). Commands use the running server or start it
 //! temporarily. Each user holds `users.lock` shared, and the last one stops the server. Starting and
@@ -26,24 +26,24 @@ use programs::Programs;
 use server::Server;
 use spcd_postgres::connection::ConnectError;
 
-/// The superuser that `initdb` makes.
+/// Superuser that `initdb` creates.
 const USER: &str = "spcd";
 
-/// The database that holds the schemas.
+/// Database that holds the schemas.
 const DATABASE: &str = "spcd";
 
-/// Time for a fast shutdown, after which an immediate one follows. A service must
-/// end within five seconds, and recovery from the write-ahead log loses nothing.
+/// Maximum time of a fast shutdown, after which an immediate one follows. A service must end within
+/// five seconds, and recovery from the write-ahead log loses nothing.
 const FAST_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Time that a daemon waits for another process that starts or stops the server.
+/// Maximum time to wait for another process that starts or stops the server.
 const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Interval of polling for something that has no event.
+/// Interval of polling where there is no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A private cluster whose server accepts sessions, for as long as this is held. [`stop`] it:
-/// dropping it only asks the server to stop, if no one else uses it.
+/// A private cluster whose server accepts sessions. [`stop`] it: dropping it only requests the
+/// shutdown, and only if no other process uses the server.
 ///
 /// [`stop`]: Running::stop
 #[derive(Debug)]
@@ -51,72 +51,72 @@ pub struct Running {
     layout: Layout,
     owner: Owner,
     server: Server,
-    /// Held by the daemon only.
+    /// Lock of the daemon; `None` for a command.
     daemon: Option<Lock>,
-    /// Shared; given up first of all when stopping.
+    /// Shared lock of each process that uses the server. Released first when stopping.
     using: Option<Lock>,
 }
 
 type Lock = Flock<std::fs::File>;
 
-/// Why there is no private cluster.
+/// Why the private cluster cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// No server programs, or not those of the cluster's major version.
+    /// The server's programs are not installed, or not in the cluster's major version.
     #[error("{0}")]
     Programs(String),
-    /// As root, and no unprivileged user to change to; or a user without a name.
+    /// There is no unprivileged user for the server, or the user has no name.
     #[error("{0}")]
     User(String),
-    /// Another daemon has it.
-    #[error("another spcd{pid} has the private cluster in {dir}; stop it, or give --state-dir another directory", pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})")))]
+    /// Another daemon uses the cluster.
+    #[error("another spcd{pid} uses the private cluster in {dir}; stop it, or give --state-dir another directory", pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})")))]
     Taken {
         /// The cluster's directory.
         dir: String,
-        /// The daemon, if it is known.
+        /// Process id of the daemon, if it is known.
         pid: Option<i32>,
     },
     /// A file or directory of the cluster cannot be used.
     #[error("cannot {what}")]
     Files {
-        /// `write /var/lib/…`
+        /// The operation and the path, such as `write /var/lib/…`.
         what: String,
-        /// The error of the system.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// A program of Postgres failed; its last words, and what is known about why.
+    /// A program of Postgres failed.
     #[error("{what}: {said}")]
     Failed {
         /// The failed operation.
         what: String,
-        /// The end of what it printed.
+        /// The end of its output, and what is known about the cause.
         said: String,
     },
-    /// The server runs and rejects the password.
+    /// The server rejects the password.
     #[error(
         "the private cluster in {dir} rejects the password in {passfile}; stop its server, remove that file, and start spcd: it sets a new one"
     )]
     Password {
         /// The cluster's directory.
         dir: String,
-        /// The file.
+        /// Password file.
         passfile: String,
     },
-    /// The server runs and refuses sessions.
+    /// The server runs but accepts no session.
     #[error("the private cluster in {dir} accepts no session")]
     Session {
         /// The cluster's directory.
         dir: String,
-        /// Why.
+        /// Error of the attempt to connect.
         #[source]
         source: ConnectError,
     },
 }
 
 impl ClusterError {
-    /// Whether a server that is starting or ending may be the reason.
-    fn may_pass(&self) -> bool {
+    /// Whether another attempt may succeed: the server may be starting or stopping.
+    fn is_transient(&self) -> bool {
         matches!(
             self,
             Self::Session {
@@ -127,8 +127,8 @@ impl ClusterError {
     }
 }
 
-/// Creates the cluster if it does not exist, starts its server or takes over a running one, and keeps
-/// other daemons out.
+/// Creates the cluster if it does not exist, starts its server or adopts a running one, and locks out
+/// other daemons.
 ///
 /// # Errors
 /// See [`ClusterError`].
@@ -147,12 +147,12 @@ pub async fn ensure(settings: &Settings) -> Result<Running, ClusterError> {
     open(layout, owner, Some(daemon)).await
 }
 
-/// If root uses the state directory of another user (as that of the package's service), changes to that
-/// user. All files then stay the user's, root follows none of the user's symlinks, and the hub accepts
-/// the user as it accepts the service. Call it first.
+/// If root uses the state directory of another user, such as that of the package's service, runs the
+/// program again as that user. New files then belong to the user, root follows none of the user's
+/// symlinks, and the hub accepts the user like the service. Must be called first.
 ///
 /// # Errors
-/// If the user has no name, or the change is refused.
+/// The user has no name, or the change of the user fails.
 pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
     use std::os::unix::fs::MetadataExt as _;
     let owner = std::fs::metadata(&settings.state_dir).map_or(0, |found| found.uid());
@@ -162,25 +162,25 @@ pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
     let user = Owner::find(&settings.state_dir)?;
     if user.uid != owner {
         return Err(ClusterError::User(format!(
-            "{} belongs to the user with the number {owner}, who has no entry in /etc/passwd; add it, or give the directory to another user",
+            "{} belongs to the user id {owner}, which has no entry in /etc/passwd; add it, or give the directory to another user",
             settings.state_dir.display()
         )));
     }
     Err(user.go_on_as(settings))
 }
 
-/// What a private cluster needs from this machine.
+/// What this machine provides for a private cluster.
 #[derive(Debug)]
 pub struct Machine {
-    /// The user that its server runs as.
+    /// User of the server.
     pub user: Result<String, ClusterError>,
-    /// Major version of its programs, or of those with which it would be created.
+    /// Major version of the server's programs; for a new cluster, of those that would create it.
     pub programs: Result<u32, ClusterError>,
-    /// Free space on its disk, in MB; `None` without its directory.
+    /// Free space on the disk, in MB; `None` if the directory does not exist.
     pub free_mb: Option<u64>,
 }
 
-/// Looks at the machine, and changes nothing.
+/// Inspects the machine. Changes nothing.
 pub fn inspect(settings: &Settings) -> Machine {
     let layout = Layout::of(settings);
     Machine {
@@ -190,18 +190,17 @@ pub fn inspect(settings: &Settings) -> Machine {
     }
 }
 
-/// Whether the programs of a server are installed.
+/// Whether the programs of any server are installed.
 pub fn has_programs() -> bool {
     programs::are_installed()
 }
 
-/// Whether there is a private cluster.
+/// Whether the private cluster exists.
 pub fn is_made(settings: &Settings) -> bool {
     Layout::of(settings).data.exists()
 }
 
-/// Waits until there is a private cluster, which a daemon that has just been started makes, or until
-/// the time is up.
+/// Waits until a daemon that has just been started has created the cluster, at most for `time`.
 pub async fn until_made(settings: &Settings, time: Duration) {
     let until = tokio::time::Instant::now() + time;
     while !is_made(settings) && tokio::time::Instant::now() < until {
@@ -209,7 +208,7 @@ pub async fn until_made(settings: &Settings, time: Duration) {
     }
 }
 
-/// Removes the cluster's files, unless another process uses them.
+/// Removes the cluster's files. Fails if another process uses them.
 ///
 /// # Errors
 /// See [`ClusterError`].
@@ -229,7 +228,7 @@ pub async fn remove(settings: &Settings) -> Result<(), ClusterError> {
     std::fs::remove_dir_all(&layout.dir).map_err(layout::failed("remove", &layout.dir))
 }
 
-/// Waits for a server that was asked to stop when [`ensure`] was given up half-way.
+/// Waits for the shutdown that a cancelled [`ensure`] requested.
 pub async fn gone(settings: &Settings) {
     let layout = Layout::of(settings);
     let deadline = tokio::time::Instant::now() + FAST_SHUTDOWN_TIMEOUT;
@@ -238,7 +237,7 @@ pub async fn gone(settings: &Settings) {
     }
 }
 
-/// For commands: uses the cluster of the running daemon, or starts the server for the time being.
+/// For commands: uses the server of the running daemon, or starts one temporarily.
 ///
 /// # Errors
 /// See [`ClusterError`].
@@ -248,10 +247,10 @@ pub async fn join(settings: &Settings) -> Result<Running, ClusterError> {
 }
 
 /// Maximum number of failed starts in a row before the daemon gives up.
-const MOST_FAILURES: u32 = 5;
+const MAX_FAILED_STARTS: u32 = 5;
 
 impl Running {
-    /// Restarts the server whenever it ends. Returns only if that fails.
+    /// Restarts the server whenever it ends. Returns the error if that fails.
     pub async fn keep(&mut self) -> ClusterError {
         let mut failures = 0;
         loop {
@@ -260,27 +259,27 @@ impl Running {
                 failures = 0;
                 continue;
             }
-            tracing::error!("the private cluster's server is gone; starting it again");
+            tracing::error!("the private cluster's server has ended; restarting it");
             match start(&self.layout, &self.owner).await {
                 Ok(server) if server.port == self.server.port => self.server = server,
                 Ok(_) => {
                     return ClusterError::Failed {
                         what: format!(
-                            "the private cluster in {} has to move to another port",
+                            "the private cluster in {} must move to another port",
                             self.layout.shown()
                         ),
                         said: "another program took its port while it was down; start spcd again"
                             .to_owned(),
                     };
                 }
-                // The cause of its end may have ended it again during the start.
-                Err(error @ ClusterError::Failed { .. }) if failures < MOST_FAILURES => {
+                // What ended the server may end it again during the start.
+                Err(error @ ClusterError::Failed { .. }) if failures < MAX_FAILED_STARTS => {
                     failures += 1;
                     tracing::error!(%error, "cannot start the private cluster; trying again");
                 }
                 Err(error) => return error,
             }
-            // A server that falls over again and again must not fill the processor and the log.
+            // Limits CPU use and log output of a server that ends repeatedly.
             tokio::time::sleep(POLL_INTERVAL * 50).await;
         }
     }
@@ -290,10 +289,10 @@ impl Running {
         self.server.is_alive()
     }
 
-    /// Stops the server if this is the daemon's, or if no other command uses it. Sessions are ended.
+    /// Stops the server if this is the daemon, or if no other command uses it. Ends its sessions.
     pub async fn stop(mut self) {
         self.using = None;
-        // Held until the server has ended: a command that starts meanwhile waits, and restarts it.
+        // Held until the server has ended: a command that starts in the meantime waits and restarts it.
         let last = self.last();
         if last.is_some()
             && let Ok(Some(_start)) = take(
@@ -309,7 +308,7 @@ impl Running {
         self.server.leave();
     }
 
-    /// Whether the server is this process's to stop, with what keeps others away meanwhile.
+    /// Whether this process may stop the server, with the lock that keeps others from using it.
     fn last(&self) -> Option<Option<Lock>> {
         match self
             .layout
@@ -352,8 +351,8 @@ async fn open(layout: Layout, owner: Owner, daemon: Option<Lock>) -> Result<Runn
             Ok(()) => break server,
             Err(error) => error,
         };
-        if !error.may_pass() || began.elapsed() > TURN_TIMEOUT {
-            // Other processes may use it: the last one stops it.
+        if !error.is_transient() || began.elapsed() > TURN_TIMEOUT {
+            // The last process that uses the server stops it.
             drop(Running {
                 layout,
                 owner,
@@ -363,7 +362,7 @@ async fn open(layout: Layout, owner: Owner, daemon: Option<Lock>) -> Result<Runn
             });
             return Err(error);
         }
-        // It has just ended, or an adopted server was ending: check again.
+        // The server has just ended, or was stopping when it was adopted.
         let error = format!("{:#}", anyhow::Error::from(error));
         tracing::warn!(error, "cannot use the private cluster; trying again");
         server.leave();
@@ -378,7 +377,7 @@ async fn open(layout: Layout, owner: Owner, daemon: Option<Lock>) -> Result<Runn
     })
 }
 
-/// Returns the running server, or starts one, one process at a time.
+/// Returns the running server, or starts it. A lock admits one process at a time.
 async fn start(layout: &Layout, owner: &Owner) -> Result<Server, ClusterError> {
     let Some(_start) = take(
         layout,
@@ -398,18 +397,18 @@ async fn start(layout: &Layout, owner: &Owner) -> Result<Server, ClusterError> {
     }
     let programs = Programs::find(layout)?;
     if !layout.data.exists() {
-        tracing::info!(directory = %layout.shown(), version = programs.major, "making a private cluster");
+        tracing::info!(directory = %layout.shown(), version = programs.major, "creating a private cluster");
         make::init(layout, owner, &programs).await?;
     } else if !layout.passfile().exists() {
-        tracing::warn!(file = %layout.passfile().display(), "the private cluster's password file is gone; setting a new password");
+        tracing::warn!(file = %layout.passfile().display(), "the private cluster's password file is missing; setting a new password");
         make::renew_password(layout, owner, &programs).await?;
     }
     let server = Server::start(layout, owner, &programs).await?;
-    tracing::info!(port = server.port, directory = %layout.shown(), "the private cluster's server is up");
+    tracing::info!(port = server.port, directory = %layout.shown(), "started the private cluster's server");
     Ok(server)
 }
 
-/// Tries for a lock until the time is up.
+/// Acquires a lock; `None` if another process still holds it after `time`.
 async fn take(
     layout: &Layout,
     name: &str,
@@ -417,7 +416,7 @@ async fn take(
     time: Duration,
 ) -> Result<Option<Lock>, ClusterError> {
     let start = tokio::time::Instant::now();
-    let mut said = false;
+    let mut is_logged = false;
     loop {
         if let Some(lock) = layout.lock(name, how)? {
             return Ok(Some(lock));
@@ -425,15 +424,15 @@ async fn take(
         if start.elapsed() >= time {
             return Ok(None);
         }
-        if start.elapsed().as_secs() >= 2 && !said {
+        if start.elapsed().as_secs() >= 2 && !is_logged {
             tracing::info!(lock = name, directory = %layout.shown(), "waiting for another spcd that starts or stops the private cluster");
-            said = true;
+            is_logged = true;
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Opens a session, in the database that is made for it if it is not there yet.
+/// Checks that the server accepts sessions. Creates or renames the database if it does not exist.
 async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError> {
     let endpoint = endpoint_of(layout, port)?;
     let failed = |source| ClusterError::Session {
@@ -458,7 +457,7 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
         .await
         .map_err(failed)?;
     let (name, other) = (layout.database(), layout.other_database());
-    // Objects of other roles in it move along.
+    // Renaming keeps the objects of other roles.
     let found = session
         .client
         .query_opt(
@@ -475,14 +474,14 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
         // Another command was faster.
         Err(error) if error.code() == Some(&SqlState::DUPLICATE_DATABASE) => Ok(()),
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(()),
-        Err(error) if error.code().is_none_or(says_goodbye) => {
+        Err(error) if error.code().is_none_or(is_restart) => {
             Err(failed(ConnectError::Unreachable {
                 target: layout.shown(),
                 source: error.into(),
             }))
         }
         Err(error) => Err(ClusterError::Failed {
-            what: format!("cannot make the database {name} in {}", layout.shown()),
+            what: format!("cannot create the database {name} in {}", layout.shown()),
             said: error
                 .as_db_error()
                 .map_or_else(|| error.to_string(), ToString::to_string),
@@ -490,8 +489,8 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
     }
 }
 
-/// The server is ending, was killed, or is still starting.
-fn says_goodbye(code: &SqlState) -> bool {
+/// Whether the server is stopping, was killed, or is still starting.
+fn is_restart(code: &SqlState) -> bool {
     [
         SqlState::ADMIN_SHUTDOWN,
         SqlState::CRASH_SHUTDOWN,
@@ -500,7 +499,7 @@ fn says_goodbye(code: &SqlState) -> bool {
     .contains(code)
 }
 
-/// A random password: 192 bits in letters that need no quoting anywhere.
+/// Returns a random password: 192 bits as hexadecimal digits, which never need quoting.
 fn new_password() -> std::io::Result<Secret> {
     use std::io::Read;
     let mut bytes = [0; 24];

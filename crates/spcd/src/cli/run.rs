@@ -155,7 +155,7 @@ async fn follow_settings(
     watcher.follow(files.watch_points());
     // HTTP settings that failed when the file was read.
     let mut unusable: Option<settings::Http> = None;
-    let mut again = tokio::time::interval(http::AGAIN);
+    let mut again = tokio::time::interval(http::LISTEN_RETRY_PAUSE);
     again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let asked = tokio::select! {
@@ -198,7 +198,7 @@ async fn follow_settings(
                 match usable(&new.http) {
                     Ok(()) => show(http, &new.http),
                     Err(error) => {
-                        let every = http::AGAIN.as_secs();
+                        let every = http::LISTEN_RETRY_PAUSE.as_secs();
                         tracing::error!(
                             error = format!("{error:#}"),
                             retry_seconds = every,

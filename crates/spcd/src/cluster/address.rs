@@ -8,7 +8,7 @@ use super::{ClusterError, USER};
 use crate::settings::Settings;
 use spcd_postgres::connection::Endpoint;
 
-/// Where sessions with the running server are had.
+/// Returns the endpoint of the running server.
 ///
 /// # Errors
 /// When there is no cluster yet.
@@ -17,7 +17,7 @@ pub fn endpoint(settings: &Settings) -> Result<Endpoint, ClusterError> {
     endpoint_of(&layout, port(&layout)?)
 }
 
-/// Returns the options by which a server of postgres_fdw leads to the cluster over TCP.
+/// Returns the options with which postgres_fdw connects to the cluster over TCP.
 ///
 /// # Errors
 /// When there is no cluster yet.
@@ -46,8 +46,7 @@ pub fn tcp_options(settings: &Settings) -> Result<BTreeMap<String, String>, Clus
         .collect())
 }
 
-/// The hub's URL for other programs, without starting anything. The password is in the file that
-/// it names.
+/// Returns the hub's URL for other programs. It names the password file. Starts nothing.
 ///
 /// # Errors
 /// When there is no cluster yet.
@@ -61,11 +60,11 @@ pub fn url(settings: &Settings) -> Result<String, ClusterError> {
     ))
 }
 
-/// Like [`url`], with the password in it. A driver that does not use libpq, such as node-postgres,
-/// knows no `passfile`.
+/// Like [`url`], but contains the password: drivers without libpq, such as node-postgres, do not
+/// support `passfile`.
 ///
 /// # Errors
-/// When there is no cluster yet, or its password cannot be read.
+/// The cluster does not exist, or its password cannot be read.
 pub fn url_with_password(settings: &Settings) -> Result<String, ClusterError> {
     let layout = Layout::of(settings).left();
     let port = port(&layout)?;
@@ -83,13 +82,13 @@ pub(super) fn port(layout: &Layout) -> Result<u16, ClusterError> {
         .filter(|_| layout.passfile().exists())
         .ok_or_else(|| {
             ClusterError::Programs(format!(
-                "there is no private cluster in {} yet; `spcd run` makes it, or give --database",
+                "there is no private cluster in {} yet; start `spcd run`, which creates it, or give --database",
                 layout.shown()
             ))
         })
 }
 
-/// By the socket where its path is short enough, else by TCP.
+/// Uses the socket if its path is short enough, otherwise TCP.
 pub(super) fn endpoint_of(layout: &Layout, port: u16) -> Result<Endpoint, ClusterError> {
     let host = layout
         .usable_socket_dir()
@@ -103,7 +102,7 @@ pub(super) fn endpoint_of(layout: &Layout, port: u16) -> Result<Endpoint, Cluste
     ))
 }
 
-/// Everything but letters, digits and what is harmless in a path.
+/// Characters to be percent-encoded in a path.
 fn percent_encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

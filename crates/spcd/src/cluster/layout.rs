@@ -1,5 +1,5 @@
-//! The cluster's files. As root, all of them but the data and the socket are root's own: the
-//! server's user must not be able to lead root astray.
+//! The cluster's files. If root created them, all but the data and the socket belong to root: the
+//! server's user must not be able to redirect root's writes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,39 +14,39 @@ use super::owner::Owner;
 use super::{ClusterError, Lock};
 use crate::settings::Settings;
 
-/// Held by a daemon as long as it runs.
+/// Lock file that a daemon holds while it runs.
 pub const DAEMON: &str = "daemon.lock";
 /// Lock file that each process that uses the server holds shared.
 pub const USERS: &str = "users.lock";
-/// Held while the server is started or stopped.
+/// Lock file that is held while the server is started or stopped.
 pub const START: &str = "start.lock";
 
-/// A Unix socket's path may have 107 bytes; this much comes after the directory.
+/// Length of a socket's path after the directory. The whole path may have 107 bytes.
 const SOCKET_NAME: usize = "/.s.PGSQL.65535.lock".len();
 
-/// How much of a log's end is read: the last start is in it.
+/// Number of bytes read from the end of a log: they contain the last start.
 const LOG_TAIL: u64 = 64 << 10;
 
-/// Where everything of one private cluster is.
+/// Paths of a private cluster, and the settings that determine them.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    /// All of it.
+    /// Directory of all files.
     pub dir: PathBuf,
-    /// The data directory.
+    /// Data directory.
     pub data: PathBuf,
-    /// Where clients of Steampipe look for it.
+    /// Whether it uses the port and database that Steampipe's clients expect.
     steampipe: bool,
     /// Whether it is the gateway's.
     pub is_gateway: bool,
-    /// Where it also listens, for a hub on another machine.
+    /// Address at which it also listens, for a hub on another machine.
     pub listen: Option<GatewayListen>,
 }
 
-/// Port and database that clients of Steampipe look for.
+/// Port and database that Steampipe's clients expect.
 const STEAMPIPE: (u16, &str) = (9193, "steampipe");
 
 impl Layout {
-    /// Of the cluster in the state directory, as it is to be.
+    /// Returns the layout that the settings describe.
     pub fn of(settings: &Settings) -> Self {
         let dir = settings.state_dir.join("cluster");
         Self {
@@ -58,7 +58,7 @@ impl Layout {
         }
     }
 
-    /// The same as it was left: only a daemon moves what others use.
+    /// Returns the layout as the last daemon left it: a command must not rename the database.
     pub fn left(mut self) -> Self {
         if let Some(name) = self.text("database") {
             self.steampipe = name == STEAMPIPE.1;
@@ -66,7 +66,7 @@ impl Layout {
         self
     }
 
-    /// The database that holds the schemas.
+    /// Returns the name of the database.
     pub fn database(&self) -> &'static str {
         if self.steampipe {
             STEAMPIPE.1
@@ -75,7 +75,7 @@ impl Layout {
         }
     }
 
-    /// What it is called where the settings are the others.
+    /// Returns its name with the opposite setting of `compat`.
     pub fn other_database(&self) -> &'static str {
         if self.steampipe {
             super::DATABASE
@@ -84,7 +84,7 @@ impl Layout {
         }
     }
 
-    /// Keeps the database's name, for commands that are run with other settings.
+    /// Records the database's name, for commands that run with other settings.
     pub fn remember_database(&self) -> Result<(), ClusterError> {
         self.write("database", &format!("{}\n", self.database()), 0o644)
     }
@@ -94,19 +94,19 @@ impl Layout {
         Some(text.trim().to_owned())
     }
 
-    /// For messages.
+    /// Returns the directory for messages.
     pub fn shown(&self) -> String {
         self.dir.display().to_string()
     }
 
-    /// Makes the directories.
+    /// Creates the directories.
     pub fn make(&self, owner: &Owner) -> Result<(), ClusterError> {
         let builder = |mode| {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(mode);
             builder
         };
-        // The server's user and clients of its socket pass through it.
+        // The server's user and clients of the socket need access.
         builder(0o755)
             .create(&self.dir)
             .map_err(failed("create the directory", &self.dir))?;
@@ -121,7 +121,7 @@ impl Layout {
         }
         if let Some(closed) = owner.first_closed(&self.dir) {
             return Err(ClusterError::User(format!(
-                "the user {} that runs the private cluster may not pass through {}; give --state-dir a directory that it can reach, or chmod o+x {}",
+                "the user {} that runs the private cluster has no access to {}; give --state-dir a directory that it can reach, or chmod o+x {}",
                 owner.name,
                 closed.display(),
                 closed.display()
@@ -130,7 +130,7 @@ impl Layout {
         Ok(())
     }
 
-    /// The lock, or `None` if someone else has it.
+    /// Acquires a lock; `None` if another process holds it.
     pub fn lock(&self, name: &str, how: FlockArg) -> Result<Option<Lock>, ClusterError> {
         let path = self.dir.join(name);
         let file = File::options()
@@ -148,7 +148,7 @@ impl Layout {
         }
     }
 
-    /// Writes this process into its lock, for the message that another daemon gives.
+    /// Writes this process's id into its lock file, for the error message of another daemon.
     pub fn remember_daemon(&self, lock: &Lock) -> Result<(), ClusterError> {
         let mut file: &File = lock;
         file.set_len(0)
@@ -156,7 +156,7 @@ impl Layout {
             .map_err(failed("write", &self.dir.join(DAEMON)))
     }
 
-    /// The daemon that has the cluster.
+    /// Returns the process id of the daemon that holds the lock.
     pub fn daemon_pid(&self) -> Option<i32> {
         fs::read_to_string(self.dir.join(DAEMON))
             .ok()?
@@ -165,12 +165,12 @@ impl Layout {
             .ok()
     }
 
-    /// The port that was chosen.
+    /// Returns the recorded port.
     pub fn port(&self) -> Option<u16> {
         self.text("port")?.parse().ok()
     }
 
-    /// The port that it is to have; `None`: any.
+    /// Returns the port to use; `None` if any will do.
     pub fn preferred_port(&self) -> Option<u16> {
         match &self.listen {
             _ if self.steampipe => Some(STEAMPIPE.0),
@@ -179,33 +179,33 @@ impl Layout {
         }
     }
 
-    /// Keeps a port for the next start, so that the configuration of clients stays valid.
+    /// Records the port for the next start: clients are configured with it.
     pub fn remember_port(&self, port: u16) -> Result<(), ClusterError> {
         self.write("port", &format!("{port}\n"), 0o644)
     }
 
-    /// Where the socket is.
+    /// Returns the directory of the socket.
     pub fn socket_dir(&self) -> PathBuf {
         self.dir.join("socket")
     }
 
-    /// `None` if its path is too long for a socket.
+    /// Returns the directory of the socket; `None` if its path is too long for one.
     pub fn usable_socket_dir(&self) -> Option<PathBuf> {
         let dir = self.socket_dir();
         (dir.as_os_str().len() + SOCKET_NAME <= 107).then_some(dir)
     }
 
-    /// In the form that libpq reads. Only its owner may.
+    /// Returns the path of the password file, in libpq's format. Only its owner can read it.
     pub fn passfile(&self) -> PathBuf {
         self.dir.join("passfile")
     }
 
-    /// The copies of the certificate and its key that the server's user can read.
+    /// Returns the paths of the certificate and its key that the server's user can read.
     pub fn tls_files(&self) -> [PathBuf; 2] {
         ["server.crt", "server.key"].map(|name| self.dir.join(name))
     }
 
-    /// The file that says who may connect.
+    /// Returns the path of `pg_hba.conf`.
     pub fn hba_file(&self) -> PathBuf {
         match self.listen {
             Some(_) => self.dir.join("pg_hba.conf"),
@@ -213,10 +213,11 @@ impl Layout {
         }
     }
 
-    /// The superuser's password.
+    /// Reads the superuser's password.
     pub fn password(&self) -> Result<Secret, ClusterError> {
         let path = self.passfile();
-        let what = "read the password (stop the server, and the next start sets a new one) in";
+        let what =
+            "read the password (the next start after the server is stopped sets a new one) in";
         let text = fs::read_to_string(&path).map_err(failed(what, &path))?;
         let password = text
             .lines()
@@ -226,7 +227,7 @@ impl Layout {
         Ok(Secret::new(password))
     }
 
-    /// Keeps the superuser's password.
+    /// Records the superuser's password.
     pub fn remember_password(&self, password: &Secret) -> Result<(), ClusterError> {
         self.write(
             "passfile",
@@ -235,14 +236,14 @@ impl Layout {
         )
     }
 
-    /// Writes a file atomically, also across a power cut.
+    /// Writes a file atomically and durably.
     pub fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), ClusterError> {
         let path = self.dir.join(name);
-        // Nothing to write: also where the disk is full.
+        // Unchanged: no write, which could fail on a full disk.
         if fs::read_to_string(&path).is_ok_and(|there| there == text) {
             return Ok(());
         }
-        // A name of its own: two commands may write the same at the same time.
+        // The name is unique: two commands may write the file at the same time.
         let new = self.dir.join(format!("{name}.{}.new", std::process::id()));
         let write = || -> io::Result<()> {
             let _ = fs::remove_file(&new);
@@ -251,7 +252,7 @@ impl Layout {
                 .write(true)
                 .mode(mode)
                 .open(&new)?;
-            // Whatever the umask is: the server's user must be able to read its configuration.
+            // Overrides the umask: the server's user must be able to read its configuration.
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
@@ -261,11 +262,11 @@ impl Layout {
         write().map_err(failed("write", &path))
     }
 
-    /// The last lines of what the server said when it was started last.
+    /// Returns the last lines that the server logged during its last start.
     pub fn startup_log(&self) -> String {
         let startup = self.dir.join("startup.log");
         let mut text = tail(&startup).unwrap_or_default();
-        // Once its own log is open, what it says is there: then that one is the newer.
+        // Once the server has opened its own log, it writes there: that file is then newer.
         let changed = |path: &Path| fs::metadata(path)?.modified();
         let newest = fs::read_dir(self.data.join("log"))
             .into_iter()
@@ -281,7 +282,7 @@ impl Layout {
         last_lines(&text)
     }
 
-    /// What to add to a failure whose reason may be a full disk.
+    /// Returns the addition to an error message if the disk is nearly full.
     pub fn disk(&self) -> String {
         match free_mb(&self.dir) {
             Some(free) if free < 100 => {
@@ -292,7 +293,7 @@ impl Layout {
     }
 }
 
-/// The end of a log that another user may write: no link is followed.
+/// Returns the end of a log. Follows no symlink: another user can write to the directory.
 fn tail(path: &Path) -> Option<String> {
     let mut file = File::options()
         .read(true)
@@ -307,14 +308,14 @@ fn tail(path: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What is free for this user on a path's disk, in MB.
+/// Returns the free space for this user on a path's disk, in MB.
 pub fn free_mb(path: &Path) -> Option<u64> {
     let found = nix::sys::statvfs::statvfs(path).ok()?;
     let bytes = u128::from(found.blocks_available()) * u128::from(found.fragment_size());
     u64::try_from(bytes >> 20).ok()
 }
 
-/// An error about one path.
+/// Returns a function that makes an error about a path.
 pub fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> ClusterError + 'a {
     move |source| ClusterError::Files {
         what: format!("{what} {}", path.display()),
@@ -322,7 +323,7 @@ pub fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> Cluste
     }
 }
 
-/// The end of a program's output, on one line each.
+/// Returns the last lines of a program's output.
 pub fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()

@@ -1,4 +1,4 @@
-//! A new cluster, a new password for one, and its configuration.
+//! Creates a cluster, resets its password, and writes its configuration.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -11,11 +11,11 @@ use super::programs::Programs;
 use super::{ClusterError, USER, new_password};
 use spcd_postgres::gateway_reader::READER;
 
-/// Makes the data directory, whole or not at all.
+/// Creates the data directory atomically.
 pub async fn init(layout: &Layout, owner: &Owner, programs: &Programs) -> Result<(), ClusterError> {
     let new = layout.dir.join("data.new");
     if new.exists() {
-        fs::remove_dir_all(&new).map_err(failed("remove the half-made", &new))?;
+        fs::remove_dir_all(&new).map_err(failed("remove the incomplete", &new))?;
     }
     fs::DirBuilder::new()
         .mode(0o700)
@@ -25,7 +25,7 @@ pub async fn init(layout: &Layout, owner: &Owner, programs: &Programs) -> Result
         .give(&new)
         .map_err(failed("give to the server's user", &new))?;
     let password = new_password().map_err(failed("read", Path::new("/dev/urandom")))?;
-    // Before the data gets its name: data without a password would be of no use.
+    // Stored before the rename: a data directory without a known password would be unusable.
     layout.remember_password(&password)?;
     let pwfile = layout.dir.join("initdb.password");
     let _ = fs::remove_file(&pwfile);
@@ -63,7 +63,7 @@ pub async fn init(layout: &Layout, owner: &Owner, programs: &Programs) -> Result
         let _ = fs::remove_dir_all(&new);
         return Err(ClusterError::Failed {
             what: format!(
-                "initdb cannot make a private cluster in {}{}",
+                "initdb cannot create a private cluster in {}{}",
                 layout.shown(),
                 layout.disk()
             ),
@@ -75,7 +75,7 @@ pub async fn init(layout: &Layout, owner: &Owner, programs: &Programs) -> Result
         .map_err(failed("put in place", &layout.data))
 }
 
-/// Gives the superuser another password, while no server runs.
+/// Sets a new password of the superuser. No server may run.
 pub async fn renew_password(
     layout: &Layout,
     owner: &Owner,
@@ -88,7 +88,7 @@ pub async fn renew_password(
         .arg("--single")
         .arg("-D")
         .arg(&layout.data)
-        // The statement holds the password: it goes to no log.
+        // The statement contains the password: it must not be logged.
         .args([
             "-c",
             "log_statement=none",
@@ -121,7 +121,7 @@ pub async fn renew_password(
     if !output.status.success() {
         return Err(ClusterError::Failed {
             what: format!(
-                "the private cluster in {} cannot be given a new password{}",
+                "cannot set a new password for the private cluster in {}{}",
                 layout.shown(),
                 layout.disk()
             ),
@@ -131,7 +131,7 @@ pub async fn renew_password(
     layout.remember_password(&password)
 }
 
-/// What suits many foreign tables. `ALTER SYSTEM` beats it.
+/// Settings for many foreign tables. `ALTER SYSTEM` overrides them.
 pub fn configuration(layout: &Layout) -> String {
     format!(
         "\
@@ -168,8 +168,8 @@ fn quoted(path: &Path) -> String {
     path.display().to_string().replace('\'', "''")
 }
 
-/// What suits a gateway, whose only tables are spcd's own, and TLS where it listens for a hub on
-/// another machine.
+/// Settings of a gateway, whose only tables are spcd's own, and TLS if it listens for a hub on another
+/// machine.
 fn gateway_configuration(layout: &Layout) -> String {
     let mut text = String::new();
     if layout.is_gateway {
@@ -186,7 +186,7 @@ fn gateway_configuration(layout: &Layout) -> String {
     text
 }
 
-/// Writes what a server needs that listens for a hub on another machine: who may connect, and copies of
+/// Writes the files of a server that listens for a hub on another machine: `pg_hba.conf`, and copies of
 /// the certificate and its key that the server's user can read.
 pub fn prepare_listen(layout: &Layout, owner: &Owner) -> Result<(), ClusterError> {
     let Some(listen) = &layout.listen else {

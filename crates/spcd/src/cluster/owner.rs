@@ -15,18 +15,18 @@ use crate::settings::Settings;
 /// The user that runs the server.
 #[derive(Debug, Clone)]
 pub struct Owner {
-    /// For messages.
+    /// Its name, for messages.
     pub name: String,
-    /// The user and group to change to: only as root, which Postgres refuses.
+    /// User and group to change to, if this process runs as root, as which Postgres does not run.
     pub change_to: Option<(u32, u32)>,
-    /// The user.
+    /// User id.
     pub uid: u32,
     home: PathBuf,
 }
 
 impl Owner {
-    /// The owner of the data if there is any; else this process's user; as root, the package's user
-    /// or the one of Debian's Postgres.
+    /// Returns the owner of the data if it exists, otherwise this process's user. For root, returns the
+    /// package's user or that of Debian's Postgres.
     pub fn find(data: &Path) -> Result<Self, ClusterError> {
         let me = nix::unistd::geteuid();
         let user = if me.is_root() {
@@ -46,7 +46,7 @@ impl Owner {
         } else {
             User::from_uid(me).ok().flatten().ok_or_else(|| {
                 ClusterError::User(format!(
-                    "the user with the number {me} has no entry in /etc/passwd, and Postgres does not make a cluster for it; add the entry, or give --database"
+                    "the user id {me} has no entry in /etc/passwd, and Postgres cannot create a cluster without one; add the entry, or give --database"
                 ))
             })?
         };
@@ -58,8 +58,8 @@ impl Owner {
         })
     }
 
-    /// Starts this program anew as the user, in its environment; only as root. Returns only if
-    /// that fails.
+    /// Replaces this process by the same program, run as the user with its environment. Requires root.
+    /// Returns only on failure.
     pub fn go_on_as(&self, settings: &Settings) -> ClusterError {
         let change = || -> std::io::Result<()> {
             let name = std::ffi::CString::new(self.name.as_str())?;
@@ -79,9 +79,9 @@ impl Owner {
                     .env("HOME", &self.home)
                     .env("USER", &self.name)
                     .env("LOGNAME", &self.name)
-                    // What is root's default may not be the user's.
+                    // The default for root differs from the user's.
                     .env("SPCD_STATE_DIR", &settings.state_dir);
-                // Credentials from systemd exist as long as the service runs.
+                // systemd's credentials exist while the service runs.
                 let credentials = Path::new("/run/credentials/spcd.service");
                 if settings.state_dir == Path::new("/var/lib/spcd")
                     && std::env::var_os("CREDENTIALS_DIRECTORY").is_none()
@@ -99,12 +99,12 @@ impl Owner {
             }
         };
         ClusterError::User(format!(
-            "cannot go on as the user {}, who owns the state directory: {error}",
+            "cannot run as the user {}, who owns the state directory: {error}",
             self.name
         ))
     }
 
-    /// The first directory on the way to `path` that the user may not pass through.
+    /// Returns the first directory above `path` to which the user has no access.
     pub fn first_closed(&self, path: &Path) -> Option<PathBuf> {
         let (uid, gid) = self.change_to?;
         let mut way: Vec<&Path> = path.ancestors().collect();
@@ -125,8 +125,8 @@ impl Owner {
             .map(Path::to_owned)
     }
 
-    /// A command that runs as this user, in the environment that wrappers may need (a cloud's
-    /// credentials, a proxy) but without what is meant for spcd or for clients of Postgres.
+    /// Returns a command that runs as this user. Its environment keeps what wrappers may need, such as a
+    /// cloud's credentials or a proxy, but no variable of spcd or libpq.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -155,7 +155,7 @@ impl Owner {
         command
     }
 
-    /// Makes a file or directory the server's user's own.
+    /// Changes the owner of a file or directory to the server's user.
     pub fn give(&self, path: &Path) -> io::Result<()> {
         match self.change_to {
             Some((uid, gid)) => chown(path, Some(uid), Some(gid)),

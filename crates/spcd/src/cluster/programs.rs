@@ -1,4 +1,4 @@
-//! The server's programs.
+//! Finds the server's programs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,15 +8,15 @@ use std::process::{Command, Stdio};
 use super::ClusterError;
 use super::layout::{Layout, failed};
 
-/// What spcd uses of Postgres is in every version from here on.
+/// Oldest supported major version.
 const OLDEST: u32 = 14;
 
-/// The programs of one version.
+/// Programs of one installed version.
 #[derive(Debug, Clone)]
 pub struct Programs {
-    /// 15 for 15.8.
+    /// Major version: 15 for 15.8.
     pub major: u32,
-    /// Where they are.
+    /// Directory of the programs.
     pub bindir: PathBuf,
 }
 
@@ -33,7 +33,7 @@ pub fn are_installed() -> bool {
 }
 
 impl Programs {
-    /// Those that the data needs, or for a new cluster the best there are.
+    /// Returns the programs of the data's version; for a new cluster, the preferred ones.
     pub fn find(layout: &Layout) -> Result<Self, ClusterError> {
         let version_file = layout.data.join("PG_VERSION");
         let required = match fs::read_to_string(&version_file) {
@@ -54,7 +54,7 @@ impl Programs {
     }
 }
 
-/// Returns the programs of a version, or for a new cluster the first that can be used.
+/// Returns the programs of a version; for a new cluster, the first supported ones.
 fn choose(found: &[Programs], required: Option<u32>) -> Option<&Programs> {
     found.iter().find(|programs| match required {
         Some(major) => programs.major == major,
@@ -83,8 +83,8 @@ fn missing(found: &[Programs], required: Option<u32>, place: &str, is_gateway: b
     )
 }
 
-/// Every server there is, the preferred one first: that of `pg_config`, then Debian's from the
-/// newest on, then the one in `PATH`.
+/// Returns all installed versions in order of preference: that of `pg_config`, Debian's from the newest
+/// on, then that in `PATH`.
 fn installed() -> Vec<Programs> {
     let of_config = Command::new("pg_config")
         .arg("--bindir")
@@ -121,7 +121,7 @@ fn installed() -> Vec<Programs> {
     programs
 }
 
-/// From `postgres (PostgreSQL) 15.8 (Debian …)`.
+/// Parses the major version of `postgres (PostgreSQL) 15.8 (Debian …)`.
 fn major_version(postgres: &Path) -> Option<u32> {
     let output = Command::new(postgres).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! The server's process.
+//! Starts, adopts and stops the server's process.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -17,25 +17,25 @@ use super::owner::Owner;
 use super::programs::Programs;
 use super::{ClusterError, POLL_INTERVAL};
 
-/// The ports of new clusters: below those that the kernel gives to outgoing connections, so that
-/// one is still free after a restart.
+/// Ports of new clusters. The kernel does not use them for outgoing connections, so a port is still
+/// free after a restart.
 const PORTS: std::ops::Range<u16> = 15432..17432;
 
-/// A server process.
+/// The server's process.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens, on the loopback address.
+    /// Its port on the loopback address.
     pub port: u16,
     pid: i32,
     data: PathBuf,
     uid: u32,
-    /// `None` if it was adopted: then it is init's child.
+    /// The child process; `None` for an adopted server.
     child: Option<Child>,
-    /// Whether it is to be left alone from now on.
+    /// Whether dropping it leaves the server running.
     left: bool,
 }
 
-/// What `postmaster.pid` says.
+/// Contents of `postmaster.pid`.
 struct PidFile {
     pid: i32,
     port: u16,
@@ -43,8 +43,8 @@ struct PidFile {
 }
 
 impl Server {
-    /// The server that runs on this data already, once it is ready. One that is stopping is waited
-    /// for, and then there is none. What dead servers left behind is removed.
+    /// Returns the server that already runs on this data, once it is ready. Waits for the end of one that
+    /// is stopping. Removes the files that dead servers left.
     pub async fn adopt(layout: &Layout, owner: &Owner) -> Option<Self> {
         let mut turns: u32 = 0;
         loop {
@@ -57,7 +57,10 @@ impl Server {
                 && is_server(found.pid, &layout.data, owner.uid)
             {
                 if found.status == "ready" {
-                    tracing::info!(pid = found.pid, "the private cluster's server runs already");
+                    tracing::info!(
+                        pid = found.pid,
+                        "the private cluster's server is already running"
+                    );
                     let (pid, port) = (found.pid, found.port);
                     return Some(Self {
                         port,
@@ -69,8 +72,8 @@ impl Server {
                     });
                 }
             } else if orphans(&layout.data, owner.uid).is_empty() {
-                // Another process may have been given the number in the file; the server would then
-                // refuse to start because it takes that one for a server.
+                // The process id in the file may belong to another process now, which Postgres would
+                // take for a running server.
                 let _ = fs::remove_file(layout.data.join("postmaster.pid"));
                 if let Ok(entries) = fs::read_dir(layout.socket_dir()) {
                     for entry in entries.flatten() {
@@ -83,7 +86,7 @@ impl Server {
         }
     }
 
-    /// Starts it and waits until it accepts sessions, however long recovery takes.
+    /// Starts the server and waits until it accepts sessions. Recovery may take any time.
     pub async fn start(
         layout: &Layout,
         owner: &Owner,
@@ -94,7 +97,7 @@ impl Server {
         let mut port = layout
             .preferred_port()
             .unwrap_or_else(|| first_port(&layout.data));
-        // Another program may take the port between the look and the start.
+        // Another program may take the port between the check and the start.
         for attempt in 0..5 {
             let began = Instant::now();
             let preferred = port;
@@ -106,10 +109,10 @@ impl Server {
                 said,
             };
             port = free_port(preferred)
-                .ok_or_else(|| needs(format!("every port from {preferred} on is taken")))?;
+                .ok_or_else(|| needs(format!("every port from {preferred} on is in use")))?;
             if layout.listen.is_some() && port != preferred {
                 return Err(needs(format!(
-                    "another program has the port {preferred} of `listen`"
+                    "another program uses the port {preferred} of `listen`"
                 )));
             }
             if layout.port() != Some(port) {
@@ -117,7 +120,7 @@ impl Server {
                     tracing::warn!(
                         old = preferred,
                         new = port,
-                        "the private cluster's port is taken by another program; it moves"
+                        "another program uses the private cluster's port; moving to another port"
                     );
                 }
                 layout.remember_port(port)?;
@@ -125,8 +128,8 @@ impl Server {
             if let Some(server) = Self::try_start(layout, owner, programs, port).await? {
                 return Ok(server);
             }
-            // Who only looked whether the port is free has left it by now, and cannot be told from
-            // other reasons: those stay, and cost two more starts that end at once.
+            // A process that only tested whether the port is free has released it by now. Other
+            // causes persist, and cost two more attempts.
             let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok();
             if is_free && (attempt >= 2 || began.elapsed() > AT_ONCE) {
                 break;
@@ -179,7 +182,7 @@ impl Server {
             ))
             .stdout(log.try_clone().map_err(failed("write", &log_path))?)
             .stderr(log)
-            // A Ctrl-C at the terminal is for the daemon, which then stops the server in order.
+            // Ctrl-C in the terminal must reach the daemon only, which then stops the server.
             .process_group(0);
         let child = command
             .spawn()
@@ -209,7 +212,7 @@ impl Server {
             waited += POLL_INTERVAL;
             if waited.as_secs() >= 10 {
                 tracing::info!(
-                    "the private cluster's server is still starting; after a power cut it recovers first"
+                    "the private cluster's server is still starting; it may be recovering"
                 );
                 waited = Duration::ZERO;
             }
@@ -224,7 +227,7 @@ impl Server {
         }
     }
 
-    /// Ends its sessions and stops it; after `fast` at once.
+    /// Stops the server, by an immediate shutdown if a fast one takes longer than `fast`.
     pub async fn stop(&mut self, fast: Duration) {
         self.signal(Signal::SIGINT);
         let started = tokio::time::Instant::now();
@@ -233,7 +236,7 @@ impl Server {
             tokio::time::sleep(POLL_INTERVAL).await;
             if !hurried && started.elapsed() > fast {
                 tracing::warn!(
-                    "the private cluster's server takes long to stop; it will recover at the next start"
+                    "the private cluster's server stops too slowly; ending it at once, it will recover at the next start"
                 );
                 self.signal(Signal::SIGQUIT);
                 hurried = true;
@@ -242,20 +245,20 @@ impl Server {
         self.left = true;
     }
 
-    /// Leaves it running for other processes that use it.
+    /// Leaves the server running for other processes that use it.
     pub fn leave(&mut self) {
         self.left = true;
     }
 
     fn signal(&mut self, signal: Signal) {
         if self.is_alive() {
-            // It may have ended just now.
+            // The process may have ended in the meantime.
             let _ = kill(Pid::from_raw(self.pid), signal);
         }
     }
 }
 
-/// Asks it to stop and does not wait, unless it was stopped or left.
+/// Requests a shutdown without waiting, unless the server was stopped or left running.
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.left {
@@ -264,7 +267,7 @@ impl Drop for Server {
     }
 }
 
-/// The addresses at which the server listens.
+/// Returns the value of `listen_addresses`.
 fn addresses(layout: &Layout) -> String {
     let loopback = "127.0.0.1".to_owned();
     match &layout.listen {
@@ -275,13 +278,13 @@ fn addresses(layout: &Layout) -> String {
     }
 }
 
-/// How long a remembered port may be taken before the cluster moves to another.
+/// Maximum time to wait for the recorded port before the cluster moves to another one.
 const LEAVE: Duration = Duration::from_secs(1);
-/// Within so long a server ends that found its port taken.
+/// Maximum time after which a server that could not bind its port has ended.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 impl PidFile {
-    /// `None` if there is none, or it is not complete yet.
+    /// Reads the file; `None` if it does not exist or is incomplete.
     fn read(data: &Path) -> Option<Self> {
         let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
         let lines: Vec<&str> = text.lines().collect();
@@ -299,15 +302,15 @@ impl PidFile {
     }
 }
 
-/// Whether a process is a server on this data: it works in that directory, as that user. A number
-/// in a file proves nothing, and signalling a stranger would be worse than not starting.
+/// Whether a process is a server on this data: it runs in that directory, as that user. The process id
+/// in a file may have been reused, and another program must not be signalled.
 fn is_server(pid: i32, data: &Path, uid: u32) -> bool {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let works_there = match (fs::read_link(process.join("cwd")), fs::canonicalize(data)) {
         (Ok(cwd), Ok(data)) => cwd == data,
         _ => false,
     };
-    // Someone may have changed into it with a shell.
+    // A shell may have changed into the directory.
     let postgres =
         fs::read_to_string(process.join("comm")).is_ok_and(|name| name.starts_with("postgres"));
     works_there && postgres && fs::metadata(process).is_ok_and(|found| found.uid() == uid)
@@ -321,8 +324,8 @@ pub fn runs(layout: &Layout) -> bool {
     }
 }
 
-/// Every process that still works on this data: those of a server that was killed end by
-/// themselves soon, and until then their shared memory is in use.
+/// Returns the processes that still run on this data. Those of a killed server soon end by themselves,
+/// but use its shared memory until then.
 fn orphans(data: &Path, uid: u32) -> Vec<i32> {
     fs::read_dir("/proc")
         .into_iter()
@@ -333,8 +336,8 @@ fn orphans(data: &Path, uid: u32) -> Vec<i32> {
         .collect()
 }
 
-/// Where the search for a new cluster's port begins: elsewhere for each cluster, so that one that is
-/// down now finds its port free later.
+/// Returns the first port to try for a new cluster. It differs by cluster, so that the port of a
+/// stopped one stays free.
 fn first_port(data: &Path) -> u16 {
     let sum = data
         .as_os_str()
@@ -354,12 +357,12 @@ async fn left_free(port: u16) {
     }
 }
 
-/// The first free port from `first` on.
+/// Returns the first free port from `first` on.
 fn free_port(first: u16) -> Option<u16> {
     (first..=first.saturating_add(500)).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
 }
 
-/// An entry of a list setting: quoted, because a path may hold commas and spaces.
+/// Quotes an entry of a list setting: a path may contain commas and spaces.
 fn quote_list_entry(path: &str) -> String {
     if path.is_empty() {
         String::new()

@@ -1,4 +1,4 @@
-//! `/api/v1/connections` and what can be asked for one.
+//! `/api/v1/connections`, and the actions on a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio_postgres::Row;
 
 use super::{App, Problem, Shared, json_answer};
 
-/// Returns a connection: its row and the health of its source.
+/// SQL of a connection as JSON: its row and the health of its source.
 const CONNECTION: &str = "
     SELECT s.connection_name, pg_catalog.row_to_json((SELECT c FROM (SELECT s.*,
         CASE WHEN h.connection_name IS NOT NULL THEN
@@ -35,17 +35,17 @@ const VERSION: &str = "
     CROSS JOIN (SELECT count(*) AS n, coalesce(sum((age('3'::xid)::bigint - age(xmin)) & 4294967295), 0)::bigint AS v
           FROM spcd.connection_health) h";
 
-/// Maximum age of a list with current statuses. With 10,000 probed sources some row changes all the
-/// time.
-const FRESH: Duration = Duration::from_secs(1);
+/// Maximum age of a list whose statuses are current. With 10,000 probed sources the health of some
+/// source changes all the time.
+const MAX_HEALTH_AGE: Duration = Duration::from_secs(1);
 
-/// Maximum number of lists being sent. A slow client keeps a whole list in memory, which may differ
-/// from the current one.
-pub const SENDING: usize = 32;
-/// How long to wait until one of them has arrived.
-pub const TURN: Duration = Duration::from_secs(10);
+/// Maximum number of lists being sent. A slow client keeps a whole list in memory, which may be
+/// outdated.
+pub const MAX_SENDING: usize = 32;
+/// Maximum time for which a request waits until it may send a list.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Cached list: making it takes about 100 times as long as checking that it is current.
+/// Cached list. Building it takes about 100 times as long as checking that it is current.
 pub struct Listing {
     made: Mutex<Option<Made>>,
     sending: Arc<Semaphore>,
@@ -55,14 +55,14 @@ impl Default for Listing {
     fn default() -> Self {
         Self {
             made: Mutex::default(),
-            sending: Arc::new(Semaphore::new(SENDING)),
+            sending: Arc::new(Semaphore::new(MAX_SENDING)),
         }
     }
 }
 
 #[cfg(test)]
 impl Listing {
-    /// A list that holds for as long as a test may take.
+    /// Returns a list that does not expire during a test.
     pub fn of(body: Bytes) -> Self {
         let checked = Instant::now() + Duration::from_secs(86_400);
         let made = Made {
@@ -82,7 +82,7 @@ impl Listing {
     }
 }
 
-/// A list that is being sent; over when no piece of it is left.
+/// A list being sent. Dropping its last reference lets the next request send one.
 struct Sent {
     body: Bytes,
     _turn: OwnedSemaphorePermit,
@@ -98,7 +98,7 @@ struct Made {
     version: Version,
     body: Bytes,
     when: Instant,
-    /// When it was last seen to hold.
+    /// Time of the last check that it is current.
     checked: Instant,
 }
 
@@ -128,14 +128,14 @@ impl Version {
     }
 }
 
-/// All connections.
+/// Returns all connections.
 pub async fn connections(
     State(app): State<Shared>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let turn = timeout(TURN, app.listing.sending.clone().acquire_owned()).await;
+    let turn = timeout(SEND_TIMEOUT, app.listing.sending.clone().acquire_owned()).await;
     let Ok(Ok(turn)) = turn else {
-        let error = "too many lists are on their way";
+        let error = "too many lists are being sent; try again later";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error));
     };
     let (version, body) = list(&app).await?;
@@ -163,7 +163,7 @@ pub async fn connections(
 async fn list(app: &App) -> Result<(Version, Bytes), Problem> {
     let arrived = Instant::now();
     let mut made = app.listing.made.lock().await;
-    // Re-check: a later request may have read it already.
+    // Re-check: another request may have read the list.
     if let Some(made) = made.as_ref()
         && made.checked > arrived
     {
@@ -174,7 +174,7 @@ async fn list(app: &App) -> Result<(Version, Bytes), Problem> {
     if let Some(made) = made.as_mut()
         && made.version.event == version.event
         && made.version.state == version.state
-        && (made.version.health == version.health || made.when.elapsed() < FRESH)
+        && (made.version.health == version.health || made.when.elapsed() < MAX_HEALTH_AGE)
     {
         made.checked = checked;
         return Ok((made.version, made.body.clone()));
@@ -198,7 +198,7 @@ async fn list(app: &App) -> Result<(Version, Bytes), Problem> {
     Ok((version, body))
 }
 
-/// One connection, with its last events.
+/// Returns a connection and its last events.
 pub async fn connection(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
     let name = storable_name(&name)?;
     let sql = format!(
@@ -216,13 +216,13 @@ pub async fn connection(State(app): State<Shared>, name: Name) -> Result<Respons
         row.try_get(0).map_err(|_| unreadable())?,
         row.try_get(1).map_err(|_| unreadable())?,
     );
-    // An object gets one more member.
+    // Adds a member to the JSON object.
     let open = connection.strip_suffix('}').ok_or_else(unreadable)?;
     let body = format!("{open},\"events\":{events}}}\n");
     Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-/// An event as JSON, from a row `e` of `spcd.connection_event`.
+/// SQL of an event as JSON, from a row `e` of `spcd.connection_event`.
 pub const EVENT: &str = "pg_catalog.json_build_object(
     'event', e.id, 'time', e.time, 'connection', e.connection_name, 'previous', e.previous,
     'status', e.status, 'error', e.error, 'health', e.health, 'generation', e.generation,
@@ -243,17 +243,17 @@ async fn request(app: &App, name: &Name, function: &str) -> Result<Response, Pro
     Ok(json_answer(StatusCode::ACCEPTED, &json!({"request": id})))
 }
 
-/// Asks the source again.
+/// Requests a refresh of the tables.
 pub async fn refresh(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
     request(&app, &name, "refresh").await
 }
 
-/// Tries the source at once, even after failures.
+/// Requests an attempt at once, also after failures.
 pub async fn reconnect(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
     request(&app, &name, "reconnect").await
 }
 
-/// Holds the connection: its source is asked nothing until `reconnect`.
+/// Pauses the connection: nothing is sent to its source until `reconnect`.
 pub async fn disconnect(State(app): State<Shared>, name: Name) -> Result<Response, Problem> {
     request(&app, &name, "disconnect").await
 }
@@ -279,6 +279,6 @@ fn unknown(name: &str) -> Problem {
 }
 
 fn unreadable() -> Problem {
-    let error = "the database's answer cannot be read";
+    let error = "unexpected row from the database";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error)
 }

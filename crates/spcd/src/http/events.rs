@@ -1,7 +1,7 @@
-//! `/api/v1/events`: every change, as it is committed.
+//! `/api/v1/events`: all events, sent as they are committed.
 //!
-//! One session listens for all. Events are committed in the order of their ids (see the migration),
-//! so a client that has seen one has seen all earlier ones, and can resume from it.
+//! One session listens for all streams. Events are committed in the order of their ids (see the
+//! migration), so a client that has received one has received all earlier ones and can resume from it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,18 +24,18 @@ use super::{Problem, Shared, api};
 use crate::telemetry::{Observation, observe};
 use spcd_postgres::connection::Endpoint;
 
-/// Events kept for streams that are a little behind.
-const KEPT: usize = 4096;
-/// Events read from the database at a time.
-const PAGE: i64 = 500;
-/// Maximum number of missed events that are sent; a client that missed more reads the list instead.
-const FAR: i64 = 5000;
+/// Maximum number of events kept in memory, for streams that are slightly behind.
+const MAX_RECENT: usize = 4096;
+/// Maximum number of events per query.
+const PAGE_SIZE: i64 = 500;
+/// Maximum number of missed events that are sent. A client that missed more reads the list instead.
+const MAX_MISSED: i64 = 5000;
 /// Interval between comments that keep proxies from closing a stream.
-const PULSE: Duration = Duration::from_secs(15);
-/// How long to wait before the database is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
-/// How often the listening session is asked whether it is still there.
-const LOOK: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Pause before another attempt to connect to the database.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// Interval of checks that the listening session is alive.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Source of all streams.
 pub struct Feed {
@@ -46,17 +46,17 @@ pub struct Feed {
 /// Position for which streams wait.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct FeedState {
-    /// The last event that was committed; `None` until the database was reached.
+    /// The last committed event; `None` before the first connection to the database.
     head: Option<i64>,
-    /// How often all had to read the list again.
+    /// Number of times that all clients had to read the list again.
     resyncs: u64,
-    /// The database answers.
+    /// Whether the database answers.
     up: bool,
 }
 
 #[derive(Default)]
 struct Recent {
-    /// All events after this one are here.
+    /// Id of the last event before `events`, which has no gap.
     after: i64,
     events: VecDeque<(i64, Bytes)>,
 }
@@ -71,7 +71,7 @@ impl Default for Feed {
 }
 
 impl Feed {
-    /// Listens for ever.
+    /// Listens forever.
     pub async fn run(
         &self,
         mut endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
@@ -92,7 +92,7 @@ impl Feed {
                 state.up = false;
                 was
             });
-            sleep(AGAIN).await;
+            sleep(RECONNECT_PAUSE).await;
         }
     }
 
@@ -100,10 +100,10 @@ impl Feed {
         let mut session = endpoint.connect("events").await?;
         let listen = format!("LISTEN {}", spcd_core::sql::ident(spcd_protocol::CHANNEL));
         session.client.batch_execute(&listen).await?;
-        // Notifications without a listener are lost: all clients read the list again.
+        // Notifications were lost while no session listened: all clients read the list again.
         self.start_over(&session.client).await?;
         loop {
-            let Ok(message) = timeout(LOOK, session.messages.recv()).await else {
+            let Ok(message) = timeout(CHECK_INTERVAL, session.messages.recv()).await else {
                 session.ping().await?;
                 continue;
             };
@@ -142,7 +142,7 @@ impl Feed {
     async fn read_on(&self, client: &Client) -> anyhow::Result<()> {
         loop {
             let after = self.state.borrow().head.unwrap_or_default();
-            let rows = client.query(&page(), &[&after, &PAGE]).await?;
+            let rows = client.query(&page(), &[&after, &PAGE_SIZE]).await?;
             let Some(last) = rows.last() else {
                 return Ok(());
             };
@@ -153,7 +153,7 @@ impl Feed {
                     let id: i64 = row.try_get(0)?;
                     recent.events.push_back((id, frame(id, row.try_get(1)?)));
                 }
-                while recent.events.len() > KEPT {
+                while recent.events.len() > MAX_RECENT {
                     if let Some((id, _)) = recent.events.pop_front() {
                         recent.after = id;
                     }
@@ -164,13 +164,13 @@ impl Feed {
     }
 }
 
-/// Handles a message. Returns whether everything must be read again.
+/// Handles a message. Returns whether all clients must read the list again.
 fn hear(message: Option<AsyncMessage>) -> anyhow::Result<bool> {
     let message = message.ok_or_else(|| anyhow::anyhow!("the session ended"))?;
     let AsyncMessage::Notification(notification) = message else {
         return Ok(false);
     };
-    // An unreadable message may have announced anything.
+    // A payload that cannot be parsed may have announced any change.
     let Ok(heard) = serde_json::from_str::<Heard>(notification.payload()) else {
         return Ok(true);
     };
@@ -181,7 +181,7 @@ fn hear(message: Option<AsyncMessage>) -> anyhow::Result<bool> {
     Ok(heard.resync)
 }
 
-/// A message, no closer than needed here.
+/// The fields of a notification that matter here.
 #[derive(Deserialize)]
 struct Heard {
     #[serde(default)]
@@ -198,7 +198,7 @@ fn page() -> String {
     )
 }
 
-/// An event of the stream. One without a connection is about all of them.
+/// Formats an event of the stream. One without a connection concerns all of them.
 fn frame(id: i64, json: Option<&str>) -> Bytes {
     match json {
         Some(json) => Bytes::from(format!("id: {id}\nevent: change\ndata: {json}\n\n")),
@@ -206,13 +206,13 @@ fn frame(id: i64, json: Option<&str>) -> Bytes {
     }
 }
 
-/// Where a client resumes.
+/// Query parameters of the stream.
 #[derive(Deserialize)]
 pub struct Since {
     since: Option<i64>,
 }
 
-/// A stream of all that changes.
+/// `/api/v1/events`: opens a stream.
 pub async fn stream(
     State(app): State<Shared>,
     since: Result<Query<Since>, QueryRejection>,
@@ -223,7 +223,7 @@ pub async fn stream(
         Problem::new(StatusCode::BAD_REQUEST, error)
     };
     let Query(since) = since.map_err(|_| wrong("since"))?;
-    // A browser that lost the stream sends its last position, not its first request.
+    // A browser that reconnects repeats the query, and sends its last position in the header.
     let since = match headers.get("last-event-id") {
         Some(id) => {
             let id = id.to_str().ok().and_then(|id| id.trim().parse().ok());
@@ -235,7 +235,7 @@ pub async fn stream(
         return Err(wrong("since"));
     }
     let Ok(permit) = app.streams.clone().try_acquire_owned() else {
-        let error = "too many streams are open";
+        let error = "too many streams are open; try again later";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error));
     };
     let state = app.feed.state.subscribe();
@@ -246,7 +246,7 @@ pub async fn stream(
         app,
         at: since,
         opened: false,
-        told_up: true,
+        sent_up: true,
         _permit: permit,
     };
     let body = stream::unfold(reader, |mut reader| async move {
@@ -255,32 +255,32 @@ pub async fn stream(
     });
     let head = [
         (CONTENT_TYPE.as_str(), "text/event-stream"),
-        // Some proxies keep a stream back until it ends.
+        // Keeps nginx from buffering the stream.
         ("x-accel-buffering", "no"),
     ];
     Ok((head, Body::from_stream(body)).into_response())
 }
 
-/// One stream.
+/// State of one stream.
 struct Reader {
     app: Shared,
     state: watch::Receiver<FeedState>,
     /// The state that was sent on this stream.
     seen: FeedState,
-    /// The last event that was sent; `None`: from now on.
+    /// Id of the last event sent; `None` if the stream starts with the next one.
     at: Option<i64>,
     opened: bool,
-    told_up: bool,
+    sent_up: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Reader {
-    /// Returns the next text to send. Ends only with the connection.
+    /// Returns the next bytes to send. Returns nothing forever once the feed has ended.
     async fn next(&mut self) -> Bytes {
         loop {
             let now = *self.state.borrow_and_update();
-            if now.up != self.told_up {
-                self.told_up = now.up;
+            if now.up != self.sent_up {
+                self.sent_up = now.up;
                 let up = now.up;
                 return Bytes::from(format!("event: hub\ndata: {{\"reachable\":{up}}}\n\n"));
             }
@@ -295,7 +295,7 @@ impl Reader {
                         return std::future::pending().await;
                     }
                 }
-                () = sleep(PULSE) => return Bytes::from_static(b": here\n\n"),
+                () = sleep(KEEPALIVE_INTERVAL) => return Bytes::from_static(b": here\n\n"),
             }
         }
     }
@@ -305,9 +305,9 @@ impl Reader {
             self.opened = true;
             let first = self.at.is_none();
             let at = *self.at.get_or_insert(head);
-            // A client that resumes needs only what came since.
+            // A client that resumes needs only later events.
             self.seen = now;
-            if first || (at <= head && head - at <= FAR) {
+            if first || (at <= head && head - at <= MAX_MISSED) {
                 return Some(message("open", at));
             }
             return Some(self.resync(head));
@@ -320,14 +320,14 @@ impl Reader {
         if at >= head {
             return None;
         }
-        if head - at > FAR {
+        if head - at > MAX_MISSED {
             return Some(self.resync(head));
         }
-        if let Some((last, bytes)) = self.recalled(at) {
+        if let Some((last, bytes)) = self.buffered(at) {
             self.at = Some(last);
             return Some(bytes);
         }
-        match self.app.hub.query(&page(), &[&at, &PAGE]).await {
+        match self.app.hub.query(&page(), &[&at, &PAGE_SIZE]).await {
             Ok(rows) if !rows.is_empty() => {
                 let mut bytes = Vec::new();
                 for row in &rows {
@@ -339,18 +339,22 @@ impl Reader {
                 }
                 Some(Bytes::from(bytes))
             }
-            // They are too old to be kept, or cannot be read now.
+            // They were deleted, or cannot be read now.
             _ => Some(self.resync(head)),
         }
     }
 
-    fn recalled(&self, at: i64) -> Option<(i64, Bytes)> {
+    fn buffered(&self, at: i64) -> Option<(i64, Bytes)> {
         let recent = self.app.feed.recent.lock();
         if at < recent.after {
             return None;
         }
         let from = recent.events.partition_point(|(id, _)| *id <= at);
-        let some: Vec<_> = recent.events.range(from..).take(PAGE as usize).collect();
+        let some: Vec<_> = recent
+            .events
+            .range(from..)
+            .take(PAGE_SIZE as usize)
+            .collect();
         let (last, _) = some.last()?;
         let bytes: Vec<u8> = some
             .iter()

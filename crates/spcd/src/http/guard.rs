@@ -1,4 +1,4 @@
-//! Access control, and the headers of every answer.
+//! Access control, and the headers of every response.
 
 use std::net::IpAddr;
 
@@ -13,12 +13,12 @@ use spcd_core::secret::Secret;
 use super::{Problem, Shared};
 use crate::settings;
 
-/// Whether anything can be changed over HTTP, for clients that offer it: `token` or `off`.
+/// Header that tells clients whether they can change anything over HTTP: `token` or `off`.
 const ACTIONS: HeaderName = HeaderName::from_static("spcd-actions");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Headers of every answer. The page loads nothing from elsewhere, cannot be framed, and has no script
-/// but its own file.
+/// Headers of every response. The page loads nothing from other hosts, cannot be framed, and runs no
+/// script but its own file.
 const HEADERS: [(&str, &str); 6] = [
     (
         "content-security-policy",
@@ -33,7 +33,7 @@ const HEADERS: [(&str, &str); 6] = [
     ("cross-origin-opener-policy", "same-origin"),
 ];
 
-/// Asked of every request.
+/// Checks each request, and adds the headers to its response.
 pub async fn guard(State(app): State<Shared>, request: Request, next: Next) -> Response {
     let settings = app.settings.borrow().clone();
     let mut response = match admit(&settings, &request) {
@@ -71,7 +71,7 @@ fn admit(settings: &settings::Http, request: &Request) -> Result<(), Problem> {
     }
     let path = request.uri().path();
     let writes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    // Another site may link to the page. All other requests must come from the page itself.
+    // Other sites may link to the page. All other requests must come from the page itself.
     if (writes || path.starts_with("/api/") || path == "/metrics")
         && is_cross_site(settings, headers, &host)
     {
@@ -107,33 +107,33 @@ fn show_token(settings: &settings::Http, headers: &HeaderMap) -> Result<(), Prob
     match given {
         Some(given) if is_same(given.as_bytes(), token.expose().as_bytes()) => Ok(()),
         Some(_) => {
-            let error = "that is not the token";
+            let error = "the token is wrong";
             Err(Problem::new(StatusCode::UNAUTHORIZED, error))
         }
         None => {
-            let error = "this needs the token: Authorization: Bearer …";
+            let error = "a token is required: Authorization: Bearer …";
             Err(Problem::new(StatusCode::UNAUTHORIZED, error))
         }
     }
 }
 
-/// The token, read anew each time: it may be another since.
+/// Reads the token. Its file may have changed since the last request.
 ///
 /// # Errors
-/// Why there is none.
+/// No token is set, or its file cannot be read or is empty.
 pub fn token(settings: &settings::Http) -> Result<Secret, String> {
     let Some(file) = &settings.token_file else {
-        return Err("no token is set: http_token_file".into());
+        return Err("no token is set; set http_token_file".into());
     };
     let text = std::fs::read_to_string(file)
-        .map_err(|error| format!("the token cannot be read from {}: {error}", file.display()))?;
+        .map_err(|error| format!("cannot read the token from {}: {error}", file.display()))?;
     match text.trim() {
-        "" => Err(format!("there is no token in {}", file.display())),
+        "" => Err(format!("the token file {} is empty", file.display())),
         token => Ok(Secret::new(token)),
     }
 }
 
-/// Takes as long for a wrong text as for the right one of its length.
+/// Compares in constant time for a given length.
 fn is_same(given: &[u8], token: &[u8]) -> bool {
     let differs = given.iter().enumerate().fold(0u8, |differs, (at, byte)| {
         let other = token.get(at % token.len().max(1)).copied();
@@ -142,7 +142,7 @@ fn is_same(given: &[u8], token: &[u8]) -> bool {
     std::hint::black_box(differs) == 0 && given.len() == token.len()
 }
 
-/// The host that the request names.
+/// Returns the host that the request names.
 fn host(request: &Request) -> Result<Authority, Problem> {
     if let Some(authority) = request.uri().authority() {
         return Ok(authority.clone());
@@ -153,7 +153,7 @@ fn host(request: &Request) -> Result<Authority, Problem> {
         _ => None,
     };
     host.and_then(|host| host.parse().ok())
-        .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "one Host header is needed"))
+        .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "one Host header is required"))
 }
 
 /// A foreign DNS name can be made to resolve to this address (DNS rebinding); an address cannot.
@@ -175,14 +175,14 @@ fn is_cross_site(settings: &settings::Http, headers: &HeaderMap, host: &Authorit
     let Some(origin) = headers.get(ORIGIN) else {
         return false;
     };
-    // "null" is one, too.
+    // An opaque origin is "null".
     let origin = origin.to_str().ok().and_then(|origin| {
         let (_, authority) = origin.split_once("://")?;
         authority.parse::<Authority>().ok()
     });
     let is_same = |origin: Authority| {
         origin == *host
-// A proxy may forward another port than its own.
+// A proxy may forward requests to another port.
             || settings.hosts.iter().any(|known| known.eq_ignore_ascii_case(origin.host()))
     };
     !origin.is_some_and(is_same)

@@ -13,17 +13,17 @@ use crate::service;
 use spcd_postgres::HubError;
 use spcd_postgres::connection::context::HubState;
 
-/// A loop that has not turned for so long will not turn again: `WatchdogSec` of the unit.
-const STUCK: Duration = Duration::from_secs(120);
+/// Time without an iteration after which the loop counts as stuck: `WatchdogSec` of the unit.
+const STUCK_AFTER: Duration = Duration::from_secs(120);
 /// Deadline of the query that checks whether the database answers.
-const HUB: Duration = Duration::from_secs(2);
+const HUB_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether the server accepts writes, by the defaults of new sessions and not by the settings of ours.
+/// Whether new sessions of the server accept writes. This session's own settings do not count.
 const WRITABLE: &str = "
     SELECT NOT pg_catalog.pg_is_in_recovery() AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_settings
         WHERE name = 'default_transaction_read_only' AND reset_val = 'on')";
-/// Whether the leader's session exists at this server, which need not be the one that the leader used.
+/// Whether the leader's session exists on this server: the leader may have connected to another one.
 const LEADS: &str = "
     EXISTS (
         SELECT FROM spcd.daemon d
@@ -37,45 +37,45 @@ const LEADS: &str = "
         SELECT FROM spcd.daemon
         WHERE heartbeat < pg_catalog.clock_timestamp() - interval '15 s')";
 
-/// Whether the loop turns. If not, starting the daemon anew is all that helps.
+/// `/livez`: whether the loop runs. If it does not, only a restart helps.
 pub async fn live() -> Response {
     let since = service::last_alive().unwrap_or_default();
-    let alive = since < STUCK;
+    let alive = since < STUCK_AFTER;
     let body = json!({"alive": alive, "last_turn_seconds": since.as_secs_f64()});
     json_answer(status(alive), &body)
 }
 
-/// Whether the daemon does what it is for, and if not, why.
+/// `/readyz`: whether the daemon can do its work, and the reasons if not.
 pub async fn ready(State(app): State<Shared>, headers: HeaderMap) -> Response {
     let check = |problem: Option<String>, fine: &str| match problem {
         None => json!({"ok": true, "reason": fine}),
         Some(problem) => json!({"ok": false, "reason": problem}),
     };
-    let state = app.standing.state();
+    let state = app.context.state();
     let takes_writes = |row: &Row| row.try_get(0).unwrap_or(false);
     let asked = match &state {
         HubState::Leading { epoch, .. } => {
             let sql = format!("{WRITABLE}, {LEADS}");
-            app.hub.row_within(HUB, &sql, &[epoch], takes_writes).await
+            (app.hub
+                .row_within(HUB_TIMEOUT, &sql, &[epoch], takes_writes))
+            .await
         }
-        _ => app.hub.row_within(HUB, WRITABLE, &[], takes_writes).await,
+        _ => (app.hub.row_within(HUB_TIMEOUT, WRITABLE, &[], takes_writes)).await,
     };
-    // The daemon may have lost the lead without knowing.
+    // The daemon may have lost the lead without noticing.
     let has_lead = |row: &Row| row.try_get(1).unwrap_or(false);
     let lead = match (state, &asked) {
         (HubState::Leading { .. }, Ok(row)) if has_lead(row) => check(None, "leads"),
         (HubState::Leading { .. }, Ok(_)) => check(
-            Some(
-                "the session that holds the lead is gone from the database, or was silent for 15 s"
-                    .into(),
-            ),
+            Some("the leader's session has ended, or sent no heartbeat for 15 s".into()),
             "",
         ),
-        (HubState::Leading { .. }, Err(_)) => {
-            check(Some("whether it still leads cannot be told".into()), "")
-        }
+        (HubState::Leading { .. }, Err(_)) => check(
+            Some("cannot check whether this daemon still leads".into()),
+            "",
+        ),
         (HubState::Following { .. }, _) => check(None, "follows: another daemon leads"),
-        (HubState::Connecting, _) => check(Some("has not got to the database yet".into()), ""),
+        (HubState::Connecting, _) => check(Some("not connected to the database yet".into()), ""),
         (HubState::Lost { reason, .. }, _) => check(Some(reason), ""),
     };
     let hub = match &asked {
@@ -92,7 +92,7 @@ pub async fn ready(State(app): State<Shared>, headers: HeaderMap) -> Response {
     });
     let all = checks.as_object().into_iter().flatten();
     let ready = all.into_iter().all(|(_, check)| check["ok"] == true);
-    // Strangers learn no names.
+    // Reasons contain names, which a client without the token must not see.
     let settings = app.settings.borrow().clone();
     if !settings.listen.is_local() && !guard::knows_token(&settings, &headers) {
         for check in checks.as_object_mut().into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Sessions with the database for HTTP requests.
+//! The session in which HTTP requests read the database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,52 +14,48 @@ use spcd_postgres::HubError;
 use spcd_postgres::connection::context::{HubContext, HubState};
 use spcd_postgres::connection::{Endpoint, Session};
 
-/// Deadline of a request for a session, and for an answer.
-const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(15);
-/// A server that is away is not tried more often than this.
-const REST: Duration = Duration::from_millis(250);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause after a failed attempt to connect. Requests fail at once until then.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// One session, which all requests share: the driver sends one statement after the other.
+/// A session that all requests share: the driver pipelines their statements.
 pub struct Hub {
     endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
-    standing: Arc<HubContext>,
+    context: Arc<HubContext>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// With how things stood when it was opened.
+    /// The session, and the daemon's state when it was opened.
     session: Option<(Arc<Session>, HubState)>,
-    /// When it last could not be had, and why.
+    /// Time and error of the last failed attempt to connect.
     failed: Option<(Instant, String)>,
 }
 
 impl Hub {
-    /// No session yet.
-    pub fn new(
-        endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
-        standing: Arc<HubContext>,
-    ) -> Self {
+    /// Returns a value without a session. The first request opens it.
+    pub fn new(endpoint: watch::Receiver<Option<Arc<Endpoint>>>, context: Arc<HubContext>) -> Self {
         Self {
             endpoint,
-            standing,
+            context,
             state: Mutex::default(),
         }
     }
 
-    /// Rows of one statement.
+    /// Returns the rows of a statement.
     pub async fn query(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Problem> {
         let session = self.session().await?;
-        self.ask(&session, ANSWER, sql, params).await
+        self.execute(&session, QUERY_TIMEOUT, sql, params).await
     }
 
-    /// Returns the row of a statement that has one, for requests with a short deadline. `is_good` decides
-    /// whether the session is kept.
+    /// Returns the row of a statement that has one, within a time limit. Closes the session if `is_good` is
+    /// false for the row.
     pub async fn row_within(
         &self,
         limit: Duration,
@@ -69,17 +65,20 @@ impl Hub {
     ) -> Result<Row, Problem> {
         let until = Instant::now() + limit;
         let session = timeout_at(until, self.session()).await;
-        let session = session.unwrap_or_else(|_| Err(away("no session in time")))?;
+        let session =
+            session.unwrap_or_else(|_| Err(unavailable("no session within the time limit")))?;
         let left = until.saturating_duration_since(Instant::now());
-        let mut rows = self.ask(&session, left, sql, params).await?;
-        let row = rows.pop().ok_or_else(|| away("it answers nothing"))?;
+        let mut rows = self.execute(&session, left, sql, params).await?;
+        let row = rows
+            .pop()
+            .ok_or_else(|| unavailable("no row was returned"))?;
         if !is_good(&row) {
-            self.forget(&session).await;
+            self.discard(&session).await;
         }
         Ok(row)
     }
 
-    async fn ask(
+    async fn execute(
         &self,
         session: &Arc<Session>,
         limit: Duration,
@@ -88,14 +87,14 @@ impl Hub {
     ) -> Result<Vec<Row>, Problem> {
         match timeout(limit, session.client.query(sql, params)).await {
             Err(_) => {
-                self.forget(session).await;
-                Err(away("it does not answer in time"))
+                self.discard(session).await;
+                Err(unavailable("no answer within the time limit"))
             }
             Ok(Err(error)) => {
                 if error.is_closed() {
-                    self.forget(session).await;
+                    self.discard(session).await;
                 }
-                Err(away(&format!(
+                Err(unavailable(&format!(
                     "{:#}",
                     anyhow::Error::from(HubError::from(error))
                 )))
@@ -104,45 +103,45 @@ impl Hub {
         }
     }
 
-    /// The one row of a statement that has one.
+    /// Returns the row of a statement that has one.
     pub async fn row(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, Problem> {
         let mut rows = self.query(sql, params).await?;
-        rows.pop().ok_or_else(|| away("it answers nothing"))
+        rows.pop().ok_or_else(|| unavailable("no row was returned"))
     }
 
     async fn session(&self) -> Result<Arc<Session>, Problem> {
         let mut state = self.state.lock().await;
-        let standing = self.standing.state();
-        // The daemon may have followed its database to another server since.
+        let hub_state = self.context.state();
+        // The database may have moved to another server, and the daemon with it.
         let has_settled = matches!(
-            standing,
+            hub_state,
             HubState::Leading { .. } | HubState::Following { .. }
         );
         if let Some((session, opened)) = &state.session
             && !session.client.is_closed()
-            && (!has_settled || *opened == standing)
+            && (!has_settled || *opened == hub_state)
         {
             return Ok(session.clone());
         }
         if let Some((when, why)) = &state.failed
-            && when.elapsed() < REST
+            && when.elapsed() < RETRY_PAUSE
         {
-            return Err(away(why));
+            return Err(unavailable(why));
         }
-        match timeout(CONNECT, self.open()).await {
+        match timeout(CONNECT_TIMEOUT, self.open()).await {
             Ok(Ok(session)) => {
                 let session = Arc::new(session);
                 *state = State {
-                    session: Some((session.clone(), standing)),
+                    session: Some((session.clone(), hub_state)),
                     failed: None,
                 };
                 Ok(session)
             }
             Ok(Err(why)) => {
                 state.failed = Some((Instant::now(), why.clone()));
-                Err(away(&why))
+                Err(unavailable(&why))
             }
-            Err(_) => Err(away("no session in time")),
+            Err(_) => Err(unavailable("no session within the time limit")),
         }
     }
 
@@ -160,7 +159,7 @@ impl Hub {
         opened.await.map_err(|error| format!("{error:#}"))
     }
 
-    async fn forget(&self, session: &Arc<Session>) {
+    async fn discard(&self, session: &Arc<Session>) {
         let mut state = self.state.lock().await;
         let is_ours = |(kept, _): &(Arc<Session>, HubState)| Arc::ptr_eq(kept, session);
         if state.session.as_ref().is_some_and(is_ours) {
@@ -169,7 +168,7 @@ impl Hub {
     }
 }
 
-fn away(why: &str) -> Problem {
-    let error = format!("the database cannot be read: {why}");
+fn unavailable(why: &str) -> Problem {
+    let error = format!("cannot read the database: {why}");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, error)
 }

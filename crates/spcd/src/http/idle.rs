@@ -1,4 +1,4 @@
-//! Connections that wait for a request. The one that has waited longest gives way to a new one.
+//! Idle connections of a listener. The one that has been idle longest is closed for a new client.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -23,14 +23,14 @@ struct Waiting {
 pub struct Activity {
     all: Arc<IdleConnections>,
     close: Arc<Notify>,
-    /// Key in `Waiting`; `None` while a request is being answered.
+    /// Key in `Waiting`; `None` during a request.
     key: Mutex<Option<u64>>,
 }
 
-/// A request that is being answered. Dropping it makes its connection idle.
+/// A request in progress. Dropping it makes its connection idle.
 pub struct ActiveRequest(Arc<Activity>);
 
-/// The body of an answer, which ends its request.
+/// Body of a response. Its end ends the request.
 pub struct ActiveBody<B> {
     body: B,
     _request: ActiveRequest,
@@ -63,7 +63,7 @@ impl IdleConnections {
 }
 
 impl Activity {
-    /// Begins a request.
+    /// Starts a request: the connection is not idle until its end.
     pub fn begin(self: &Arc<Self>) -> ActiveRequest {
         self.leave();
         ActiveRequest(self.clone())
@@ -74,7 +74,7 @@ impl Activity {
         self.close.notified().await;
     }
 
-    /// Whether no request is being answered.
+    /// Whether no request is in progress.
     pub fn is_idle(&self) -> bool {
         self.key().is_some()
     }
@@ -106,7 +106,7 @@ impl Drop for Activity {
 }
 
 impl ActiveRequest {
-    /// Returns a body with whose end the request ends.
+    /// Wraps a response body so that its end ends the request.
     pub fn until_end_of<B>(self, body: B) -> ActiveBody<B> {
         ActiveBody {
             body,

@@ -1,4 +1,4 @@
-//! Accepts connections, and limits the time of a client that reads slowly.
+//! Accepts connections, and closes those of clients that stop reading.
 
 use std::fmt;
 use std::io;
@@ -15,19 +15,19 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::settings::Listen;
 
-/// How long a client may leave what is sent to it unread.
+/// Maximum time for which a client may read nothing of what is sent to it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A port or a socket. Dropping it removes the socket, but not another file in its place.
+/// A TCP port or a Unix socket. Dropping it removes the socket's file, unless it has been replaced.
 pub enum Listener {
-    /// A port.
+    /// A TCP port.
     Tcp(TcpListener),
-    /// A socket in the file system, with its device and inode.
+    /// A Unix socket, with its path, device and inode.
     Unix(UnixListener, PathBuf, (u64, u64)),
 }
 
 impl Listener {
-    /// Binds the address. A socket without a listener is replaced.
+    /// Binds the address. Replaces a socket that has no listener.
     pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
         match listen {
             Listen::Tcp(address) => {
@@ -47,7 +47,7 @@ impl Listener {
         }
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     pub async fn accept(&self) -> io::Result<Stream> {
         Ok(match self {
             Self::Tcp(listener) => {
@@ -64,9 +64,9 @@ impl Listener {
 async fn unix(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            // A file that is no socket refuses connections as an abandoned socket does.
+            // Connecting to a regular file fails like connecting to an abandoned socket.
             if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-                let error = "something that is not a socket is there";
+                let error = "the file exists and is not a socket";
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
             }
             match UnixStream::connect(path).await {
@@ -80,7 +80,7 @@ async fn unix(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
         result => result?,
     };
     let identity = identity(path)?;
-    // For the proxy before it, which shares the group.
+    // The group is for a reverse proxy.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok((listener, identity))
 }
@@ -115,9 +115,9 @@ impl Drop for Listener {
 
 /// A client's connection.
 pub enum Stream {
-    /// Over a port.
+    /// Over TCP.
     Tcp(TcpStream),
-    /// Over a socket in the file system.
+    /// Over a Unix socket.
     Unix(UnixStream),
 }
 
@@ -176,15 +176,15 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A connection that ends when its client reads nothing of what waits for it.
+/// A connection that fails once its client has read nothing for too long.
 pub struct Patient<S> {
     stream: S,
-    /// Since when nothing could be written, plus how long that is borne.
+    /// Deadline of the write that is blocked now.
     until: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    /// A connection that was just taken.
+    /// Wraps a new connection.
     pub fn new(stream: S) -> Self {
         Self {
             stream,

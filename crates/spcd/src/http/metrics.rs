@@ -50,7 +50,7 @@ pub async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Response 
     let hub = Gauge::<i64>::default();
     now.register("hub_up", "Whether the database answers", hub.clone());
     let lead = Gauge::<i64>::default();
-    let leads = matches!(app.standing.state(), HubState::Leading { .. });
+    let leads = matches!(app.context.state(), HubState::Leading { .. });
     lead.set(i64::from(leads));
     now.register("lead", "Whether this daemon leads", lead);
     let turned = Number::default();
@@ -130,7 +130,7 @@ async fn gateways(app: &App, now: &mut Registry) {
     };
     let links = links.all();
     // Only the daemon that leads connects to several.
-    if links.len() > 1 && !matches!(app.standing.state(), HubState::Leading { .. }) {
+    if links.len() > 1 && !matches!(app.context.state(), HubState::Leading { .. }) {
         return;
     }
     let up = Family::<GatewayLabels, Gauge>::default();

@@ -1,8 +1,7 @@
-//! The page, the API, the metrics and the probes.
+//! The HTTP server: the page, the API, the metrics and the health endpoints.
 //!
-//! It runs beside the loop and reads the database in a session of its own, as any client would. It
-//! cannot delay a pass, and any number of slow clients takes no more than the resources reserved for
-//! them.
+//! It runs beside the loop and reads the database in its own session, like any client. It cannot delay
+//! a pass, and slow clients cannot use more than the resources reserved for them.
 
 mod api;
 mod events;
@@ -48,27 +47,27 @@ use listener::{Listener, Patient};
 use spcd_postgres::connection::Endpoint;
 use spcd_postgres::connection::context::HubContext;
 
-/// Connections at a time.
-const CONNECTIONS: usize = 256;
-/// Connections beyond that, for probes alone, while none of the others is idle: a service manager that
-/// waits for a place would take the daemon for dead.
-const PROBES: usize = 16;
-/// How long a client among those may take for the head of its request.
-const PROBE_HEADERS: Duration = Duration::from_secs(1);
-/// How long a new connection waits for the place of an idle one.
-const GIVE_WAY: Duration = Duration::from_secs(1);
-/// How long that one may take to send what is left of its last answer.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Event streams at a time, which leaves room for requests.
-const STREAMS: usize = 128;
-/// How long a client may take for the head of a request, and for the next one on its connection.
-const HEADERS: Duration = Duration::from_secs(15);
+/// Maximum number of connections.
+const MAX_CONNECTIONS: usize = 256;
+/// Maximum number of further connections when no other is idle. They reach the health endpoints only: a
+/// service manager that had to wait would consider the daemon dead.
+const MAX_PROBES: usize = 16;
+/// Maximum time for the head of a request on such a connection.
+const PROBE_HEADERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time for which a new connection waits until an idle one is closed.
+const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time for which an idle connection that is closed may send the rest of its last response.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// Maximum number of event streams. The other connections remain free for requests.
+const MAX_STREAMS: usize = 128;
+/// Maximum time for the head of a request, and between two requests of a connection.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause before another attempt to listen on an address.
-pub const AGAIN: Duration = Duration::from_secs(5);
+pub const LISTEN_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// Shared by all handlers.
+/// State that all handlers share.
 struct App {
-    standing: Arc<HubContext>,
+    context: Arc<HubContext>,
     gateways: Option<Arc<Links>>,
     settings: watch::Receiver<settings::Http>,
     hub: Arc<Hub>,
@@ -82,26 +81,26 @@ type Shared = Arc<App>;
 impl App {
     fn new(
         settings: watch::Receiver<settings::Http>,
-        standing: Arc<HubContext>,
+        context: Arc<HubContext>,
         endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
         gateways: Option<Arc<Links>>,
     ) -> Self {
         Self {
             gateways,
-            hub: Arc::new(Hub::new(endpoint, standing.clone())),
-            standing,
+            hub: Arc::new(Hub::new(endpoint, context.clone())),
+            context,
             settings,
             feed: Arc::default(),
             listing: api::Listing::default(),
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         }
     }
 }
 
-/// Refuses settings that would let strangers in.
+/// Refuses to listen for other machines without a token.
 ///
 /// # Errors
-/// The problem of the settings, and what to do.
+/// Names the setting that is missing.
 pub fn check(settings: &settings::Http) -> anyhow::Result<()> {
     if settings.listen.is_local() {
         return Ok(());
@@ -119,15 +118,15 @@ pub fn check(settings: &settings::Http) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves forever. Follows changes of the settings, and keeps trying to listen on an address: the
+/// Serves forever. Follows changes of the settings. Retries an address on which it cannot listen: the
 /// daemon works without it.
 pub async fn serve(
     mut settings: watch::Receiver<settings::Http>,
-    standing: Arc<HubContext>,
+    context: Arc<HubContext>,
     endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
     gateways: Option<Arc<Links>>,
 ) -> Infallible {
-    let app = App::new(settings.clone(), standing, endpoint.clone(), gateways);
+    let app = App::new(settings.clone(), context, endpoint.clone(), gateways);
     let app = Arc::new(app);
     let for_feed = settings.clone();
     let follow = async {
@@ -143,7 +142,7 @@ pub async fn serve(
                     told = false;
                     tracing::info!(address = %listener, "HTTP");
                     tokio::select! {
-                        never = accept(&listener, &app, CONNECTIONS) => match never {},
+                        never = accept(&listener, &app, MAX_CONNECTIONS) => match never {},
                         () = moved(&mut settings, &current.listen) => {}
                     }
                 }
@@ -156,7 +155,7 @@ pub async fn serve(
                         );
                     }
                     told = true;
-                    let _ = tokio::time::timeout(AGAIN, changed(&mut settings)).await;
+                    let _ = tokio::time::timeout(LISTEN_RETRY_PAUSE, changed(&mut settings)).await;
                 }
             }
         }
@@ -168,7 +167,7 @@ pub async fn serve(
     }
 }
 
-/// Keeps the events coming for as long as anybody may ask for them.
+/// Reads events as long as the server listens on an address.
 async fn feed(
     app: &App,
     endpoint: watch::Receiver<Option<Arc<Endpoint>>>,
@@ -204,14 +203,14 @@ async fn moved(settings: &mut watch::Receiver<settings::Http>, from: &settings::
     }
 }
 
-/// Serves up to `places` connections at a time, and probes beyond that. The connection that has been
-/// idle longest gives way to a new one.
+/// Serves up to `places` connections, and health checks beyond that. Closes the connection that has been
+/// idle longest for a new one.
 async fn accept(listener: &Listener, app: &Shared, places: usize) -> Infallible {
     let (router, probes_only) = (router(app.clone()), probes(app.clone()));
     let room = Arc::new(Semaphore::new(places));
-    let kept = Arc::new(Semaphore::new(PROBES));
+    let kept = Arc::new(Semaphore::new(MAX_PROBES));
     let idle = Arc::new(IdleConnections::default());
-    // Streams end here: the daemon does not wait for them when it stops.
+    // Dropping it ends the streams: the daemon does not wait for them when it stops.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -224,12 +223,12 @@ async fn accept(listener: &Listener, app: &Shared, places: usize) -> Infallible 
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a connection");
-                // Out of files, for example: give the others time to end.
+                // For example too many open files: wait until other connections end.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        // Another may have ended since.
+        // Another connection may have ended.
         if is_full && let Ok(free) = room.clone().try_acquire_owned() {
             (permit, is_full) = (Ok(free), false);
         }
@@ -238,12 +237,12 @@ async fn accept(listener: &Listener, app: &Shared, places: usize) -> Infallible 
         let (room, idle) = (room.clone(), idle.clone());
         connections.spawn(async move {
             let mut _permit = permit;
-            if gives_way && let Ok(free) = timeout(GIVE_WAY, room.acquire_owned()).await {
+            if gives_way && let Ok(free) = timeout(IDLE_CLOSE_TIMEOUT, room.acquire_owned()).await {
                 (_permit, is_full) = (free, false);
             }
             match is_full {
-                false => answer(stream, router, HEADERS, Some(idle.add())).await,
-                true => answer(stream, probes_only, PROBE_HEADERS, None).await,
+                false => answer(stream, router, HEADERS_TIMEOUT, Some(idle.add())).await,
+                true => answer(stream, probes_only, PROBE_HEADERS_TIMEOUT, None).await,
             }
         });
     }
@@ -283,8 +282,8 @@ async fn answer(
             ended = &mut served => ended,
             () = activity.closing() => {
                 served.as_mut().graceful_shutdown();
-                // The head of a request may have begun, and its end may never come.
-                match timeout(LAST_WORDS, &mut served).await {
+                // The client may never complete the head of a request that it has begun.
+                match timeout(DRAIN_TIMEOUT, &mut served).await {
                     Ok(ended) => ended,
                     Err(_) if activity.is_idle() => Ok(()),
                     Err(_) => served.await,
@@ -311,9 +310,9 @@ fn router(app: Shared) -> Router {
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::metrics))
         .merge(page::routes())
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing here"))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path"))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here")
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
@@ -325,14 +324,14 @@ fn probes(app: Shared) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .fallback(async || {
-            let taken = format!("all {CONNECTIONS} connections are taken; try again");
+            let taken = format!("all {MAX_CONNECTIONS} connections are in use; try again");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, taken)
         })
         .layer(from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }
 
-/// Why there is no other answer.
+/// An error response.
 #[derive(Debug)]
 struct Problem {
     status: StatusCode,
@@ -365,10 +364,10 @@ fn json_answer(status: StatusCode, value: &serde_json::Value) -> Response {
     (status, head, format!("{value}\n")).into_response()
 }
 
-/// Reads the token, so that it is wrong at the start rather than at the first request.
+/// Checks at the start that the token can be read.
 ///
 /// # Errors
-/// Why it cannot be read.
+/// The token cannot be read.
 pub fn check_token(settings: &settings::Http) -> anyhow::Result<()> {
     match &settings.token_file {
         None => Ok(()),

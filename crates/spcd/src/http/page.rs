@@ -1,4 +1,4 @@
-//! The page: three files, compiled in.
+//! The page: static files, compiled in.
 
 use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -7,11 +7,11 @@ use axum::routing::get;
 
 use super::Shared;
 
-/// `/` and what it loads.
+/// Routes of the page and of the files that it loads.
 pub fn routes() -> Router<Shared> {
     let file = |kind: &'static str, text: &'static str| {
         get(async move || {
-            // A newer daemon may have newer ones under the same names.
+            // A newer daemon may serve other contents under the same names.
             let head = [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")];
             (head, text).into_response()
         })

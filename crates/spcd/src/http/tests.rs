@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{App, HEADERS, HubContext, Shared, answer, api, idle, listener, router, settings};
+use super::{
+    App, HEADERS_TIMEOUT, HubContext, Shared, answer, api, idle, listener, router, settings,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What lies between two ends: far less than a list, far more than a head.
@@ -42,7 +44,12 @@ impl Client {
     fn of(app: &Shared) -> Self {
         let (stream, far) = duplex(BETWEEN);
         let activity = Arc::new(idle::IdleConnections::default()).add();
-        let served = tokio::spawn(answer(far, router(app.clone()), HEADERS, Some(activity)));
+        let served = tokio::spawn(answer(
+            far,
+            router(app.clone()),
+            HEADERS_TIMEOUT,
+            Some(activity),
+        ));
         Self { stream, served }
     }
 
@@ -127,7 +134,7 @@ async fn who_does_not_say_what_he_wants_is_cut_off() {
     for half in ["", "GET /livez HTTP/1.1\r\nHost: loc"] {
         let mut client = Client::of(&app);
         client.send(half).await;
-        sleep(HEADERS - SECOND).await;
+        sleep(HEADERS_TIMEOUT - SECOND).await;
         assert!(!client.is_cut_off().await, "{half:?}");
         sleep(2 * SECOND).await;
         assert!(client.is_cut_off().await, "{half:?}");
@@ -137,7 +144,7 @@ async fn who_does_not_say_what_he_wants_is_cut_off() {
     client
         .send(&request("/livez").replace("close", "keep-alive"))
         .await;
-    sleep(HEADERS - SECOND).await;
+    sleep(HEADERS_TIMEOUT - SECOND).await;
     assert!(!client.is_cut_off().await);
     sleep(2 * SECOND).await;
     assert!(client.is_cut_off().await);
@@ -148,7 +155,7 @@ async fn lists_that_are_not_read_make_others_wait_and_not_for_ever() {
     let app = app(64 << 10);
     let path = "/api/v1/connections";
     let mut unread = Vec::new();
-    for _ in 0..api::SENDING {
+    for _ in 0..api::MAX_SENDING {
         unread.push(Client::asks(&app, path).await);
     }
     // Each has begun, and sent as much as it can.
@@ -158,7 +165,11 @@ async fn lists_that_are_not_read_make_others_wait_and_not_for_ever() {
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     assert!(refused.contains("\r\nretry-after: 1\r\n"), "{refused}");
     assert!(refused.contains("too many lists"), "{refused}");
-    assert!(begun.elapsed() >= api::TURN, "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= api::SEND_TIMEOUT,
+        "{:?}",
+        begun.elapsed()
+    );
     // Nothing else is refused meanwhile.
     let page = Client::asks(&app, "/").await.rest().await;
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
@@ -178,7 +189,7 @@ async fn lists_that_are_not_read_make_others_wait_and_not_for_ever() {
     // The rest are cut off, and all is as it was.
     sleep(listener::PATIENCE).await;
     let mut again = Vec::new();
-    for _ in 0..api::SENDING {
+    for _ in 0..api::MAX_SENDING {
         again.push(Client::asks(&app, path).await);
     }
     for client in &mut again {
@@ -197,8 +208,8 @@ async fn what_cannot_be_understood_is_answered_with_an_object() {
     };
     let (_settings, settings) = watch::channel(settings);
     let (_, endpoint) = watch::channel(None);
-    let standing = HubContext::new(HubSettings::default());
-    let app = Arc::new(App::new(settings, standing, endpoint, None));
+    let context = HubContext::new(HubSettings::default());
+    let app = Arc::new(App::new(settings, context, endpoint, None));
     let asked = [
         "GET /api/v1/events?since=abc",
         "GET /api/v1/events?since=",
@@ -305,16 +316,16 @@ async fn who_comes_when_all_are_busy_waits_until_one_goes() {
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     // Those end after one answer, so that they are free for the next.
     let mut probes = vec![late];
-    for _ in 0..2 * super::PROBES {
+    for _ in 0..2 * super::MAX_PROBES {
         let (probe, answer) = accepting.asks("/livez").await;
         assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
         probes.push(probe);
     }
     // One that does not ask is cut off much earlier than elsewhere.
-    for _ in 0..super::PROBES {
+    for _ in 0..super::MAX_PROBES {
         probes.push(accepting.connects().await);
     }
-    sleep(super::PROBE_HEADERS).await;
+    sleep(super::PROBE_HEADERS_TIMEOUT).await;
     let (_, answer) = accepting.asks("/livez").await;
     assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
     drop(clients.pop());

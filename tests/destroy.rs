@@ -43,7 +43,7 @@ async fn all_that_spcd_made_goes_and_nothing_else() {
     assert!(
         spcd.spcd(&["destroy", "--yes"])
             .stdout
-            .contains("made nothing")
+            .contains("created nothing")
     );
 
     spcd.write("all.spc", &files(&source));

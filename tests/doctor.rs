@@ -170,7 +170,7 @@ fn what_is_missing_on_the_machine_is_told_and_nothing_is_made() {
         "it holds no .spc file yet",
         "ok       the private cluster runs as",
         "ok       the server's programs",
-        "`spcd run` makes it",
+        "`spcd run` creates it",
     ] {
         assert!(well.stdout.contains(line), "{line}: {well:?}");
     }
@@ -187,7 +187,7 @@ fn what_is_missing_on_the_machine_is_told_and_nothing_is_made() {
     );
     let ill = spcd.spcd(&["doctor"]);
     assert!(
-        ill.stdout.contains("the files have an error") && ill.stdout.contains("spcd check"),
+        ill.stdout.contains("1 error in the files") && ill.stdout.contains("spcd check"),
         "{ill:?}"
     );
     assert!(

@@ -520,7 +520,7 @@ async fn the_address_follows_the_settings_and_may_be_taken() {
     // Nothing that could be reached without a token is opened by a reload.
     fs::write(&file, "http = \"0.0.0.0:1\"\n").unwrap();
     spcd.signal(Signal::SIGHUP);
-    spcd.logged("http stays as it was");
+    spcd.logged("cannot apply the settings of http");
 
     // What cannot be had yet is had as soon as it can be.
     fs::write(&file, "http = \"unix:two\"\nhttp_token_file = \"token\"\n").unwrap();

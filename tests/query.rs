@@ -343,7 +343,7 @@ async fn the_shell_completes_remembers_and_shows() {
     shell.types(".output csv", "");
     shell.types(".search_path sales", "");
     shell.types("SELECT id FROM orders;", "7");
-    shell.types("\\foo", "\\foo is not known here");
+    shell.types("\\foo", "unknown command \\foo");
     shell.types(
         "SELECT * FROM nowhere;",
         "relation \"nowhere\" does not exist",
@@ -384,7 +384,7 @@ async fn a_terminal_shows_what_is_waited_for() {
     shell.until("waiting for sales: 0 of 1 connection ready");
     // Nobody has to wait any longer than they want to.
     shell.keys("\x03");
-    shell.until("not waited for any longer");
+    shell.until("stopped waiting");
     shell.until("spcd> ");
     shell.keys("SELECT 'got ' || id FROM sales.t;\r");
     shell.until("waiting for sales: 0 of 1 connection ready");

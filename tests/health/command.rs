@@ -47,7 +47,7 @@ async fn a_block_in_a_file_is_tested_without_a_daemon() {
     // A file that is not there, and one without the block, which says why.
     fs::write(spcd.dir().join("wrong.spc"), "conection \"shop\" {\n}\n").unwrap();
     for (name, says) in [
-        ("nowhere.spc", &["nowhere.spc cannot be read: "][..]),
+        ("nowhere.spc", &["cannot read nowhere.spc: "][..]),
         (
             "wrong.spc",
             &["no connection is named \"shop\"", "wrong.spc:1:1: "],

@@ -63,13 +63,13 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
     migrate(&session.client).await?;
     let Some(found) = adopt::find_adoptable(&session.client, connection).await? else {
         println!(
-            "nothing to adopt: there is no schema or server named {name:?} that spcd did not make"
+            "nothing to adopt: there is no schema or server named {name:?} that spcd did not create"
         );
         return Ok(ExitCode::SUCCESS);
     };
     if !found.ownership.is_empty() {
         bail!(
-            "spcd's role has to own what it keeps; type first, as a superuser:\n  {}",
+            "spcd's role must own the objects; run first, as a superuser:\n  {}",
             found.ownership.join("\n  ")
         );
     }
@@ -82,16 +82,16 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
         return Ok(ExitCode::FAILURE);
     }
     session.client.batch_execute("BEGIN").await?;
-    // Re-check: another session may have changed it meanwhile.
+    // Re-check: another session may have changed the objects.
     let now = adopt::find_adoptable(&session.client, connection).await?;
     anyhow::ensure!(
         now.as_ref() == Some(&found),
-        "it changed meanwhile: look again"
+        "the objects have changed in the meantime; run the command again"
     );
     adopt::record(&session.client, connection, &found).await?;
     session.client.batch_execute("COMMIT").await?;
     if !follow::is_led(&session.client).await? {
-        println!("adopted; `spcd run` or `spcd apply` brings it to what the files want");
+        println!("adopted; `spcd run` or `spcd apply` applies the files to it");
         return Ok(ExitCode::SUCCESS);
     }
     let names = [name.clone()];
@@ -110,11 +110,11 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
     }
 }
 
-/// Refuses a block that no server in the hub can satisfy.
+/// Rejects a block that no server in the hub can satisfy.
 fn check_block(connection: &Connection) -> anyhow::Result<()> {
     let name = &connection.name;
     if let Err(error) = &connection.target {
-        bail!("mend the block of {name:?} first: {error}");
+        bail!("fix the block of {name:?} first: {error}");
     }
     if spcd_core::gateway::is_in_gateway(connection) {
         bail!(
@@ -125,7 +125,7 @@ fn check_block(connection: &Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the block that describes the server of a name, if there is one. Its secrets are not in it.
+/// Returns a block that describes the server of that name, without secrets; `None` if there is none.
 async fn suggested_block(session: &Session, name: &str) -> anyhow::Result<Option<String>> {
     let names = [name.to_owned()];
     let found = observe::servers(&session.client, &names).await?;
@@ -179,12 +179,12 @@ async fn preview(
         work: plan.work,
         ..Plan::default()
     };
-    let _ = writeln!(out, "then, to make it what the files want:");
+    let _ = writeln!(out, "then, to apply the files:");
     out.push_str(&planner::show(&plan, &observed));
     if let Some(import) = import {
         match tables(endpoint, session, &observed, name, &import).await {
             Ok(changes) => out.push_str(&changes),
-            // It can be adopted all the same. The connection's state will show the error.
+            // It can be adopted nevertheless. The connection's state will show the error.
             Err(error) => {
                 let _ = writeln!(out, "    ! the source cannot be asked now: {error:#}");
             }
@@ -193,7 +193,7 @@ async fn preview(
     Ok(out)
 }
 
-/// Returns the changes of its tables, as the source answers.
+/// Asks the source, and returns the changes of the tables.
 async fn tables(
     endpoint: &Endpoint,
     session: &Session,

@@ -18,10 +18,10 @@ use crate::settings::Settings;
 use spcd_postgres::config_files;
 use spcd_postgres::connection::Endpoint;
 
-/// Longer than any import may take.
+/// Maximum time to wait for the daemon. No import takes as long.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// Does one pass by itself, or has the daemon that leads do it.
+/// Runs one pass, or has the leading daemon run it.
 pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCode> {
     let (endpoint, cluster) = super::hub(settings).await?;
     let endpoint = Arc::new(endpoint);
@@ -32,7 +32,7 @@ pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCod
     let gateways = Once::apply(settings, options, hub_lanes(&endpoint).await?).await?;
     let applied = apply(settings, args, endpoint.clone(), gateways.links.clone()).await;
     if gateways.links.is_some() && applied.is_ok() {
-        // What is gone in the hub may go in the gateways.
+        // The gateways may drop what the hub no longer reads.
         let again = Once::apply(settings, options, hub_lanes(&endpoint).await?).await?;
         again.stop().await;
     }
@@ -60,7 +60,7 @@ pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCod
 /// Result of `apply`.
 struct Applied {
     rows: Vec<ConnectionState>,
-    /// Config directories and files that are not there, and why.
+    /// Errors of missing config directories and files.
     lost_input: Vec<String>,
 }
 
@@ -100,7 +100,7 @@ async fn apply(
     })
 }
 
-/// Lets the leading daemon apply its own files.
+/// Has the leading daemon apply its own files.
 async fn have_applied(
     config: &Config,
     args: ApplyArgs,
@@ -124,7 +124,7 @@ async fn have_applied(
         );
     }
     if args.allow_empty {
-        // It notices first what there is to give up.
+        // The daemon must notice the missing files before they can be given up.
         let id = follow::request(&session, Some(&[])).await?;
         follow::follow(&mut session, id, Some(&[]), LIMIT, |_| ()).await?;
         config_files::give_up(&session.client).await?;
@@ -152,7 +152,7 @@ impl Progress {
     fn left(&mut self, left: usize) {
         if self.shown != Some(left) && std::io::stderr().is_terminal() {
             terminal::control_stderr(terminal::CLEAR_LINE);
-            eprint!("{left} connections under way");
+            eprint!("{left} connections in progress");
             self.shown = Some(left);
         }
     }

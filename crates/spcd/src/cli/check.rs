@@ -34,7 +34,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let diagnostics = inspection.loaded.diagnostics.iter();
         diagnostics.filter(|d| d.severity == severity).count()
     };
-    // Unreadable directories have no diagnostic of their own.
+    // Unreadable directories have no diagnostic.
     let unseen: Vec<String> = look
         .unknown_inputs
         .iter()
@@ -46,7 +46,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
                 format!("{}: there is no such file or directory", input.path)
             }
             Some(error) => error.clone(),
-            None => format!("{} changes all the while", input.path),
+            None => format!("{} keeps changing", input.path),
         })
         .collect();
     let (errors, warnings) = (
@@ -56,7 +56,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let object = Report::of(&inspection, &look.sources, &unseen, args.show_values);
         let mut out = terminal::output(true);
-        serde_json::to_writer_pretty(&mut out, &object).context("the report cannot be written")?;
+        serde_json::to_writer_pretty(&mut out, &object).context("cannot write the report")?;
         writeln!(out)?;
         return Ok(ExitCode::from(u8::from(errors > 0)));
     }
@@ -98,7 +98,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     if args.show_values {
         show_values(&inspection);
     }
-    // The process ends here: to free every value one by one would take as long as to read it.
+    // The process ends here, and freeing each value would take as long as reading it.
     std::mem::forget((inspection, look));
     Ok(ExitCode::from(u8::from(errors > 0)))
 }
@@ -223,8 +223,7 @@ fn connection<'a>(
     }
 }
 
-/// Returns a value of the same shape whose texts are masked: whole, or, where the value is public, the
-/// secrets in them.
+/// Returns a value of the same shape with masked texts. In a public value only secrets are masked.
 fn masked(value: &Value, is_public: bool) -> Value {
     match value {
         Value::Null => Value::Null,

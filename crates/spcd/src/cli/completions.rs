@@ -9,7 +9,7 @@ use super::{Cli, CompletionsArgs};
 
 /// Prints a shell's completions.
 pub fn run(args: CompletionsArgs) -> anyhow::Result<ExitCode> {
-    // Into memory first: the generator panics when its reader goes away.
+    // Generated in memory: the generator panics on a closed pipe.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "spcd", &mut script);
     std::io::stdout().write_all(&script)?;

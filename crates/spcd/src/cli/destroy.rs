@@ -27,7 +27,7 @@ pub async fn run(settings: &Settings, args: DestroyArgs) -> anyhow::Result<ExitC
             sides.push(side);
         }
     }
-    // A missing cluster is not created in order to be removed.
+    // Does not create a cluster only to remove it.
     if sides.is_empty() {
         println!(
             "nothing to remove: there is no private cluster in {}",
@@ -56,7 +56,7 @@ pub async fn run(settings: &Settings, args: DestroyArgs) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// A database from which all is to be removed: the hub or a gateway.
+/// A database to clean: the hub or a gateway.
 struct Side {
     settings: Settings,
     endpoint: Arc<Endpoint>,
@@ -80,7 +80,7 @@ impl Side {
         }))
     }
 
-    /// Prints what is to be removed. Returns whether spcd made anything.
+    /// Prints what will be removed. Returns whether spcd created anything.
     async fn show(&self) -> anyhow::Result<bool> {
         let session = self.endpoint.connect("destroy").await?;
         let kept = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
@@ -94,7 +94,7 @@ impl Side {
             .await?
             .try_get::<_, bool>(0)?
         {
-            println!("spcd made nothing in {place}");
+            println!("spcd created nothing in {place}");
             return Ok(false);
         }
         if self.settings.is_gateway {
@@ -111,7 +111,7 @@ impl Side {
             println!("- role \"{}\"", gateway_reader::READER);
         }
         if steampipe::is_installed(&session.client).await? {
-            println!("- schema \"steampipe_internal\", and the roles that were made with it");
+            println!("- schema \"steampipe_internal\", and the roles that were created with it");
         }
         match self.settings.database {
             None => println!(
@@ -124,24 +124,24 @@ impl Side {
     }
 
     async fn remove(&self) -> anyhow::Result<()> {
-        // Which also takes away what was made for other programs' clients.
+        // Also removes what was created for Steampipe's clients.
         let mut alone = self.settings.clone();
         alone.compat = Compat::None;
         let mut config = Config::nothing();
         let begun = LeaderSession::begin_once(&self.endpoint, &alone, &mut config).await?;
         let Some(mut leader) = begun else {
             bail!(
-                "a daemon leads on this database and would make it all again: stop it first (systemctl stop spcd)"
+                "a daemon leads on this database and would create everything again: stop it first (systemctl stop spcd)"
             );
         };
         let session = self.endpoint.connect("destroy").await?;
         ensure!(
             !destroy::has_waiting_daemon(&session.client).await?,
-            "another daemon waits to lead on this database and would make it all again: stop it first"
+            "another daemon waits to lead on this database and would create everything again: stop it first"
         );
         ensure!(
             !steampipe::is_installed(&session.client).await?,
-            "something that spcd did not make hangs on the schema steampipe_internal (the log says what): drop it first"
+            "an object that spcd did not create depends on the schema steampipe_internal (see the log): drop it first"
         );
         leader.settle(|_| ()).await?;
         let rows = states(&session.client, None).await?;
@@ -161,7 +161,7 @@ impl Side {
         Ok(())
     }
 
-    /// Returns what a private cluster holds of users.
+    /// Returns the objects of users in a private cluster.
     async fn objects_of_users(&self) -> anyhow::Result<Option<Vec<String>>> {
         if self.running.is_none() {
             return Ok(None);
@@ -178,7 +178,7 @@ impl Side {
     }
 }
 
-/// Returns whether all was removed: the user may decline.
+/// Returns whether everything was removed: the user may decline.
 async fn remove_all(sides: &[Side], args: DestroyArgs) -> anyhow::Result<bool> {
     let mut made = Vec::new();
     for side in sides {
@@ -193,7 +193,7 @@ async fn remove_all(sides: &[Side], args: DestroyArgs) -> anyhow::Result<bool> {
         println!("nothing was changed");
         return Ok(false);
     }
-    // The hub first: its tables read the gateway's.
+    // The hub first: its tables depend on the gateway's.
     for side in made {
         let place = match side.settings.is_gateway {
             true => gateway::title(&side.settings),
@@ -204,7 +204,7 @@ async fn remove_all(sides: &[Side], args: DestroyArgs) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Removes a private cluster that holds nothing of users, and says what became of it.
+/// Removes a private cluster that contains no objects of users. Prints the result.
 async fn remove_cluster(settings: &Settings, left: Option<Vec<String>>) -> anyhow::Result<()> {
     let what = match settings.is_gateway {
         true => format!("{} is removed", gateway::title(settings)),
@@ -215,7 +215,7 @@ async fn remove_cluster(settings: &Settings, left: Option<Vec<String>>) -> anyho
         Some(left) if left.is_empty() => {
             cluster::remove(settings).await?;
             if settings.is_gateway {
-                // Something else may be in it.
+                // The directory may contain other files.
                 let _ = std::fs::remove_dir(&settings.state_dir);
             }
             println!("{what}, with the private cluster");

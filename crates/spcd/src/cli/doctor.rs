@@ -1,4 +1,4 @@
-//! `spcd doctor`: what is missing on this machine and in the database, and what to type.
+//! `spcd doctor`: shows what is missing on this machine and in the database, and how to fix it.
 
 mod database;
 mod gateway;
@@ -73,7 +73,7 @@ fn bad(what: impl Into<String>, advice: impl Into<String>) -> Finding {
     }
 }
 
-/// The config directories and what is in them.
+/// Checks the config directories and their files.
 fn files(settings: &Settings) -> (Vec<Finding>, DesiredState) {
     let scan = ConfigReader::new(&settings.config_dirs, settings.extensions).scan();
     let mut findings: Vec<Finding> = scan
@@ -106,8 +106,8 @@ fn files(settings: &Settings) -> (Vec<Finding>, DesiredState) {
             "{} connections, no errors in the files",
             desired.connections.len()
         )),
-        1 => bad("the files have an error", "spcd check"),
-        errors => bad(format!("the files have {errors} errors"), "spcd check"),
+        1 => bad("1 error in the files", "spcd check"),
+        errors => bad(format!("{errors} errors in the files"), "spcd check"),
     });
     (findings, desired)
 }
@@ -134,7 +134,7 @@ async fn private(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Run
     });
     let dir = settings.state_dir.display();
     findings.push(match state.free_mb {
-        None => good(format!("state directory {dir}: not made yet")),
+        None => good(format!("state directory {dir}: not created yet")),
         Some(free) if free < LEAST_DISK => bad(
             format!("only {free} MB are free in {dir}"),
             "make room, or give --state-dir another disk",
@@ -142,7 +142,7 @@ async fn private(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Run
         Some(free) => good(format!("state directory {dir}: {free} MB are free")),
     });
     if !cluster::is_made(settings) {
-        findings.push(good("the private cluster: `spcd run` makes it"));
+        findings.push(good("the private cluster: `spcd run` creates it"));
         return None;
     }
     if !may_run {

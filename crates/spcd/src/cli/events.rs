@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::{EventsArgs, terminal};
 use crate::settings::Settings;
 
-/// Number of events that are shown where no time is given.
+/// Default number of events.
 const LATEST: i64 = 100;
 
 /// An event of a connection's status, error or source.
@@ -24,7 +24,7 @@ struct Event {
     health: Option<String>,
 }
 
-/// Shows what happened to connections, the latest last.
+/// Prints the events of connections, the latest last.
 pub async fn run(settings: &Settings, args: EventsArgs) -> anyhow::Result<ExitCode> {
     let session = super::endpoint(settings)?.connect("client").await?;
     if args.json {
@@ -43,7 +43,7 @@ pub async fn run(settings: &Settings, args: EventsArgs) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// The events that are requested, as a subquery `e` in order of their ids.
+/// Returns the subquery `e` of the requested events and its parameters.
 fn subquery(args: &EventsArgs) -> (String, Option<Vec<String>>, Option<f64>) {
     let names = (!args.names.is_empty()).then(|| args.names.clone());
     let since = args.since.map(|since| since.as_secs_f64());

@@ -1,4 +1,4 @@
-//! Shared by `wait`, `refresh` and `apply`: posting a request and waiting for its result.
+//! Posts a request and waits for its result, for `wait`, `refresh`, `apply` and `reconnect`.
 
 use std::time::Duration;
 
@@ -9,26 +9,27 @@ use tokio_postgres::Client;
 
 use spcd_postgres::connection::Session;
 
-/// How waiting ended.
+/// Result of waiting.
 pub enum WaitOutcome {
-    /// Everything is settled: the rows, and the request's error.
+    /// All connections are settled. Holds their rows and the request's error.
     Settled(Vec<ConnectionState>, Option<String>),
-    /// Time is up: what is not settled.
+    /// The time-out expired. Holds the rows that are not settled.
     TimedOut(Vec<ConnectionState>),
 }
 
-/// Requests a pass that asks the sources of `ask` (`None` means all, empty means none). Returns the id.
+/// Requests a pass that imports the connections of `ask` again: `None` means all, an empty list none.
+/// Returns the request's id.
 pub async fn request(session: &Session, ask: Option<&[String]>) -> anyhow::Result<i64> {
     let row = session
         .client
         .query_one("SELECT spcd.refresh($1)", &[&ask])
         .await
-        .context("cannot ask the daemon to look (is spcd run on this database?)")?;
+        .context("cannot post a request to the daemon (has spcd run on this database?)")?;
     Ok(row.get(0))
 }
 
-/// Waits until the request is answered and the connections (`None`: all) are settled: so that what
-/// was saved before the request counts.
+/// Waits until the request is answered, which covers all files saved before it, and the connections are
+/// settled. `None` means all.
 pub async fn follow(
     session: &mut Session,
     id: i64,
@@ -54,7 +55,7 @@ pub async fn follow(
             let left = rows.into_iter().filter(|row| !settled(row)).collect();
             return Ok(WaitOutcome::TimedOut(left));
         }
-        // A notification announces changes, but not the answer of a request.
+        // Notifications announce changes of connections, but not answers to requests.
         let next = (Instant::now() + pause).min(until);
         while let Ok(Some(_)) = timeout_at(next, session.messages.recv()).await {
             if !done {
@@ -66,7 +67,7 @@ pub async fn follow(
     }
 }
 
-/// Whether a daemon leads on this database.
+/// Returns whether a daemon leads on this database.
 pub async fn is_led(client: &Client) -> anyhow::Result<bool> {
     let sql = "SELECT count(*) FROM pg_catalog.pg_locks
                WHERE locktype = 'relation' AND relation = (SELECT c.oid FROM pg_catalog.pg_class c
@@ -76,7 +77,7 @@ pub async fn is_led(client: &Client) -> anyhow::Result<bool> {
     Ok(client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0)
 }
 
-/// The connections among `names` that have no row.
+/// Returns the connections among `names` that have no row.
 pub fn unknown<'a>(names: &'a [String], rows: &[ConnectionState]) -> Vec<&'a str> {
     let known = |name: &&String| rows.iter().any(|row| row.connection_name == **name);
     names
@@ -86,7 +87,7 @@ pub fn unknown<'a>(names: &'a [String], rows: &[ConnectionState]) -> Vec<&'a str
         .collect()
 }
 
-/// Prints what is wrong with settled connections; true if anything is.
+/// Prints the errors of settled connections. Returns whether there is any.
 pub fn report(names: &[String], rows: &[ConnectionState]) -> bool {
     let mut wrong = false;
     for name in unknown(names, rows) {

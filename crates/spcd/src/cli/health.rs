@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 pub struct SourceHealth {
     #[serde(skip_serializing)]
     connection_name: String,
-    /// `None`: not known.
+    /// Whether it answered the last probe; `None` if unknown.
     pub reachable: Option<bool>,
     last_checked: Option<String>,
     pub latency_ms: Option<f64>,
@@ -24,7 +24,7 @@ pub struct SourceHealth {
 }
 
 impl SourceHealth {
-    /// In a word or two.
+    /// Returns the text of the column SOURCE.
     pub fn summary(&self) -> String {
         match (self.held, self.reachable) {
             (true, _) => "held".into(),
@@ -37,7 +37,7 @@ impl SourceHealth {
         }
     }
 
-    /// Since when it does not answer, and why.
+    /// Returns since when and why it does not answer.
     pub fn problem(&self) -> Option<String> {
         if self.held {
             return Some("paused until `spcd reconnect`".into());
@@ -51,7 +51,7 @@ impl SourceHealth {
     }
 }
 
-/// Returns all rows, by connection. Empty if the schema `spcd` is older or cannot be read.
+/// Returns all rows by connection. Empty if the table does not exist yet or cannot be read.
 pub async fn rows(client: &Client) -> anyhow::Result<BTreeMap<String, SourceHealth>> {
     let sql = "SELECT pg_catalog.to_jsonb(h) FROM spcd.connection_health h";
     let rows = match client.query(sql, &[]).await {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::settings::Settings;
 use spcd_postgres::migrations::migrate;
 
-/// Brings spcd's own schema up to date.
+/// Migrates spcd's own schema.
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let (endpoint, cluster) = super::hub(settings).await?;
     let session = endpoint.connect("migrate").await?;

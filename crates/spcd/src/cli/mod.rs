@@ -1,6 +1,6 @@
-//! The command line: one file a command, each with `run(&Settings, Args) -> Result<ExitCode>`.
+//! The command line: one file per command, with `run(&Settings, Args) -> Result<ExitCode>`.
 
-// First: its macros replace those of the standard library in all that follow.
+// First: its macros shadow those of the standard library in the modules below.
 #[macro_use]
 mod terminal;
 
@@ -46,7 +46,7 @@ use spcd_postgres::connection::{Endpoint, wait_until_closed};
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
 
-/// Keeps a Postgres database's foreign schemas true to a directory of .spc files
+/// Keeps the foreign schemas of a Postgres database in line with a directory of .spc files
 #[derive(Debug, Parser)]
 #[command(
     name = "spcd",
@@ -70,41 +70,41 @@ enum Command {
     Check(CheckArgs),
     /// Show what a pass would do; writes nothing
     Plan(PlanArgs),
-    /// Do one pass
+    /// Run one pass
     Apply(ApplyArgs),
     /// Show the state of every connection
     Status(StatusArgs),
-    /// Show what happened to connections, the latest last
+    /// Show the events of connections, the latest last
     Events(EventsArgs),
     /// Wait until connections are settled
     Wait(WaitArgs),
-    /// Ask the sources again
+    /// Import the tables again
     Refresh(RefreshArgs),
-    /// Try sources now, also those that were refused or disconnected
+    /// Try connections now, also those that failed or were disconnected
     Reconnect(ReconnectArgs),
-    /// Leave sources alone until `reconnect`; their tables stay
+    /// Pause connections until `reconnect`; their tables stay
     Disconnect(ReconnectArgs),
-    /// Ask connections at once whose wrapper ended its server process
+    /// Import connections again whose wrapper crashed its server process
     Retry(ReconnectArgs),
-    /// Give the hub's role in the gateway a new password
+    /// Change the password of the hub's role in the gateway
     RotateGateway,
     /// Run SQL, waiting for connections that are not loaded yet
     Query(QueryArgs),
     /// Probe one source: latency, server version, table count
     Test(TestArgs),
-    /// Print the hub's URL, for psql and others
+    /// Print the hub's URL, for psql and other clients
     Url(UrlArgs),
     /// Show the plugin definitions
     Plugins,
-    /// Bring spcd's own schema in the database up to date
+    /// Migrate spcd's own schema in the database
     Migrate,
-    /// Take over a schema or server that exists already
+    /// Adopt an existing schema or server
     Adopt(AdoptArgs),
-    /// Remove all that spcd made, after showing it
+    /// Remove everything that spcd created, after showing it
     Destroy(DestroyArgs),
-    /// Check this machine and the database, and print what to type
+    /// Check this machine and the database, and print how to fix them
     Doctor,
-    /// Print a shell's completions
+    /// Print the completion script of a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
@@ -120,7 +120,7 @@ pub struct RunArgs {}
 pub struct CheckArgs {
     /// Files or directories [default: the config directories]
     pub paths: Vec<PathBuf>,
-    /// Do not evaluate env(), file() and credential(), for a machine that has none of their values
+    /// Do not evaluate env(), file() and credential(), for a machine without their values
     #[arg(long, env = "SPCD_OFFLINE", value_parser = FalseyValueParser::new())]
     pub offline: bool,
     /// Print one JSON object
@@ -134,10 +134,10 @@ pub struct CheckArgs {
 /// `spcd plan`
 #[derive(Debug, Clone, Copy, Args)]
 pub struct PlanArgs {
-    /// Show what moving over to these config directories would change
+    /// Show what switching to these config directories would change
     #[arg(long)]
     pub adopt_config: bool,
-    /// Ask the sources too, and show what their answers would change
+    /// Import from the sources too, and show what their answers would change
     #[arg(long, env = "SPCD_REFRESH", value_parser = FalseyValueParser::new())]
     pub refresh: bool,
     /// Print the statements
@@ -151,13 +151,13 @@ pub struct PlanArgs {
 /// `spcd apply`
 #[derive(Debug, Default, Clone, Copy, Args)]
 pub struct ApplyArgs {
-    /// Ask every source and import all tables again
+    /// Import all tables again
     #[arg(long, env = "SPCD_FORCE", value_parser = FalseyValueParser::new())]
     pub force: bool,
-    /// Remove the connections of files and config directories that vanished
+    /// Remove the connections of missing files and config directories
     #[arg(long)]
     pub allow_empty: bool,
-    /// Move over to these config directories: remove what only the ones before hold
+    /// Switch to these config directories: remove what only the previous ones contain
     #[arg(long)]
     pub adopt_config: bool,
     /// Also drop other roles' views on connections that are to be removed
@@ -170,10 +170,10 @@ pub struct ApplyArgs {
 pub struct StatusArgs {
     /// Connections [default: all]
     pub names: Vec<String>,
-    /// Only connections with this label; may be given several times
+    /// Only connections with this label; may be repeated
     #[arg(long = "label", value_name = "NAME=TEXT", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
-    /// Stay and show changes as they happen
+    /// Keep running and show changes as they happen
     #[arg(long, env = "SPCD_WATCH", value_parser = FalseyValueParser::new())]
     pub watch: bool,
     /// Print an array of the table's rows
@@ -194,7 +194,7 @@ pub struct UrlArgs {
 pub struct EventsArgs {
     /// Connections [default: all]
     pub names: Vec<String>,
-    /// Events of so long [default: the latest 100] (30m, 12h)
+    /// Events of this period [default: the latest 100] (30m, 12h)
     #[arg(long, value_parser = parse_duration)]
     pub since: Option<Duration>,
     /// Print an array of the table's rows
@@ -239,12 +239,12 @@ pub struct ReconnectArgs {
 /// `spcd query`
 #[derive(Debug, Args)]
 pub struct QueryArgs {
-    /// The statements; on a terminal without any: a shell
+    /// The statements [default: on a terminal, start a shell]
     pub sql: Option<String>,
     /// Read the statements from a file (- for standard input)
     #[arg(short, long, conflicts_with = "sql")]
     pub file: Option<PathBuf>,
-    /// How results are printed
+    /// Format of the results
     #[arg(long, env = "SPCD_OUTPUT", value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// How long to wait for connections at most (500ms, 60s, 5m, 1h)
@@ -252,7 +252,7 @@ pub struct QueryArgs {
     pub timeout: Duration,
 }
 
-/// How `query` prints.
+/// Output format of `query`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Aligned columns
@@ -261,7 +261,7 @@ pub enum Output {
     Json,
     /// Comma-separated, with a header
     Csv,
-    /// One line a value
+    /// One line per value
     Line,
 }
 
@@ -270,7 +270,7 @@ pub enum Output {
 pub struct TestArgs {
     /// The connection
     pub name: String,
-    /// A file that holds its block, instead of the config directories
+    /// A file that contains its block, instead of the config directories
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 }
@@ -308,13 +308,13 @@ pub struct ManArgs {
     pub dir: PathBuf,
 }
 
-/// Parses, runs, and turns the outcome into an exit code. Errors are printed here, with their
-/// causes, and nowhere else.
+/// Parses the arguments, runs the command and returns its exit code. The only place that prints errors
+/// and their causes.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version come this way too, and are no errors.
+            // clap also returns help and version as errors.
             let code = if error.use_stderr() { USAGE } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
@@ -351,7 +351,7 @@ fn start(mut cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn dispatch(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
-    // The daemon keeps its private cluster itself; commands use that, or start it while they run.
+    // Commands use the private cluster of the daemon, or start it while they run.
     if let (Command::Wait(args), None) = (&command, &settings.database) {
         cluster::until_made(settings, args.timeout).await;
     }
@@ -396,7 +396,7 @@ async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> 
     }
 }
 
-/// Points to `spcd doctor` where the role lacks privileges.
+/// Adds a hint to `spcd doctor` if the role lacks privileges.
 fn missing_rights(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
         Some(HubError::StatementFailed { code, .. })
@@ -412,9 +412,9 @@ fn missing_rights(error: anyhow::Error) -> anyhow::Error {
 enum ClusterUse {
     /// Starts it; creates it if it does not exist.
     Create,
-    /// Starts it if it exists: only a daemon puts anything into it that the command could show.
+    /// Starts it if it exists: before a daemon has created it there is nothing to show.
     Start,
-    /// Decides by itself, or needs no database.
+    /// Starts it itself if necessary, or needs no database.
     Own,
 }
 
@@ -464,7 +464,7 @@ async fn hub(settings: &Settings) -> anyhow::Result<(Endpoint, Option<cluster::R
     Ok((endpoint(settings)?, running))
 }
 
-/// Asks on the terminal.
+/// Asks for confirmation on the terminal.
 fn confirm(question: &str) -> anyhow::Result<bool> {
     let input = std::io::stdin();
     anyhow::ensure!(
@@ -478,7 +478,7 @@ fn confirm(question: &str) -> anyhow::Result<bool> {
     Ok(answer.trim() == "yes")
 }
 
-/// A reader that has seen enough (`spcd status | head`) is no error.
+/// Whether the error is a closed pipe, as after `spcd status | head`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -486,7 +486,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// `name=text`
+/// Parses `name=text`.
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (name, value) = (text.split_once('=')).ok_or("write name=text, as in team=data")?;
     Ok((name.trim().to_owned(), value.to_owned()))

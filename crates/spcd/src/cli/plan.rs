@@ -28,13 +28,13 @@ use spcd_postgres::config_files;
 use spcd_postgres::connection::Endpoint;
 use spcd_postgres::import::preview;
 
-/// There is something to do.
+/// Exit code if there are changes.
 const CHANGES: u8 = 2;
 
-/// How many sources are asked at a time.
+/// Maximum number of sources asked at the same time.
 const AT_A_TIME: usize = 8;
 
-/// Shows what a pass would do, and does nothing.
+/// Shows what a pass would do. Changes nothing.
 pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode> {
     let (endpoint, cluster) = super::hub(settings).await?;
     let endpoint = Arc::new(endpoint);
@@ -115,9 +115,9 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
     }))
 }
 
-/// What a pass would do in a gateway.
+/// What a pass would do in one gateway.
 struct Behind {
-    /// How messages call the gateway.
+    /// The gateway's name in messages.
     title: String,
     change: BehindChange,
 }
@@ -125,7 +125,7 @@ struct Behind {
 enum BehindChange {
     /// No connection uses it.
     None,
-    /// It makes a private cluster, for so many connections.
+    /// It creates a private cluster, for this number of connections.
     New(usize),
     /// It is one of several and cannot be reached.
     Away(String),
@@ -174,7 +174,7 @@ impl Behind {
 
 fn show_json(plan: &Plan, observed: &Observed, behind: &[Behind]) -> anyhow::Result<()> {
     let mut shown = planner::show_json(plan, observed);
-    // Several are told apart by their names.
+    // Several gateways are keyed by their names.
     let gateway = match behind {
         [] => None,
         [one] => one.json(),
@@ -191,7 +191,7 @@ fn show_json(plan: &Plan, observed: &Observed, behind: &[Behind]) -> anyhow::Res
     Ok(writeln!(out)?)
 }
 
-/// Looks what a pass would do in each gateway.
+/// Plans a pass in each gateway.
 async fn look_behind(gateways: &Once, args: PlanArgs) -> anyhow::Result<Vec<Behind>> {
     let mut all = Vec::new();
     for gateway in &gateways.gateways {
@@ -210,7 +210,7 @@ async fn look_behind_one(gateway: &OpenGateway, args: PlanArgs) -> anyhow::Resul
         .adopting(args.adopt_config)
         .of_gateway(gateway.link.clone());
     let mut desired = config.load().desired;
-    // What the hub will no longer read is shown as what goes.
+    // Shows as dropped what the hub will no longer read.
     desired.hub_use = HubUse::None;
     if let Some(error) = &gateway.link.view().error {
         eprintln!("{}: {error}", gateway.link.title());
@@ -230,7 +230,7 @@ async fn look_behind_one(gateway: &OpenGateway, args: PlanArgs) -> anyhow::Resul
     Ok(BehindChange::Known(Box::new(looked)))
 }
 
-/// Puts in doubt what vanished since it was applied.
+/// Marks connections of missing files as unknown, so that they are not dropped.
 async fn doubt_vanished(
     config: &mut Config,
     client: &Client,
@@ -243,7 +243,7 @@ async fn doubt_vanished(
         known = config_files::renamed(known, &names);
     }
     config.doubt_vanished(&known, desired);
-    // The rows have the names as they were.
+    // The rows still have the old names.
     for (from, to) in &names {
         let before = |doubt: &UnknownInput| {
             let rest = doubt.path.strip_prefix(to.as_str())?;
@@ -262,8 +262,7 @@ async fn doubt_vanished(
 /// Default time limit for reading the files of a connection.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Reads the files of csv connections, for which no source needs to be asked. Gives what there is of
-/// those that were not looked at closely.
+/// Reads the files of csv connections, which need no session to a source.
 async fn read_files(
     client: &Client,
     desired: &DesiredState,
@@ -326,7 +325,7 @@ async fn read_files(
     Ok(details)
 }
 
-/// Returns the plan and its inputs; with `refresh` the sources are asked, too.
+/// Returns the plan and its inputs. With `refresh`, also asks the sources.
 async fn look(
     endpoint: &Arc<Endpoint>,
     tunnels: &Arc<Tunnels>,
@@ -348,7 +347,7 @@ async fn look(
         Task::Import(import) => Some((work.name.as_str(), &**import)),
         _ => None,
     });
-    // A wrapper that is not there cannot ask yet.
+    // A wrapper that is not installed cannot ask its source.
     let can_ask = |extension: &str| {
         let found = observed.extensions.get(extension);
         found.is_none_or(|found| *found == Extension::Installed)
@@ -366,7 +365,7 @@ async fn look(
             let _slot = slots.acquire().await;
             let led = tunnels.ready_unless_kept(&import.target).await;
             let mut answer = preview::preview_import(&endpoint, &name, &import).await;
-            // Without its tunnel the source could not answer.
+            // The source is reachable only through its tunnel.
             if let (Err(why), Ok((_, ahead))) = (&led, &mut answer)
                 && ahead.tables.is_err()
             {

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::gateway;
 use crate::settings::Settings;
 
-/// Prints the definitions that ship, in the language they are written in, and names the user's own.
+/// Prints the shipped definitions as text of a `.spc` file, and names the user's own.
 pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut out = super::terminal::output(false);
     out.write_all(spcd_core::plugin::SHIPPED_TEXT.as_bytes())?;

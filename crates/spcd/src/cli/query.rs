@@ -31,13 +31,13 @@ use crate::settings::Settings;
 use print::{Column, Printer};
 use spcd_postgres::connection::{Canceller, Endpoint};
 
-/// psql's: an error of its own, or in the statement that was given.
+/// psql's exit code of a fatal error of its own, or an error of a statement in an argument.
 const FAILED: u8 = 1;
 
-/// psql's: the connection is bad.
+/// psql's exit code of a lost connection.
 const LOST: u8 = 2;
 
-/// psql's: an error in a script.
+/// psql's exit code of an error in a script.
 const SCRIPT_FAILED: u8 = 3;
 
 /// Runs statements, waiting for the connections that they need.
@@ -119,7 +119,7 @@ async fn query(
 /// Why a statement has no result.
 enum Failure {
     Statement(Error),
-    /// Ctrl-C while it was waiting.
+    /// Ctrl-C before it was sent.
     Interrupted,
     Output(io::Error),
 }
@@ -136,7 +136,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Makes one pass if no daemon runs on the private cluster. Returns the gateways, which the tables need.
+/// Runs one pass if no daemon runs on the private cluster. Returns the gateways, which the tables need.
 async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<Once> {
     let options = ApplyOptions {
         allow_empty: false,
@@ -153,7 +153,7 @@ async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Res
     Ok(gateways)
 }
 
-/// Cancels what the newest session is doing, over the same TLS as it has.
+/// Cancels the statement of the newest session, over TLS if the session uses it.
 #[derive(Clone, Default)]
 pub struct Cancel(Arc<Mutex<Option<Canceller>>>);
 
@@ -171,7 +171,7 @@ impl Cancel {
     }
 }
 
-/// Opens sessions with the settings of the role, not those of the daemon.
+/// Opens sessions with the role's settings instead of the daemon's.
 pub fn connector(endpoint: &Arc<Endpoint>, cancel: &Cancel) -> Connector {
     let (endpoint, cancel) = (endpoint.clone(), cancel.clone());
     Connector::from_fn(move || {
@@ -196,22 +196,22 @@ pub fn connector(endpoint: &Arc<Endpoint>, cancel: &Cancel) -> Connector {
     })
 }
 
-/// Has the daemon look at the files, so that what was saved before counts; then waits for what the
-/// text mentions or the search path holds. Where there is no daemon, or no right to ask, the
-/// statements see what there is, and this is false.
+/// Has the daemon read the files, then waits for the connections that the text mentions or the search
+/// path contains. Returns false if there is no daemon or no right to post a request: the statements then
+/// see the current tables.
 async fn look(client: &mut Client, text: &str, limit: Duration) -> bool {
     let until = Instant::now() + limit;
     let Some(names) = looked(client, text, until).await else {
         return false;
     };
-    // An error of a connection shows when it is used.
+    // A statement that uses a failed connection reports its error.
     let _ = client
         .wait_settled(&names, until.saturating_duration_since(Instant::now()))
         .await;
     true
 }
 
-/// The connections on their way that matter, after the look.
+/// Has the daemon read the files. Returns the connections to wait for.
 async fn looked(client: &mut Client, text: &str, until: Instant) -> Option<Vec<String>> {
     let session = client.session().await.ok()?;
     let row = session
@@ -244,7 +244,7 @@ async fn looked(client: &mut Client, text: &str, until: Instant) -> Option<Vec<S
     rows.iter().map(|row| row.try_get(0).ok()).collect()
 }
 
-/// Runs one statement and prints what comes back. Ctrl-C cancels it in the server.
+/// Runs one statement and prints its result. Ctrl-C cancels it in the server.
 async fn execute(
     client: &mut Client,
     cancel: &Cancel,
@@ -276,12 +276,12 @@ async fn attempt(
     running: &Cell<bool>,
 ) -> Result<(), Failure> {
     let mut attempts = client.attempts(sql);
-    // Up to the first answer it can be run again; after that something may be printed already.
+    // The statement can be retried until its first row has arrived. Later rows may be printed already.
     let (kinds, mut messages, mut next) = loop {
         let session = attempts.begin().await?;
         running.set(true);
         let begun = async {
-            // Text as the server writes it comes by the simple protocol, types by the other.
+            // The simple protocol returns values as the server formats them, but no types.
             let kinds = session.prepare(sql).await?;
             let mut messages = Box::pin(session.simple_query_raw(sql).await?);
             let mut first = messages.try_next().await?;
@@ -332,7 +332,7 @@ async fn attempt(
     Ok(())
 }
 
-/// What was done, for a statement without rows.
+/// Returns the command tag of a statement without rows.
 fn tag(sql: &str, changed: u64) -> String {
     let word = sql
         .split(|c: char| !c.is_ascii_alphabetic())
@@ -344,7 +344,7 @@ fn tag(sql: &str, changed: u64) -> String {
     }
 }
 
-/// An error as psql shows it, with what a connection has to do with it.
+/// Formats an error like psql, and adds the state of the connections involved.
 fn describe(error: &Error, sql: &str) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut server = None;
@@ -377,7 +377,7 @@ fn describe(error: &Error, sql: &str) -> String {
     lines.join("\n")
 }
 
-/// The line in which a position (characters, from 1) is, and a marker below it.
+/// Returns the line that contains a position (in characters, from 1), and a marker below it.
 fn marked(sql: &str, position: u32) -> Option<String> {
     let skip = usize::try_from(position).ok()?.checked_sub(1)?;
     let before: String = sql.chars().take(skip).collect();
@@ -401,7 +401,7 @@ fn is_lost(error: &Error) -> bool {
             .is_some_and(|code| code.code().starts_with("57P"))
 }
 
-/// A line on the terminal while waiting.
+/// Progress line on the terminal while waiting.
 #[derive(Clone, Default)]
 struct Progress {
     shown: Arc<std::sync::atomic::AtomicBool>,
@@ -431,7 +431,7 @@ impl Progress {
     }
 }
 
-/// Standard output for results: formats that programs read keep the data as it is.
+/// Returns standard output for results. Formats for programs keep the data unchanged.
 fn output(format: Output) -> terminal::EscapingWriter<io::StdoutLock<'static>> {
     terminal::output(matches!(format, Output::Json | Output::Csv))
 }

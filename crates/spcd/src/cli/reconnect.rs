@@ -13,28 +13,27 @@ use super::health::{self, SourceHealth};
 use crate::settings::Settings;
 use spcd_postgres::connection::Session;
 
-/// Time is up.
+/// Exit code after a time-out.
 const TIME_OUT: u8 = 3;
 
-/// Resumes paused connections and tries their sources at once, even after failures. Prints the
-/// of it.
+/// Resumes paused connections and tries their sources at once, also after failures. Prints the results.
 pub async fn reconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
-    ask_now(settings, "spcd.reconnect", args).await
+    try_now(settings, "spcd.reconnect", args).await
 }
 
-/// Has connections asked at once whose wrapper ended its server process; says what came of it.
+/// Imports connections again whose wrapper crashed its server process. Prints the results.
 pub async fn retry(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
-    ask_now(settings, "spcd.retry", args).await
+    try_now(settings, "spcd.retry", args).await
 }
 
-async fn ask_now(
+async fn try_now(
     settings: &Settings,
     function: &str,
     args: ReconnectArgs,
 ) -> anyhow::Result<ExitCode> {
     let mut session = super::endpoint(settings)?.connect("client").await?;
-    let ended = ask(&mut session, function, &args).await?;
-    let Some(error) = ended else {
+    let answer = request(&mut session, function, &args).await?;
+    let Some(error) = answer else {
         return Ok(ExitCode::from(TIME_OUT));
     };
     let rows = states(&session.client, Some(&args.names)).await?;
@@ -59,8 +58,8 @@ async fn ask_now(
 /// Pauses connections until `reconnect`.
 pub async fn disconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {
     let mut session = super::endpoint(settings)?.connect("client").await?;
-    let ended = ask(&mut session, "spcd.disconnect", &args).await?;
-    let Some(error) = ended else {
+    let answer = request(&mut session, "spcd.disconnect", &args).await?;
+    let Some(error) = answer else {
         return Ok(ExitCode::from(TIME_OUT));
     };
     if let Some(error) = &error {
@@ -96,8 +95,9 @@ fn outcome(row: &ConnectionState, health: Option<&SourceHealth>) -> (bool, Strin
     }
 }
 
-/// Posts a request and waits until it is answered. `None`: not in time, which is said.
-async fn ask(
+/// Posts a request and waits for its answer: an error, or `Some(None)`. Prints a message and returns
+/// `None` after a time-out.
+async fn request(
     session: &mut Session,
     function: &str,
     args: &ReconnectArgs,
@@ -107,7 +107,7 @@ async fn ask(
     let row = match session.client.query_one(&sql, &[&args.names]).await {
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             return Err(error).context(format!(
-                "only the owner of the schema spcd and roles that it grants this may do so: \
+                "only the owner of the schema spcd, and roles that it permits, may do this: \
                  GRANT EXECUTE ON FUNCTION {function}(text[]) TO your role"
             ));
         }

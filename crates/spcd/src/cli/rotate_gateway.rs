@@ -13,13 +13,13 @@ use crate::gateway;
 use crate::settings::Settings;
 use spcd_postgres::gateway_reader;
 
-/// How long a daemon may take to alter the hub's user mappings.
+/// Maximum time for the daemon to alter the hub's user mappings.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How often to look whether it has: nothing announces that.
+/// Interval of checks of the user mappings: there is no notification.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Gives the role with which the hub reads a gateway a new password, in each gateway and then in the
-/// hub's user mappings. Open sessions go on.
+/// Changes the password of the role with which the hub reads a gateway, in each gateway and then in the
+/// hub's user mappings. Open sessions continue.
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let gateways = gateway::settings(settings);
     if gateways.is_empty() {
@@ -30,7 +30,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
             .await
             .with_context(|| gateway.gateway_name.clone())?;
         println!(
-            "the hub reads {} with a new password",
+            "the hub uses a new password for {}",
             gateway::title(gateway)
         );
     }
@@ -40,7 +40,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
 async fn rotate_one(hub: &Settings, gateway: &Settings) -> anyhow::Result<()> {
     let (endpoint, running) = gateway::open(gateway).await?;
     let old = rotate(&endpoint).await;
-    // The private cluster may be needed below, where no daemon has it up.
+    // Keeps the private cluster running if no daemon does.
     let ended = match old {
         Ok(old) => update_hub(hub, &old).await,
         Err(error) => Err(error),
@@ -51,12 +51,11 @@ async fn rotate_one(hub: &Settings, gateway: &Settings) -> anyhow::Result<()> {
     ended
 }
 
-/// Changes the password; returns the old one.
+/// Changes the password. Returns the old one.
 async fn rotate(endpoint: &spcd_postgres::connection::Endpoint) -> anyhow::Result<Secret> {
     let session = endpoint.connect("rotate").await?;
     let old = gateway_reader::password(&session.client).await?;
-    let old =
-        old.context("no hub reads the gateway yet: `spcd run` or `spcd apply` begins that")?;
+    let old = old.context("no hub uses the gateway yet; run `spcd run` or `spcd apply` first")?;
     gateway_reader::rotate(&session.client).await?;
     Ok(old)
 }

@@ -31,9 +31,9 @@ use spcd_postgres::connection::context::HubContext;
 use spcd_postgres::connection::pool::Pool;
 use spcd_postgres::leader;
 
-/// Keeps the database true to the files until SIGTERM or SIGINT.
+/// Keeps the database in line with the files until SIGTERM or SIGINT.
 pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    usable(&settings.http)?;
+    check_http(&settings.http)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut cluster = None;
@@ -56,7 +56,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         ended = work(settings, &hub, &mut cluster, &mut watcher, &there, &health, links) => ended,
         never = keep_gateways(&gateways, &hub, &mut gateway_cluster, &health, hub_endpoint) => match never {},
         ended = follow_settings(settings, &hub, &waker, &http, &schedule) => ended,
-        // Beside the loop: neither waits for the other.
+        // In a task of its own: neither it nor the loop waits for the other.
         ended = beside(http::serve(shown, hub.clone(), endpoint, shown_gateways)) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -64,8 +64,8 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     if outcome.is_ok() {
         tracing::info!("stopping");
         service::stopping();
-        // A server that is not there needs no word.
-        let _ = timeout(RESIGN, resign(settings)).await;
+        // An unreachable server cannot be told that the daemon stops.
+        let _ = timeout(RESIGN_TIMEOUT, resign(settings)).await;
     }
     let stop_gateway = async {
         if let Some(cluster) = gateway_cluster {
@@ -75,17 +75,17 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let stop_hub = async {
         match cluster {
             Some(cluster) => cluster.stop().await,
-            // The signal came while it was starting.
+            // The signal arrived while the cluster was starting.
             None if outcome.is_ok() && settings.database.is_none() => cluster::gone(settings).await,
             None => {}
         }
     };
-    // Together they have as long as one: a service is to end within five seconds.
+    // In parallel: a service must end within five seconds.
     tokio::join!(stop_gateway, stop_hub);
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Keeps the gateways, where there are to be some. Only one that stands alone has a cluster.
+/// Runs the loops of the gateways. Only a single gateway can have a private cluster.
 async fn keep_gateways(
     gateways: &[(Settings, Link)],
     hub: &HubContext,
@@ -118,8 +118,8 @@ async fn keep_gateways(
     .await
 }
 
-/// How long saying so may take.
-const RESIGN: Duration = Duration::from_millis(500);
+/// Time limit for resigning.
+const RESIGN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Records that no daemon leads.
 async fn resign(settings: &Settings) -> anyhow::Result<()> {
@@ -127,7 +127,7 @@ async fn resign(settings: &Settings) -> anyhow::Result<()> {
     Ok(leader::resign(&session.client).await?)
 }
 
-/// Runs in a task of its own, which ends with this.
+/// Runs a task that is aborted when this future is dropped.
 async fn beside(task: impl Future<Output = Infallible> + Send + 'static) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(task);
@@ -138,8 +138,8 @@ async fn beside(task: impl Future<Output = Infallible> + Send + 'static) -> anyh
     }
 }
 
-/// Reads the settings file again when it changes and on SIGHUP: takes what can be taken, and says
-/// what needs a restart. SIGHUP is a wake, too. It does not end by itself.
+/// Reads the settings file again when it changes and on SIGHUP. Applies what can be applied, and logs
+/// what needs a restart. SIGHUP also requests a pass. Never returns without an error.
 async fn follow_settings(
     settings: &Settings,
     hub: &HubContext,
@@ -162,9 +162,9 @@ async fn follow_settings(
             _ = hangup.recv() => true,
             () = watcher.settled() => false,
             _ = again.tick(), if unusable.is_some() => {
-                if let Some(new) = unusable.take_if(|new| usable(new).is_ok()) {
-                    tracing::info!("http can be as it is set");
-                    show(http, &new);
+                if let Some(new) = unusable.take_if(|new| check_http(new).is_ok()) {
+                    tracing::info!("the settings of http are valid now");
+                    apply_http(http, &new);
                 }
                 continue;
             }
@@ -181,7 +181,7 @@ async fn follow_settings(
         last = scan;
         service::reloading();
         match current.reload() {
-            // The file may be replaced in two steps: its absence does not mean the defaults.
+            // An editor may replace the file in two steps: its absence does not mean the defaults.
             Ok(new) if !asked && current.is_written && !new.is_written => tracing::warn!(
                 file = %settings.file.display(),
                 "the settings file is gone: settings stay as they were until it is back, or until \
@@ -191,18 +191,18 @@ async fn follow_settings(
                 apply_to_log(settings, &current, &new);
                 hub.set_settings(new.hub);
                 hub.retry_now();
-                // What was waited for may be due by now.
+                // Shorter intervals may already have elapsed.
                 health.send_replace(new.health);
                 waker.notify_one();
                 unusable = None;
-                match usable(&new.http) {
-                    Ok(()) => show(http, &new.http),
+                match check_http(&new.http) {
+                    Ok(()) => apply_http(http, &new.http),
                     Err(error) => {
                         let every = http::LISTEN_RETRY_PAUSE.as_secs();
                         tracing::error!(
                             error = format!("{error:#}"),
                             retry_seconds = every,
-                            "http stays as it was; it is tried again"
+                            "cannot apply the settings of http; trying again"
                         );
                         unusable = Some(new.http.clone());
                     }
@@ -230,21 +230,18 @@ fn apply_to_log(started: &Settings, current: &Settings, new: &Settings) {
     if new.log != current.log
         && let Err(error) = telemetry::set_filter(new.log.as_deref().unwrap_or("info"))
     {
-        tracing::warn!(
-            error,
-            "the log filter cannot be used; logging continues as before"
-        );
+        tracing::warn!(error, "cannot use the log filter; keeping the previous one");
     }
 }
 
-/// Whether HTTP may be so.
-fn usable(settings: &settings::Http) -> anyhow::Result<()> {
+/// Checks the settings of HTTP.
+fn check_http(settings: &settings::Http) -> anyhow::Result<()> {
     http::check(settings)?;
     http::check_token(settings)
 }
 
-/// Has HTTP be so.
-fn show(http: &watch::Sender<settings::Http>, new: &settings::Http) {
+/// Applies the settings of HTTP.
+fn apply_http(http: &watch::Sender<settings::Http>, new: &settings::Http) {
     http.send_if_modified(|http| {
         let differs = http != new;
         http.clone_from(new);
@@ -252,7 +249,8 @@ fn show(http: &watch::Sender<settings::Http>, new: &settings::Http) {
     });
 }
 
-/// The cluster is handed out so that it is stopped in order after everything that uses it.
+/// Runs the daemon. `cluster` receives the private cluster, so that the caller can stop it after
+/// everything that uses it.
 async fn work(
     settings: &Settings,
     hub: &Arc<HubContext>,

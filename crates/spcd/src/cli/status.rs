@@ -68,7 +68,7 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
     Ok(ExitCode::from(u8::from(wrong)))
 }
 
-/// What to do where there is no connection.
+/// Returns the hint for a hub without connections.
 pub fn nothing_configured(settings: &Settings) -> String {
     let dirs: Vec<String> = (settings.config_dirs.iter())
         .map(|dir| dir.display().to_string())
@@ -80,7 +80,7 @@ pub fn nothing_configured(settings: &Settings) -> String {
     )
 }
 
-/// How long ago a daemon was last there, where none leads.
+/// Returns how old the state is; `None` if a daemon leads.
 async fn age_without_leader(client: &Client) -> anyhow::Result<Option<String>> {
     if follow::is_led(client).await? {
         return Ok(None);
@@ -96,10 +96,10 @@ async fn age_without_leader(client: &Client) -> anyhow::Result<Option<String>> {
     }))
 }
 
-/// Prints the states again whenever one changes, until Ctrl-C. On a terminal the table stays in
-/// its place; else each change is one line, or one JSON object.
+/// Prints the states whenever one changes, until Ctrl-C. On a terminal, redraws the table in place.
+/// Otherwise prints a line or a JSON object for each change.
 async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    // Created once: a signal that arrives between two turns is not lost.
+    // Created once: no signal is lost between two iterations.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut watcher = Watcher::open(settings, args).await?;
     loop {
@@ -115,8 +115,8 @@ async fn watch(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCod
     }
 }
 
-/// Interval within which changes are drawn together: a pass over many connections would else draw
-/// the table once for each.
+/// Minimum interval between two redraws: a pass over many connections would otherwise redraw the table
+/// for each of them.
 const DRAW_INTERVAL: Duration = Duration::from_millis(30);
 
 /// `status --watch`
@@ -125,13 +125,13 @@ struct Watcher<'a> {
     changes: Changes,
     client: spcd_client::Client,
     health: HealthReader,
-    /// The rows that were shown last, those with the requested labels.
+    /// The rows that were printed last: those with the requested labels.
     rows: Vec<ConnectionState>,
     is_live: bool,
 }
 
 impl<'a> Watcher<'a> {
-    /// Shows the states as they are.
+    /// Prints the current states.
     async fn open(settings: &Settings, args: &'a StatusArgs) -> anyhow::Result<Self> {
         let endpoint = Arc::new(super::endpoint(settings)?);
         let connector = super::query::connector(&endpoint, &Cancel::default());
@@ -180,8 +180,7 @@ impl<'a> Watcher<'a> {
         draw(&self.rows, &health, self.is_live, self.args.json)
     }
 
-    /// Whether a changed connection has the requested labels. One that was deleted has those that it
-    /// had before.
+    /// Whether a changed connection has the requested labels. A deleted connection keeps its last ones.
     async fn has_labels(&mut self, change: &Change) -> bool {
         if self.args.labels.is_empty() {
             return true;
@@ -225,7 +224,7 @@ fn print_change(change: &Change, json: bool) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Reads the health of sources over a session of its own.
+/// Reads the health of sources in its own session.
 struct HealthReader {
     endpoint: Arc<Endpoint>,
     session: Option<Session>,
@@ -239,7 +238,7 @@ impl HealthReader {
         self.session.as_ref()
     }
 
-    /// Returns what is known; nothing where the database cannot be reached.
+    /// Returns the health by connection. Empty if the database cannot be reached.
     async fn read(&mut self) -> BTreeMap<String, SourceHealth> {
         match self.session().await {
             Some(session) => health::rows(&session.client).await.unwrap_or_default(),
@@ -254,27 +253,27 @@ fn is_labelled(row: &ConnectionState, labels: &[(String, String)]) -> bool {
         .all(|(name, text)| row.labels.get(name) == Some(text))
 }
 
-/// A row with what is known of its source.
+/// A connection's row, and the state of its source.
 #[derive(Serialize)]
 struct WithHealth<'a> {
     #[serde(flatten)]
     row: &'a ConnectionState,
     health: Option<&'a SourceHealth>,
-    /// How it stands in the gateway, where its wrapper runs there.
+    /// Its state in the gateway, if its wrapper runs there.
     #[serde(skip_serializing_if = "Option::is_none")]
     gateway: Option<GatewayState<'a>>,
 }
 
 #[derive(Serialize)]
 struct GatewayState<'a> {
-    /// Its name, where there are several.
+    /// The gateway's name, if there are several.
     #[serde(skip_serializing_if = "str::is_empty")]
     name: &'a str,
     status: Status,
     error: Option<&'a str>,
 }
 
-/// What the gateways say of connections.
+/// States of connections in the gateways.
 #[derive(Default)]
 struct GatewayStates {
     /// By gateway, with its name.
@@ -297,7 +296,7 @@ impl GatewayStates {
         })
     }
 
-    /// Returns what a gateway says of a connection: the one in which the hub reads it, if that answers.
+    /// Returns the state of a connection in a gateway: that in which the hub reads it, if it answers.
     fn of(&self, connection: &str) -> Option<GatewayState<'_>> {
         let read_in = self.read_in.get(connection);
         let there = || (self.rows.iter()).filter(|(_, rows)| rows.contains_key(connection));
@@ -347,8 +346,8 @@ fn draw(
     out.flush()
 }
 
-/// Rows in aligned columns; errors and warnings below their connection. Where no source is watched
-/// there is nothing to say of any.
+/// Formats rows in aligned columns. Errors and warnings follow their connection. Omits the column SOURCE
+/// if no source is probed.
 fn table(rows: &[ConnectionState], health: &BTreeMap<String, SourceHealth>) -> String {
     let watched = rows
         .iter()

@@ -1,6 +1,6 @@
-//! The one way of text to a terminal. Text from sources, files and names must not act on it, so the
-//! macros `print!` and the like of the standard library are replaced here for all commands by ones
-//! that write what acts on a terminal as escapes.
+//! Output to the terminal. Text from sources, files and names must not control it. The macros `print!`
+//! and so on therefore shadow those of the standard library in all commands, and escape control
+//! characters.
 
 use std::fmt;
 use std::io::{self, IsTerminal, StdoutLock, Write};
@@ -26,32 +26,32 @@ macro_rules! eprintln {
     };
 }
 
-/// Clears the line that progress is shown on.
+/// Clears the progress line.
 pub const CLEAR_LINE: &str = "\r\x1b[K";
 /// Clears the screen.
 pub const CLEAR_SCREEN: &str = "\x1b[2J";
 
-/// Writes text for a person to standard output. A reader that is gone is no error.
+/// Writes escaped text to standard output. Ignores a closed pipe.
 pub fn to_stdout(text: fmt::Arguments<'_>) {
     let _ = io::stdout().write_all(escape_controls(&text.to_string()).as_bytes());
 }
 
-/// Writes text for a person to standard error.
+/// Writes escaped text to standard error.
 pub fn to_stderr(text: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(escape_controls(&text.to_string()).as_bytes());
 }
 
-/// Writes the program's own control sequences, or text that was made plain before, to standard error.
+/// Writes control sequences of the program, or text that is already escaped, to standard error.
 pub fn control_stderr(sequences: &str) {
     let _ = io::stderr().write_all(sequences.as_bytes());
 }
 
-/// The same to standard output.
+/// Like [`control_stderr`], to standard output.
 pub fn control_stdout(sequences: &str) {
     let _ = io::stdout().write_all(sequences.as_bytes());
 }
 
-/// Standard output. What programs read (`for_programs`) is escaped only on a terminal.
+/// Returns standard output. Output `for_programs` is escaped only on a terminal.
 pub fn output(for_programs: bool) -> EscapingWriter<StdoutLock<'static>> {
     EscapingWriter {
         out: io::stdout().lock(),
@@ -60,17 +60,17 @@ pub fn output(for_programs: bool) -> EscapingWriter<StdoutLock<'static>> {
     }
 }
 
-/// Returns how many columns of a terminal a text takes, as it is shown there.
+/// Returns the width of a text on a terminal after escaping, in columns.
 pub fn width(text: &str) -> usize {
     escape_controls(text).width()
 }
 
-/// Returns a text with spaces behind it, so that it takes that many columns.
+/// Pads a text with spaces to a width in columns.
 pub fn padded(text: &str, columns: usize) -> String {
     text.to_owned() + &blanks(text, columns)
 }
 
-/// The same with the spaces before it.
+/// Like [`padded`], with the spaces before the text.
 pub fn padded_left(text: &str, columns: usize) -> String {
     blanks(text, columns) + text
 }
@@ -79,11 +79,11 @@ fn blanks(text: &str, columns: usize) -> String {
     " ".repeat(columns.saturating_sub(width(text)))
 }
 
-/// A writer that writes what acts on a terminal as escapes.
+/// A writer that escapes control characters.
 pub struct EscapingWriter<W> {
     out: W,
     filters: bool,
-    /// The beginning of a character whose end was not written yet.
+    /// First bytes of an incomplete character.
     rest: Vec<u8>,
 }
 
@@ -96,7 +96,7 @@ impl<W: Write> Write for EscapingWriter<W> {
         let whole = match std::str::from_utf8(&self.rest) {
             Ok(text) => text.len(),
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            // Not text: each byte that is none is shown as such.
+            // Not UTF-8: invalid bytes are replaced.
             Err(_) => self.rest.len(),
         };
         let text = String::from_utf8_lossy(&self.rest[..whole]);

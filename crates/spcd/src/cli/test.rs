@@ -24,22 +24,21 @@ use spcd_postgres::import::source_info::{SourceInfo, fetch_source_info};
 use spcd_postgres::migrations;
 use spcd_postgres::{HubError, extension, secrets};
 
-/// How long the list of tables may take where the configuration does not say.
+/// Default time limit for listing the tables.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Hint where ssh gets through and no server listens behind it.
+/// Hint if ssh connects but the server behind it does not listen.
 const BEHIND: &str = "ssh gets in, but its server does not get through to the source: is the source \
     running, and are `host` and `port` those it listens on, as seen from the ssh server?";
 
-/// What a source that answers says.
+/// What a source answered.
 struct Report {
     latency: Duration,
     facts: SourceInfo,
     tables: Result<RemoteSchema, String>,
 }
 
-/// Asks one source, and says what it answers, or what stands in the way. It needs no daemon and
-/// does not disturb one.
+/// Tests one source and prints its answer or the error. Needs no daemon and does not disturb one.
 pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode> {
     let name = args.name.as_str();
     let Some(connection) = find(settings, &args)? else {
@@ -79,12 +78,12 @@ pub async fn run(settings: &Settings, args: TestArgs) -> anyhow::Result<ExitCode
     Ok(ExitCode::FAILURE)
 }
 
-/// Finds the connection in the file or the config directories; else prints why there is none.
+/// Finds the connection in the file or the config directories. Prints the error if there is none.
 fn find(settings: &Settings, args: &TestArgs) -> anyhow::Result<Option<Arc<Connection>>> {
     let dirs = match &args.file {
         Some(file) => {
             if let Err(error) = std::fs::metadata(file) {
-                eprintln!("spcd: {} cannot be read: {error}", file.display());
+                eprintln!("spcd: cannot read {}: {error}", file.display());
                 return Ok(None);
             }
             vec![std::path::absolute(file)?]
@@ -107,7 +106,7 @@ fn find(settings: &Settings, args: &TestArgs) -> anyhow::Result<Option<Arc<Conne
             args.name,
             places.join(", ")
         );
-        // A diagnostic of the one file may be the reason.
+        // A diagnostic of the file may be the cause.
         for diagnostic in diagnostics.iter().filter(|_| args.file.is_some()) {
             eprintln!("spcd: {}", diagnostic.one_line());
         }
@@ -115,7 +114,7 @@ fn find(settings: &Settings, args: &TestArgs) -> anyhow::Result<Option<Arc<Conne
     Ok(connection.cloned())
 }
 
-/// Returns what is to be asked, or why there is nothing.
+/// Returns the source to test, or why the connection has none.
 fn target(connection: &Connection) -> Result<&ForeignSource, String> {
     if let (Ok(_), ConnectionKind::Aggregator { members, .. }) =
         (&connection.target, &connection.kind)
@@ -129,7 +128,7 @@ fn target(connection: &Connection) -> Result<&ForeignSource, String> {
     connection.target.as_ref().map_err(Clone::clone)
 }
 
-/// Asks the source through its tunnel, if it has one. A failure may come with a hint.
+/// Connects to the source, through its tunnel if it has one. An error may have a hint.
 async fn test(
     settings: &Settings,
     connection: &Connection,
@@ -166,8 +165,8 @@ async fn test(
     Ok(outcome)
 }
 
-/// Opens a way to the source that is only tried, then the tunnel: a daemon's port accepts whether
-/// or not ssh gets through.
+/// Tests the ssh connection, then opens the tunnel: the tunnel's local port accepts connections even if
+/// ssh fails.
 async fn open_tunnel(tunnels: &Tunnels, target: &ForeignSource) -> Result<Option<Trial>, HubError> {
     let trial = tunnels.trial(target).await?;
     tunnels.ready_unless_kept(target).await?;
@@ -187,7 +186,7 @@ async fn report(
     if let Some(missing) = extension(client, target).await? {
         return Ok(Err(other(missing)));
     }
-    // Passwords reach the server by way of functions in there.
+    // Its functions pass passwords to the server.
     let kept = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
     if !client.query_one(kept, &[]).await?.try_get::<_, bool>(0)? {
         migrations::migrate(client).await?;
@@ -203,7 +202,7 @@ async fn report(
         Ok(Err(error)) => return Err(error.into()),
         Ok(Ok(ProbeAnswer::Reachable(latency))) => latency,
         Ok(Ok(ProbeAnswer::Failed(failure))) => return Ok(Err(failure)),
-        // Its list of tables tells all that there is to tell.
+        // Listing its tables is the only test of such a source.
         Ok(Ok(ProbeAnswer::Inconclusive(_))) => Duration::ZERO,
     };
     let facts = match timeout(within, fetch_source_info(client, target)).await {
@@ -233,7 +232,7 @@ async fn report(
     }))
 }
 
-/// Creates the extension if necessary. Returns why the source cannot use it, if it cannot.
+/// Creates the extension if necessary. Returns an error message if the source cannot use it.
 async fn extension(client: &Client, target: &ForeignSource) -> anyhow::Result<Option<String>> {
     if target.extension.is_empty() {
         return Ok(None);

@@ -7,8 +7,8 @@ use super::UrlArgs;
 use crate::cluster;
 use crate::settings::Settings;
 
-/// Prints the hub's URL: as it was given, or the private cluster's, whose password stays in its
-/// file unless it is asked for.
+/// Prints the hub's URL: the configured one, or that of the private cluster. The latter contains the
+/// password only if requested.
 pub fn run(settings: &Settings, args: &UrlArgs) -> anyhow::Result<ExitCode> {
     let url = match &settings.database {
         Some(database) => database.expose().to_owned(),

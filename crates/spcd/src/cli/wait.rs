@@ -12,7 +12,7 @@ use crate::cluster::ClusterError;
 use crate::settings::Settings;
 use spcd_postgres::connection::{ConnectError, Session};
 
-/// Time is up.
+/// Exit code after a time-out.
 const TIME_OUT: u8 = 3;
 
 /// Interval between checks for the daemon's schema.
@@ -21,12 +21,12 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Interval between attempts to reach a server that stopped answering.
 const RECONNECT: Duration = Duration::from_millis(250);
 
-/// Asks for a look at the files, then waits until the connections are settled.
+/// Requests a pass, then waits until the connections are settled.
 pub async fn wait(settings: &Settings, args: WaitArgs) -> anyhow::Result<ExitCode> {
     request_and_wait(settings, Some(&[]), &args.names, Some(args.timeout)).await
 }
 
-/// Asks the sources again; waits for what they say where that is asked for.
+/// Requests a refresh of the connections. With `--wait`, waits until they are settled.
 pub async fn refresh(settings: &Settings, args: RefreshArgs) -> anyhow::Result<ExitCode> {
     let ask = (!args.names.is_empty()).then_some(args.names.as_slice());
     request_and_wait(
@@ -66,7 +66,7 @@ async fn request_and_wait(
         };
         is_known = true;
         match wait_until(&mut session, ask, names, until).await {
-            // What was asked of a server that went away may be lost with it.
+            // The request may be lost with the server: post it again.
             Err(error) if is_lost(&error) && Instant::now() < until => {}
             ended => return ended,
         }
@@ -77,8 +77,8 @@ async fn connect(settings: &Settings) -> anyhow::Result<Session> {
     Ok(super::endpoint(settings)?.connect("client").await?)
 }
 
-/// Opens a session as soon as the hub is there. `is_known`: it was there before, so that whatever it
-/// says now may pass. Inside: time is up, and why there is no session.
+/// Opens a session as soon as the hub answers. `is_known`: it has answered before, so every error counts
+/// as transient. Returns the last error as `Ok(Err(_))` after the time-out.
 async fn connect_until(
     settings: &Settings,
     until: Instant,
@@ -99,14 +99,14 @@ async fn connect_until(
     }
 }
 
-/// Whether the hub is not there yet: a server that cannot be reached, or a private one that no
-/// daemon has made or started.
+/// Whether the hub may still be starting: a server that cannot be reached, or a private cluster that no
+/// daemon has created or started.
 fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(ConnectError::Unreachable { .. }))
         || error.downcast_ref::<ClusterError>().is_some()
 }
 
-/// Whether it is not the server's answer, but that the server went away or takes no writes any more.
+/// Whether the session was lost, or the server no longer accepts writes.
 fn is_lost(error: &anyhow::Error) -> bool {
     let gone = [
         SqlState::ADMIN_SHUTDOWN,
@@ -157,8 +157,8 @@ async fn wait_until(
     }
 }
 
-/// Requests a look as soon as that is possible: a daemon that was started a moment ago may not have
-/// made its schema yet. `None` when time is up.
+/// Posts a request as soon as the schema exists, which a new daemon may not have created yet. `None`
+/// after the time-out.
 async fn first_request(
     session: &Session,
     ask: Option<&[String]>,

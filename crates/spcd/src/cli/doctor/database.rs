@@ -1,4 +1,4 @@
-//! What the daemon's role needs in the database, without being a superuser.
+//! Checks what the daemon's role needs in the database if it is not a superuser.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,13 +9,13 @@ use tokio_postgres::Client;
 use super::{Finding, bad, good};
 use spcd_postgres::Limits;
 
-/// The oldest server version that has everything spcd uses, as `server_version_num`.
+/// Oldest supported server version, as `server_version_num`.
 const OLDEST: i32 = 140_000;
 
-/// From this version on, the right to alter roles is given role by role.
+/// First version in which the right to alter roles is granted for each role.
 const ADMIN_OPTION: i32 = 160_000;
 
-/// Above this part of the lock table a single transaction endangers the others.
+/// Part of the lock table above which a single transaction endangers others.
 const SAFE_PART: i64 = 2;
 
 /// The session and its role.
@@ -26,7 +26,7 @@ struct Facts {
     superuser: bool,
 }
 
-/// Looks at everything that the connections need.
+/// Checks everything that the connections need.
 pub async fn look(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Finding>> {
     let row = client
         .query_one(
@@ -66,7 +66,7 @@ pub async fn look(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec
     Ok(findings)
 }
 
-/// What it makes things with.
+/// Checks the privileges to create objects.
 async fn privileges(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding>> {
     let Facts { database, role, .. } = facts;
     let row = client
@@ -89,14 +89,14 @@ async fn privileges(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Findin
     ])
 }
 
-/// What was made must be its own: only then it can be altered.
+/// Checks that the role owns what spcd created: only an owner can alter objects.
 async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding>> {
     let role = &facts.role;
     let sql = "SELECT pg_catalog.pg_has_role(n.nspowner, 'USAGE'),
                       pg_catalog.to_regclass('spcd.applied') IS NOT NULL
                FROM pg_catalog.pg_namespace n WHERE n.nspname = 'spcd'";
     let Some(row) = client.query_opt(sql, &[]).await? else {
-        return Ok(vec![good("the schema spcd: the first start makes it")]);
+        return Ok(vec![good("the schema spcd: the first start creates it")]);
     };
     if !row.try_get::<_, bool>(0)? {
         let advice = format!("ALTER SCHEMA spcd OWNER TO {role};  -- or connect as its owner");
@@ -104,7 +104,7 @@ async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding
     }
     if !row.try_get::<_, bool>(1)? {
         return Ok(vec![bad(
-            "a schema named spcd that spcd did not make",
+            "a schema named spcd that spcd did not create",
             "rename or drop it",
         )]);
     }
@@ -140,12 +140,15 @@ async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding
         cures.push(format!("ALTER {kind} {name} OWNER TO {role};"));
     }
     Ok(vec![match cures.is_empty() {
-        true => good("what spcd made is its own"),
-        false => bad("another role owns some of what spcd made", cures.join("\n")),
+        true => good(format!("role {role} owns what spcd created")),
+        false => bad(
+            "another role owns some of what spcd created",
+            cures.join("\n"),
+        ),
     }])
 }
 
-/// The extensions and wrappers of the connections, and of whatever else there is.
+/// Checks the extensions and wrappers of the connections.
 async fn wrappers(
     client: &Client,
     facts: &Facts,
@@ -190,7 +193,7 @@ async fn wrappers(
             ),
         });
     }
-    // A wrapper's default privilege belongs to its owner alone.
+    // By default only its owner may use a wrapper.
     let sql = "SELECT fdwname::pg_catalog.text, pg_catalog.has_foreign_data_wrapper_privilege(oid, 'USAGE')
                FROM pg_catalog.pg_foreign_data_wrapper ORDER BY 1";
     for row in client.query(sql, &[]).await? {
@@ -211,7 +214,7 @@ async fn wrappers(
         findings.push(match client.query_one(sql, &[]).await?.try_get(0)? {
             true => good(format!("role {role} may read the server's files")),
             false => bad(
-                format!("role {role} may not read files of the server, as file_fdw demands"),
+                format!("role {role} may not read files of the server, which file_fdw requires"),
                 format!("GRANT pg_read_server_files TO {role};"),
             ),
         });
@@ -219,7 +222,7 @@ async fn wrappers(
     Ok(findings)
 }
 
-/// Members of `spcd_users`, and the search paths that are set on them.
+/// Checks the role `spcd_users`, and the right to set its members' search paths.
 async fn readers(
     client: &Client,
     facts: &Facts,
@@ -275,7 +278,7 @@ async fn readers(
     }])
 }
 
-/// How many sessions it may have.
+/// Checks the number of sessions that the role may open.
 async fn sessions(client: &Client, facts: &Facts) -> anyhow::Result<Finding> {
     let Facts { database, role, .. } = facts;
     let (has, enough) = (
@@ -310,7 +313,7 @@ async fn sessions(client: &Client, facts: &Facts) -> anyhow::Result<Finding> {
     ))
 }
 
-/// How much of the lock table the largest thing that may happen would take.
+/// Checks that the lock table has room for the largest statement.
 async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Finding>> {
     let sql = "SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8,
                       pg_catalog.current_setting('max_connections')::pg_catalog.int8
@@ -320,7 +323,7 @@ async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Fi
     let known = "SELECT pg_catalog.to_regclass('spcd.applied') IS NOT NULL";
     let mut largest: i64 = 0;
     if client.query_one(known, &[]).await?.try_get(0)? {
-        // A dropped table takes three; a query over an aggregator one for each member.
+        // Dropping a table takes three locks; a query over an aggregator takes one for each member.
         let sql = "SELECT coalesce(max(pg_catalog.cardinality(tables)) * 3, 0)::pg_catalog.int8 FROM spcd.applied";
         largest = client.query_one(sql, &[]).await?.try_get(0)?;
     }
@@ -346,7 +349,7 @@ async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Fi
     )])
 }
 
-/// Statistics that write down what functions execute, passwords included.
+/// Checks that pg_stat_statements does not record the passwords in statements of functions.
 async fn statistics(client: &Client, facts: &Facts) -> anyhow::Result<Option<Finding>> {
     let sql = "SELECT pg_catalog.current_setting('pg_stat_statements.track', true) = 'all'
                   AND pg_catalog.current_setting('pg_stat_statements.track_utility', true) = 'on'";

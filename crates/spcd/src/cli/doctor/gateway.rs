@@ -1,4 +1,4 @@
-//! The gateway: whether it is up, and whether the hub reaches it.
+//! Checks that the gateway answers and that the hub reaches it.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use spcd_postgres::{HubError, secrets};
 /// Time limit of the hub's attempt to reach the gateway.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// Looks at the gateways, where a connection uses one; `hub` is a session with the hub, if there is one.
+/// Checks the gateways if a connection uses one. `hub` is a session with the hub, if it answers.
 pub async fn look(
     settings: &Settings,
     desired: &DesiredState,
@@ -39,7 +39,7 @@ pub async fn look(
     {
         return vec![match cluster::inspect(gateway).programs {
             Ok(major) => good(format!(
-                "the gateway: `spcd run` makes its private cluster, with Postgres {major}"
+                "the gateway: `spcd run` creates its private cluster, with Postgres {major}"
             )),
             Err(error) => bad("the gateway's server programs", error.to_string()),
         }];
@@ -99,8 +99,8 @@ async fn reach(gateway: &OpenGateway, hub: Option<&Client>) -> Vec<Finding> {
     findings
 }
 
-/// Has the hub log in to the gateway, in a transaction that is rolled back. `None`: spcd's functions,
-/// which create the user mapping, are not there yet.
+/// Has the hub log in to the gateway, in a transaction that is rolled back. Returns `None` before the
+/// first start, which creates the functions for the user mapping.
 async fn try_from_hub(hub: &Client, address: &Address) -> Result<Option<ProbeAnswer>, HubError> {
     let is_made = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
     if !hub.query_one(is_made, &[]).await?.try_get::<_, bool>(0)? {
@@ -121,9 +121,9 @@ fn advice(failure: &ProbeFailure) -> String {
              (`gateway { listen = … }`, or listen_addresses), and open its port in the firewall"
         }
         FailureKind::Dns => {
-            "the hub's machine does not know this name: set `host` in `gateway { … }`"
+            "the hub's machine cannot resolve this name: set `host` in `gateway { … }`"
         }
-        // A missing entry may be for lack of encryption.
+        // An entry for hostssl does not admit unencrypted sessions.
         FailureKind::Authentication | FailureKind::Tls => {
             "the gateway's pg_hba.conf must admit this role from the hub's address: hostssl, \
              spcd_gateway_reader, scram-sha-256; and the hub must accept its certificate"

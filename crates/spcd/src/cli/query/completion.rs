@@ -9,16 +9,16 @@ use spcd_client::Client;
 
 use super::meta;
 
-/// Names of connections, tables and columns, and commands.
+/// Completes names of connections, tables and columns, and commands.
 #[derive(Default)]
 pub(super) struct Completions {
     words: Vec<String>,
-    /// The last event when they were read.
+    /// Id of the last event when the names were read.
     event: Option<i64>,
 }
 
 impl Completions {
-    /// Reads them again if any connection changed since.
+    /// Reads the names again if a connection has changed.
     pub(super) async fn refresh(&mut self, client: &mut Client) {
         let Ok(session) = client.session().await else {
             return;
@@ -46,7 +46,7 @@ impl Completions {
         }
     }
 
-    /// Returns where the word before the cursor begins, and the words that continue it.
+    /// Returns the start of the word before the cursor, and its completions.
     fn matching(&self, line: &str, at: usize) -> (usize, Vec<String>) {
         let before = line.get(..at).unwrap_or_default();
         let start = before

@@ -1,10 +1,10 @@
-//! The shell's meta-commands, as users of psql and Steampipe know them.
+//! The shell's meta-commands, a subset of those of psql and Steampipe.
 
 use clap::ValueEnum as _;
 
 use crate::cli::Output;
 
-/// The meta-commands, as `.help` prints them.
+/// Text of `.help`.
 pub(super) const HELP: &str = "\
   \\d [PATTERN]     tables, or a table's columns     .inspect PATTERN
   \\dt [PATTERN]    tables                           .tables [CONNECTION]
@@ -17,7 +17,7 @@ pub(super) const HELP: &str = "\
   \\q               leave (or Ctrl-D)                .quit
 Statements end with a semicolon. A pattern is CONNECTION, TABLE or CONNECTION.TABLE, with * and ?.";
 
-/// Names that complete.
+/// Commands that completion offers.
 pub(super) const COMMANDS: [&str; 19] = [
     "\\conninfo",
     "\\du",
@@ -40,7 +40,7 @@ pub(super) const COMMANDS: [&str; 19] = [
     ".views",
 ];
 
-/// Schemas that no configuration names.
+/// Schemas that the lists hide.
 pub(super) const INTERNAL_SCHEMAS: &str = "('pg_catalog', 'information_schema', 'spcd', 'spcd_union', 'spcd_type', 'spcd_lock', 'steampipe_internal')";
 
 const VIEWS: &str = "AND c.relkind IN ('v', 'm')";
@@ -62,7 +62,7 @@ const SESSION: &str = "SELECT current_database() AS \"database\", current_user A
             pg_catalog.current_setting('port') AS \"port\",
             pg_catalog.current_setting('server_version') AS \"version\"";
 
-/// A line that begins with `\` or `.`.
+/// A parsed meta-command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum MetaCommand<'a> {
     Quit,
@@ -71,21 +71,21 @@ pub(super) enum MetaCommand<'a> {
     ToggleTiming,
     SetOutput(Output),
     SetSearchPath(Vec<&'a str>),
-    /// A statement that answers it.
+    /// Run this query.
     Query(String),
     /// Show the columns of the relations that a pattern matches.
     Describe(&'a str),
-    /// Its argument is missing or wrong; how to use it.
+    /// Its argument is missing or wrong. Holds its usage.
     Unusable(&'static str),
     Unknown(&'a str),
 }
 
-/// Reads a line; a semicolon at its end is ignored.
+/// Parses a line. Ignores a semicolon at its end.
 pub(super) fn parse(line: &str) -> MetaCommand<'_> {
     let line = line.trim_end_matches(';').trim();
     let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let argument = argument.trim();
-    // `\d+` shows no more than `\d` here.
+    // `\d+` shows the same as `\d`.
     let command = match command.strip_suffix('+') {
         Some(plain) if plain.starts_with("\\d") => plain,
         _ => command,
@@ -173,7 +173,7 @@ fn relations(more: &str) -> String {
     )
 }
 
-/// Returns the condition that a pattern names a schema, a table, or a table in a schema.
+/// Returns the SQL condition that a pattern names a schema, a table, or a table in a schema.
 fn matches(pattern: &str) -> String {
     match split_pattern(pattern) {
         (Some(schema), part) => {

@@ -1,4 +1,4 @@
-//! Results in the output formats.
+//! Prints results in the output formats.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use crate::cli::terminal::{padded, padded_left, width};
 /// A column of a result.
 pub struct Column {
     pub name: String,
-    /// `None` where the server does not say.
+    /// Type of its values; `None` if unknown.
     pub kind: Option<Type>,
 }
 
@@ -19,7 +19,7 @@ pub struct Printer<'a, W> {
     out: &'a mut W,
     output: Output,
     columns: Vec<Column>,
-    /// A table's widths are known only at its end.
+    /// Buffered rows of a table: its widths depend on all of them.
     rows: Vec<Vec<Option<String>>>,
     count: usize,
 }
@@ -146,7 +146,7 @@ fn is_number(kind: Option<&Type>) -> bool {
     kind.is_some_and(|kind| numbers.contains(kind))
 }
 
-/// What a value's text is in JSON: numbers, booleans and JSON itself as they are, all else a string.
+/// Returns a value as JSON: numbers, booleans and JSON unchanged, all other types as strings.
 fn json_value(value: Option<&str>, kind: Option<&Type>) -> io::Result<String> {
     let Some(value) = value else {
         return Ok("null".to_owned());
@@ -155,7 +155,7 @@ fn json_value(value: Option<&str>, kind: Option<&Type>) -> io::Result<String> {
     if is(&[Type::BOOL]) {
         return Ok(if value == "t" { "true" } else { "false" }.to_owned());
     }
-    // NaN and infinity are no JSON numbers.
+    // JSON has no NaN or infinity.
     let finite = || {
         value
             .bytes()
@@ -175,7 +175,7 @@ fn csv_line<'a>(
         if n > 0 {
             out.write_all(b",")?;
         }
-        // NULL is nothing, and an empty text is in quotes: so they can be told apart.
+        // An empty text is quoted, to distinguish it from NULL.
         match value {
             None => {}
             Some(text) if text.is_empty() || text.contains([',', '"', '\n', '\r']) => {

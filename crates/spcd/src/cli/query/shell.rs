@@ -1,4 +1,4 @@
-//! The shell: statements over several lines, history and meta-commands.
+//! The interactive shell: multi-line statements, history and meta-commands.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::{Cancel, Failure, Progress, describe, execute, look, tag};
 use crate::cli::Output;
 use crate::settings::Settings;
 
-/// Reads statements until the end.
+/// Reads and runs statements until the end of input.
 pub async fn run(
     settings: &Settings,
     mut client: Client,
@@ -28,7 +28,7 @@ pub async fn run(
     let mut editor: Editor<Completions, FileHistory> = Editor::new()?;
     editor.set_helper(Some(Completions::default()));
     let history = history(settings);
-    // A history that is missing or unreadable is empty.
+    // A missing or unreadable history counts as empty.
     let _ = editor.load_history(&history);
     let mut shell = Shell {
         cancel,
@@ -82,14 +82,14 @@ pub async fn run(
         text = rest;
     }
     if let Some(dir) = history.parent() {
-        // The history is a convenience: the statements have run.
+        // The statements have run: a history that cannot be saved is no error.
         let _ = std::fs::create_dir_all(dir);
         let _ = editor.save_history(&history);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long a statement waits for the daemon to read the files.
+/// Maximum time for which a failed statement waits until the daemon has read the files.
 const WAIT: Duration = Duration::from_secs(60);
 
 /// Whether a statement outside a transaction failed because a table or schema does not exist.
@@ -108,7 +108,7 @@ struct Shell {
 }
 
 impl Shell {
-    /// Runs a statement and shows its result or its error; false after an error.
+    /// Runs a statement and prints its result or error. Returns false after an error.
     async fn run(&mut self, client: &mut Client, sql: &str) -> io::Result<bool> {
         let begun = Instant::now();
         let mut out = super::output(self.output);
@@ -116,7 +116,7 @@ impl Shell {
         // The daemon may not have read a file that was just saved.
         if let Err(Failure::Statement(error)) = &outcome
             && is_missing(error)
-            // These may have committed a part.
+            // Several statements may have committed a part.
             && !matches!(tag(sql, 0).as_str(), "CALL" | "DO")
             && look(client, sql, WAIT).await
         {
@@ -131,7 +131,7 @@ impl Shell {
                 false
             }
             Err(Failure::Interrupted) => {
-                eprintln!("not waited for any longer");
+                eprintln!("stopped waiting");
                 false
             }
             Err(Failure::Output(error)) => return Err(error),
@@ -146,7 +146,7 @@ impl Shell {
         Ok(ok)
     }
 
-    /// Runs a line that begins with `\` or `.`; false to leave.
+    /// Runs a meta-command. Returns false to leave the shell.
     async fn meta_command(&mut self, client: &mut Client, line: &str) -> anyhow::Result<bool> {
         match meta::parse(line) {
             MetaCommand::Quit => return Ok(false),
@@ -172,7 +172,7 @@ impl Shell {
             }
             MetaCommand::Unusable(usage) => eprintln!("{usage}"),
             MetaCommand::Unknown(name) => {
-                eprintln!("{name} is not known here; .help shows what is");
+                eprintln!("unknown command {name}; .help lists the commands");
             }
         }
         Ok(true)
@@ -193,7 +193,7 @@ impl Shell {
     }
 }
 
-/// Whether a pattern matches a relation; also where that cannot be told.
+/// Returns whether a pattern matches a relation. True if the query fails.
 async fn any_relation(client: &mut Client, pattern: &str) -> bool {
     let Ok(session) = client.session().await else {
         return true;

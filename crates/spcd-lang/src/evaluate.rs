@@ -9,7 +9,7 @@ use super::syntax::{
     Step, TemplatePart, UnaryOperator,
 };
 use super::value::Value;
-use crate::nearest::nearest;
+use crate::nearest::suggestion;
 
 /// Maximum work for one attribute: elements iterated over plus bytes of text built. It bounds
 /// nested loops.
@@ -389,12 +389,10 @@ impl Evaluation<'_, '_> {
         if function.is_none() && *call.name != *TRIMSPACE {
             let problem = Problem::new(call.span, "there is no function of this name");
             let names = Function::ALL.iter().map(|(name, _)| *name);
-            return fail(match nearest(&call.name, names.chain([TRIMSPACE])) {
-                Some(name) => problem.hint(format!("did you mean `{name}`?")),
-                None => {
-                    problem.hint("the functions are `env`, `file`, `credential` and `trimspace`")
-                }
+            let hint = suggestion(&call.name, names.chain([TRIMSPACE])).unwrap_or_else(|| {
+                "the functions are `env`, `file`, `credential` and `trimspace`".to_owned()
             });
+            return fail(problem.hint(hint));
         }
         let mut arguments = Vec::new();
         for argument in &call.arguments {

@@ -18,6 +18,11 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
+/// Returns the hint with the [`nearest`] candidate.
+pub fn suggestion<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(name, candidates.into_iter()).map(|near| format!("did you mean `{near}`?"))
+}
+
 /// Returns whether two names differ by at most one edit.
 pub fn is_one_edit_from(name: &str, of: &str) -> bool {
     distance(name, of) <= 1

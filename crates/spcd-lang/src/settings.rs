@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::evaluate::{DynEnvironment, EvaluationError, evaluate};
+use super::nearest::suggestion;
 use super::syntax::{Body, Problem, Span};
 use super::value::{Value, write_quoted};
 
@@ -194,6 +195,37 @@ impl Settings {
             section.settings.write_hcl(out, indent + 2, &|_, _| false);
             out.extend(std::iter::repeat_n(' ', indent));
             out.push_str("}\n");
+        }
+    }
+}
+
+impl NestedBlock {
+    /// Returns the span of an attribute's value, or the block's if it is not written.
+    pub fn value_span(&self, name: &str) -> Span {
+        (self.settings.get(name)).map_or(self.span, |setting| setting.value_span)
+    }
+
+    /// Reports attributes with other names than these, and nested blocks. `noun` is what the block calls
+    /// an attribute.
+    pub fn report_unknown(&self, noun: &str, names: &[&str], problems: &mut Vec<Problem>) {
+        let kind = &self.kind;
+        let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        let list = match quoted.split_last() {
+            Some((last, [])) => format!("it has {last}"),
+            Some((last, others)) => format!("it has {} and {last}", others.join(", ")),
+            None => return,
+        };
+        for setting in &self.settings.list {
+            if !names.contains(&&*setting.name) {
+                let message = format!("`{kind}` has no {noun} `{}`", setting.name);
+                let hint = suggestion(&setting.name, names.iter().copied());
+                let hint = hint.unwrap_or_else(|| list.clone());
+                problems.push(Problem::new(setting.span, message).hint(hint));
+            }
+        }
+        for block in &self.settings.blocks {
+            let message = format!("`{kind}` has no block `{}`", block.kind);
+            problems.push(Problem::new(block.span, message).hint(list.clone()));
         }
     }
 }

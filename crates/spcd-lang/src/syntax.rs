@@ -61,6 +61,12 @@ impl Problem {
         self.hint = Some(hint.into());
         self
     }
+
+    /// Adds a hint if there is one.
+    pub fn hint_if(mut self, hint: Option<String>) -> Self {
+        self.hint = self.hint.or(hint);
+        self
+    }
 }
 
 /// Attributes and nested blocks, each in the order of the text.

@@ -12,7 +12,7 @@ use super::sections;
 use super::{Diagnostic, Severity, SourceFile};
 use crate::health;
 use crate::secret::Secret;
-use spcd_lang::nearest::nearest;
+use spcd_lang::nearest::suggestion;
 use spcd_lang::parse;
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Problem, Span};
@@ -182,10 +182,8 @@ fn report_unknown(settings: &Settings, list: &str, problems: &mut Vec<Problem>) 
         }
         let message = format!("there is no setting `{}`", setting.name);
         let problem = Problem::new(setting.span, message);
-        problems.push(match nearest(&setting.name, names()) {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => problem.hint(format!("there are: {list}")),
-        });
+        let hint = suggestion(&setting.name, names());
+        problems.push(problem.hint(hint.unwrap_or_else(|| format!("there are: {list}"))));
     }
 }
 

@@ -2,7 +2,6 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use spcd_lang::nearest::nearest;
 use spcd_lang::settings::NestedBlock;
 use spcd_lang::syntax::Problem;
 
@@ -47,7 +46,11 @@ pub(super) fn gateway_listen(
     section: &NestedBlock,
     problems: &mut Vec<Problem>,
 ) -> Option<GatewayListen> {
-    report_unknown(section, problems);
+    if !section.labels.is_empty() {
+        let problem = Problem::new(section.span, "`gateway` has no label");
+        problems.push(problem.hint("write `gateway { … }`"));
+    }
+    section.report_unknown("setting", &SETTINGS.map(|(name, _)| name), problems);
     let settings = &section.settings;
     let mut missing = Vec::new();
     let mut text = |name: &'static str, is_required: bool, problems: &mut Vec<Problem>| {
@@ -66,11 +69,7 @@ pub(super) fn gateway_listen(
     let host = text("host", false, problems);
     let hub_sslrootcert = text("hub_sslrootcert", false, problems);
     for name in missing {
-        let expected = SETTINGS.iter().find(|(known, _)| *known == name);
-        let message = format!(
-            "`gateway` needs `{name}`: {}",
-            expected.map_or("a text", |(_, expected)| expected)
-        );
+        let message = format!("`gateway` needs `{name}`: {}", expected(name));
         problems.push(Problem::new(section.span, message));
     }
     let address = checked(section, "listen", address, problems, |text| {
@@ -88,30 +87,10 @@ pub(super) fn gateway_listen(
     })
 }
 
-fn report_unknown(section: &NestedBlock, problems: &mut Vec<Problem>) {
-    if !section.labels.is_empty() {
-        let problem = Problem::new(section.span, "`gateway` has no label");
-        problems.push(problem.hint("write `gateway { … }`"));
-    }
-    let names = || SETTINGS.iter().map(|(name, _)| *name);
-    for setting in &section.settings.list {
-        if names().any(|name| name == &*setting.name) {
-            continue;
-        }
-        let message = format!("`gateway` has no setting `{}`", setting.name);
-        let problem = Problem::new(setting.span, message);
-        problems.push(match nearest(&setting.name, names()) {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => {
-                let list: Vec<&str> = names().collect();
-                problem.hint(format!("there are: {}", list.join(", ")))
-            }
-        });
-    }
-    for block in &section.settings.blocks {
-        let message = format!("`gateway` has no block `{}`", block.kind);
-        problems.push(Problem::new(block.span, message));
-    }
+/// Returns the description of a setting's value.
+fn expected(name: &str) -> &'static str {
+    let setting = SETTINGS.iter().find(|(known, _)| *known == name);
+    setting.map_or("a text", |(_, expected)| expected)
 }
 
 /// Returns the parsed value of a setting, or reports what was expected.
@@ -125,16 +104,8 @@ fn checked<T>(
     let text = text?;
     let parsed = parse(text.trim());
     if parsed.is_none() {
-        let span = section
-            .settings
-            .get(name)
-            .map_or(section.span, |setting| setting.value_span);
-        let expected = SETTINGS.iter().find(|(known, _)| *known == name);
-        let expected = expected.map_or("a text", |(_, expected)| expected);
-        problems.push(Problem::new(
-            span,
-            format!("expected {expected} for `{name}`"),
-        ));
+        let message = format!("expected {} for `{name}`", expected(name));
+        problems.push(Problem::new(section.value_span(name), message));
     }
     parsed
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use spcd_lang::nearest::nearest;
 use spcd_lang::settings::NestedBlock;
 use spcd_lang::syntax::Problem;
 
@@ -143,18 +142,9 @@ pub(super) fn hub(section: &NestedBlock, problems: &mut Vec<Problem>) -> HubOver
     if !section.labels.is_empty() {
         problems.push(Problem::new(section.span, "`hub` has no label").hint("write `hub { … }`"));
     }
+    section.report_unknown("setting", &SETTINGS.map(|known| known.name), problems);
     for setting in &settings.list {
         let Some(known) = SETTINGS.iter().find(|known| known.name == &*setting.name) else {
-            let message = format!("`hub` has no setting `{}`", setting.name);
-            let problem = Problem::new(setting.span, message);
-            let names = || SETTINGS.iter().map(|known| known.name);
-            problems.push(match nearest(&setting.name, names()) {
-                Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                None => problem.hint(format!(
-                    "there are: {}",
-                    names().collect::<Vec<_>>().join(", ")
-                )),
-            });
             continue;
         };
         let Some(text) = settings.text(known.name, problems) else {
@@ -169,10 +159,6 @@ pub(super) fn hub(section: &NestedBlock, problems: &mut Vec<Problem>) -> HubOver
                 problems.push(Problem::new(setting.value_span, message));
             }
         }
-    }
-    for section in &settings.blocks {
-        let message = format!("`hub` has no block `{}`", section.kind);
-        problems.push(Problem::new(section.span, message));
     }
     given
 }

@@ -11,7 +11,7 @@ use super::position::SourceText;
 use super::{DesiredState, Diagnostic, Severity, SourceFile};
 use spcd_lang::block_splitter::{Fragment, SplitText, TOP_LEVEL, split_blocks};
 use spcd_lang::evaluate::Function;
-use spcd_lang::nearest::nearest;
+use spcd_lang::nearest::suggestion;
 use spcd_lang::parse::Parsed;
 use spcd_lang::syntax::{Block, Problem, Span};
 use spcd_lang::value::Value;
@@ -355,14 +355,10 @@ impl<'a, 'g> Loader<'a, 'g> {
             kind if TOP_LEVEL.contains(&kind) => 1,
             kind => {
                 let problem = Problem::new(block.span, format!("there is no block type `{kind}`"));
-                problems.insert(
-                    0,
-                    match nearest(kind, TOP_LEVEL.into_iter()) {
-                        Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                        None => problem
-                            .hint("the types are `connection`, `plugin`, `mirror` and `options`"),
-                    },
-                );
+                let hint = suggestion(kind, TOP_LEVEL).unwrap_or_else(|| {
+                    "the types are `connection`, `plugin`, `mirror` and `options`".to_owned()
+                });
+                problems.insert(0, problem.hint(hint));
                 self.report_errors(&item, &problems, None);
                 return self.mark_unknown(item.file);
             }

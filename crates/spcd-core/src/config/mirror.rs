@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::sections;
 use crate::model::{ForeignSource, Import, MAX_MIRROR_NAME_BYTES, Mirror};
-use crate::pattern::Pattern;
 use crate::plugin::{ConnectionContext, PluginDefinition, build_target, shipped_definitions};
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Problem, Span};
@@ -56,8 +55,8 @@ pub(super) fn read(
         let hint = "write `source = \"postgresql://steampipe@127.0.0.1:9193/steampipe\"`";
         problems.push(problem.hint(hint));
     }
-    let connections = patterns(settings, "connections", problems);
-    let exclude = patterns(settings, "exclude", problems).unwrap_or_default();
+    let connections = sections::patterns(settings, "connections", problems);
+    let exclude = sections::patterns(settings, "exclude", problems).unwrap_or_default();
     let refresh_interval = sections::seconds(settings, "refresh_interval", problems);
     Mirror {
         name: name.to_owned(),
@@ -72,17 +71,6 @@ pub(super) fn read(
         start_line: 0,
         end_line: 0,
     }
-}
-
-fn patterns(settings: &Settings, name: &str, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
-    let patterns = settings.texts(name, problems)?;
-    let span = settings.get(name).map_or(Span::default(), |s| s.value_span);
-    for pattern in &patterns {
-        if let Err(bad) = Pattern::new(pattern) {
-            problems.push(Problem::new(span, format!("`{pattern}`: {bad}")));
-        }
-    }
-    Some(patterns)
 }
 
 /// Reads the one block that a mirror may have.

@@ -1,7 +1,7 @@
 //! Reads top-level `options` blocks.
 
 use super::DatabaseOptions;
-use spcd_lang::nearest::nearest;
+use spcd_lang::nearest::suggestion;
 use spcd_lang::settings::Settings;
 use spcd_lang::syntax::{Problem, Span};
 use spcd_lang::value::Value;
@@ -36,12 +36,8 @@ pub(super) fn database(
             continue;
         }
         let problem = Problem::new(setting.span, format!("`{name}` has no effect here"));
-        warnings.push(match nearest(name, OWN.into_iter()) {
-            Some(near) if !STEAMPIPE_ATTRIBUTES.contains(&name) => {
-                problem.hint(format!("did you mean `{near}`?"))
-            }
-            _ => problem,
-        });
+        let hint = suggestion(name, OWN).filter(|_| !STEAMPIPE_ATTRIBUTES.contains(&name));
+        warnings.push(problem.hint_if(hint));
     }
     for section in &settings.blocks {
         let message = format!("the block `{}` has no effect here", section.kind);
@@ -136,8 +132,5 @@ pub(super) fn no_effect_warning(label: &str, span: Span) -> Option<Problem> {
         span,
         format!("there are no options `{label}`; the block has no effect"),
     );
-    Some(match nearest(label, LABELS.into_iter()) {
-        Some(near) => problem.hint(format!("did you mean `{near}`?")),
-        None => problem,
-    })
+    Some(problem.hint_if(suggestion(label, LABELS)))
 }

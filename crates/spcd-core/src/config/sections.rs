@@ -6,9 +6,8 @@ use crate::duration;
 use crate::health;
 use crate::model::{Import, UnknownTypePolicy};
 use crate::pattern::Pattern;
-use spcd_lang::nearest::nearest;
 use spcd_lang::settings::{NestedBlock, Settings};
-use spcd_lang::syntax::Problem;
+use spcd_lang::syntax::{Problem, Span};
 use spcd_lang::value::Value;
 
 /// Reads the block `labels`: any names, each with a text.
@@ -33,21 +32,11 @@ pub(super) fn labels(
 /// Reads the block `health` of a connection, a plugin or the settings.
 pub(super) fn health(section: &NestedBlock, problems: &mut Vec<Problem>) -> health::ProbeOptions {
     let settings = &section.settings;
-    let list = || "it has `enabled`, `interval`, `attempts`, `pause` and `timeout`";
-    for section in &settings.blocks {
-        let message = format!("`health` has no block `{}`", section.kind);
-        problems.push(Problem::new(section.span, message).hint(list()));
-    }
+    section.report_unknown("attribute", &health::OPTION_NAMES, problems);
     let mut options = health::ProbeOptions::default();
     for setting in settings.list.iter().filter(|s| s.value != Value::Null) {
         let name = &*setting.name;
         if !health::OPTION_NAMES.contains(&name) {
-            let message = format!("`health` has no attribute `{name}`");
-            let problem = Problem::new(setting.span, message);
-            problems.push(match nearest(name, health::OPTION_NAMES.into_iter()) {
-                Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                None => problem.hint(list()),
-            });
             continue;
         }
         let Some(text) = setting.text(problems) else {
@@ -71,39 +60,8 @@ pub(super) fn import(section: &NestedBlock, problems: &mut Vec<Problem>) -> Impo
         "unknown_types",
     ];
     let settings = &section.settings;
-    for setting in &settings.list {
-        if !ATTRIBUTES.contains(&&*setting.name) {
-            let problem = Problem::new(
-                setting.span,
-                format!("`import` has no attribute `{}`", setting.name),
-            );
-            problems.push(match nearest(&setting.name, ATTRIBUTES.into_iter()) {
-                Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                None => problem.hint(
-                    "it has `schema`, `tables`, `exclude`, `refresh_interval`, `timeout` and \
-                     `unknown_types`",
-                ),
-            });
-        }
-    }
-    for section in &settings.blocks {
-        problems.push(Problem::new(
-            section.span,
-            format!("`import` has no block `{}`", section.kind),
-        ));
-    }
-    let mut patterns = |name: &str| {
-        let patterns = settings.texts(name, problems).unwrap_or_default();
-        for pattern in &patterns {
-            if let Err(bad) = Pattern::new(pattern) {
-                let span = settings
-                    .get(name)
-                    .map_or(section.span, |setting| setting.value_span);
-                problems.push(Problem::new(span, format!("`{pattern}`: {bad}")));
-            }
-        }
-        patterns
-    };
+    section.report_unknown("attribute", &ATTRIBUTES, problems);
+    let mut patterns = |name| patterns(settings, name, problems).unwrap_or_default();
     let (tables, exclude) = (patterns("tables"), patterns("exclude"));
     Import {
         schema: settings.text("schema", problems).unwrap_or_default(),
@@ -113,6 +71,22 @@ pub(super) fn import(section: &NestedBlock, problems: &mut Vec<Problem>) -> Impo
         timeout: seconds(settings, "timeout", problems),
         unknown_types: unknown_types(settings, problems),
     }
+}
+
+/// Reads a list of patterns.
+pub(super) fn patterns(
+    settings: &Settings,
+    name: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<String>> {
+    let patterns = settings.texts(name, problems)?;
+    let span = settings.get(name).map_or(Span::default(), |s| s.value_span);
+    for pattern in &patterns {
+        if let Err(bad) = Pattern::new(pattern) {
+            problems.push(Problem::new(span, format!("`{pattern}`: {bad}")));
+        }
+    }
+    Some(patterns)
 }
 
 fn unknown_types(settings: &Settings, problems: &mut Vec<Problem>) -> Option<UnknownTypePolicy> {

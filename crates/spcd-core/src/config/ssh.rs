@@ -1,7 +1,6 @@
 //! Reads the block `ssh` of a connection, whose source is reached through a tunnel.
 
 use crate::model::Ssh;
-use spcd_lang::nearest::nearest;
 use spcd_lang::settings::{NestedBlock, Settings};
 use spcd_lang::syntax::{Problem, Span};
 
@@ -45,27 +44,14 @@ fn more_than_a_host(host: &str) -> Option<&'static str> {
 
 fn one(section: &NestedBlock, file: &str, problems: &mut Vec<Problem>) -> Ssh {
     let settings = &section.settings;
-    for setting in &settings.list {
-        if !ATTRIBUTES.contains(&&*setting.name) {
-            let message = format!("`ssh` has no attribute `{}`", setting.name);
-            let problem = Problem::new(setting.span, message);
-            problems.push(match nearest(&setting.name, ATTRIBUTES.into_iter()) {
-                Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                None => problem.hint("it has `host`, `user`, `port`, `key` and `known_hosts`"),
-            });
-        }
-    }
-    for section in &settings.blocks {
-        let message = format!("`ssh` has no block `{}`", section.kind);
-        problems.push(Problem::new(section.span, message));
-    }
+    section.report_unknown("attribute", &ATTRIBUTES, problems);
     let mut text = |name: &str| {
         let text = settings.text(name, problems)?;
         let odd = |c: char| c.is_control() || c.is_whitespace();
         // The value becomes an argument of ssh.
         let of_ssh = matches!(name, "host" | "user");
         if of_ssh && (text.is_empty() || text.starts_with('-') || text.contains(odd)) {
-            let span = settings.get(name).map_or(section.span, |s| s.value_span);
+            let span = section.value_span(name);
             let message = format!("this cannot be the `{name}` of an ssh server");
             problems.push(Problem::new(span, message));
             return None;
@@ -73,7 +59,7 @@ fn one(section: &NestedBlock, file: &str, problems: &mut Vec<Problem>) -> Ssh {
         if name == "host"
             && let Some(attribute) = more_than_a_host(&text)
         {
-            let span = settings.get(name).map_or(section.span, |s| s.value_span);
+            let span = section.value_span(name);
             let problem = Problem::new(span, format!("`host` also contains the {attribute}"));
             let example = if attribute == "user" { "\"…\"" } else { "22" };
             problems.push(problem.hint(format!(
@@ -89,7 +75,7 @@ fn one(section: &NestedBlock, file: &str, problems: &mut Vec<Problem>) -> Ssh {
     let port = text("port").and_then(|port| {
         let number = port.trim().parse().ok().filter(|port: &u16| *port > 0);
         if number.is_none() {
-            let span = settings.get("port").map_or(section.span, |s| s.value_span);
+            let span = section.value_span("port");
             let problem = Problem::new(span, "expected a number from 1 to 65535 for `port`");
             problems.push(problem.hint("write `port = 22`"));
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{PluginDefinition, PluginName};
 use crate::model::{MAX_LANES, ProbeMethod, UnknownTypePolicy};
-use spcd_lang::nearest::nearest;
+use spcd_lang::nearest::suggestion;
 use spcd_lang::settings::{Setting, Settings};
 use spcd_lang::syntax::Problem;
 use spcd_lang::value::Value;
@@ -108,10 +108,7 @@ impl PluginDefinition {
             None => {
                 let message = format!("a plugin block has no attribute `{name}`");
                 let problem = Problem::new(setting.span, message);
-                problems.push(match nearest(name, ATTRIBUTES.into_iter()) {
-                    Some(known) => problem.hint(format!("did you mean `{known}`?")),
-                    None => problem,
-                });
+                problems.push(problem.hint_if(suggestion(name, ATTRIBUTES)));
             }
         }
     }

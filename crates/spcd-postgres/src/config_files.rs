@@ -42,8 +42,7 @@ fn options(dirs: &[String]) -> String {
 
 /// Returns the recorded files; none if spcd's schema does not exist.
 pub async fn read(client: &Client) -> Result<AppliedFiles, HubError> {
-    let there = "SELECT pg_catalog.to_regclass('spcd.config_file') IS NOT NULL";
-    if !client.query_one(there, &[]).await?.try_get::<_, bool>(0)? {
+    if !crate::has_relation(client, "spcd.config_file").await? {
         return Ok(AppliedFiles::default());
     }
     // An earlier schema has no column `plugins`.

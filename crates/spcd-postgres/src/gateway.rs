@@ -8,7 +8,7 @@ use spcd_core::scheduler::Action;
 use spcd_core::sql;
 use tokio_postgres::Client;
 
-use crate::{HubError, gateway_reader};
+use crate::{HubError, gateway_reader, has_relation};
 
 /// Subscribes to changes of the gateway's states and of its reader's password.
 pub async fn listen(client: &Client) -> Result<(), HubError> {
@@ -19,8 +19,7 @@ pub async fn listen(client: &Client) -> Result<(), HubError> {
 
 /// Returns the gateway's states, by connection.
 pub async fn rows(client: &Client) -> Result<BTreeMap<String, GatewayRow>, HubError> {
-    let is_new = "SELECT pg_catalog.to_regclass('spcd.left_out_table') IS NULL";
-    if client.query_one(is_new, &[]).await?.try_get(0)? {
+    if !has_relation(client, "spcd.left_out_table").await? {
         return Ok(BTreeMap::new());
     }
     let sql = "SELECT s.connection_name, s.status, s.error, s.warnings,

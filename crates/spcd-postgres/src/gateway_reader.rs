@@ -56,8 +56,7 @@ fn set_password(password: &Secret) -> String {
 
 /// Returns the reader's password; `None` where no daemon has made it yet.
 pub async fn password(client: &Client) -> Result<Option<Secret>, HubError> {
-    let is_new = "SELECT pg_catalog.to_regclass('spcd.gateway_reader') IS NULL";
-    if client.query_one(is_new, &[]).await?.try_get(0)? {
+    if !crate::has_relation(client, "spcd.gateway_reader").await? {
         return Ok(None);
     }
     let sql = "SELECT password FROM spcd.gateway_reader";

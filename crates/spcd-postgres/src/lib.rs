@@ -30,6 +30,12 @@ pub use error::HubError;
 use error::one_line;
 pub use limits::Limits;
 
+/// Returns whether a relation exists, given by its qualified name as SQL writes it.
+pub async fn has_relation(client: &Client, name: &str) -> Result<bool, HubError> {
+    let sql = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+    Ok(client.query_one(sql, &[&name]).await?.try_get(0)?)
+}
+
 /// Returns whether the encoding of the hub's database is UTF8.
 pub async fn is_utf8(client: &Client) -> Result<bool, HubError> {
     let sql = "SELECT pg_catalog.current_setting('server_encoding') = 'UTF8'";

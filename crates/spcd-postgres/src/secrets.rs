@@ -10,8 +10,7 @@ use crate::HubError;
 /// Prepares a session for [`send`]. Disables the features of the server that would record the statement
 /// which spcd's function executes: `pg_stat_statements.track = all` and dumps of parse trees.
 pub async fn prepare(client: &Client) -> Result<(), HubError> {
-    let there = "SELECT pg_catalog.to_regclass('pg_temp.spcd_secret') IS NOT NULL";
-    if client.query_one(there, &[]).await?.try_get(0)? {
+    if crate::has_relation(client, "pg_temp.spcd_secret").await? {
         return Ok(());
     }
     let prepare = "

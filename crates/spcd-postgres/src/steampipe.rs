@@ -249,8 +249,7 @@ impl Steampipe {
 
 /// Returns whether the objects exist in this database.
 pub async fn is_installed(client: &Client) -> Result<bool, HubError> {
-    let sql = "SELECT pg_catalog.to_regclass('spcd.steampipe') IS NOT NULL";
-    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+    crate::has_relation(client, "spcd.steampipe").await
 }
 
 /// Runs statements in a transaction that asserts the epoch.

@@ -11,13 +11,12 @@ use spcd_core::sql;
 use tokio_postgres::Client;
 
 use super::foreign_tables::options;
-use crate::{HubError, secrets, transaction};
+use crate::{HubError, has_relation, secrets, transaction};
 
 /// Returns the servers that have names of lanes. A database without spcd's schema has none of spcd's.
 pub(super) async fn observe(client: &Client) -> Result<BTreeMap<String, ObservedLane>, HubError> {
     let mut lanes = BTreeMap::new();
-    let is_recorded = "SELECT pg_catalog.to_regclass('spcd.gateway_lane') IS NOT NULL";
-    let recorded = match client.query_one(is_recorded, &[]).await?.try_get(0)? {
+    let recorded = match has_relation(client, "spcd.gateway_lane").await? {
         true => "spcd.gateway_lane",
         false => "(SELECT NULL::text AS server_name, NULL::oid AS server_oid WHERE false)",
     };
@@ -82,8 +81,7 @@ pub(super) async fn servers(
 /// Returns what the hub reads in gateways: connections whose tables are on lanes, and the schemas of
 /// aggregators' lanes. A database without spcd's schema reads nothing.
 pub async fn hub_lanes(hub: &Client) -> Result<HubLanes, HubError> {
-    let is_made = "SELECT pg_catalog.to_regclass('spcd.gateway_lane') IS NOT NULL";
-    if !hub.query_one(is_made, &[]).await?.try_get::<_, bool>(0)? {
+    if !has_relation(hub, "spcd.gateway_lane").await? {
         return Ok(HubLanes::default());
     }
     let read = "SELECT connection_name, server_name FROM spcd.applied WHERE server_name IS NOT NULL

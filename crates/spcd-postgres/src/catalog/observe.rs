@@ -26,8 +26,7 @@ use crate::catalog::lanes;
 /// Returns the observed state for [`planner::plan`], also of a database without spcd's schema.
 pub async fn observe(client: &Client, desired: &DesiredState) -> Result<Observed, HubError> {
     crate::catalog::ownership::check(client).await?;
-    let is_installed = "SELECT pg_catalog.to_regclass('spcd.applied') IS NOT NULL";
-    let mut observed = match client.query_one(is_installed, &[]).await?.try_get(0)? {
+    let mut observed = match crate::has_relation(client, "spcd.applied").await? {
         true => {
             let (first, drifted) = tokio::join!(observe_database(client), drifted(client));
             let mut observed = first?;

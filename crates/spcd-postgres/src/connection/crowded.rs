@@ -1,4 +1,4 @@
-//! Opening a session although the server may have no room for it now.
+//! Opens sessions although the server's connection limit may be reached.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,10 @@ use tokio::time::sleep;
 
 use super::{ConnectError, Endpoint, Session};
 
-/// The pauses before a server that had no room for a session is asked again.
+/// Pauses between attempts while the connection limit is reached.
 const BACKOFF: Backoff = Backoff::new(100, 5_000);
 
-/// Opens a session. Where the server has no room for it now, logs that once and tries again, at most
-/// `within`.
+/// Opens a session. While the connection limit is reached, logs that once and retries, at most `within`.
 ///
 /// # Errors
 /// As [`Endpoint::connect`].
@@ -20,32 +19,11 @@ pub async fn open_session(
     purpose: &str,
     within: Duration,
 ) -> Result<Session, ConnectError> {
-    let (began, mut times) = (Instant::now(), 0);
-    loop {
-        let result = endpoint.connect(purpose).await;
-        let full = result.as_ref().is_err_and(ConnectError::is_full);
-        let news = endpoint.context().set_full(purpose, full);
-        let Err(error) = result else { return result };
-        if !full {
-            return Err(error);
-        }
-        if !news && began.elapsed() > within {
-            return Err(error);
-        }
-        if news {
-            let told = anyhow::Error::from(error);
-            tracing::warn!(
-                "there is no room for another session ({purpose}): {told:#}; trying again \
-                 until there is (`spcd doctor` says how many there should be)"
-            );
-        }
-        times += 1;
-        sleep(Duration::from_millis(BACKOFF.pause(times))).await;
-    }
+    open(endpoint, purpose, within, true).await
 }
 
-/// Opens a session as [`open_session`] does, but logs nothing: for a session that another one of the
-/// daemon has just left room for, which the server may not have noticed yet.
+/// Like [`open_session`], but logs nothing: for a session whose predecessor the daemon has just closed,
+/// which the server may not have noticed yet.
 ///
 /// # Errors
 /// As [`Endpoint::connect`].
@@ -54,12 +32,32 @@ pub async fn open_next_session(
     purpose: &str,
     within: Duration,
 ) -> Result<Session, ConnectError> {
+    open(endpoint, purpose, within, false).await
+}
+
+async fn open(
+    endpoint: &Endpoint,
+    purpose: &str,
+    within: Duration,
+    is_logged: bool,
+) -> Result<Session, ConnectError> {
     let (began, mut times) = (Instant::now(), 0);
     loop {
         let result = endpoint.connect(purpose).await;
         let is_full = result.as_ref().is_err_and(ConnectError::is_full);
-        if !is_full || began.elapsed() > within {
-            return result;
+        let is_new = is_logged && endpoint.context().set_full(purpose, is_full);
+        let Err(error) = result else { return result };
+        if !is_full || (!is_new && began.elapsed() > within) {
+            return Err(error);
+        }
+        if is_new {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(
+                purpose,
+                error,
+                "the connection limit is reached; trying again (`spcd doctor` shows how many sessions \
+                 are needed)"
+            );
         }
         times += 1;
         sleep(Duration::from_millis(BACKOFF.pause(times))).await;

@@ -353,10 +353,7 @@ impl PartialImport<'_> {
 
     /// Whether the table has been imported.
     pub(super) async fn has(&self, table: &str) -> Result<bool, HubError> {
-        let sql = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-        let name = sql::qualified(self.into, table);
-        let row = self.session.client.query_one(sql, &[&name]).await?;
-        Ok(row.try_get(0)?)
+        crate::has_relation(&self.session.client, &sql::qualified(self.into, table)).await
     }
 }
 

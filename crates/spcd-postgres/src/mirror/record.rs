@@ -6,16 +6,11 @@ use std::sync::Arc;
 use spcd_core::mirror::{MirrorProblem, MirrorView, MirrorViews, SourceConnection, SourceKind};
 use tokio_postgres::Client;
 
-use crate::{HubError, transaction};
+use crate::{HubError, has_relation, transaction};
 
 /// Returns what the sources said last; nothing from a database without the table.
 pub async fn read(client: &Client) -> Result<MirrorViews, HubError> {
-    let is_there = "SELECT pg_catalog.to_regclass('spcd.mirror') IS NOT NULL";
-    if !client
-        .query_one(is_there, &[])
-        .await?
-        .try_get::<_, bool>(0)?
-    {
+    if !has_relation(client, "spcd.mirror").await? {
         return Ok(MirrorViews::new());
     }
     let sql = "SELECT name, kind, origins, extensions, connections, error FROM spcd.mirror";
@@ -41,12 +36,7 @@ pub async fn read(client: &Client) -> Result<MirrorViews, HubError> {
 
 /// Returns the mirrors that cannot be followed now, with the reasons.
 pub async fn problems(client: &Client) -> Result<Vec<(String, String)>, HubError> {
-    let is_there = "SELECT pg_catalog.to_regclass('spcd.mirror') IS NOT NULL";
-    if !client
-        .query_one(is_there, &[])
-        .await?
-        .try_get::<_, bool>(0)?
-    {
+    if !has_relation(client, "spcd.mirror").await? {
         return Ok(Vec::new());
     }
     let sql = "SELECT name, error FROM spcd.mirror WHERE error IS NOT NULL ORDER BY name";

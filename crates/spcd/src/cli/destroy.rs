@@ -17,7 +17,7 @@ use crate::gateway;
 use crate::settings::Settings;
 use spcd_postgres::catalog::observe;
 use spcd_postgres::connection::Endpoint;
-use spcd_postgres::{destroy, gateway_reader, steampipe};
+use spcd_postgres::{destroy, gateway_reader, has_relation, steampipe};
 
 /// Removes all that spcd created in the hub and in the gateways, after showing it and asking.
 pub async fn run(settings: &Settings, args: DestroyArgs) -> anyhow::Result<ExitCode> {
@@ -83,17 +83,11 @@ impl Side {
     /// Prints what will be removed. Returns whether spcd created anything.
     async fn show(&self) -> anyhow::Result<bool> {
         let session = self.endpoint.connect("destroy").await?;
-        let kept = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
         let place = match self.settings.is_gateway {
             true => gateway::title(&self.settings),
             false => "this database".to_owned(),
         };
-        if !session
-            .client
-            .query_one(kept, &[])
-            .await?
-            .try_get::<_, bool>(0)?
-        {
+        if !has_relation(&session.client, "spcd.migration").await? {
             println!("spcd created nothing in {place}");
             return Ok(false);
         }

@@ -22,7 +22,7 @@ use spcd_postgres::connection::Session;
 use spcd_postgres::import;
 use spcd_postgres::import::source_info::{SourceInfo, fetch_source_info};
 use spcd_postgres::migrations;
-use spcd_postgres::{HubError, extension, secrets};
+use spcd_postgres::{HubError, extension, has_relation, secrets};
 
 /// Default time limit for listing the tables.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -187,8 +187,7 @@ async fn report(
         return Ok(Err(other(missing)));
     }
     // Its functions pass passwords to the server.
-    let kept = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
-    if !client.query_one(kept, &[]).await?.try_get::<_, bool>(0)? {
+    if !has_relation(client, "spcd.migration").await? {
         migrations::migrate(client).await?;
     }
     client.batch_execute("SET lock_timeout = '2s'").await?;

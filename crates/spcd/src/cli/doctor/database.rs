@@ -7,7 +7,7 @@ use spcd_core::sql;
 use tokio_postgres::Client;
 
 use super::{Finding, bad, good};
-use spcd_postgres::Limits;
+use spcd_postgres::{Limits, has_relation};
 
 /// Oldest supported server version, as `server_version_num`.
 const OLDEST: i32 = 140_000;
@@ -320,9 +320,8 @@ async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Fi
                       + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8";
     let row = client.query_one(sql, &[]).await?;
     let (setting, slots): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-    let known = "SELECT pg_catalog.to_regclass('spcd.applied') IS NOT NULL";
     let mut largest: i64 = 0;
-    if client.query_one(known, &[]).await?.try_get(0)? {
+    if has_relation(client, "spcd.applied").await? {
         // Dropping a table takes three locks; a query over an aggregator takes one for each member.
         let sql = "SELECT coalesce(max(pg_catalog.cardinality(tables)) * 3, 0)::pg_catalog.int8 FROM spcd.applied";
         largest = client.query_one(sql, &[]).await?.try_get(0)?;

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use spcd_core::config::DesiredState;
 use spcd_postgres::gateway_reader::READER;
 use spcd_postgres::probe::probe;
-use spcd_postgres::{HubError, secrets};
+use spcd_postgres::{HubError, has_relation, secrets};
 
 /// Time limit of the hub's attempt to reach the gateway.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -102,8 +102,7 @@ async fn reach(gateway: &OpenGateway, hub: Option<&Client>) -> Vec<Finding> {
 /// Has the hub log in to the gateway, in a transaction that is rolled back. Returns `None` before the
 /// first start, which creates the functions for the user mapping.
 async fn try_from_hub(hub: &Client, address: &Address) -> Result<Option<ProbeAnswer>, HubError> {
-    let is_made = "SELECT pg_catalog.to_regclass('spcd.migration') IS NOT NULL";
-    if !hub.query_one(is_made, &[]).await?.try_get::<_, bool>(0)? {
+    if !has_relation(hub, "spcd.migration").await? {
         return Ok(None);
     }
     hub.batch_execute("SET lock_timeout = '2s'; SET statement_timeout = '15s'")

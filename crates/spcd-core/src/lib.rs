@@ -81,12 +81,14 @@
 //! | | `catalog/` | observed state of the database, and users' dependent objects |
 //! | | `import/` | a source's tables: its catalog, or an import that is rolled back |
 //! | | `writer/`, `secrets.rs` | units of statements, many in a transaction; secrets outside of statements |
-//! | | `probe.rs`, `waiting.rs` | probes of sources; the number of sessions that wait for sources |
+//! | | `probe.rs`, `limits.rs` | probes of sources; the server's limits of sessions and locks |
+//! | | `mirror/` | the lists of mirrors' sources, and what the hub recorded of them |
 //! | `spcd` | `cli/` | one file per command |
 //! | | `daemon/` | the loop (`mod.rs`) and the executors of its commands (`executors/`: one file per kind) |
 //! | | `files.rs`, `watch.rs`, `cluster.rs`, `settings.rs` | files, file events, private clusters, settings |
-//! | | `gateway.rs`, `gateway_link.rs` | the loop that keeps the gateway, and what the two loops know of each other |
-//! | | `source/` | access to sources: CSV files (`csv.rs`), the probe task (`session.rs`) |
+//! | | `gateway.rs`, `gateway_link.rs` | the gateway's loop, and the state that the loops share |
+//! | | `source/` | access to sources: CSV files (`csv.rs`), the sessions of probes (`probe_sessions.rs`) |
+//! | | `mirror/` | the task that follows a mirror's source |
 //! | | `tunnel/` | ssh tunnels to sources |
 //! | | `http/`, `telemetry/` | page, API, events, metrics; logs and counters |
 //! | `spcd-client` | | a library for programs that query |
@@ -94,7 +96,7 @@
 //! No modules import each other in a circle, and no file is longer than 600 lines:
 //! `tests/structure.rs` checks the source.
 //!
-//! WriteUnit tests are next to the code; `tests/` runs the built binary against real servers.
+//! Unit tests are next to the code; `tests/` runs the built binary against real servers.
 
 pub mod aggregator;
 pub mod config;

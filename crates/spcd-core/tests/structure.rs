@@ -335,3 +335,57 @@ fn files_are_not_too_long() {
         .collect();
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
+
+/// Adds all paths below a directory, relative to the root; those of directories end with a slash.
+fn paths(root: &Path, directory: &str, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(root.join(directory)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{directory}{}", entry.file_name().to_str().unwrap());
+        match entry.file_type().unwrap().is_dir() {
+            true => {
+                found.push(format!("{path}/"));
+                paths(root, &format!("{path}/"), found);
+            }
+            false => found.push(path),
+        }
+    }
+}
+
+#[test]
+fn paths_in_the_guides_for_contributors_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut existing = Vec::new();
+    for directory in [
+        "crates/",
+        "tests/",
+        "scripts/",
+        "migrations/",
+        "config/",
+        "docs/",
+    ] {
+        existing.push(directory.to_owned());
+        paths(&root, directory, &mut existing);
+    }
+    let mut missing = Vec::new();
+    for guide in [
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "crates/spcd-core/src/lib.rs",
+    ] {
+        let text = std::fs::read_to_string(root.join(guide)).unwrap();
+        // Every second part is between backticks.
+        for word in text.split('`').skip(1).step_by(2) {
+            let is_path = [".rs", ".sql", ".sh", ".spc", "/"]
+                .iter()
+                .any(|end| word.len() > end.len() && word.ends_with(end));
+            let is_plain = word
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
+            let is_there = |path: &String| *path == word || path.ends_with(&format!("/{word}"));
+            if is_path && is_plain && !word.starts_with('.') && !existing.iter().any(is_there) {
+                missing.push(format!("{guide}: {word}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}

@@ -35,9 +35,9 @@ fn unreadable(scan: &ConfigScan) -> Vec<String> {
         .collect()
 }
 
-/// Reads and understands the config directories, again and again.
+/// Loads the config directories repeatedly.
 pub struct Config {
-    /// The config directories as they are recorded.
+    /// The config directories, as recorded in the database.
     roots: Vec<String>,
     files: ConfigReader,
     /// The files of the last load.
@@ -45,41 +45,41 @@ pub struct Config {
     /// Errors of vanished files in the last load.
     vanished: Vec<String>,
     cache: Cache,
-    /// The readable `plugin` blocks, as of the last load.
+    /// The valid `plugin` blocks of the last load.
     plugins: Vec<PluginBlock>,
-    /// The connections of all files, of which the gateway holds some.
+    /// The connections of all files, some of which belong to the gateway.
     connections: BTreeMap<String, Arc<Connection>>,
     watch_points: Vec<WatchPoint>,
-    /// Input that vanished counts as removed.
+    /// Whether vanished input counts as removed.
     allow_empty: bool,
-    /// The applied state may come from other directories, which these replace.
+    /// Whether these directories may replace others, from which the applied state came.
     adopts: bool,
-    /// The desired state is empty, without search paths.
+    /// Whether the desired state is empty, without search paths.
     nothing: bool,
     /// Directory in which tunnels record their ports.
     state_dir: Option<PathBuf>,
-    /// The hub has another encoding than UTF8.
+    /// Whether the hub's encoding is not UTF8.
     other_encoding: bool,
     side: Side,
-    /// What the sources of mirrors said last.
+    /// Last known lists of the mirrors' sources.
     mirror_views: MirrorViews,
     mirrors: MirrorParts,
 }
 
-/// Which database a configuration is read for, where there is a gateway.
+/// The database for which the files are loaded.
 enum Side {
-    /// The hub; there is no gateway.
+    /// The hub, without a gateway.
     Alone,
-    /// The hub, and what it knows of the gateways.
+    /// The hub, with its links to the gateways.
     Hub(Arc<Links>, HubParts),
     /// A gateway.
     Gateway(Link),
-    /// None: the files are only checked.
+    /// No database: the files are only checked.
     Both,
 }
 
 impl Config {
-    /// For these directories (or single files).
+    /// Returns the configuration of these directories or single files.
     pub fn new(dirs: &[PathBuf], extensions: Extensions, allow_empty: bool) -> Self {
         Self {
             roots: dirs.iter().map(|dir| dir.display().to_string()).collect(),
@@ -101,30 +101,30 @@ impl Config {
         }
     }
 
-    /// Takes note of what the sources of mirrors said last.
+    /// Sets the lists of the mirrors' sources.
     pub fn set_mirror_views(&mut self, views: MirrorViews) {
         self.mirror_views = views;
     }
 
-    /// Takes note of the hub's encoding.
+    /// Sets whether the hub's encoding is UTF8.
     pub async fn learn_encoding(&mut self, hub: &Client) -> Result<(), HubError> {
         self.other_encoding = !spcd_postgres::is_utf8(hub).await?;
         Ok(())
     }
 
-    /// With what a daemon has written down in its state directory.
+    /// Uses the ports of tunnels that a daemon recorded in its state directory.
     pub fn with_state(mut self, state_dir: &Path) -> Self {
         self.state_dir = Some(state_dir.to_owned());
         self
     }
 
-    /// For a hub beside which gateways run, if there is one.
+    /// Loads for a hub with gateways, if there are any.
     pub fn beside(mut self, gateways: Option<Arc<Links>>) -> Self {
         self.side = gateways.map_or(Side::Alone, |links| Side::Hub(links, HubParts::default()));
         self
     }
 
-    /// For checking files: connections keep the targets of their blocks.
+    /// Loads for checking the files: connections keep the targets of their blocks.
     pub fn with_gateway(mut self, has_gateway: bool) -> Self {
         if has_gateway {
             self.side = Side::Both;
@@ -132,13 +132,13 @@ impl Config {
         self
     }
 
-    /// For a gateway.
+    /// Loads for a gateway.
     pub fn of_gateway(mut self, gateway: Link) -> Self {
         self.side = Side::Gateway(gateway);
         self
     }
 
-    /// Returns the links of a hub with its gateways, and its parts of the connections behind them.
+    /// Returns the links to the gateways, and the hub's parts of the connections behind them.
     pub fn gateways(&self) -> Option<(&Arc<Links>, &HubParts)> {
         match &self.side {
             Side::Hub(links, parts) => Some((links, parts)),
@@ -146,7 +146,7 @@ impl Config {
         }
     }
 
-    /// Takes note of what the hub reads in gateways.
+    /// Sets what the hub reads in gateways.
     pub async fn learn_lanes(&self, hub: &Client) -> Result<(), HubError> {
         if let Some((links, _)) = self.gateways() {
             links.set_hub(lanes::hub_lanes(hub).await?);
@@ -271,7 +271,7 @@ impl Config {
         now
     }
 
-    /// The config directories, unless it does not matter what the applied state came from.
+    /// Returns the config directories from which the applied state must come, if that matters.
     pub fn required_roots(&self) -> Option<&[String]> {
         (!self.adopts).then_some(self.roots.as_slice())
     }
@@ -279,7 +279,7 @@ impl Config {
     /// Returns the errors of files that vanished or could not be read in the last load.
     pub fn lost_input(&self) -> Vec<&str> {
         let vanished = self.vanished.iter().map(String::as_str);
-        // One that held files is among those already.
+        // A directory that contained files is already among the vanished input.
         let is_new = |error: &&str| !self.vanished.iter().any(|told| told.starts_with(error));
         let unreadable = self
             .scan
@@ -289,7 +289,7 @@ impl Config {
         vanished.chain(unreadable.filter(is_new)).collect()
     }
 
-    /// Refuses to move over to directories that hold nothing.
+    /// Refuses to switch to directories without files.
     pub fn ensure_adoptable(&mut self) -> anyhow::Result<()> {
         let scan = self.files.scan();
         for (dir, state) in &scan.dirs {
@@ -303,7 +303,7 @@ impl Config {
         Ok(())
     }
 
-    /// Has servers point at the ports at which their tunnels end, where those are not the usual ones.
+    /// Sets the ports of tunnels that differ from the default ones.
     fn lead_through_tunnels(&self, loaded: &mut Loaded) {
         let Some(state_dir) = &self.state_dir else {
             return;
@@ -322,7 +322,7 @@ impl Config {
         }
     }
 
-    /// The same with all values, for `check`, and the sources themselves.
+    /// Like [`Self::load`], with all values and the texts of the files, for `check`.
     pub fn inspect(&mut self, offline: bool) -> (Inspection, Arc<ConfigScan>) {
         let scan = self.files.scan();
         let mut lookup = look_up;
@@ -342,7 +342,7 @@ impl Config {
     }
 }
 
-/// The file that a function reads.
+/// Returns the file that a function reads.
 fn file_of(function: Function, directory: &str, argument: &str) -> Option<PathBuf> {
     let directory = match function {
         Function::Env => return None,

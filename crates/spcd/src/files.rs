@@ -17,8 +17,8 @@ use spcd_core::config::{SourceFile, UnknownInput};
 
 pub use watch_points::{WatchPoint, WatchPoints};
 
-/// Maximum size of a file, in bytes. It is far above any that is written by hand; a file that is here
-/// by mistake must not fill the memory.
+/// Maximum size of a file, in bytes: far above any written by hand. A file placed here by mistake must not
+/// exhaust the memory.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Two changes within this time may have the same time stamp: file systems use the kernel's tick, up to
@@ -34,8 +34,8 @@ pub enum Extensions {
     /// `.spc` and `.spc.json`.
     #[default]
     Spc,
-    /// These, and those that Steampipe reads: `.json`, `.yml` and `.yaml` in a config directory
-    /// itself, not below it.
+    /// Also those that Steampipe reads: `.json`, `.yml` and `.yaml` in a config directory itself, not below
+    /// it.
     Steampipe,
 }
 
@@ -68,11 +68,11 @@ pub struct ConfigScan {
 /// State of a config directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirState {
-    /// It cannot be read, and is one of the unknown inputs.
+    /// It cannot be read. It counts as an unknown input.
     Missing,
-    /// It holds no file. Only what it held before tells whether that is intended.
+    /// It contains no file. Only its previous contents show whether that is intended.
     Empty,
-    /// It holds files.
+    /// It contains files.
     Filled,
 }
 

@@ -1,4 +1,4 @@
-//! What the hub's loop and those of the gateways know of each other.
+//! State that the loops of the hub and of the gateways share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use spcd_postgres::connection::Endpoint;
 use spcd_postgres::gateway_reader::DatabaseIdentity;
 use spcd_postgres::{gateway, gateway_reader};
 
-/// How often to look whether the gateway has answered a request: no notification says so.
+/// Interval of checks for the answer to a request, which is not notified.
 const ANSWER_POLL: Duration = Duration::from_millis(50);
 
-/// What the hub's loop and those of the gateways say to each other.
+/// State that the loops of the hub and of the gateways share.
 pub struct Links {
     /// Whether a connection needs a gateway.
     pub requested: watch::Sender<bool>,
     state: watch::Sender<Arc<Gateways>>,
     places: Vec<Place>,
     began: Instant,
-    /// Has the hub's loop look again.
+    /// Requests a pass of the hub's loop.
     waker: Arc<Notify>,
 }
 
 /// A gateway, as the program reaches it.
 struct Place {
-    /// Set as soon as sessions with it can be had.
+    /// Set as soon as it accepts sessions.
     endpoint: watch::Sender<Option<Arc<Endpoint>>>,
     presence: Mutex<PresenceRecord>,
     identity: Mutex<Option<DatabaseIdentity>>,
@@ -47,7 +47,7 @@ pub struct Link {
 }
 
 impl Links {
-    /// Gateways that no connection wants yet: their names, and the options by which servers lead to them.
+    /// Returns gateways that no connection needs yet, given their names and the options of their servers.
     pub fn new(list: Vec<(String, BTreeMap<String, String>)>, waker: Arc<Notify>) -> Arc<Self> {
         let place = |_| Place {
             endpoint: watch::channel(None).0,
@@ -82,12 +82,12 @@ impl Links {
         (0..self.places.len()).map(link).collect()
     }
 
-    /// All that is known now.
+    /// Returns the current states.
     pub fn gateways(&self) -> Arc<Gateways> {
         self.state.borrow().clone()
     }
 
-    /// Takes note of what the hub reads. What it no longer reads may be dropped in the gateways.
+    /// Sets what the hub reads. The gateways may drop everything else.
     pub fn set_hub(&self, lanes: HubLanes) {
         self.change(|gateways| {
             let is_same = gateways.hub.as_deref() == Some(&lanes);
@@ -97,13 +97,13 @@ impl Links {
         });
     }
 
-    /// Has the gateways started, unless they are.
+    /// Starts the gateways, unless they are running.
     pub fn request(&self) {
         self.requested
             .send_if_modified(|requested| !std::mem::replace(requested, true));
     }
 
-    /// Forgets how long each gateway has been away or has answered.
+    /// Resets the times since which each gateway has been away or has answered.
     pub fn restart_presences(&self) {
         let now = self.now();
         for place in &self.places {
@@ -111,7 +111,7 @@ impl Links {
         }
     }
 
-    /// Takes note of the standing of each gateway.
+    /// Updates the standing of each gateway.
     pub fn update_standings(&self, patience: Duration) {
         let now = self.now();
         let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
@@ -183,12 +183,12 @@ fn log_standings(before: &Gateways, now: &Gateways) {
 }
 
 impl Link {
-    /// Returns its place in the settings.
+    /// Returns its index in the settings.
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// Whether there are others.
+    /// Whether there are other gateways.
     pub fn has_others(&self) -> bool {
         self.links.places.len() > 1
     }
@@ -198,7 +198,7 @@ impl Link {
         &self.links
     }
 
-    /// Returns what tells it from others in metrics.
+    /// Returns its label in metrics.
     pub fn label(&self) -> String {
         let gateways = self.links.gateways();
         let Some(gateway) = gateways.list.get(self.index) else {
@@ -211,14 +211,14 @@ impl Link {
         }
     }
 
-    /// Returns how messages call it.
+    /// Returns its name in messages.
     pub fn title(&self) -> String {
         let gateways = self.links.gateways();
         let gateway = gateways.list.get(self.index);
         gateway.map(Gateway::title).unwrap_or_default()
     }
 
-    /// The gateway as it is known now.
+    /// Returns the current state of the gateway.
     pub fn view(&self) -> Arc<GatewayView> {
         let gateways = self.links.gateways();
         let gateway = gateways.list.get(self.index);
@@ -227,7 +227,7 @@ impl Link {
             .unwrap_or_default()
     }
 
-    /// Whether the gateway answers; `None` while no connection wants it.
+    /// Whether the gateway answers; `None` while no connection needs it.
     pub fn is_up(&self) -> Option<bool> {
         let view = self.view();
         (*self.links.requested.borrow()).then(|| view.address.is_some() && view.error.is_none())
@@ -240,21 +240,21 @@ impl Link {
         gateway.map(|gateway| gateway.standing).unwrap_or_default()
     }
 
-    /// Takes note of how sessions with it can be had.
+    /// Sets the endpoint of its sessions.
     pub fn set_endpoint(&self, endpoint: Option<Arc<Endpoint>>) {
         if let Some(place) = self.place() {
             place.endpoint.send_replace(endpoint);
         }
     }
 
-    /// Takes note of whether it answers.
+    /// Sets whether it answers.
     pub fn set_answers(&self, answers: bool) {
         if let Some(place) = self.place() {
             place.presence.lock().set(answers, self.links.now());
         }
     }
 
-    /// Takes note of which database it is. Returns the name of another gateway that is the same one.
+    /// Sets the identity of its database. Returns the name of another gateway with the same database.
     pub fn set_identity(&self, identity: DatabaseIdentity) -> Option<String> {
         let mut others = self.links.places.iter().enumerate();
         let same = others.find(|(index, place)| {
@@ -279,8 +279,7 @@ impl Link {
         Ok(gateway_reader::sessions(&session.client).await?)
     }
 
-    /// Has the gateway's daemon do something with sources, and waits for its answer: the errors, or
-    /// `None`.
+    /// Posts a request to the gateway's daemon, and waits for its answer: the errors, or `None`.
     ///
     /// # Errors
     /// A gateway that cannot be reached.
@@ -299,7 +298,7 @@ impl Link {
         }
     }
 
-    /// Takes note of what the gateway has.
+    /// Sets the address and the rows of the gateway.
     pub fn set(&self, address: Address, rows: BTreeMap<String, GatewayRow>) {
         self.change(|view| {
             *view = GatewayView {
@@ -311,7 +310,7 @@ impl Link {
         });
     }
 
-    /// Changes the view; has the hub's loop look again where that makes a difference.
+    /// Changes the view. Requests a pass of the hub's loop if that makes a difference.
     pub fn change(&self, change: impl FnOnce(&mut GatewayView)) {
         let mut is_news = false;
         self.links.change(|gateways| {
@@ -327,7 +326,7 @@ impl Link {
         }
     }
 
-    /// Notifies whenever another part of the connections may be this gateway's.
+    /// Notifies `waker` whenever other connections may belong to this gateway.
     pub async fn wake_on_changes(&self, waker: Arc<Notify>) {
         let mut state = self.links.state.subscribe();
         let mut known = placement(&state.borrow_and_update());
@@ -341,7 +340,7 @@ impl Link {
         }
     }
 
-    /// Waits until it is known what the hub reads.
+    /// Waits until the hub has reported what it reads.
     pub async fn until_hub_is_known(&self) {
         let mut state = self.links.state.subscribe();
         let _ = state.wait_for(|gateways| gateways.hub.is_some()).await;
@@ -366,7 +365,7 @@ pub fn place_name(options: &BTreeMap<String, String>) -> String {
     format!("{host}:{port}/{dbname}")
 }
 
-/// What decides which connections a gateway has.
+/// Returns the values that decide which connections a gateway has.
 fn placement(gateways: &Gateways) -> (Vec<Standing>, Option<Arc<HubLanes>>) {
     let standings = gateways.list.iter().map(|gateway| gateway.standing);
     (standings.collect(), gateways.hub.clone())

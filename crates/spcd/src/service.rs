@@ -1,30 +1,30 @@
-//! Reports to systemd, probes and monitoring: that the daemon is ready, what it does, and that its loop
-//! runs. Without systemd nothing is sent.
+//! Reports the daemon's state to systemd, and keeps it for the health endpoints. Sends nothing without
+//! systemd.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sd_notify::NotifyState;
 
-/// Minimum interval between two signs of life to systemd.
+/// Minimum interval between two watchdog messages to systemd.
 const PULSE: Duration = Duration::from_secs(1);
 
 static LAST: Mutex<Option<Instant>> = Mutex::new(None);
 static UNREADABLE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// The daemon has started: it can be asked, though the database may not be up yet.
+/// Reports that the daemon has started. The database may not be reachable yet.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// One line for `systemctl status`; no secrets.
+/// Sets the line of `systemctl status`. It must not contain secrets.
 pub fn status(text: &str) {
     // A line break would end the message.
     tell(&[NotifyState::Status(&text.replace('\n', " "))]);
 }
 
-/// Called by the loops that do the work, each time they turn. If none does for the unit's
-/// `WatchdogSec`, systemd starts the daemon anew.
+/// Called in each iteration of the loops. If no loop calls it within the unit's `WatchdogSec`, systemd
+/// restarts the daemon.
 pub fn alive() {
     let mut last = LAST.lock();
     if last.is_none_or(|last| last.elapsed() >= PULSE) {
@@ -33,7 +33,7 @@ pub fn alive() {
     }
 }
 
-/// How long ago a loop last turned; `None` before the first time.
+/// Returns the time since the last iteration of a loop; `None` before the first one.
 pub fn last_alive() -> Option<Duration> {
     LAST.lock().map(|last| last.elapsed())
 }
@@ -48,14 +48,14 @@ pub fn unreadable() -> Vec<String> {
     UNREADABLE.lock().clone()
 }
 
-/// The settings are read again; [`ready`] follows.
+/// Reports that the settings are being read again. [`ready`] follows.
 pub fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell(&[NotifyState::Reloading, now]);
     }
 }
 
-/// The daemon ends because it was asked to.
+/// Reports that the daemon stops on request.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }

@@ -19,7 +19,7 @@ use spcd_core::secret::Secret;
 use crate::config;
 use crate::files::Extensions;
 
-/// The instance name of a daemon that was given none.
+/// Default instance name.
 const DEFAULT_INSTANCE: &str = "spcd";
 
 /// Everything that flags, environment and `spcd.hcl` decide, with defaults applied.
@@ -29,33 +29,33 @@ pub struct Settings {
     pub config_dirs: Vec<PathBuf>,
     /// The hub's URL or keyword string; `None`: the private cluster.
     pub database: Option<Secret>,
-    /// Where wrappers run that must not run in the hub; `None`: where `spcd` decides.
+    /// Where wrappers run that must not run in the hub; `None` for the default.
     pub gateway: Option<GatewayPlace>,
     /// Where a private gateway listens for a hub on another machine. Files are absolute.
     pub gateway_listen: Option<GatewayListen>,
-    /// Whether these are the settings of the loop that keeps a gateway.
+    /// Whether these are the settings of a gateway's loop.
     pub is_gateway: bool,
-    /// Name of that gateway, where there are several; else empty.
+    /// Name of that gateway; empty if there is only one.
     pub gateway_name: String,
-    /// What the program keeps between runs, absolute: the private cluster.
+    /// Directory of the private cluster and other state, absolute.
     pub state_dir: PathBuf,
-    /// Which of several daemons' connections these are.
+    /// Name that distinguishes daemons which share a database.
     pub instance: String,
-    /// What is logged, as a `tracing` filter (`info`, `spcd=debug`).
+    /// Filter of the log, as `tracing` defines it (`info`, `spcd=debug`).
     pub log: Option<String>,
-    /// Program whose clients find the objects that they expect.
+    /// Program for whose clients the expected objects are created.
     pub compat: Compat,
     /// Which files of the config directories are read.
     pub extensions: Extensions,
-    /// How the daemon keeps in touch with its database.
+    /// Sessions and time-outs of the hub.
     pub hub: HubSettings,
-    /// When sources are probed, unless a connection or its plugin sets it.
+    /// Default probe options. A connection or its plugin may override them.
     pub health: ProbeOptions,
     /// The page, the API and the metrics.
     pub http: Http,
     /// Path of the settings file, which need not exist.
     pub file: PathBuf,
-    /// Whether it was there when it was read.
+    /// Whether the settings file existed when it was read.
     pub is_written: bool,
     flags: Flags,
 }
@@ -65,19 +65,19 @@ pub struct Settings {
 pub struct Http {
     /// A socket's path is absolute.
     pub listen: Listen,
-    /// The file with the token that writers show.
+    /// File with the token that actions require.
     pub token_file: Option<PathBuf>,
-    /// The names by which it is reached, besides the address.
+    /// Accepted host names, besides the address.
     pub hosts: Vec<String>,
 }
 
-/// The flags that every command takes. Clap fills them from the environment too.
+/// Flags of every command, which clap also reads from the environment.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
-    /// The values of `env`, `file` and `credential` are not read.
+    /// Whether `env`, `file` and `credential` are not evaluated.
     #[arg(skip)]
     pub offline: bool,
-    /// A directory of .spc files; may be given several times
+    /// A directory of .spc files; may be repeated
     #[arg(
         long = "config",
         env = "SPCD_CONFIG",
@@ -106,16 +106,16 @@ pub struct Flags {
         global = true
     )]
     gateway: Vec<Secret>,
-    /// Where the private cluster is kept
+    /// Directory of the private cluster and other state
     #[arg(long, env = "SPCD_STATE_DIR", value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
-    /// A name that tells this daemon's connections from another's in the same database
+    /// A name that distinguishes this daemon from others on the same database
     #[arg(long, env = "SPCD_INSTANCE", value_name = "NAME", global = true)]
     instance: Option<String>,
     /// The settings file [default: spcd.hcl beside the config directory]
     #[arg(long, env = "SPCD_SETTINGS", value_name = "FILE", global = true)]
     settings: Option<PathBuf>,
-    /// What is logged: error, warn, info, debug, trace, or a filter like spcd=debug
+    /// The log's filter: error, warn, info, debug, trace, or targets like spcd=debug
     #[arg(long, env = "SPCD_LOG", value_name = "FILTER", global = true)]
     log: Option<String>,
     /// Also create the objects that Steampipe's clients expect
@@ -128,17 +128,17 @@ pub struct Flags {
     /// Where `run` serves its page, API and metrics: an address, unix:/path, or off [default: 127.0.0.1:7733]
     #[arg(long, env = "SPCD_HTTP", value_name = "ADDRESS", global = true)]
     http: Option<String>,
-    /// The file with the token that HTTP requests need to change something
+    /// The file with the token that actions over HTTP require
     #[arg(long, env = "SPCD_HTTP_TOKEN_FILE", value_name = "FILE", global = true)]
     http_token_file: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Puts the flags together with the settings file and the defaults.
+    /// Combines the flags, the settings file and the defaults.
     ///
     /// # Errors
-    /// A settings file that was named and is not there, one that cannot be read or holds what is
-    /// no setting, and values that cannot be used.
+    /// A given settings file does not exist, the file cannot be read or contains unknown settings, or a value
+    /// is invalid.
     pub fn load(flags: Flags) -> anyhow::Result<Self> {
         let defaults = Defaults::of_this_user()?;
         let here = std::env::current_dir().context("the current directory is gone")?;
@@ -153,7 +153,7 @@ impl Settings {
         Self::load(self.flags.clone())
     }
 
-    /// Returns the settings that differ in `other` and take effect at the next start only.
+    /// Returns the settings that differ in `other` and need a restart.
     pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
         [
             ("config", self.config_dirs != other.config_dirs),
@@ -232,8 +232,8 @@ impl Settings {
     }
 }
 
-/// Resolves relative paths: in flags from the current directory, in the settings file from its own.
-/// Empty paths count as unset.
+/// Resolves relative paths: in flags against the current directory, in the settings file against its
+/// own. Empty paths count as unset.
 struct Paths<'a> {
     here: &'a Path,
     beside: &'a Path,
@@ -253,7 +253,7 @@ impl Paths<'_> {
         listen
     }
 
-    /// Each has one spelling: they are recorded in the database.
+    /// Normalizes each directory, since they are recorded in the database.
     fn config_dirs(
         &self,
         flags: Vec<PathBuf>,
@@ -281,7 +281,7 @@ impl Paths<'_> {
     }
 }
 
-/// The token file that systemd hands out as a credential.
+/// Returns the token file that systemd passes as a credential.
 fn token_credential() -> Option<PathBuf> {
     absolute_var("CREDENTIALS_DIRECTORY")
         .map(|dir| dir.join("http_token"))
@@ -301,7 +301,7 @@ impl Defaults {
         let service = std::env::var_os("INVOCATION_ID").is_some()
             && std::env::var_os("STATE_DIRECTORY").is_some();
         let me = nix::unistd::geteuid();
-        // The package's user is a service too where it was changed to with sudo.
+        // The package's user counts as a service also after sudo.
         let package = || {
             let user = nix::unistd::User::from_uid(me).ok().flatten();
             user.is_some_and(|user| user.name == "spcd" && user.dir == Path::new("/var/lib/spcd"))
@@ -338,13 +338,13 @@ pub struct SettingsError {
 }
 
 impl SettingsError {
-    /// Each mistake with its line, a marker and what to type; without secrets.
+    /// Formats each problem with its line, a marker and a hint, without secrets.
     pub fn report(&self, colours: bool) -> String {
         report::render_settings(&self.diagnostics, &self.file, colours)
     }
 }
 
-/// Reads `spcd.hcl`. `None` if it was not named and does not exist.
+/// Reads `spcd.hcl`. Returns `None` if it was not given and does not exist.
 fn read(path: &Path, named: bool, offline: bool) -> Result<Option<DaemonSettings>, SettingsError> {
     if !named && matches!(path.try_exists(), Ok(false)) {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The log: lines on a terminal, fields in journald, else JSON. The metrics are in [`observation`].
+//! The log: lines on a terminal, fields in journald, otherwise JSON. [`observation`] has the metrics.
 
 mod observation;
 
@@ -18,7 +18,7 @@ pub use observation::{Observation, encode, observe};
 
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts the log. A command logs warnings and errors only, the daemon also information.
+/// Starts the log. By default commands log warnings and errors, and the daemon also information.
 pub fn start(log: Option<&str>, daemon: bool) {
     let default = if daemon { "info" } else { "warn" };
     let filter = log.unwrap_or(default);
@@ -48,8 +48,8 @@ pub fn start(log: Option<&str>, daemon: bool) {
     }
 }
 
-/// Standard error, on which values control no terminal. The formatter escapes ESC in values, so that
-/// what is left of it are its own colours.
+/// Standard error with escaped control characters. The formatter escapes ESC in values, so the
+/// remaining ones are its own colours.
 struct LogWriter;
 
 impl Write for LogWriter {
@@ -72,7 +72,7 @@ fn journald() -> Option<tracing_journald::Layer> {
     if stream != format!("{}:{}", stderr.dev(), stderr.ino()) {
         return None;
     }
-    // As syslog names them; the library's own choice shows `info` as a notice.
+    // The priorities of syslog. The library's default maps `info` to notice.
     let priorities = PriorityMappings {
         error: Priority::Error,
         warn: Priority::Warning,
@@ -104,7 +104,7 @@ pub fn set_filter(filter: &str) -> Result<(), String> {
 /// parameters, which may be secret. The file watcher's log reports every write, so a log file in a
 /// watched directory would grow forever.
 fn parse(filter: &str) -> Result<EnvFilter, String> {
-    // EnvFilter takes any word for a target, and would log nothing.
+    // EnvFilter accepts any word as a target, and would then log nothing.
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let is_directive = |word: &str| word.contains(['=', '[', ':']) || word.starts_with("spcd");
     let words = filter.split(',').map(str::trim);

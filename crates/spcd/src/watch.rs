@@ -24,32 +24,32 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Interval of polling if the kernel reports no events.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Watches directories. Each scan tells which.
+/// Watches the directories that each scan returns.
 pub struct Watcher {
-    /// `None` if the kernel gives no watch at all.
+    /// `None` if the kernel supports no watches.
     notify: Option<RecommendedWatcher>,
     wake: Arc<Notify>,
     interest: Arc<Mutex<Interest>>,
-    /// With the device and inode that was watched.
+    /// Watched directories, with their device and inode.
     watched: HashMap<PathBuf, Option<(u64, u64)>>,
     polling: bool,
-    /// When the first change since the last scan was noticed. Kept here and not in a future, so that a
-    /// cancelled wait loses nothing.
+    /// Time of the first change since the last scan. Kept here and not in a future, so that a cancelled wait
+    /// loses nothing.
     since: Option<Instant>,
 }
 
 /// Shared with the thread that delivers events.
 #[derive(Default)]
 struct Interest {
-    /// Which entries of which directories matter; `None`: all.
+    /// Entries that matter, by directory; `None` stands for all entries.
     watch_points: HashMap<PathBuf, Option<BTreeSet<OsString>>>,
-    /// Directories that were removed or renamed: whatever is at their path now must be watched anew. The
-    /// inode does not show that, since it may have been reused.
+    /// Directories that were removed or renamed. A new directory at the same path needs a new watch, which
+    /// its inode does not show, since it may have been reused.
     gone: HashSet<PathBuf>,
 }
 
 impl Watcher {
-    /// Watches nothing yet.
+    /// Returns a watcher without directories.
     pub fn new() -> Self {
         let wake = Arc::new(Notify::new());
         let interest = Arc::new(Mutex::new(Interest::default()));
@@ -76,16 +76,16 @@ impl Watcher {
         watcher
     }
 
-    /// Returns a handle that wakes it as a change would.
+    /// Returns a handle that wakes the watcher like a change.
     pub fn waker(&self) -> Arc<Notify> {
         self.wake.clone()
     }
 
-    /// Watches these directories and no others. If one was not watched before, a change since the scan may
-    /// have been missed, so that it wakes itself.
+    /// Watches these directories and no others. Wakes itself if one is new, since a change after the scan may
+    /// have been missed.
     pub fn follow(&mut self, watch_points: &[WatchPoint]) {
-        // Before the first watch, so that no event finds the old interest; and not held any longer:
-        // the thread that delivers events takes it too, and it must answer `watch`.
+        // Updated before the first watch, so that no event is compared with the old interest. The lock must
+        // be free then: the thread that delivers events takes it, and must answer `watch`.
         let gone = {
             let mut interest = self.interest.lock();
             interest.watch_points = watch_points
@@ -120,7 +120,7 @@ impl Watcher {
                     before.insert(place.dir.clone(), place.identity);
                     self.wake.notify_one();
                 }
-                // Removed since it was listed: a watch above it reports that.
+                // Removed after it was listed: the watch of its parent reports that.
                 Err(_) if !place.dir.exists() => self.wake.notify_one(),
                 Err(error) => failure = Some(error),
             }

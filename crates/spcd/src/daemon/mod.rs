@@ -1,8 +1,8 @@
-//! The daemon. A leader's loop takes an event, has `spcd_core::scheduler` decide, and carries out the
-//! commands (`executors`).
+//! The daemon. A leader's loop passes each event to `spcd_core::scheduler` and executes the commands
+//! that it returns (`executors`).
 //!
-//! What takes long (sources, writing) happens in jobs beside the loop, so that a source that hangs
-//! holds up no other connection.
+//! Slow work (sources, writes) runs in jobs beside the loop, so that a source that hangs delays no other
+//! connection.
 
 mod executors;
 mod log;
@@ -51,25 +51,25 @@ use spcd_postgres::steampipe::Steampipe;
 use spcd_postgres::writer::Writer;
 use spcd_postgres::{HubError, Limits};
 
-/// How often what is too old to be kept is removed.
+/// Interval of deleting rows that exceed their retention.
 const SWEEP: Duration = Duration::from_secs(3600);
 
 /// A daemon that leads, or a command that leads for one run.
 pub struct LeaderSession<'a> {
     state: State,
-    /// The scheduler's times are counted from here.
+    /// Origin of the scheduler's times.
     began: Instant,
     config: &'a mut Config,
-    /// Notices changed files, where this goes on.
+    /// Watches the files; `None` for a command.
     watcher: Option<&'a mut Watcher>,
-    /// The files that the applied state came from, as the database has them.
+    /// The files from which the applied state came, as recorded in the database.
     inputs: AppliedFiles,
     endpoint: Arc<Endpoint>,
     lead: Leadership,
     jobs: Jobs,
     tunnels: Arc<Tunnels>,
     mirrors: Mirrors,
-    /// The health options of connections that have none: they may change.
+    /// Default health options, which may change.
     health: watch::Receiver<ProbeOptions>,
     steampipe: Option<Steampipe>,
     csv: CsvWatch,
@@ -77,28 +77,28 @@ pub struct LeaderSession<'a> {
     forwarded: Forwarded,
     drift: Drift,
     limits: Limits,
-    /// Probes the sources, where this goes on.
+    /// Probes the sources; `None` for a command.
     probes: Option<Probes>,
-    /// Which sources answered, as an earlier leader recorded.
+    /// Reachability of sources, as recorded by an earlier leader.
     answered: BTreeMap<String, bool>,
-    /// What the files want, as the last look found it.
+    /// Desired state of the last load.
     desired: Arc<DesiredState>,
-    /// The files' diagnostics, if they were read and not looked at yet.
+    /// Diagnostics of the files, until the next observation.
     diagnostics: Option<serde_json::Value>,
-    /// When the last pass began, and how long its look took.
+    /// Start of the last pass, and the duration of its observation.
     pass_began: Instant,
     looked_for: Duration,
-    /// What the last pass did.
+    /// Outcome of the last pass.
     outcome: Option<PassOutcome>,
-    /// A pass came to its end.
+    /// Whether a pass has ended.
     has_passed: bool,
-    /// When the change of a file was noticed that the last look found.
+    /// Time at which the change of files was noticed that the last load found.
     noticed: Option<Instant>,
-    /// The same for connections that are being made as their files say.
+    /// The same, by connection, until the connection follows its file.
     following: HashMap<String, Instant>,
 }
 
-/// What the loop does by the clock beside the scheduler's work.
+/// Periodic tasks of the loop.
 struct Clocks {
     heartbeat: Interval,
     cleanup: Interval,
@@ -124,8 +124,8 @@ impl Clocks {
 }
 
 impl<'a> LeaderSession<'a> {
-    /// Brings spcd's schema up to date and takes the lead. While another daemon has it: waits if there
-    /// is a `watcher`, since this one goes on, else returns `None`.
+    /// Migrates spcd's schema and becomes the leader. While another daemon leads, waits if there is a
+    /// `watcher`, and otherwise returns `None`.
     pub async fn begin(
         endpoint: &Arc<Endpoint>,
         pool: &Pool,
@@ -194,7 +194,7 @@ impl<'a> LeaderSession<'a> {
         }))
     }
 
-    /// The same for a command that ends soon: it does not wait.
+    /// Like [`Self::begin`], for a command: does not wait.
     pub async fn begin_once(
         endpoint: &Endpoint,
         settings: &Settings,
@@ -207,24 +207,24 @@ impl<'a> LeaderSession<'a> {
         Self::begin(&endpoint, &pool, settings, config, health, None).await
     }
 
-    /// Gives up the lead, and says so.
+    /// Gives up the lead, and records that.
     pub async fn resign(self) {
         if let Err(error) = leader::resign(&self.lead.control.client).await {
             tracing::debug!("cannot say that the lead is free: {error}");
         }
     }
 
-    /// Gives up all but the session that holds the lead.
+    /// Returns the session that holds the lead, and drops everything else.
     pub fn abdicate(self) -> Option<Session> {
         self.lead.lock
     }
 
-    /// Asks every source in the next pass.
+    /// Imports all tables again in the next pass.
     pub fn refresh_all(&mut self) {
         self.state.refresh_all();
     }
 
-    /// From now on what people hung on a connection that goes, goes with it.
+    /// Makes dropped connections take dependent objects of users along.
     pub fn drop_dependents(&mut self) {
         self.jobs.drop_dependents();
     }
@@ -234,14 +234,14 @@ impl<'a> LeaderSession<'a> {
         let Some(mut lock) = self.lead.lock.take() else {
             return Err(HubError::LeadershipLost);
         };
-        // Beside the loop: a statement that gets no answer would else hold up its own discovery.
+        // Beside the loop: it detects that a statement of the loop gets no answer.
         tokio::select! {
             ended = self.run() => ended,
             ended = leader::watch(&mut lock) => ended,
         }
     }
 
-    /// Passes until nothing is left to do: `spcd apply` without a daemon.
+    /// Runs passes until nothing is left to do, for `spcd apply` without a daemon.
     pub async fn settle(&mut self, mut progress: impl FnMut(usize)) -> Result<(), HubError> {
         self.ask_mirrors().await;
         loop {
@@ -279,14 +279,14 @@ impl<'a> LeaderSession<'a> {
             service::alive();
             let event = self.next_event(&mut clocks).await?;
             self.handle(event).await?;
-            // One pass for all that ended meanwhile.
+            // One pass for all jobs that have ended.
             while let Some(event) = self.jobs.try_event() {
                 self.handle(event).await?;
             }
         }
     }
 
-    /// Waits for an event. Meanwhile keeps the lead and the sessions alive.
+    /// Waits for an event. Keeps the lead and the sessions alive.
     async fn next_event(&mut self, clocks: &mut Clocks) -> Result<Event, HubError> {
         loop {
             let wake_at = self.began + Duration::from_millis(self.state.wake_at());
@@ -324,7 +324,7 @@ impl<'a> LeaderSession<'a> {
         }
     }
 
-    /// Takes an event, and carries out what follows from it.
+    /// Passes an event to the scheduler, and executes its commands.
     async fn handle(&mut self, event: Event) -> Result<(), HubError> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
@@ -345,7 +345,7 @@ impl<'a> LeaderSession<'a> {
         Ok(())
     }
 
-    /// Keeps the lead although the server has no room to write: to begin anew would write more.
+    /// Keeps the lead although the server is out of disk space: a new start would write more.
     fn bear(&self, error: HubError) -> Result<(), HubError> {
         match error.is_out_of_resources() && self.watcher.is_some() {
             true => {
@@ -379,8 +379,8 @@ impl<'a> LeaderSession<'a> {
         }
     }
 
-    /// Takes note of when the change of a file was noticed that the next look finds. Work may wait
-    /// for the next pass, while extensions are created: the first time counts.
+    /// Records when the change was noticed that the next load will find. Work may wait for a later pass while
+    /// extensions are created: the first time counts.
     async fn notice_files(&mut self) {
         let Some(watcher) = &mut self.watcher else {
             return;
@@ -393,7 +393,7 @@ impl<'a> LeaderSession<'a> {
         self.noticed = self.noticed.or(noticed);
     }
 
-    /// Counts how long it takes until a connection is as its changed file says.
+    /// Reports the time until a connection follows its changed file.
     fn follow_change(&mut self, work: &Work) {
         if let Some(noticed) = self.noticed.filter(|_| !work.is_refresh()) {
             self.following.insert(work.name.clone(), noticed);
@@ -426,8 +426,8 @@ impl<'a> LeaderSession<'a> {
         }
     }
 
-    /// Speaks to the sessions that may have nothing to do for long: a server that vanished, or that
-    /// became a standby, is noticed, and what stands between keeps the connections open.
+    /// Pings the sessions that may be idle for long. This detects a server that vanished or became a
+    /// standby, and keeps firewalls from closing the connections.
     async fn keep_alive(&mut self) -> Result<(), HubError> {
         let settings = self.endpoint.context().settings();
         for session in [&mut self.lead.control, &mut self.listener] {
@@ -438,10 +438,10 @@ impl<'a> LeaderSession<'a> {
     }
 }
 
-/// Brings spcd's schema up to date.
+/// Migrates spcd's schema.
 async fn migrate_hub(endpoint: &Endpoint) -> anyhow::Result<()> {
     let session = endpoint.connect("migrate").await?;
-    // A file may take as long as it takes; the locks have limits of their own.
+    // A migration has no time limit; its lock attempts have.
     let patient = "SET statement_timeout = 0";
     session.client.batch_execute(patient).await?;
     for name in migrations::migrate(&session.client).await? {
@@ -450,8 +450,7 @@ async fn migrate_hub(endpoint: &Endpoint) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes the lead, and reads the files meanwhile: that takes as long where there are thousands, and
-/// the first pass finds them read.
+/// Takes the lead while it reads the files, which takes as long if there are thousands.
 async fn take_lead(
     endpoint: &Arc<Endpoint>,
     settings: &Settings,
@@ -471,7 +470,7 @@ async fn take_lead(
     lead
 }
 
-/// Fits the pool into what the server has room for.
+/// Adjusts the pool to the server's limits.
 async fn fit_pool(pool: &Pool, lead: &Leadership) -> anyhow::Result<Limits> {
     let limits = Limits::read(&lead.control.client).await?;
     pool.apply_limits(limits);
@@ -483,13 +482,13 @@ async fn fit_pool(pool: &Pool, lead: &Leadership) -> anyhow::Result<Limits> {
         );
     }
     if limits.are_few() {
-        // What is needed all the time has its place before what comes and goes.
+        // Permanent sessions have precedence over temporary ones.
         pool.get().await?.give_back_after(&Ok::<_, HubError>(()));
     }
     Ok(limits)
 }
 
-/// Returns the state that a leader starts with, and which sources answered an earlier one.
+/// Returns the scheduler's initial state, and the reachability that an earlier leader recorded.
 async fn first_state(
     endpoint: &Endpoint,
     lead: &Leadership,
@@ -513,7 +512,7 @@ async fn first_state(
     Ok((state, answered))
 }
 
-/// Waits until a file changes; for ever where none is watched.
+/// Waits until a file changes, or forever without a watcher.
 async fn noticed(watcher: &mut Option<&mut Watcher>) {
     match watcher {
         Some(watcher) => drop(watcher.noticed().await),
@@ -521,7 +520,7 @@ async fn noticed(watcher: &mut Option<&mut Watcher>) {
     }
 }
 
-/// Waits for an event of the probes; for ever where there are none.
+/// Waits for an event of the probes, or forever without them.
 async fn probed(probes: &mut Option<Probes>) -> Event {
     match probes {
         Some(probes) => probes.event().await,
@@ -529,7 +528,7 @@ async fn probed(probes: &mut Option<Probes>) -> Event {
     }
 }
 
-/// A clock that first ticks when so many milliseconds are over.
+/// Returns an interval in milliseconds whose first tick is after one interval.
 fn every(milliseconds: u64) -> Interval {
     let pause = Duration::from_millis(milliseconds.max(1));
     let mut interval = tokio::time::interval_at(Instant::now() + pause, pause);
@@ -537,7 +536,7 @@ fn every(milliseconds: u64) -> Interval {
     interval
 }
 
-/// Returns the failures of connections whose last attempt ended a server process.
+/// Returns the failures of connections whose last attempt crashed a server process.
 fn failures(crashes: BTreeMap<String, RecordedCrash>) -> BTreeMap<String, Failure> {
     let failure = |(name, recorded): (String, RecordedCrash)| {
         let pause = u64::try_from(recorded.pause.as_millis()).unwrap_or(u64::MAX);

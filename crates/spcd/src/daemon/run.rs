@@ -1,4 +1,4 @@
-//! Taking the lead again and again: the database may go away, or another daemon may lead.
+//! Takes the lead again after the database was lost, or after another daemon led.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -23,18 +23,18 @@ use spcd_postgres::connection::Endpoint;
 use spcd_postgres::connection::pool::Pool;
 use spcd_postgres::leader;
 
-/// How often to look whether a password that was refused is another one now.
+/// Interval of checks whether a rejected password has changed.
 const LOOK_FOR_PASSWORD: Duration = Duration::from_millis(500);
 
-/// Returns the pause before the database is tried again after this many failures.
+/// Returns the pause before the next attempt after this number of failures.
 fn back_off(times: u32, settings: &HubSettings) -> Duration {
     let share = RandomState::new().hash_one(times) as f64 / u64::MAX as f64;
     let backoff = Backoff::new(settings.backoff_min, settings.backoff_max);
     Duration::from_millis(backoff.jittered(times, share))
 }
 
-/// Keeps a database true to the files, for ever: takes the lead, serves, and starts anew when the
-/// database went away. Returns only when it cannot start at all.
+/// Keeps a database in line with the files: takes the lead, serves, and starts again when the database
+/// was lost. Returns only if it cannot start.
 pub async fn run(
     endpoint: Arc<Endpoint>,
     pool: &Pool,
@@ -66,7 +66,7 @@ pub async fn run(
                 match leader.serve().await {
                     Ok(()) => continue,
                     Err(error) => {
-                        // One that served for a while was well.
+                        // Resets the back-off after a session that lasted.
                         if began.elapsed() > Duration::from_millis(hub.settings().backoff_max) {
                             times = 0;
                         }
@@ -74,13 +74,13 @@ pub async fn run(
                     }
                 }
             }
-            // What was good enough once will be so again.
+            // A configuration that has worked before can work again.
             Err(error) if !has_led && is_final(&error) => {
                 return Err(error).context("cannot start");
             }
             Err(error) => error,
         };
-        // What is still open may lead to a server that is no longer the one.
+        // Open sessions may belong to a server that is no longer the primary.
         pool.clear();
         let reason = format!("{error:#}");
         hub.set_lost(&reason);
@@ -105,7 +105,7 @@ pub async fn run(
     }
 }
 
-/// Waits until there is a point in asking a server again that did not let us in.
+/// Waits until another attempt may succeed after the server refused the session.
 async fn wait_for_password(endpoint: &Endpoint) {
     while endpoint.is_authentication_refused() {
         service::alive();
@@ -116,7 +116,7 @@ async fn wait_for_password(endpoint: &Endpoint) {
     }
 }
 
-/// Whether trying again cannot help.
+/// Whether the error is permanent.
 fn is_final(error: &anyhow::Error) -> bool {
     use spcd_postgres::connection::ConnectError;
     if let Some(error @ HubError::StatementFailed { .. }) = error.downcast_ref() {

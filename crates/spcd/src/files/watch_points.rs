@@ -14,24 +14,24 @@ const MOST_LINKS: u32 = 40;
 pub struct WatchPoint {
     /// Its path without symlinks.
     pub dir: PathBuf,
-    /// The entries that matter; `None`: all of them.
+    /// The entries that matter; `None` stands for all of them.
     pub only: Option<BTreeSet<OsString>>,
-    /// Its device and inode; `None` if it vanished meanwhile.
+    /// Its device and inode; `None` if it no longer exists.
     pub identity: Option<(u64, u64)>,
 }
 
-/// WatchPoints that are being gathered.
+/// Watch points being collected.
 #[derive(Debug, Default)]
 pub struct WatchPoints(BTreeMap<PathBuf, Option<BTreeSet<OsString>>>);
 
 impl WatchPoints {
-    /// Every entry of a directory matters. Its path has no symlinks.
+    /// Adds a directory of which every entry matters. Its path has no symlinks.
     pub fn all_of(&mut self, dir: &Path) {
         self.0.insert(dir.to_owned(), None);
     }
 
-    /// Notes the directories in which a link on the way to `path`, or `path` itself, may be
-    /// replaced; of a path that does not exist, the one where its first missing part would appear.
+    /// Adds the directories in which `path` or a link on the way to it may be replaced. If the path does not
+    /// exist, adds the directory in which its first missing part would appear.
     pub fn way_to(&mut self, path: &Path) {
         let mut todo: VecDeque<OsString> = components(path);
         let mut at = PathBuf::from("/");
@@ -57,7 +57,7 @@ impl WatchPoints {
                     }
                 }
                 Ok(_) if !todo.is_empty() => at = next,
-                // The end of the way, or of what there is of it.
+                // The end of the path, or its first missing part.
                 _ => return self.note(&at, &part),
             }
         }
@@ -97,7 +97,7 @@ impl WatchPoints {
     }
 }
 
-/// `.`, the root and the like left out; `..` kept.
+/// Returns the names in a path, including `..`, but neither `.` nor the root.
 fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter_map(|component| match component {

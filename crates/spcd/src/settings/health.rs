@@ -24,11 +24,11 @@ pub struct HealthFlags {
     )]
     #[arg(hide_short_help = true)]
     health_attempts: Option<String>,
-    /// The pause before the first of these attempts; each further one is twice as long [default: 5s]
+    /// Pause before the first of these attempts; doubled after each [default: 5s]
     #[arg(long, env = "SPCD_HEALTH_PAUSE", value_name = "TIME", global = true)]
     #[arg(hide_short_help = true)]
     health_pause: Option<String>,
-    /// How long the answer to a probe may take [default: 10s]
+    /// Time limit of a probe [default: 10s]
     #[arg(long, env = "SPCD_HEALTH_TIMEOUT", value_name = "TIME", global = true)]
     #[arg(hide_short_help = true)]
     health_timeout: Option<String>,

@@ -17,17 +17,17 @@ use spcd_postgres::writer::Committed;
 pub enum Observation<'a> {
     /// A pass ended.
     Passed {
-        /// Its number since the lead was taken.
+        /// Number of the pass since this daemon became the leader.
         pass: u64,
-        /// Connections that the files want.
+        /// Number of desired connections.
         connections: usize,
         /// Connections with drift, once it is known.
         altered: Option<usize>,
-        /// Rows that it changed at once.
+        /// Number of rows that it changed itself.
         rows: usize,
-        /// Jobs that it began.
+        /// Number of jobs that it started.
         work: usize,
-        /// Jobs that run after it.
+        /// Number of jobs that run after it.
         under_way: usize,
         /// Duration of the observation alone.
         look: Duration,
@@ -38,7 +38,7 @@ pub enum Observation<'a> {
     Worked {
         /// `done`, `same`, `failed`, `later` or `cancelled`.
         outcome: &'static str,
-        /// Duration, the wait for its turn included.
+        /// Duration, including the wait for permits.
         took: Duration,
     },
     /// A source was asked for its tables.
@@ -57,7 +57,7 @@ pub enum Observation<'a> {
     Announced {
         /// Changes in it.
         changes: usize,
-        /// It asks clients to read everything again.
+        /// Whether it asks clients to read everything again.
         resync: bool,
     },
     /// This daemon became the leader.
@@ -65,12 +65,12 @@ pub enum Observation<'a> {
         /// Its epoch.
         epoch: i64,
     },
-    /// A wrapper ended the server process of one of the daemon's sessions.
+    /// A wrapper crashed the server process of a session.
     Crashed {
         /// Plugin of the connection.
         plugin: &'a str,
     },
-    /// The database was lost and is tried again.
+    /// The database was lost.
     Lost {
         /// Reason.
         why: &'a str,
@@ -269,7 +269,7 @@ pub fn observe(observation: Observation<'_>) {
 /// Appends the metrics in the OpenMetrics text format, without its end marker.
 ///
 /// # Errors
-/// None, as long as a text can grow.
+/// None: writing to a `String` cannot fail.
 pub fn encode(text: &mut String) -> std::fmt::Result {
     encode_registry(text, &METRICS.registry)
 }

@@ -1,4 +1,4 @@
-//! Tunnels through ssh to sources that cannot be reached by themselves.
+//! Tunnels through ssh to sources that cannot be reached directly.
 //!
 //! Each ends at a port of this machine, which stays reserved while the tunnel is closed, so that the
 //! servers in the database keep their options. Connections are forwarded to a socket of the system's
@@ -31,19 +31,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const REACH: Duration = Duration::from_secs(10);
 /// Minimum pause between two attempts to open a tunnel.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The pause before a tunnel without a port is tried again.
+/// Pause before another attempt to bind the port of a tunnel.
 const PORT_PAUSE: Duration = Duration::from_secs(30);
-/// The pauses before a tunnel that could not be opened is tried again, unless a client needs it.
+/// Pauses between attempts to open a tunnel, unless a client needs it.
 const BACKOFF: Backoff = Backoff::new(200, 30_000);
 /// Number of attempts to bind a port that a previous daemon may still hold.
 const TRIES: u16 = 20;
-/// Number of other ports that are tried.
+/// Number of other ports to try.
 const OTHERS: u16 = 100;
 
 /// The tunnels of a daemon. Dropping them closes all.
 pub struct Tunnels {
     state_dir: PathBuf,
-    /// The database is on another machine, of this name: its servers cannot reach our ports.
+    /// Name of the machine of the database, if it is another one: its servers cannot reach the local ports.
     elsewhere: Option<String>,
     open: Mutex<BTreeMap<String, Open>>,
     moved: Arc<Notify>,
@@ -54,7 +54,7 @@ struct Open {
     task: AbortHandle,
 }
 
-/// A passage to a source that is opened for a test only.
+/// A tunnel that is opened for a test only.
 pub struct Trial {
     passage: ssh::Passage,
 }
@@ -69,7 +69,7 @@ struct Link {
 
 #[derive(Debug, Clone)]
 struct Status {
-    /// How many attempts have ended.
+    /// Number of attempts that have ended.
     attempts: u64,
     /// The local port, once it is bound.
     port: Option<u16>,
@@ -79,13 +79,13 @@ struct Status {
 #[derive(Debug, Clone)]
 enum State {
     Opening,
-    /// The socket at which ssh passes on what comes.
+    /// The socket that ssh forwards.
     Open(PathBuf),
     Failed(String),
 }
 
 impl Tunnels {
-    /// None yet, for a database at an endpoint.
+    /// Returns a value without tunnels, for the database of an endpoint.
     pub fn new(state_dir: &Path, endpoint: &Endpoint) -> Arc<Self> {
         Arc::new(Self {
             state_dir: state_dir.to_owned(),
@@ -178,7 +178,7 @@ impl Tunnels {
         }
     }
 
-    /// Waits until a tunnel ends at another port than it was given: the servers must follow.
+    /// Waits until a tunnel is bound to another port than expected. The servers' options must then change.
     pub async fn moved(&self) {
         self.moved.notified().await;
     }
@@ -216,7 +216,7 @@ impl Trial {
         matches!(heard, Ok(Ok(0) | Err(_)))
     }
 
-    /// Ends it.
+    /// Closes the tunnel.
     pub async fn close(self) {
         self.passage.close().await;
     }
@@ -236,7 +236,7 @@ impl Drop for Open {
 }
 
 impl Link {
-    /// Waits until it is open, or an attempt that had not ended before has failed.
+    /// Waits until the tunnel is open, or until an attempt fails that ends after the call.
     async fn settled(&self) -> Status {
         let mut status = self.status.subscribe();
         let before = status.borrow().attempts;
@@ -253,7 +253,7 @@ impl Link {
             .map(|status| status.clone());
         match settled {
             Some(status) => status,
-            // The sender is ours.
+            // The sender lives as long as `self`.
             None => std::future::pending().await,
         }
     }
@@ -299,7 +299,7 @@ async fn run(link: Arc<Link>, state_dir: PathBuf, port: Option<u16>, moved: Arc<
     tokio::join!(keep, accept);
 }
 
-/// Opens the tunnel, and again when it drops.
+/// Opens the tunnel, and reopens it when it ends.
 async fn keep_open(link: &Link, state_dir: &Path) {
     let mut times = 0;
     loop {
@@ -318,7 +318,7 @@ async fn keep_open(link: &Link, state_dir: &Path) {
         };
         tracing::warn!(tunnel = %link.tunnel, error = why, "cannot open the ssh tunnel");
         link.set(State::Failed(why));
-        // A client that needs it ends the wait, but not more often than the minimum pause allows.
+        // A client that needs the tunnel ends the wait, but not before the minimum pause.
         times += 1;
         sleep(PAUSE).await;
         tokio::select! {
@@ -337,7 +337,7 @@ async fn accept(link: &Arc<Link>, listener: TcpListener) {
                 while passing.try_join_next().is_some() {}
                 passing.spawn(pass_on(link.clone(), client));
             }
-            // Out of file descriptors: it may pass.
+            // Possibly too many open files, which is transient.
             Err(error) => {
                 tracing::warn!(tunnel = %link.tunnel, %error, "cannot accept a connection");
                 sleep(PAUSE).await;
@@ -357,12 +357,12 @@ async fn pass_on(link: Arc<Link>, mut client: TcpStream) {
     let Ok(mut source) = UnixStream::connect(&socket).await else {
         return;
     };
-    // Either side may go at any time.
+    // Either side may close the connection at any time.
     let _ = client.set_nodelay(true);
     let _ = tokio::io::copy_bidirectional(&mut client, &mut source).await;
 }
 
-/// Binds the expected port; another one where it is in use.
+/// Binds the expected port, or another one if it is in use.
 async fn bind(tunnel: &Tunnel, port: Option<u16>) -> std::io::Result<TcpListener> {
     let mut error = None;
     if let Some(port) = port {
@@ -383,12 +383,12 @@ async fn bind(tunnel: &Tunnel, port: Option<u16>) -> std::io::Result<TcpListener
     Err(error.unwrap_or_else(|| std::io::Error::other("no port is free")))
 }
 
-/// Returns the file that records ports that are not the usual ones.
+/// Returns the file that records ports other than the default ones.
 fn ports_file(state_dir: &Path) -> PathBuf {
     state_dir.join("ssh").join("ports.json")
 }
 
-/// The ports at which tunnels end, by their keys, where they are not the usual ones.
+/// Returns the ports of tunnels that differ from the default ones, by key.
 pub fn ports(state_dir: &Path) -> BTreeMap<String, u16> {
     let text = std::fs::read(ports_file(state_dir)).unwrap_or_default();
     // An unreadable file counts as empty: another port is chosen again.

@@ -1,4 +1,4 @@
-//! The system's `ssh`: a master that runs in the background, and a socket that it passes on.
+//! Runs the system's `ssh`: a master process in the background, which forwards a socket.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -12,16 +12,16 @@ use openssh::{ControlPersist, Error, ForwardType, KnownHosts, Session, SessionBu
 use spcd_core::config::Tunnel;
 use tokio::net::UnixStream;
 
-/// How long connecting to the ssh server may take.
+/// Time limit for connecting to the ssh server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between keepalives to a silent server; after three unanswered ones it counts as lost.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long ssh continues after this process was killed.
+/// Time for which ssh continues after this process was killed.
 const ORPHANED: NonZeroUsize = NonZeroUsize::new(30).expect("it is not zero");
-/// The longest directory in which ssh's sockets still have names that the system takes.
+/// Maximum length of the directory of ssh's sockets, whose paths have a limited length.
 const LONGEST_DIR: usize = 55;
 
-/// An open way to a source.
+/// An open tunnel to a source.
 pub struct Passage {
     session: Session,
     socket: PathBuf,
@@ -84,7 +84,7 @@ pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<Passage, String> 
         }),
         Err(error) => {
             let why = explain(tunnel, &error);
-            // It may have ended already.
+            // ssh may have ended in the meantime.
             let _ = session.close().await;
             Err(why)
         }
@@ -102,9 +102,9 @@ impl Passage {
         super::ended(&mut self.held).await;
     }
 
-    /// Ends it in order.
+    /// Stops ssh gracefully.
     pub async fn close(self) {
-        // It has ended by itself.
+        // ssh has ended by itself.
         let _ = self.session.close().await;
     }
 }

@@ -18,62 +18,65 @@ use spcd_postgres::HubError;
 use spcd_postgres::catalog::observe;
 use spcd_postgres::connection::Session;
 
-/// How long the question rests while many jobs are under way: it takes about half a second of a core
-/// where there are fifty thousand tables.
-const REST: Duration = Duration::from_secs(3);
+/// Delay of the detection while many jobs run: it uses a core for about half a second among 50,000
+/// tables.
+const BUSY_DELAY: Duration = Duration::from_secs(3);
 
-/// The question, of which one is under way at a time.
+/// Drift detection, which runs at most once at a time.
 pub struct Drift {
     observer: Arc<Session>,
-    question: JoinSet<Result<DriftReport, HubError>>,
-    /// When the pass began that asked.
+    running: JoinSet<Result<DriftReport, HubError>>,
+    /// Start of the pass that requested it.
     began: Instant,
-    /// How long the last answer came after the begin of its pass.
+    /// Time from the start of its pass to the result, of the last detection.
     since: Duration,
-    /// A later pass has asked, too.
+    /// Whether a later pass has requested another one.
     again: Option<(u64, Instant)>,
-    /// The connections whose jobs ended since it was put: it may not have seen what they wrote.
+    /// Connections whose jobs have ended since its start: it may not have seen what they wrote.
     ended: BTreeSet<String>,
-    /// How many jobs are under way.
+    /// Number of running jobs.
     jobs: watch::Receiver<usize>,
-    /// The answer is waited for.
-    hurry: Arc<Notify>,
+    /// Whether a client waits for the result.
+    urgent: Arc<Notify>,
 }
 
 impl Drift {
-    /// Nothing is asked yet.
+    /// Returns a value without a running detection.
     pub fn new(observer: Session, jobs: watch::Receiver<usize>) -> Self {
         Self {
             observer: Arc::new(observer),
-            question: JoinSet::new(),
+            running: JoinSet::new(),
             began: Instant::now(),
             since: Duration::ZERO,
             again: None,
             ended: BTreeSet::new(),
             jobs,
-            hurry: Arc::default(),
+            urgent: Arc::default(),
         }
     }
 
-    /// Asks on behalf of a pass that began then; once more after the answer that is still to come.
-    /// Unless it `is_urgent`, many jobs may go first.
+    /// Starts the detection for a pass that began at that time, or after the running one. Unless it
+    /// `is_urgent`, many jobs may delay it.
     pub fn ask(&mut self, pass: u64, began: Instant, is_urgent: bool) {
         if is_urgent {
-            self.hurry.notify_one();
+            self.urgent.notify_one();
         }
-        if !self.question.is_empty() {
+        if !self.running.is_empty() {
             self.again = Some((pass, began));
             return;
         }
         self.ended.clear();
         self.began = began;
-        let (observer, mut jobs, hurry) =
-            (self.observer.clone(), self.jobs.clone(), self.hurry.clone());
-        self.question.spawn(async move {
+        let (observer, mut jobs, urgent) = (
+            self.observer.clone(),
+            self.jobs.clone(),
+            self.urgent.clone(),
+        );
+        self.running.spawn(async move {
             tokio::select! {
                 biased;
-                () = hurry.notified() => {}
-                _ = timeout(REST, jobs.wait_for(|jobs| *jobs < MANY_JOBS)) => {}
+                () = urgent.notified() => {}
+                _ = timeout(BUSY_DELAY, jobs.wait_for(|jobs| *jobs < MANY_JOBS)) => {}
             }
             let asked = Instant::now();
             Ok(DriftReport {
@@ -84,15 +87,14 @@ impl Drift {
         });
     }
 
-    /// Waits for the answer; for ever if nothing was asked. Nothing is lost if this is not awaited
-    /// to its end.
+    /// Waits for the result, or forever if no detection runs. Cancel safe.
     pub async fn answer(&mut self) -> Result<DriftReport, HubError> {
         loop {
-            let Some(answer) = self.question.join_next().await else {
+            let Some(answer) = self.running.join_next().await else {
                 return std::future::pending().await;
             };
             let report = answer.map_err(|_| HubError::NoSession)??;
-            // A result from before a job would hide the same alteration when another session repeats it.
+            // A result from before the job would hide the same change if another session repeats it.
             let is_stale = (report.names.keys()).any(|name| self.ended.contains(name));
             let again = self.again.take();
             self.since = self.began.elapsed();
@@ -108,14 +110,14 @@ impl Drift {
         }
     }
 
-    /// Takes note of the end of a connection's job.
+    /// Records the end of a connection's job.
     pub fn ended(&mut self, name: &str) {
-        if !self.question.is_empty() {
+        if !self.running.is_empty() {
             self.ended.insert(name.to_owned());
         }
     }
 
-    /// Whether the server still answers, where nothing is asked of it anyway.
+    /// Checks that the server answers, unless a detection runs.
     pub async fn keep_alive(&mut self, settings: HubSettings) -> Result<(), HubError> {
         match Arc::get_mut(&mut self.observer) {
             Some(observer) => {
@@ -126,7 +128,7 @@ impl Drift {
         }
     }
 
-    /// How long the last answer came after the begin of its pass.
+    /// Returns the time from the start of its pass to the result, of the last detection.
     pub fn since(&self) -> Duration {
         self.since
     }

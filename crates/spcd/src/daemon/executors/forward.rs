@@ -1,5 +1,4 @@
-//! Requests that concern sources behind gateways: the gateways answer them first, and then the hub
-//! reads what these have.
+//! Forwards requests about sources behind gateways. The hub answers them after the gateways have.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,19 +11,19 @@ use tokio::task::JoinSet;
 
 use crate::gateway_link::Links;
 
-/// The requests that gateways were asked to answer, and what they answered.
+/// Requests that were forwarded to gateways, and their answers.
 #[derive(Default)]
 pub struct Forwarded {
     answers: Arc<Mutex<BTreeMap<i64, Option<Answer>>>>,
-    /// Not the watcher's waker: that one is consumed while files settle, after requests were read.
+    /// Not the watcher's waker, which is consumed while files settle, after requests were read.
     answered: Arc<Notify>,
 }
 
 type Answer = Option<String>;
 
 impl Forwarded {
-    /// Leaves those requests that gateways have answered or that concern none, and hands them the others.
-    /// `parts` are the connections behind them.
+    /// Keeps the requests that gateways have answered or that concern none, and forwards the others. `parts`
+    /// are the connections behind gateways.
     pub fn hold_back(
         &self,
         links: &Arc<Links>,
@@ -40,7 +39,7 @@ impl Forwarded {
         });
     }
 
-    /// Returns the error of a request that gateways answered, and forgets it.
+    /// Removes the answer to a request, and returns its error.
     pub fn take_error(&self, id: i64) -> Option<String> {
         self.answers.lock().remove(&id)??
     }

@@ -13,7 +13,7 @@ use spcd_postgres::catalog::lanes;
 use spcd_postgres::{HubError, extension, probe, search_path, writer};
 
 impl LeaderSession<'_> {
-    /// Publishes changes, and takes a generation for the jobs that follow.
+    /// Publishes changes, and returns a generation for the jobs that follow.
     pub(super) async fn publish(
         &mut self,
         rows: &[RowChange],
@@ -84,14 +84,14 @@ impl LeaderSession<'_> {
         })
     }
 
-    /// Creates extensions, each by itself: one that is refused costs only its own connections.
+    /// Creates extensions, each in its own transaction. An error affects only the connections that need it.
     pub(super) async fn create_extensions(
         &mut self,
         names: &BTreeSet<String>,
     ) -> Result<Event, HubError> {
         let mut refused = BTreeMap::new();
         for name in names {
-            // In a session of its own: two wrappers' libraries may end the server process.
+            // Each needs its own session: the libraries of two wrappers may crash the server process.
             let session = self.endpoint.connect("extension").await;
             let session = session.map_err(|error| {
                 tracing::warn!("cannot open a session: {error:#}");
@@ -109,7 +109,7 @@ impl LeaderSession<'_> {
         Ok(Event::ExtensionsCreated(refused))
     }
 
-    /// Makes, alters and drops the servers of lanes, each by itself.
+    /// Creates, alters and drops the servers of lanes, each in its own transaction.
     pub(super) async fn change_lanes(&mut self, changes: &[LaneChange]) -> Result<Event, HubError> {
         let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
         let mut refused = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Carrying out the scheduler's commands: each in a file of its own, and without a choice.
+//! Executes the scheduler's commands. Makes no decisions.
 
 pub mod drift;
 pub mod files;
@@ -17,7 +17,7 @@ use spcd_postgres::HubError;
 use spcd_postgres::crash_guard;
 
 impl LeaderSession<'_> {
-    /// Carries out a command. Returns the event that reports it, unless that comes later or never.
+    /// Executes a command. Returns the event that reports its result, if there is one already.
     pub(super) async fn execute(&mut self, command: Command) -> Result<Option<Event>, HubError> {
         match command {
             Command::ReadRequests { open } => {
@@ -56,7 +56,7 @@ impl LeaderSession<'_> {
                 return self.record_pause(names, is_pause).await.map(Some);
             }
             Command::AdmitReaders => {
-                // In one transaction: a leader that lost the lead admits no role.
+                // In one transaction: a former leader must not admit roles.
                 let epoch = self.lead.epoch;
                 let admit =
                     format!("SELECT spcd.assert_lead({epoch}); SELECT spcd.admit_readers()");
@@ -91,7 +91,7 @@ impl LeaderSession<'_> {
         Ok(None)
     }
 
-    /// Carries out a command that needs no session of the loop.
+    /// Executes a command that needs no session of the loop.
     fn execute_beside(&mut self, command: Command) {
         match command {
             Command::Start {
@@ -122,7 +122,7 @@ impl LeaderSession<'_> {
                 let micros = self.drift.since().as_micros() as u64;
                 tracing::debug!(pass, micros, "nothing was altered");
             }
-            // Those that `execute` carries out.
+            // `execute` handles these.
             _ => {}
         }
     }

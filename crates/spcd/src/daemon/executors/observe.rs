@@ -1,4 +1,4 @@
-//! Reading files and database.
+//! Reads the files and observes the database.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use spcd_postgres::config_files;
 use spcd_postgres::{HubError, steampipe};
 
 impl LeaderSession<'_> {
-    /// Reads everything that a pass decides from.
+    /// Reads the files and observes the database, for a pass.
     pub(super) async fn look(
         &mut self,
         waits_for_drift: bool,
@@ -42,7 +42,7 @@ impl LeaderSession<'_> {
         let client = &self.lead.control.client;
         if let Some((links, parts)) = self.config.gateways() {
             let mut lanes = lanes::hub_lanes(client).await?;
-            // Also what a job is about to make.
+            // Includes what running jobs will create.
             lanes.to_read = parts.servers_to_read(&desired);
             links.set_hub(lanes);
         }
@@ -84,7 +84,7 @@ impl LeaderSession<'_> {
         Ok(Event::Observed(Box::new(observed)))
     }
 
-    /// Reads the files while the database answers and the files settle.
+    /// Reads the files once they have settled, while the database answers.
     async fn look_at_files_and_hub(&mut self) -> Result<(Observed, Value), HubError> {
         self.take_mirrors().await?;
         let client = &self.lead.control.client;
@@ -97,7 +97,7 @@ impl LeaderSession<'_> {
         Ok((observed?, diagnostics))
     }
 
-    /// Takes over what the sources of mirrors say. It is recorded first.
+    /// Records the lists of the mirrors' sources, then uses them.
     async fn take_mirrors(&mut self) -> Result<(), HubError> {
         let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
         let views = self.mirrors.views(client, epoch).await?;
@@ -112,14 +112,14 @@ impl LeaderSession<'_> {
         self.mirrors.answered().await;
     }
 
-    /// Takes over what was read of the files. Returns the diagnostics.
+    /// Uses the loaded files. Returns their diagnostics.
     async fn take_files(
         &mut self,
         loaded: Loaded,
         vanished: &BTreeSet<String>,
     ) -> Result<Value, HubError> {
         let mut desired = loaded.desired;
-        // Those that another session gave up.
+        // Vanished files that another session gave up.
         self.inputs.give_up(vanished);
         let inputs = self.config.doubt_vanished(&self.inputs, &mut desired);
         if inputs != self.inputs {

@@ -6,8 +6,8 @@ use tokio_postgres::{Client, Row};
 
 use spcd_postgres::HubError;
 
-/// Maximum number of requests that are held in memory at once, and of the names in them. The others
-/// stay queued in the table until these are answered. The oldest is always held.
+/// Maximum number of requests in memory, and of the names in them. The others stay queued in the table.
+/// The oldest one is always in memory.
 const MOST_OPEN: i64 = 100;
 const MOST_NAMES: i64 = 200_000;
 /// Maximum number of names that are kept of an answered request.
@@ -15,7 +15,7 @@ const MOST_KEPT: i32 = 100;
 
 /// Reads the requests that are not open.
 pub async fn read(client: &Client, epoch: i64, open: &[i64]) -> Result<Event, HubError> {
-    // Whatever there is in the array: members that are NULL, or arrays of arrays.
+    // The array may contain NULLs or nested arrays.
     let sql = r#"SELECT q.id, CASE WHEN f.fits AND q.connections IS NOT NULL THEN ARRAY(
                    SELECT DISTINCT name COLLATE "C" FROM pg_catalog.unnest(q.connections) AS n (name)
                    WHERE name IS NOT NULL) END, q.action, f.fits, q.retries_refused
@@ -76,8 +76,7 @@ pub async fn answer(
     Ok(())
 }
 
-/// Leaves only a refresh of retries that were read for the next leader: a retry may end the server
-/// once more.
+/// Turns unanswered retries into refreshes for the next leader: a retry may crash the server again.
 async fn take_retries(client: &Client, epoch: i64, rows: &[Row]) -> Result<(), HubError> {
     let mut ids: Vec<i64> = Vec::new();
     for row in rows {

@@ -274,10 +274,10 @@ impl Feed {
         for (name, row) in &table.rows {
             let previous = self.known.get(name);
             // A start of the daemon changes all rows without an event for each.
-            let is_news = |known: &StateSummary| {
+            let differs = |known: &StateSummary| {
                 (known.event, known.status) != (row.event, row.status) || known.error != row.error
             };
-            if previous.is_none_or(is_news) {
+            if previous.is_none_or(differs) {
                 changes.push(change(name, row, previous.map(|known| known.status)));
             }
         }

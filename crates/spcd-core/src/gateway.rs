@@ -81,15 +81,15 @@ pub struct GatewayView {
 impl GatewayView {
     /// Whether the hub may have something to do that it had not when the gateway was as `before`. While a
     /// connection is under way in the gateway, the hub waits.
-    pub fn is_news_after(&self, before: &Self) -> bool {
-        let is_news = |(name, row): (&String, &GatewayRow)| {
+    pub fn differs_for_hub(&self, before: &Self) -> bool {
+        let differs = |(name, row): (&String, &GatewayRow)| {
             let is_settled = matches!(row.status, Status::Ready | Status::Error | Status::Disabled);
             is_settled && before.rows.get(name) != Some(row)
         };
         self.address != before.address
             || self.error != before.error
             || self.write_error != before.write_error
-            || self.rows.iter().any(is_news)
+            || self.rows.iter().any(differs)
             || before.rows.keys().any(|name| !self.rows.contains_key(name))
     }
 }
@@ -307,7 +307,7 @@ fn version(connection: &Connection, row: &GatewayRow) -> String {
 }
 
 /// Replaces the connections whose wrappers run in a gateway by what the hub is to have of them.
-/// Each is made anew only when its configuration or what is known of its gateway differs.
+/// Each is rebuilt only when its configuration or what is known of its gateway differs.
 #[derive(Debug, Default)]
 pub struct HubParts {
     gateways: Arc<Gateways>,

@@ -52,7 +52,7 @@ pub struct Plan {
     /// Changes of rows that need nothing else: written at once, in one transaction.
     pub rows: Vec<RowChange>,
     /// Connections whose row versions changed, but nothing that counts (a GRANT, a restore from a
-    /// dump). Their fingerprints are recorded anew, so that the next pass need not compare in full.
+    /// dump). Their fingerprints are recorded again, so that the next pass need not compare in full.
     pub refresh_fingerprints: Vec<String>,
     /// Everything else, in the order in which to start it.
     pub work: Vec<Work>,

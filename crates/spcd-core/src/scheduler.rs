@@ -26,7 +26,7 @@ use serde_json::Value;
 
 pub use budget::{PermitKind, Priority, SessionBudget, Urgency};
 pub use pass::{Files, PassInput, PassOutcome};
-pub use probes::{HealthBatch, MAX_WELL_PROBES, ProbeCommand, ProbeScheduler, WatchedSource};
+pub use probes::{HealthBatch, MAX_HEALTHY_PROBES, ProbeCommand, ProbeScheduler, WatchedSource};
 pub use record::{Failure, JobOutcome, NextAttempt};
 pub use requests::{Action, Request};
 pub use state::{Start, State};
@@ -157,7 +157,7 @@ pub enum Command {
     Publish {
         /// Changes of rows.
         rows: Vec<RowChange>,
-        /// Connections whose fingerprint is recorded anew, and the one that was observed.
+        /// Connections whose fingerprint is recorded again, and the one that was observed.
         refresh_fingerprints: Vec<(String, Option<String>)>,
         /// New diagnostics.
         diagnostics: Option<Value>,

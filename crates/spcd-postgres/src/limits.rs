@@ -41,7 +41,7 @@ impl Limits {
 }
 
 /// Minimum and maximum number of concurrent probes of sources that do not answer.
-const LOST_PROBES: (usize, usize) = (4, 16);
+const UNREACHABLE_PROBES: (usize, usize) = (4, 16);
 
 /// Maximum number of sessions for the daemon's permanent tasks.
 const OWN_SESSIONS: usize = 10;
@@ -78,16 +78,16 @@ impl Limits {
     }
 
     /// Maximum number of concurrent probes of sources that do not answer.
-    pub fn lost_probes(self) -> usize {
-        (self.sessions / 10).clamp(LOST_PROBES.0, LOST_PROBES.1)
+    pub fn unreachable_probes(self) -> usize {
+        (self.sessions / 10).clamp(UNREACHABLE_PROBES.0, UNREACHABLE_PROBES.1)
     }
 
-    /// Maximum number of probe sessions, including stuck ones. `well` of them are for sources that
+    /// Maximum number of probe sessions, including stuck ones. `healthy` of them are for sources that
     /// answer.
-    pub fn for_probes(self, well: usize) -> usize {
+    pub fn for_probes(self, healthy: usize) -> usize {
         let others = OWN_SESSIONS + self.for_pool() + self.for_imports();
         let left = self.sessions.saturating_sub(others).max(1);
-        (well + 2 * self.lost_probes()).min(left)
+        (healthy + 2 * self.unreachable_probes()).min(left)
     }
 }
 

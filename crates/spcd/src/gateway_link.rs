@@ -312,16 +312,16 @@ impl Link {
 
     /// Changes the view. Requests a pass of the hub's loop if that makes a difference.
     pub fn change(&self, change: impl FnOnce(&mut GatewayView)) {
-        let mut is_news = false;
+        let mut differs = false;
         self.links.change(|gateways| {
             if let Some(gateway) = gateways.list.get_mut(self.index) {
                 let mut view = GatewayView::clone(&gateway.view);
                 change(&mut view);
-                is_news = view.is_news_after(&gateway.view);
+                differs = view.differs_for_hub(&gateway.view);
                 gateway.view = Arc::new(view);
             }
         });
-        if is_news {
+        if differs {
             self.links.waker.notify_one();
         }
     }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spcd_core::health::{FailureKind, HealthChange, ProbeAnswer, ProbeFailure};
-use spcd_core::scheduler::{Event, MAX_WELL_PROBES, ProbeCommand, ProbeScheduler, WatchedSource};
+use spcd_core::scheduler::{
+    Event, MAX_HEALTHY_PROBES, ProbeCommand, ProbeScheduler, WatchedSource,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -48,14 +50,14 @@ impl Probes {
         let (sender, events) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let max_sessions = limits.for_probes(MAX_WELL_PROBES);
+            let max_sessions = limits.for_probes(MAX_HEALTHY_PROBES);
             let sessions = ProbeSessions::new(endpoint.clone(), tunnels, max_sessions);
             let mut task = ProbeTask {
                 sessions: Arc::new(sessions),
                 endpoint,
                 epoch,
                 started: Instant::now(),
-                scheduler: ProbeScheduler::new(known, limits.lost_probes()),
+                scheduler: ProbeScheduler::new(known, limits.unreachable_probes()),
                 running: JoinSet::new(),
                 has_few_sessions: limits.are_few(),
                 progress: mpsc::unbounded_channel(),

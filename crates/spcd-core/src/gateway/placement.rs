@@ -46,7 +46,7 @@ impl PresenceRecord {
         }
     }
 
-    /// Takes note of whether the gateway answers.
+    /// Sets whether the gateway answers.
     pub fn set(&mut self, answers: bool, now: u64) {
         if self.answers != answers {
             self.answers = answers;

@@ -223,18 +223,18 @@ fn a_row_that_is_under_way_is_no_news_and_its_end_is() {
     let with = |status| view(&[("c", row(&one, status))]);
     let (empty, ready) = (view(&[]), with(Status::Ready));
     for status in [Status::Pending, Status::Updating, Status::Deleting] {
-        assert!(!with(status).is_news_after(&empty), "{status}");
-        assert!(!with(status).is_news_after(&ready), "{status}");
-        assert!(ready.is_news_after(&with(status)), "{status}");
+        assert!(!with(status).differs_for_hub(&empty), "{status}");
+        assert!(!with(status).differs_for_hub(&ready), "{status}");
+        assert!(ready.differs_for_hub(&with(status)), "{status}");
     }
-    assert!(with(Status::Error).is_news_after(&ready));
-    assert!(empty.is_news_after(&ready));
-    assert!(!ready.is_news_after(&ready));
+    assert!(with(Status::Error).differs_for_hub(&ready));
+    assert!(empty.differs_for_hub(&ready));
+    assert!(!ready.differs_for_hub(&ready));
     let full = GatewayView {
         write_error: Some("no space left".into()),
         ..ready.clone()
     };
-    assert!(full.is_news_after(&ready) && ready.is_news_after(&full));
+    assert!(full.differs_for_hub(&ready) && ready.differs_for_hub(&full));
 }
 
 #[test]

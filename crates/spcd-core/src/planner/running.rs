@@ -81,7 +81,7 @@ impl Job {
 /// Plans the cancellation of running jobs that do something else than planned, and another pass after
 /// those that a client requested again.
 ///
-/// No plan contains a running refresh again: it goes on as long as its target is desired. As long as
+/// No plan contains a running refresh again: it continues as long as its target is desired. As long as
 /// drift is unknown, no job is considered needless.
 pub(super) fn reconcile_jobs(
     plan: &mut Plan,

@@ -13,7 +13,7 @@ const MAX_QUICK: usize = 4;
 /// keep it busy, and no more than fit into memory as text.
 const MAX_UNWRITTEN_TABLES: usize = 4_000;
 /// For how long a stuck session keeps its source from being asked again, in milliseconds: where
-/// something in between swallows everything, it is stuck for ever.
+/// something in between swallows everything, it is stuck forever.
 const STUCK_PAUSE: u64 = 3_600_000;
 /// Initial estimate of how long an answer takes, in microseconds.
 const INITIAL_LATENCY: u64 = 50_000;

@@ -1,7 +1,7 @@
 //! The early part of a pass: connections that a saved file or a mirror's source changes start before the
 //! full observation.
 //!
-//! The files and the last pass tell which connections these are. Their objects are observed anew, so
+//! The files and the last pass tell which connections these are. Their objects are observed again, so
 //! that no decision rests on old knowledge. The full observation follows in the same pass, while their
 //! jobs run.
 

@@ -151,7 +151,7 @@ impl State {
         self.has_probes.then_some(Command::Probe(rejected))
     }
 
-    /// Takes note that a probe's credentials were rejected. No import sends them again: a job that has
+    /// Records that a probe's credentials were rejected. No import sends them again: a job that has
     /// not asked its source yet is cancelled.
     pub(super) fn credentials_rejected(
         &mut self,
@@ -180,7 +180,7 @@ impl State {
         if is_awaited.is_some() || cancelled.is_some() {
             self.requests.failed(name, &error);
         }
-        // The probe may have begun before its source was watched anew.
+        // The probe may have begun before its source was watched again.
         let rejected = self.report_rejection(name, target_hash, error);
         cancelled.into_iter().chain(rejected).collect()
     }
@@ -207,7 +207,7 @@ impl State {
         self.answers(now)
     }
 
-    /// Takes note that a connection's requested probe is answered.
+    /// Records that a connection's requested probe is answered.
     pub(super) fn probe_answered(&mut self, name: &str, now: u64) -> Vec<Command> {
         if let Some(record) = self.connections.get_mut(name) {
             record.probe = None;

@@ -98,12 +98,12 @@ impl State {
                 is_urgent: true,
             });
         }
-        let look = Command::ObserveAll {
+        let command = Command::ObserveAll {
             waits_for_drift: waits && drift.is_none(),
             drift,
             is_awaited,
         };
-        commands.push(self.begin_observation(look));
+        commands.push(self.begin_observation(command));
         commands
     }
 
@@ -168,7 +168,7 @@ impl State {
             commands.push(Command::AdmitReaders);
         }
         commands.extend(plan.search_path.map(Command::SetSearchPath));
-        let diagnostics = Some(diagnostics).filter(|news| self.diagnostics.as_ref() != Some(news));
+        let diagnostics = Some(diagnostics).filter(|new| self.diagnostics.as_ref() != Some(new));
         self.current = Some(PassInProgress {
             desired: desired.clone(),
             diagnostics: diagnostics.clone(),
@@ -205,7 +205,7 @@ impl State {
         commands
     }
 
-    /// Takes note of what a plan leaves to running jobs. Returns the commands that cancel jobs.
+    /// Records what a plan leaves to running jobs. Returns the commands that cancel jobs.
     fn follow_plan(&mut self, plan: &Plan, now: u64) -> Vec<Command> {
         if !plan.waiting.is_empty() {
             self.wake_by(State::found_until(now));
@@ -348,7 +348,7 @@ impl State {
                 self.unrecorded_pauses.insert(name.clone(), is_pause);
                 let record = self.record(name);
                 record.paused = is_pause;
-                record.probe = (!is_pause && has_probes).then_some(ManualProbe::Wanted);
+                record.probe = (!is_pause && has_probes).then_some(ManualProbe::Pending);
             }
             if !is_pause {
                 request.names = Some(names.into_iter().collect());
@@ -500,8 +500,8 @@ fn with_fingerprints(
     drift: Option<&DriftReport>,
 ) -> Vec<(String, Option<String>)> {
     let with_fingerprint = |name: String| {
-        let look = drift.and_then(|drift| drift.names.get(&name)).cloned();
-        (name, look)
+        let fingerprint = drift.and_then(|drift| drift.names.get(&name)).cloned();
+        (name, fingerprint)
     };
     refresh_fingerprints
         .into_iter()

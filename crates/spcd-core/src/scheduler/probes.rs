@@ -21,19 +21,19 @@ use crate::health::{
 use spcd_protocol::Backoff;
 
 /// Maximum number of concurrent probes of sources that answered last.
-pub const MAX_WELL_PROBES: usize = 4;
+pub const MAX_HEALTHY_PROBES: usize = 4;
 /// Maximum number of probes that start in a second. Each takes some milliseconds of a core of the
 /// hub's server. Where there are more sources than that, each is asked less often.
 pub(super) const PROBES_PER_SECOND: u32 = 50;
 /// Maximum number of probes of sources that answered last that start in a second while many jobs
 /// run, which also show whether their sources answer.
 const PROBES_PER_SECOND_BESIDE_JOBS: u64 = 2;
-/// How long that limit holds: some of the jobs may hang.
-const LONGEST_BESIDE_JOBS: u64 = 60_000;
-/// The pause after a probe that found no session of the hub.
-const NO_SESSION: u64 = 1_000;
-/// How long an answer is kept back, to be written together with others.
-const WRITE_DELAY: u64 = 1_000;
+/// Maximum time for which that limit holds, in milliseconds: some of the jobs may hang.
+const MAX_TIME_BESIDE_JOBS_MS: u64 = 60_000;
+/// Pause after a probe that found no session of the hub, in milliseconds.
+const NO_SESSION_PAUSE_MS: u64 = 1_000;
+/// Delay of writing an answer, so that several are written together, in milliseconds.
+const WRITE_DELAY_MS: u64 = 1_000;
 
 /// The state of all probes.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ pub struct ProbeScheduler {
     running: [BTreeSet<u64>; 2],
     /// Probes that timed out and whose session is still stuck, with the wrapper if it cannot be
     /// cancelled while it connects.
-    hung: BTreeMap<u64, String>,
+    stuck: BTreeMap<u64, String>,
     /// Reachability that an earlier leader recorded, of sources that are not watched yet.
     known: BTreeMap<String, bool>,
     /// Sources with health to write.
@@ -56,10 +56,10 @@ pub struct ProbeScheduler {
     /// The number of the last probe.
     number: u64,
     /// Maximum number of concurrent probes of sources that did not answer last.
-    max_lost: usize,
+    max_unreachable: usize,
     /// When the next probe may start, and the next one of a source that answered last.
     next_start: u64,
-    next_well: u64,
+    next_healthy: u64,
     /// Since when many jobs run.
     busy_since: Option<u64>,
     /// When pending health is written.
@@ -70,24 +70,24 @@ pub struct ProbeScheduler {
 #[derive(Debug, Clone, Copy)]
 struct ProbeCapacity {
     /// Of a source that answered last.
-    well: bool,
+    healthy: bool,
     /// Of another source.
-    lost: bool,
+    unreachable: bool,
     /// One more for a source that has a stuck session.
-    again: bool,
+    retry: bool,
     /// One more in a wrapper that has stuck sessions.
-    more: bool,
+    more_stuck: bool,
 }
 
 /// The number of sessions in use.
 #[derive(Debug, Clone, Copy)]
 struct ProbeSessions {
     /// For sources that answered last.
-    well: usize,
+    healthy: usize,
     /// For the others.
-    lost: usize,
+    unreachable: usize,
     /// Stuck after a time-out.
-    hung: usize,
+    stuck: usize,
 }
 
 /// What is known of one source.
@@ -100,22 +100,22 @@ struct SourceRecord {
     /// The running probe whose answer counts.
     probe: Option<u64>,
     /// Earlier probes whose sessions are stuck.
-    hung: BTreeSet<u64>,
+    stuck: BTreeSet<u64>,
     /// While some are, the next session is opened no earlier than this.
     not_before: u64,
     pending: PendingHealth,
 }
 
-const WELL: usize = 0;
-const LOST: usize = 1;
+const HEALTHY: usize = 0;
+const UNREACHABLE: usize = 1;
 
 impl ProbeScheduler {
     /// Returns a scheduler without sources. `known` is the reachability that an earlier leader
-    /// recorded, `max_lost` the number of concurrent probes of sources that did not answer last.
-    pub fn new(known: BTreeMap<String, bool>, max_lost: usize) -> Self {
+    /// recorded, `max_unreachable` the number of concurrent probes of sources that did not answer last.
+    pub fn new(known: BTreeMap<String, bool>, max_unreachable: usize) -> Self {
         Self {
             known,
-            max_lost,
+            max_unreachable,
             ..Self::default()
         }
     }
@@ -165,7 +165,7 @@ impl ProbeScheduler {
     pub fn next_start(&self, now: u64) -> Option<u64> {
         let due = self.next(self.capacity(now));
         // While sources that answered last rest, one of them may become due.
-        let rested = Some(self.next_well).filter(|then| *then > now);
+        let rested = Some(self.next_healthy).filter(|then| *then > now);
         let start = due.map(|due| due.max(self.next_start)).into_iter();
         start.chain(rested).min()
     }
@@ -178,10 +178,10 @@ impl ProbeScheduler {
         let started = self.start_within(capacity, now);
         if !many_jobs {
             self.busy_since = None;
-        } else if started.is_some() && capacity.well {
+        } else if started.is_some() && capacity.healthy {
             let since = *self.busy_since.get_or_insert(now);
-            if now - since < LONGEST_BESIDE_JOBS {
-                self.next_well = now + 1_000 / PROBES_PER_SECOND_BESIDE_JOBS;
+            if now - since < MAX_TIME_BESIDE_JOBS_MS {
+                self.next_healthy = now + 1_000 / PROBES_PER_SECOND_BESIDE_JOBS;
             }
         }
         self.schedule_write(now);
@@ -189,21 +189,25 @@ impl ProbeScheduler {
     }
 
     fn capacity(&self, now: u64) -> ProbeCapacity {
-        let ProbeSessions { well, lost, hung } = self.sessions();
-        // A slow probe is counted as lost, though its source may have answered last.
-        let any = well + lost < MAX_WELL_PROBES + self.max_lost;
+        let ProbeSessions {
+            healthy,
+            unreachable,
+            stuck,
+        } = self.sessions();
+        // A slow probe is counted as unreachable, though its source may have answered last.
+        let any = healthy + unreachable < MAX_HEALTHY_PROBES + self.max_unreachable;
         ProbeCapacity {
-            well: any && well < MAX_WELL_PROBES && self.next_well <= now,
-            lost: any && lost < self.max_lost,
-            again: hung < self.max_lost / 2,
-            more: hung < self.max_lost,
+            healthy: any && healthy < MAX_HEALTHY_PROBES && self.next_healthy <= now,
+            unreachable: any && unreachable < self.max_unreachable,
+            retry: stuck < self.max_unreachable / 2,
+            more_stuck: stuck < self.max_unreachable,
         }
     }
 
     /// Makes a source due before all others, as a client requested. Returns `false` if it is not watched.
     pub fn request(&mut self, name: &str, now: u64) -> bool {
         self.change(name, now, |record| {
-            record.again(now);
+            record.retry_at(now);
             record.health.next = Some(0);
             record.pending.request = Some(ProbeRequest::Waiting);
         })
@@ -254,33 +258,40 @@ impl ProbeScheduler {
     /// Returns when the next probe is due for which there is capacity.
     fn next(&self, capacity: ProbeCapacity) -> Option<u64> {
         let first = |class: usize| self.due[class].first().map(|(due, _)| *due);
-        let well = first(WELL).filter(|_| capacity.well);
-        let lost = first(LOST).filter(|_| capacity.lost);
-        well.into_iter().chain(lost).min()
+        let healthy = first(HEALTHY).filter(|_| capacity.healthy);
+        let unreachable = first(UNREACHABLE).filter(|_| capacity.unreachable);
+        healthy.into_iter().chain(unreachable).min()
     }
 
     /// Starts the first probe that is due, if there is capacity for it.
     fn start_within(&mut self, capacity: ProbeCapacity, now: u64) -> Option<(u64, WatchedSource)> {
         let due = self.next(capacity).filter(|due| *due <= now)?;
-        let class = [(WELL, capacity.well), (LOST, capacity.lost)]
-            .into_iter()
-            .find(|(class, is_free)| {
-                *is_free && self.due[*class].first().is_some_and(|(at, _)| *at == due)
-            });
+        let class = [
+            (HEALTHY, capacity.healthy),
+            (UNREACHABLE, capacity.unreachable),
+        ]
+        .into_iter()
+        .find(|(class, is_free)| {
+            *is_free && self.due[*class].first().is_some_and(|(at, _)| *at == due)
+        });
         let (class, _) = class?;
         let (_, name) = self.due[class].pop_first()?;
         let record = self.sources.get_mut(&name)?;
         if let Some(wrapper) = record.watched.uncancellable_wrapper()
-            && !capacity.more
+            && !capacity.more_stuck
         {
-            let hung = self.hung.values().filter(|other| *other == wrapper).count();
-            if hung > 0 {
-                let why = stuck_sessions(wrapper, hung);
+            let stuck = self
+                .stuck
+                .values()
+                .filter(|other| *other == wrapper)
+                .count();
+            if stuck > 0 {
+                let why = stuck_sessions(wrapper, stuck);
                 self.record_answer(&name, ProbeAnswer::Inconclusive(why), now);
                 return None;
             }
         }
-        if !record.hung.is_empty() && (now < record.not_before || !capacity.again) {
+        if !record.stuck.is_empty() && (now < record.not_before || !capacity.retry) {
             // Another session would hang too, most likely.
             let failure =
                 ProbeFailure::timeout(Duration::from_millis(record.watched.schedule.timeout));
@@ -294,7 +305,7 @@ impl ProbeScheduler {
         record.health = health;
         self.number += 1;
         record.probe = Some(self.number);
-        let others = u32::try_from(record.hung.len()).unwrap_or(u32::MAX);
+        let others = u32::try_from(record.stuck.len()).unwrap_or(u32::MAX);
         // A dozen sessions are stuck after a day, and not thousands.
         let backoff = Backoff::new(record.watched.schedule.interval, u64::MAX);
         let pause = backoff.pause(others.saturating_add(2));
@@ -305,16 +316,16 @@ impl ProbeScheduler {
 
     fn sessions(&self) -> ProbeSessions {
         ProbeSessions {
-            well: self.running[WELL].len(),
-            lost: self.running[LOST].len(),
-            hung: self.hung.len(),
+            healthy: self.running[HEALTHY].len(),
+            unreachable: self.running[UNREACHABLE].len(),
+            stuck: self.stuck.len(),
         }
     }
 
-    /// Takes note that a probe takes long: it leaves its permit to another.
+    /// Records that a probe takes long: it leaves its permit to another.
     pub fn slow(&mut self, number: u64) {
-        if self.running[WELL].remove(&number) {
-            self.running[LOST].insert(number);
+        if self.running[HEALTHY].remove(&number) {
+            self.running[UNREACHABLE].insert(number);
         }
     }
 
@@ -334,10 +345,10 @@ impl ProbeScheduler {
             // Its session is stuck until `session_ended`.
             let watched = record.as_ref().map(|record| &record.watched);
             let wrapper = watched.and_then(WatchedSource::uncancellable_wrapper);
-            self.hung
+            self.stuck
                 .insert(number, wrapper.unwrap_or_default().to_owned());
             if let Some(record) = &mut record {
-                record.hung.insert(number);
+                record.stuck.insert(number);
             }
         }
         let record = record?;
@@ -358,7 +369,7 @@ impl ProbeScheduler {
             let outcome = match answer {
                 ProbeAnswer::Reachable(latency) => {
                     // The stuck sessions no longer show whether the source answers.
-                    record.hung.clear();
+                    record.stuck.clear();
                     pending.latency = Some(latency.as_secs_f64() * 1000.0);
                     ProbeOutcome::Answered
                 }
@@ -381,17 +392,17 @@ impl ProbeScheduler {
         turn
     }
 
-    /// Takes note that a probe's session is free again. Without an answer before, the hub could not
+    /// Records that a probe's session is free again. Without an answer before, the hub could not
     /// be asked, which does not show whether the source answers.
     pub fn session_ended(&mut self, number: u64, name: &str, now: u64) {
         for running in &mut self.running {
             running.remove(&number);
         }
-        self.hung.remove(&number);
+        self.stuck.remove(&number);
         let Some(record) = self.sources.get_mut(name) else {
             return;
         };
-        record.hung.remove(&number);
+        record.stuck.remove(&number);
         if record.probe != Some(number) {
             return;
         }
@@ -400,7 +411,7 @@ impl ProbeScheduler {
             if record.health.breaker == Breaker::HalfOpen {
                 record.health.breaker = Breaker::Open;
             }
-            record.health.next = Some(now + NO_SESSION);
+            record.health.next = Some(now + NO_SESSION_PAUSE_MS);
         });
     }
 
@@ -451,7 +462,7 @@ impl ProbeScheduler {
 
     fn schedule_write(&mut self, now: u64) {
         if !self.changed.is_empty() || !self.forgotten.is_empty() {
-            self.write_at.get_or_insert(now + WRITE_DELAY);
+            self.write_at.get_or_insert(now + WRITE_DELAY_MS);
         }
     }
 
@@ -483,7 +494,7 @@ impl SourceRecord {
             health,
             is_unknown: false,
             probe: None,
-            hung: BTreeSet::new(),
+            stuck: BTreeSet::new(),
             not_before: 0,
             pending: PendingHealth::default(),
         }
@@ -500,7 +511,7 @@ impl SourceRecord {
             self.health.next = self.health.next.map(|next| next.min(latest));
             return false;
         }
-        self.again(now);
+        self.retry_at(now);
         self.is_unknown = true;
         self.pending = PendingHealth {
             forget: true,
@@ -513,7 +524,7 @@ impl SourceRecord {
         true
     }
 
-    fn again(&mut self, now: u64) {
+    fn retry_at(&mut self, now: u64) {
         self.health = self.health.retry_at(now);
         // The answer of a probe that runs now does not count.
         self.probe = None;
@@ -522,8 +533,8 @@ impl SourceRecord {
 
     fn put(&self, name: &str, due: &mut [BTreeSet<(u64, String)>; 2]) {
         let class = match self.health.reachable {
-            Some(false) => LOST,
-            _ => WELL,
+            Some(false) => UNREACHABLE,
+            _ => HEALTHY,
         };
         if let Some(next) = self.health.next.filter(|_| self.probe.is_none()) {
             due[class].insert((next, name.to_owned()));

@@ -77,7 +77,7 @@ pub(super) struct RefreshTurn {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum ManualProbe {
     /// It starts at the end of the pass.
-    Wanted,
+    Pending,
     /// It starts after the running import.
     AfterImport,
     /// It is running.
@@ -203,7 +203,7 @@ impl ConnectionRecord {
         self.job.as_ref().is_some_and(|job| job.is_slow(now))
     }
 
-    /// Takes note of a lock time-out. Returns the pause.
+    /// Records a lock time-out. Returns the pause.
     pub fn lock_timed_out(&mut self, reason: String, is_lock: bool, now: u64) -> u64 {
         self.locks.times = self.locks.times.saturating_add(1);
         let pause = lock_pause(self.locks.times);

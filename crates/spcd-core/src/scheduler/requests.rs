@@ -135,7 +135,7 @@ impl Requests {
         }
     }
 
-    /// Takes note that nothing is deferred for the requests that this pass or an earlier one read.
+    /// Records that nothing is deferred for the requests that this pass or an earlier one read.
     pub(super) fn passed(&mut self, pass: u64) {
         for open in self.open.values_mut() {
             open.is_passed |= open.pass <= pass;
@@ -185,7 +185,7 @@ impl Requests {
         self.open.remove(&id).is_some() && self.is_crowded
     }
 
-    /// Takes note that answers could not be written: they are returned again.
+    /// Records that answers could not be written: they are returned again.
     pub(super) fn answers_failed(&mut self) {
         for open in self.open.values_mut() {
             open.is_answering = false;

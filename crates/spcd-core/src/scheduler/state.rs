@@ -460,7 +460,7 @@ impl State {
         self.are_members_due && !self.connections.values().any(is_changing)
     }
 
-    /// Takes note that a job has asked its source.
+    /// Records that a job has asked its source.
     pub(super) fn source_asked(&mut self, name: &str, now: u64) {
         let record = self.connections.get_mut(name);
         if let Some(job) = record.and_then(|record| record.job.as_mut()) {
@@ -508,7 +508,7 @@ impl State {
     pub(super) fn take_due_probes(&mut self) -> Vec<String> {
         let mut names = Vec::new();
         for (name, record) in &mut self.connections {
-            if record.probe != Some(ManualProbe::Wanted) {
+            if record.probe != Some(ManualProbe::Pending) {
                 continue;
             }
             // An import also sends the credentials. Rejected twice, they could lock the account.

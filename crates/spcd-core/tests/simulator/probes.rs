@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use spcd_core::health::{FailureKind, HealthChange, ProbeAnswer, ProbeFailure};
-use spcd_core::scheduler::{Event, MAX_WELL_PROBES, ProbeCommand};
+use spcd_core::scheduler::{Event, MAX_HEALTHY_PROBES, ProbeCommand};
 
 use crate::script::Behaviour;
 use crate::world::{MAX_LOST, Timer, World};
@@ -83,7 +83,7 @@ impl World {
         let name = watched.connection.name.clone();
         let target = watched.connection.target_hash().to_owned();
         (daemon.running_probes).insert(number, (name.clone(), target.clone()));
-        if daemon.running_probes.len() > MAX_WELL_PROBES + MAX_LOST {
+        if daemon.running_probes.len() > MAX_HEALTHY_PROBES + MAX_LOST {
             return Err("too many probes run".to_owned());
         }
         self.send_credentials(&name, &target, "a probe")?;

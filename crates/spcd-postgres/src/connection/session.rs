@@ -130,7 +130,7 @@ impl Session {
         self.client.is_closed() && self.is_abrupt_end.load(Ordering::Acquire)
     }
 
-    /// Returns a handle that cancels the statement under way while its future is being awaited.
+    /// Returns a handle that cancels the running statement while its future is being awaited.
     pub fn canceller(&self) -> Canceller {
         Canceller {
             token: self.client.cancel_token(),
@@ -152,7 +152,7 @@ pub async fn ping(client: &Client) -> Result<(), HubError> {
 }
 
 impl Canceller {
-    /// Cancels the statement under way, which then fails with `57014`. The server does not report
+    /// Cancels the running statement, which then fails with `57014`. The server does not report
     /// whether there was one.
     ///
     /// # Errors
@@ -293,7 +293,7 @@ where
 }
 
 /// Reads until the connection ends. Notifications arrive only while it is read, with or without a
-/// statement under way.
+/// running statement.
 async fn read<S, T>(
     mut connection: Connection<S, T>,
     messages: mpsc::UnboundedSender<AsyncMessage>,

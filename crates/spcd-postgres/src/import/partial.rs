@@ -129,7 +129,7 @@ fn advice(error: &HubError, target: &ForeignSource) -> &'static str {
     }
 }
 
-/// An import under way.
+/// An import in progress.
 pub(super) struct PartialImport<'a> {
     pub(super) session: &'a Session,
     pub(super) target: &'a ForeignSource,

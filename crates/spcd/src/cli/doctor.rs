@@ -175,7 +175,7 @@ async fn hub(
         Ok(session) => {
             let reached = good(format!("{endpoint}: Postgres {}", session.server_version));
             let session = opened.insert(session);
-            let found = database::look(&session.client, desired).await?;
+            let found = database::check(&session.client, desired).await?;
             Ok(std::iter::once(reached).chain(found).collect())
         }
     }

@@ -87,7 +87,7 @@ pub struct LeaderSession<'a> {
     diagnostics: Option<serde_json::Value>,
     /// Start of the last pass, and the duration of its observation.
     pass_began: Instant,
-    looked_for: Duration,
+    observation_took: Duration,
     /// Outcome of the last pass.
     outcome: Option<PassOutcome>,
     /// Whether a pass has ended.
@@ -186,7 +186,7 @@ impl<'a> LeaderSession<'a> {
             desired: Arc::default(),
             diagnostics: None,
             pass_began: Instant::now(),
-            looked_for: Duration::ZERO,
+            observation_took: Duration::ZERO,
             outcome: None,
             has_passed: false,
             noticed: None,
@@ -409,7 +409,7 @@ impl<'a> LeaderSession<'a> {
             rows: outcome.rows,
             work: outcome.work,
             under_way: outcome.running,
-            look: self.looked_for,
+            observation: self.observation_took,
             took: self.pass_began.elapsed(),
         });
         if let Some(usage) = self.jobs.usage() {

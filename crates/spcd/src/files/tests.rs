@@ -263,7 +263,7 @@ fn a_file_that_vanishes_while_it_is_read_is_there_whole_or_not_at_all() {
     });
 }
 
-/// Ends the other thread also where a test fails: it would be waited for for ever.
+/// Ends the other thread also where a test fails: it would be waited for forever.
 struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
 
 impl Drop for Stop<'_> {

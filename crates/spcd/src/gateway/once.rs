@@ -156,7 +156,7 @@ impl OpenGateway {
         Ok(())
     }
 
-    /// Goes on without one of several gateways: what it has is in error.
+    /// Continues without one of several gateways: what it has is in error.
     fn bear(&mut self, result: anyhow::Result<()>) -> anyhow::Result<()> {
         match result {
             Err(error) if self.link.has_others() => {

@@ -130,7 +130,7 @@ pub async fn serve(
     let app = Arc::new(app);
     let for_feed = settings.clone();
     let follow = async {
-        let mut told = false;
+        let mut is_logged = false;
         loop {
             let current = settings.borrow_and_update().clone();
             if current.listen == settings::Listen::Off {
@@ -139,7 +139,7 @@ pub async fn serve(
             }
             match Listener::bind(&current.listen).await {
                 Ok(listener) => {
-                    told = false;
+                    is_logged = false;
                     tracing::info!(address = %listener, "HTTP");
                     tokio::select! {
                         never = accept(&listener, &app, MAX_CONNECTIONS) => match never {},
@@ -147,14 +147,14 @@ pub async fn serve(
                     }
                 }
                 Err(error) => {
-                    if !told {
+                    if !is_logged {
                         tracing::warn!(
                             error = format!("{error:#}"),
                             "no page, API and metrics for now; set http to another address, or to \
                              \"off\""
                         );
                     }
-                    told = true;
+                    is_logged = true;
                     let _ = tokio::time::timeout(LISTEN_RETRY_PAUSE, changed(&mut settings)).await;
                 }
             }

@@ -30,7 +30,7 @@ pub enum Observation<'a> {
         /// Number of jobs that run after it.
         under_way: usize,
         /// Duration of the observation alone.
-        look: Duration,
+        observation: Duration,
         /// Duration of the pass.
         took: Duration,
     },
@@ -211,7 +211,7 @@ pub fn observe(observation: Observation<'_>) {
             rows,
             work,
             under_way,
-            look,
+            observation,
             took,
         } => {
             metrics.passes.observe(took.as_secs_f64());
@@ -224,9 +224,9 @@ pub fn observe(observation: Observation<'_>) {
                 rows,
                 work,
                 under_way,
-                look_micros = look.as_micros() as u64,
+                observation_micros = observation.as_micros() as u64,
                 micros = took.as_micros() as u64,
-                "looked"
+                "pass ended"
             );
         }
         Observation::Worked { outcome, took } => {

@@ -22,7 +22,7 @@ pub(super) struct TableDecision {
 /// Decides about the tables without breaking objects that depend on them.
 ///
 /// # Errors
-/// Every table must be created anew, and one of them cannot be.
+/// Every table must be created again, and one of them cannot be.
 pub(super) fn decide_tables(
     import: &Import,
     detail: &Detail,

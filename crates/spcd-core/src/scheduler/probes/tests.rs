@@ -9,10 +9,10 @@ use crate::config::{SourceFile, load_plain};
 use crate::health::{FailureKind, HealthChange, ProbeAnswer, ProbeFailure, ProbeSchedule};
 
 const ALL: ProbeCapacity = ProbeCapacity {
-    well: true,
-    lost: true,
-    again: true,
-    more: true,
+    healthy: true,
+    unreachable: true,
+    retry: true,
+    more_stuck: true,
 };
 
 fn watched(text: &str) -> Vec<WatchedSource> {
@@ -78,14 +78,14 @@ fn no_source_is_probed_before_it_is_due_or_twice_at_a_time() {
     let (second, other) = probes.start_within(ALL, 1_000).unwrap();
     assert_ne!(one.connection.name, other.connection.name);
     assert!(probes.start_within(ALL, 100_000).is_none() && probes.next(ALL).is_none());
-    assert_eq!(probes.sessions().well, 2);
+    assert_eq!(probes.sessions().healthy, 2);
     probes.answered(first, "a", there(), 1_010);
     probes.session_ended(first, "a", 1_010);
     assert_eq!(probes.next(ALL), Some(31_010));
     // Its session was lost: it says nothing of the source.
     probes.session_ended(second, "b", 2_000);
     assert_eq!(probes.next(ALL), Some(3_000));
-    assert_eq!(probes.sessions().well, 0);
+    assert_eq!(probes.sessions().healthy, 0);
     let rows = probes.take_batch(3_000).json();
     assert_eq!(rows[0]["reachable"], true);
     assert_eq!(rows[0]["latency"], 3.0);
@@ -104,15 +104,18 @@ fn a_lost_source_delays_no_other_probe() {
         Some(HealthChange::Lost)
     );
     ask(&mut probes, there());
-    let well = ProbeCapacity { lost: false, ..ALL };
+    let healthy = ProbeCapacity {
+        unreachable: false,
+        ..ALL
+    };
     // a is due after 5 s, b after 30.
     assert_eq!(probes.next(ALL), Some(6_000));
-    assert_eq!(probes.next(well), Some(31_000));
-    let (number, _) = probes.start_within(well, 31_000).unwrap();
-    assert_eq!(probes.sessions().well, 1);
+    assert_eq!(probes.next(healthy), Some(31_000));
+    let (number, _) = probes.start_within(healthy, 31_000).unwrap();
+    assert_eq!(probes.sessions().healthy, 1);
     probes.slow(number);
     let busy = probes.sessions();
-    assert_eq!((busy.well, busy.lost), (0, 1));
+    assert_eq!((busy.healthy, busy.unreachable), (0, 1));
 }
 
 #[test]
@@ -129,7 +132,7 @@ fn sessions_that_hang_become_rare_and_are_counted() {
         probes.answered(number, "a", gone(FailureKind::Timeout), now + 10_000);
     }
     assert!((8..=12).contains(&began.len()), "{}", began.len());
-    assert_eq!(probes.sessions().hung, began.len());
+    assert_eq!(probes.sessions().stuck, began.len());
     let mut answers = probes;
     answers.request("a", now);
     ask_at(&mut answers, now, there());
@@ -151,7 +154,7 @@ fn sessions_that_hang_become_rare_and_are_counted() {
     assert_eq!(row["attempts"], 2, "{row}");
     // No more of them, if there is no room for it.
     let crowded = ProbeCapacity {
-        again: false,
+        retry: false,
         ..ALL
     };
     let later = now + 48 * 3_600_000;
@@ -160,7 +163,7 @@ fn sessions_that_hang_become_rare_and_are_counted() {
     for number in &began {
         probes.session_ended(*number, "a", later);
     }
-    assert_eq!(probes.sessions().hung, 0);
+    assert_eq!(probes.sessions().stuck, 0);
     assert_eq!(ask(&mut probes, there()).2, Some(HealthChange::Restored));
 }
 
@@ -180,7 +183,10 @@ fn few_probes_hang_in_a_wrapper_and_other_sources_do_not_wait() {
     let (number, first) = probes.start_within(ALL, 1_000).unwrap();
     assert_eq!(first.connection.name, "a");
     probes.answered(number, "a", gone(FailureKind::Timeout), 1_000);
-    let crowded = ProbeCapacity { more: false, ..ALL };
+    let crowded = ProbeCapacity {
+        more_stuck: false,
+        ..ALL
+    };
     // The second is told why it is not asked, and stays as it was; the third is asked.
     assert!(probes.start_within(crowded, 1_000).is_none());
     let (_, third) = probes.start_within(crowded, 1_000).unwrap();
@@ -445,7 +451,7 @@ fn half_of_the_permits_are_left_to_sources_without_a_stuck_session() {
         let timeout = gone(FailureKind::Timeout);
         probes.answered(started, &watched.connection.name, timeout, 0);
         let capacity = probes.capacity(0);
-        assert_eq!((capacity.again, capacity.more), (again, true));
+        assert_eq!((capacity.retry, capacity.more_stuck), (again, true));
     }
     let (started, watched) = probes.start_within(ALL, 0).unwrap();
     probes.answered(
@@ -454,7 +460,7 @@ fn half_of_the_permits_are_left_to_sources_without_a_stuck_session() {
         gone(FailureKind::Timeout),
         0,
     );
-    assert!(!probes.capacity(0).more);
+    assert!(!probes.capacity(0).more_stuck);
 }
 
 #[test]

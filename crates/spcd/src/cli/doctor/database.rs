@@ -27,7 +27,7 @@ struct Facts {
 }
 
 /// Checks everything that the connections need.
-pub async fn look(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Finding>> {
+pub async fn check(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Finding>> {
     let row = client
         .query_one(
             "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
@@ -130,20 +130,20 @@ async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding
                WHERE NOT v.hidden AND c.relkind = 'v'
                  AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
                ORDER BY 2, 3 NULLS FIRST LIMIT 20";
-    let mut cures = Vec::new();
+    let mut fixes = Vec::new();
     for row in client.query(sql, &[]).await? {
         let (kind, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let name = match row.try_get::<_, Option<String>>(2)? {
             Some(table) => sql::qualified(&name, &table),
             None => sql::ident(&name),
         };
-        cures.push(format!("ALTER {kind} {name} OWNER TO {role};"));
+        fixes.push(format!("ALTER {kind} {name} OWNER TO {role};"));
     }
-    Ok(vec![match cures.is_empty() {
+    Ok(vec![match fixes.is_empty() {
         true => good(format!("role {role} owns what spcd created")),
         false => bad(
             "another role owns some of what spcd created",
-            cures.join("\n"),
+            fixes.join("\n"),
         ),
     }])
 }
@@ -247,26 +247,26 @@ async fn readers(
         return Ok(vec![good("role spcd_users")]);
     }
     let role = &facts.role;
-    let mut cures = BTreeSet::new();
+    let mut fixes = BTreeSet::new();
     for row in &rows {
         let Some(member) = row.try_get::<_, Option<String>>(0)? else {
             continue;
         };
         let (creates, admin): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
         if !creates {
-            cures.insert(format!("ALTER ROLE {role} CREATEROLE;"));
+            fixes.insert(format!("ALTER ROLE {role} CREATEROLE;"));
         }
         if facts.version >= ADMIN_OPTION && !admin {
-            cures.insert(format!(
+            fixes.insert(format!(
                 "GRANT {} TO {role} WITH ADMIN OPTION;",
                 sql::ident(&member)
             ));
         }
     }
-    Ok(vec![match cures.is_empty() {
+    Ok(vec![match fixes.is_empty() {
         true => good("role spcd_users, and the search paths of its members"),
         false => {
-            let mut lines: Vec<String> = cures.into_iter().collect();
+            let mut lines: Vec<String> = fixes.into_iter().collect();
             lines.push(
                 "-- or in a .spc file: options \"database\" { manage_search_path = false }".into(),
             );
@@ -294,22 +294,22 @@ async fn sessions(client: &Client, facts: &Facts) -> anyhow::Result<Finding> {
     let row = client.query_one(sql, &[]).await?;
     let is_few =
         |limit: i32| !facts.superuser && usize::try_from(limit).is_ok_and(|limit| limit < enough);
-    let mut cures = Vec::new();
+    let mut fixes = Vec::new();
     if is_few(row.try_get(0)?) {
-        cures.push(format!("ALTER ROLE {role} CONNECTION LIMIT {enough};"));
+        fixes.push(format!("ALTER ROLE {role} CONNECTION LIMIT {enough};"));
     }
     if is_few(row.try_get(1)?) {
-        cures.push(format!(
+        fixes.push(format!(
             "ALTER DATABASE {database} CONNECTION LIMIT {enough};"
         ));
     }
-    if cures.is_empty() {
-        let cure = "ALTER SYSTEM SET max_connections = 100;  -- then restart the server";
-        cures.push(cure.to_owned());
+    if fixes.is_empty() {
+        let fix = "ALTER SYSTEM SET max_connections = 100;  -- then restart the server";
+        fixes.push(fix.to_owned());
     }
     Ok(bad(
         format!("role {role} may have {has} sessions only, and the daemon needs {enough}"),
-        cures.join("\n"),
+        fixes.join("\n"),
     ))
 }
 
@@ -352,8 +352,8 @@ async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Fi
 async fn statistics(client: &Client, facts: &Facts) -> anyhow::Result<Option<Finding>> {
     let sql = "SELECT pg_catalog.current_setting('pg_stat_statements.track', true) = 'all'
                   AND pg_catalog.current_setting('pg_stat_statements.track_utility', true) = 'on'";
-    let told: Option<bool> = client.query_one(sql, &[]).await?.try_get(0)?;
-    if facts.superuser || told != Some(true) {
+    let is_recorded: Option<bool> = client.query_one(sql, &[]).await?.try_get(0)?;
+    if facts.superuser || is_recorded != Some(true) {
         return Ok(None);
     }
     Ok(Some(bad(

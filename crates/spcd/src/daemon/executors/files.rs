@@ -271,7 +271,7 @@ mod tests {
         }
         assert!(!is_changed(files.scan(&desired, true).await));
 
-        // A search is under way that read the directory before it was renamed.
+        // A search is running that read the directory before it was renamed.
         let csv = files.connections["a"].csv.clone();
         let early = find_files(&csv.paths);
         files.connections.get_mut("a").unwrap().is_searching = true;

@@ -25,7 +25,7 @@ impl LeaderSession<'_> {
         let generation = client.query_one(next, &[]).await?.try_get(0)?;
         if !rows.is_empty() || !refresh_fingerprints.is_empty() || diagnostics.is_some() {
             let refresh_fingerprints: Vec<_> = (refresh_fingerprints.iter())
-                .map(|(name, look)| (name.as_str(), look.as_deref()))
+                .map(|(name, fingerprint)| (name.as_str(), fingerprint.as_deref()))
                 .collect();
             writer::publish(
                 client,

@@ -103,7 +103,7 @@ pub struct AskedAt {
 }
 
 impl AskedAt {
-    /// Takes note that the source is asked.
+    /// Records that the source is asked.
     pub fn now(&self) {
         if self.at.set(Instant::now()).is_ok() {
             // The loop has ended if the lead is lost.

@@ -45,7 +45,7 @@ impl LeaderSession<'_> {
                 waits_for_drift,
                 drift,
                 is_awaited,
-            } => return (self.look(waits_for_drift, drift, is_awaited).await).map(Some),
+            } => return (self.observe_all(waits_for_drift, drift, is_awaited).await).map(Some),
             Command::CreateExtensions(names) => {
                 return self.create_extensions(&names).await.map(Some);
             }

@@ -17,7 +17,7 @@ use spcd_postgres::{HubError, steampipe};
 
 impl LeaderSession<'_> {
     /// Reads the files and observes the database, for a pass.
-    pub(super) async fn look(
+    pub(super) async fn observe_all(
         &mut self,
         waits_for_drift: bool,
         drift: Option<DriftReport>,
@@ -34,7 +34,7 @@ impl LeaderSession<'_> {
         observe::complete_observation(&self.lead.control.client, &desired, &mut observed).await?;
         let files = self.csv.scan(&desired, is_awaited).await;
         let health = *self.health.borrow();
-        self.looked_for = self.pass_began.elapsed();
+        self.observation_took = self.pass_began.elapsed();
         let drift = match waits_for_drift {
             true => Some(self.drift.answer().await?),
             false => drift,

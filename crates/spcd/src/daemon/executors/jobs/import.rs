@@ -211,14 +211,14 @@ impl JobContext {
             &blockers,
             import.schema(name),
         );
-        let look = aggregators::ObservationScope {
+        let scope = aggregators::ObservationScope {
             readers: import.readers,
             // Users may have altered other members, too.
             members: careful,
             ..aggregators::ObservationScope::default()
         };
         let (mut first, mut last) =
-            aggregators::follow_statements(client, &followers, &step, look).await?;
+            aggregators::follow_statements(client, &followers, &step, scope).await?;
         if careful {
             let changes = &step.changes;
             let refused =
@@ -235,7 +235,8 @@ impl JobContext {
                 &blockers,
                 import.schema(name),
             );
-            (first, last) = aggregators::follow_statements(client, &followers, &step, look).await?;
+            (first, last) =
+                aggregators::follow_statements(client, &followers, &step, scope).await?;
         }
         let mut unit = settled(planner::resolve_import(
             name, status, import, &detail, remote, &blockers,

@@ -119,7 +119,7 @@ impl Permits {
         }
     }
 
-    /// Takes note of a session that is given up and does not end.
+    /// Records a session that is given up and does not end.
     pub fn stuck(&self, permit: UncancellablePermit) -> StuckSession {
         let now = self.now();
         let number = (self.state.lock().budget).stuck(permit.wrapper, permit.source, now);
@@ -132,7 +132,7 @@ impl Permits {
         Duration::from_micros(self.state.lock().budget.slow_after())
     }
 
-    /// Takes note of how long an answer took.
+    /// Records how long an answer took.
     pub fn answered(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.state.lock().budget.answered(took);

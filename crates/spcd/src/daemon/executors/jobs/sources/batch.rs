@@ -1,6 +1,6 @@
 //! One question for many connections: those of a mirror, or of the gateway, are schemas of one database.
 //!
-//! The first job asks at once and for itself. Jobs that come while a question is under way share the next
+//! The first job asks at once and for itself. Jobs that come while a question is running share the next
 //! one.
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,5 +1,6 @@
 //! Aggregators: views over the same-named tables of many connections.
 
+mod complete;
 mod people;
 mod waited;
 

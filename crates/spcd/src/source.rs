@@ -26,7 +26,7 @@ use spcd_postgres::{HubError, Limits};
 
 /// Number of running jobs from which probes and drift detection are deferred. No client waits for them,
 /// and they would compete with the jobs for the hub's processors.
-pub const MANY_JOBS: usize = 16;
+const MANY_JOBS: usize = 16;
 
 /// Handle of the task. Dropping it ends the task.
 pub struct Probes {

@@ -270,7 +270,8 @@ impl State {
                 }
             }
             None if is_asked => {}
-            None => commands.push(self.ask_drift(false)),
+            // What was deferred waits for the answer.
+            None => commands.push(self.ask_drift(self.needs_drift)),
         }
         commands
     }

@@ -317,7 +317,12 @@ fn a_job_that_is_no_longer_desired_is_cancelled_once() {
 fn without_knowing_what_drifted_nothing_becomes_ready() {
     let mut harness = Harness::settled(&plain(&["a"]));
     harness.observed.connections.get_mut("a").unwrap().status = Status::Updating;
-    assert_eq!(rows(&harness.pass(None)), []);
+    let commands = harness.pass(None);
+    assert_eq!(rows(&commands), []);
+    let pass = harness.state.pass;
+    let is_urgent = true;
+    let ask = Command::AskDrift { pass, is_urgent };
+    assert!(commands.contains(&ask), "{commands:?}");
     // What was put off makes another pass, to which the answer is given.
     let drift = harness.drift(&[]);
     assert_eq!(harness.step(Event::DriftAnswered(drift)), []);

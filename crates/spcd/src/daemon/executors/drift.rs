@@ -11,16 +11,17 @@ use spcd_core::config::HubSettings;
 use spcd_core::scheduler::DriftReport;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::source::MANY_JOBS;
 use spcd_postgres::HubError;
 use spcd_postgres::catalog::observe;
 use spcd_postgres::connection::Session;
 
-/// Delay of the detection while many jobs run: it uses a core for about half a second among 50,000
-/// tables.
-const BUSY_DELAY: Duration = Duration::from_secs(3);
+/// Maximum delay of the detection, after the last result or while jobs run: it uses a core for about half
+/// a second among 50,000 tables, which would delay each of several changes in a row.
+const MAX_DELAY: Duration = Duration::from_secs(3);
+/// Minimum delay after a result, as a multiple of the time that the detection took.
+const DELAY_FACTOR: u32 = 4;
 
 /// Drift detection, which runs at most once at a time.
 pub struct Drift {
@@ -30,6 +31,8 @@ pub struct Drift {
     began: Instant,
     /// Time from the start of its pass to the result, of the last detection.
     since: Duration,
+    /// Earliest start of the next detection that is not urgent.
+    next_start: Instant,
     /// Whether a later pass has requested another one.
     again: Option<(u64, Instant)>,
     /// Connections whose jobs have ended since its start: it may not have seen what they wrote.
@@ -48,6 +51,7 @@ impl Drift {
             running: JoinSet::new(),
             began: Instant::now(),
             since: Duration::ZERO,
+            next_start: Instant::now(),
             again: None,
             ended: BTreeSet::new(),
             jobs,
@@ -56,7 +60,7 @@ impl Drift {
     }
 
     /// Starts the detection for a pass that began at that time, or after the running one. Unless it
-    /// `is_urgent`, many jobs may delay it.
+    /// `is_urgent`, the last result and running jobs delay it.
     pub fn ask(&mut self, pass: u64, began: Instant, is_urgent: bool) {
         if is_urgent {
             self.urgent.notify_one();
@@ -72,11 +76,16 @@ impl Drift {
             self.jobs.clone(),
             self.urgent.clone(),
         );
+        let next_start = self.next_start;
         self.running.spawn(async move {
+            let delay = async {
+                sleep_until(next_start).await;
+                let _ = timeout(MAX_DELAY, jobs.wait_for(|jobs| *jobs == 0)).await;
+            };
             tokio::select! {
                 biased;
                 () = urgent.notified() => {}
-                _ = timeout(BUSY_DELAY, jobs.wait_for(|jobs| *jobs < MANY_JOBS)) => {}
+                () = delay => {}
             }
             let asked = Instant::now();
             Ok(DriftReport {
@@ -98,6 +107,8 @@ impl Drift {
             let is_stale = (report.names.keys()).any(|name| self.ended.contains(name));
             let again = self.again.take();
             self.since = self.began.elapsed();
+            let took = Duration::from_millis(report.took);
+            self.next_start = Instant::now() + (took * DELAY_FACTOR).min(MAX_DELAY);
             if is_stale {
                 let (pass, began) = again.unwrap_or((report.pass, self.began));
                 self.ask(pass, began, true);

@@ -1,4 +1,4 @@
-//! The running jobs: one a connection, in a task of its own.
+//! Runs jobs: at most one per connection, each in its own task.
 
 mod comments;
 mod drop;
@@ -31,21 +31,21 @@ use spcd_postgres::HubError;
 use spcd_postgres::import::comments::are_supported;
 use spcd_postgres::writer::Writer;
 
-/// Size of a connection in permits, beside its tables.
+/// Size of a connection in permits, in addition to its tables.
 const CONNECTION_SIZE: usize = 4;
 
 /// The running jobs of a leader.
 pub struct Jobs {
     context: Arc<JobContext>,
     running: BTreeMap<String, Handle>,
-    /// How many were started.
+    /// Number of started jobs.
     started: u64,
     events: mpsc::UnboundedReceiver<Event>,
     sender: mpsc::UnboundedSender<Event>,
-    /// Ends them when the jobs are dropped.
+    /// Aborts the jobs when it is dropped.
     tasks: JoinSet<()>,
     comments: Queue,
-    /// The same for what works on that queue.
+    /// Aborts the task that processes that queue.
     _commenter: JoinSet<()>,
 }
 
@@ -60,9 +60,9 @@ struct Handle {
 pub struct Origin {
     /// Position of the connection's block; empty if it was removed.
     pub place: String,
-    /// A failure leaves the row as it is.
+    /// Whether a failure leaves the row unchanged.
     pub is_refresh: bool,
-    /// The row is disabled or removed if the job succeeds.
+    /// Whether the job removes the tables: the row is then disabled or deleted.
     pub is_removal: bool,
 }
 
@@ -70,12 +70,11 @@ pub struct Origin {
 pub struct JobContext {
     pub(super) sources: Sources,
     pub(super) writer: Writer,
-    /// Members that change views of their aggregators do so one after the other: each starts from
-    /// what the one before left.
+    /// Held by a member that changes views of its aggregators: the next one must see the result.
     pub(super) following: Arc<Mutex<()>>,
-    /// Whether aggregators have views, and in which pass that was asked.
+    /// Whether any aggregator has views, and the pass that checked it.
     pub(super) have_aggregators_views: Mutex<(i64, bool)>,
-    /// Dropped connections take dependent objects of users along.
+    /// Whether dropped connections take dependent objects of users along.
     drop_dependents: AtomicBool,
     /// The number of running jobs.
     pub(super) busy: watch::Sender<usize>,
@@ -88,14 +87,14 @@ pub struct Job {
     pub name: String,
     /// The row's status when the job starts.
     pub status: Status,
-    /// The row's error then.
+    /// The row's error when the job starts.
     pub error: Option<String>,
     pub generation: i64,
     pub priority: Priority,
     pub asked: AskedAt,
 }
 
-/// When a job asked its source.
+/// Time at which a job asked its source.
 pub struct AskedAt {
     at: OnceLock<Instant>,
     name: String,
@@ -103,7 +102,7 @@ pub struct AskedAt {
 }
 
 impl AskedAt {
-    /// Records that the source is asked.
+    /// Records that the source is asked now.
     pub fn now(&self) {
         if self.at.set(Instant::now()).is_ok() {
             // The loop has ended if the lead is lost.
@@ -111,14 +110,14 @@ impl AskedAt {
         }
     }
 
-    /// How long ago that was.
+    /// Returns the time since then.
     pub fn elapsed(&self) -> Option<Duration> {
         self.at.get().map(Instant::elapsed)
     }
 }
 
 impl Jobs {
-    /// None yet.
+    /// Returns a value without jobs.
     pub fn new(sources: Sources, writer: Writer) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let context = Arc::new(JobContext {
@@ -150,12 +149,12 @@ impl Jobs {
         self.context.drop_dependents.store(true, Ordering::Relaxed);
     }
 
-    /// Gives up setting a connection's comments, until they are queued again.
+    /// Stops setting a connection's comments until they are queued again.
     pub fn leave_comments(&self, name: &str) {
         self.context.comments.leave(name);
     }
 
-    /// The number of running jobs, as it changes.
+    /// Subscribes to the number of running jobs.
     pub fn count(&self) -> watch::Receiver<usize> {
         self.context.busy.subscribe()
     }
@@ -174,7 +173,7 @@ impl Jobs {
         }
     }
 
-    /// Returns an event of a job that waits.
+    /// Returns an event that has already arrived.
     pub fn try_event(&mut self) -> Option<Event> {
         self.events.try_recv().ok()
     }
@@ -193,14 +192,14 @@ impl Jobs {
         }
     }
 
-    /// Lets a connection's job go before all others.
+    /// Gives a connection's job precedence over all others.
     pub fn prioritize(&self, name: &str) {
         if let Some(handle) = self.running.get(name) {
             self.context.sources.permits.prioritize(handle.number);
         }
     }
 
-    /// Starts a job for its `connection`, if that is still written anywhere.
+    /// Starts a job. `connection` is `None` if no file contains it any more.
     pub fn start(
         &mut self,
         work: Work,
@@ -260,8 +259,8 @@ impl Jobs {
         });
     }
 
-    /// Looks for the comments of a connection that is ready and has none, unless that was done since
-    /// the daemon started.
+    /// Queues the comments of a ready connection without comments, unless they were queued since the daemon
+    /// started.
     pub fn comment(&mut self, name: &str, connection: &Arc<Connection>) {
         let are_supported = connection.target.as_ref().is_ok_and(are_supported);
         let is_done = self.context.comments.has_begun(name) || self.running.contains_key(name);
@@ -278,7 +277,7 @@ impl Jobs {
         });
     }
 
-    /// Waits until what is done beside the jobs is over.
+    /// Waits until the queue of comments is empty.
     pub async fn rest(&mut self) {
         while self.tasks.join_next().await.is_some() {}
         self.comments.drained().await;
@@ -310,7 +309,7 @@ pub fn place(connection: &Connection) -> String {
 }
 
 impl JobContext {
-    /// Carries out a job, until it is cancelled.
+    /// Runs a job until it ends or is cancelled.
     async fn run(&self, job: &Job, task: Task, cancel: &Notify) -> JobOutcome {
         match task {
             Task::Drop {
@@ -355,8 +354,8 @@ impl JobContext {
         }
     }
 
-    /// Writes a job's error to its row, unless it is there already. If that fails, the next pass writes it:
-    /// repeating the job would ask the source again, with credentials that it may have rejected.
+    /// Writes a job's error to its row, unless the row has it already. If that fails, the next pass writes
+    /// it: repeating the job would ask the source again, with credentials that it may have rejected.
     pub(super) async fn failed(
         &self,
         job: &Job,
@@ -377,7 +376,7 @@ impl JobContext {
         }
     }
 
-    /// Writes what a job makes.
+    /// Writes a job's statements.
     pub(super) async fn write(&self, job: &Job, unit: WriteUnit) -> Result<JobOutcome, HubError> {
         match self.writer.write(unit, job.generation).await {
             Err(error) if error.is_transient() || error.is_out_of_resources() => {
@@ -391,7 +390,7 @@ impl JobContext {
         }
     }
 
-    /// Waits until so many more tables may be on their way to the writer.
+    /// Waits for a permit to hand this number of tables to the writer.
     pub(super) async fn permit_to_write(&self, job: &Job, tables: usize) -> Permit {
         let size = CONNECTION_SIZE + tables;
         let permits = &self.sources.permits;
@@ -414,7 +413,7 @@ pub(super) fn outcome_of(result: Result<JobOutcome, HubError>) -> Result<JobOutc
                 is_lock: false,
             })
         }
-        // The database's own matter: the loop meets it too.
+        // An error of the database, which the loop detects too.
         Err(
             HubError::ConnectionLost(_)
             | HubError::WrapperCrashed { .. }

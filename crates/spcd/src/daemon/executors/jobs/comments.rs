@@ -20,7 +20,7 @@ use spcd_postgres::import::comments;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Maximum pause between the comments of two connections.
 const MAX_PAUSE: Duration = Duration::from_millis(200);
-/// Maximum number of attempts if tables change meanwhile.
+/// Maximum number of attempts if the tables keep changing.
 const MAX_ATTEMPTS: usize = 3;
 
 /// A queued connection.
@@ -81,7 +81,7 @@ impl Queue {
                 let began = Instant::now();
                 context.comment(since, &item).await;
                 waiting.send_modify(|waiting| *waiting -= 1);
-                // Leaves half of the time for files that are saved meanwhile.
+                // Leaves half of the time to jobs for files that are saved in between.
                 if !is_awaited.load(Ordering::Relaxed) {
                     sleep(began.elapsed().min(MAX_PAUSE)).await;
                 }

@@ -20,7 +20,7 @@ pub struct Dropping {
 }
 
 impl JobContext {
-    /// Drops it once no aggregator reads it.
+    /// Drops the objects once no aggregator reads them.
     pub(super) async fn drop_connection(
         &self,
         job: &Job,
@@ -65,8 +65,8 @@ impl JobContext {
         Ok(())
     }
 
-    /// Returns the aggregators whose views read a connection's tables, and whether each is in error.
-    /// Whether any aggregator has views is asked once a pass.
+    /// Returns the aggregators whose views read a connection's tables, and whether each is in error. Checks
+    /// once per pass whether any aggregator has views.
     async fn readers(&self, job: &Job) -> Result<Vec<(String, bool)>, HubError> {
         let mut have_views = self.have_aggregators_views.lock().await;
         let (asked, any) = *have_views;

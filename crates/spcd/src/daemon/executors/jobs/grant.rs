@@ -7,7 +7,7 @@ use super::{Job, JobContext};
 use spcd_postgres::HubError;
 
 impl JobContext {
-    /// Grants what a connection's tables lack.
+    /// Grants the missing access to a connection's tables.
     pub(super) async fn grant(&self, job: &Job, tables: &[String]) -> Result<JobOutcome, HubError> {
         let unit = planner::grant_unit(&job.name, job.status, tables);
         self.write(job, unit).await

@@ -1,4 +1,4 @@
-//! Asking a source, and making what it answers.
+//! Imports: asks a source, and writes its tables.
 
 use spcd_core::diff::{self, Blockers};
 use spcd_core::health::FailureKind;
@@ -20,7 +20,7 @@ use spcd_postgres::crash_guard::{Crash, Question};
 use spcd_postgres::import::preview;
 use spcd_postgres::writer::savepoint_check;
 
-/// What to write after a source's answer, and the permits that are held until then.
+/// The unit to write after a source's answer, and the permits that are held until then.
 struct Answer {
     unit: Option<WriteUnit>,
     _following: Option<OwnedMutexGuard<()>>,
@@ -30,8 +30,8 @@ struct Answer {
 /// An error of an import.
 struct ImportError {
     error: HubError,
-    /// Kind of the source's failure. `None` after the source's answer: what fails then is the hub's
-    /// matter, and neither the source's schedule nor its probes make another attempt promising.
+    /// Kind of the source's failure. `None` for an error of the hub after the source's answer, for which
+    /// the source's schedule and probes do not matter.
     kind: Option<FailureKind>,
 }
 
@@ -47,7 +47,7 @@ impl ImportError {
 }
 
 impl JobContext {
-    /// Asks a source and writes its tables. A refresh that fails leaves the row as it is.
+    /// Asks a source and writes its tables. A failed refresh leaves the row unchanged.
     pub(super) async fn import(&self, job: &Job, import: &Import, cancel: &Notify) -> JobOutcome {
         let hash = import.target_hash.clone();
         let ImportError { error, kind } = match self.import_twice(job, import, cancel).await {
@@ -69,8 +69,8 @@ impl JobContext {
         }
     }
 
-    /// Imports. Repeats it once, with each change tried first, if the server may have refused one of many
-    /// tables, or if a user altered the tables meanwhile.
+    /// Imports. If the server may have refused one of many tables, or another session altered the tables,
+    /// repeats the import once and tries each change in a savepoint first.
     async fn import_twice(
         &self,
         job: &Job,
@@ -114,7 +114,7 @@ impl JobContext {
         }
     }
 
-    /// Asks the source. Returns what its answer means; `careful`: each change is tried first.
+    /// Asks the source, and resolves its answer. `careful` tries each change in a savepoint first.
     async fn ask(&self, job: &Job, import: &Import, careful: bool) -> Result<Answer, ImportError> {
         let context = ImportContext {
             priority: job.priority,
@@ -134,7 +134,7 @@ impl JobContext {
         let permit = self
             .permit_to_write(job, answered.remote.tables.len())
             .await;
-        // The next source is asked when there is room for what this one answered.
+        // Waits before the next source is asked: the answers are kept in memory.
         drop(permits);
         let resolved = self.resolve(job, import, &answered, careful).await;
         let (unit, following) =
@@ -167,7 +167,7 @@ impl JobContext {
             return Ok((settled(unit)?, None));
         }
         if careful && import.target.exclusive_library().is_some() {
-            // A trial runs the wrapper's validator.
+            // The savepoint check runs the wrapper's validator.
             let session = self.sources.bound(&import.target, job.priority).await?;
             let client = session.client();
             let settled = self.settle(client, job, import, remote, careful).await;
@@ -182,7 +182,7 @@ impl JobContext {
         }
     }
 
-    /// Returns what to write if the connection has objects already.
+    /// Returns the unit to write if the connection has objects already.
     async fn settle(
         &self,
         client: &Client,
@@ -213,7 +213,7 @@ impl JobContext {
         );
         let scope = aggregators::ObservationScope {
             readers: import.readers,
-            // Users may have altered other members, too.
+            // Other sessions may have altered other members, too.
             members: careful,
             ..aggregators::ObservationScope::default()
         };

@@ -1,4 +1,4 @@
-//! Waiting for permits of the session budget.
+//! Waits for permits of the session budget.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 /// A session budget, and the tasks that wait for a permit of it.
 pub struct Permits {
     state: Mutex<State>,
-    /// The budget's times are counted from here.
+    /// Origin of the budget's times.
     began: Instant,
 }
 
@@ -35,7 +35,7 @@ pub struct UncancellablePermit {
     permit: Permit,
 }
 
-/// A session that is given up and does not end; its permit is not given back before.
+/// A session that was given up and does not end. Dropping it returns its permit.
 pub struct StuckSession {
     number: u64,
     permit: Permit,
@@ -86,7 +86,7 @@ impl Permits {
     /// Waits for a permit to ask a source whose session may get stuck, at most `within`.
     ///
     /// # Errors
-    /// Why the source is better not asked.
+    /// The reason not to ask the source.
     pub async fn acquire_uncancellable(
         self: &Arc<Self>,
         priority: Priority,
@@ -109,7 +109,7 @@ impl Permits {
         })
     }
 
-    /// Lets a job go before all others.
+    /// Gives a job precedence over all others.
     pub fn prioritize(&self, number: u64) {
         let mut state = self.state.lock();
         for (kind, before, after) in state.budget.prioritize(number) {
@@ -119,7 +119,7 @@ impl Permits {
         }
     }
 
-    /// Records a session that is given up and does not end.
+    /// Records a session that was given up and does not end.
     pub fn stuck(&self, permit: UncancellablePermit) -> StuckSession {
         let now = self.now();
         let number = (self.state.lock().budget).stuck(permit.wrapper, permit.source, now);
@@ -127,18 +127,18 @@ impl Permits {
         StuckSession { number, permit }
     }
 
-    /// Returns how long a source is waited for before another is asked.
+    /// Returns the time after which another source is asked instead.
     pub fn slow_after(&self) -> Duration {
         Duration::from_micros(self.state.lock().budget.slow_after())
     }
 
-    /// Records how long an answer took.
+    /// Records the duration of an answer.
     pub fn answered(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.state.lock().budget.answered(took);
     }
 
-    /// Returns what is in use, for the log.
+    /// Returns the permits in use, for the log.
     pub fn usage(&self) -> String {
         self.state.lock().budget.to_string()
     }
@@ -160,7 +160,7 @@ impl Permits {
             given.push((waiter, self.permit(kind, size)));
         }
         drop(state);
-        // A task that gave up waiting drops the permit, which comes back here: the lock must be free.
+        // If the task has stopped waiting, the permit is dropped here, which needs the lock.
         for (waiter, permit) in given {
             if let Some(waiter) = waiter {
                 let _ = waiter.send(permit);

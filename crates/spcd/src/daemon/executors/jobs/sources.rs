@@ -1,5 +1,5 @@
-//! Asking sources. Few are asked at a time, since each keeps a core of the server busy; one that does
-//! not answer quickly gives its permit back and waits with another kind, so that it delays no other.
+//! Asks sources for their tables. Few are asked at a time, since each uses a core of the server. One that
+//! does not answer quickly exchanges its permit for one of another kind, so that it delays no other.
 
 mod batch;
 mod privileges;
@@ -33,18 +33,18 @@ use spcd_postgres::connection::{Endpoint, Session};
 use spcd_postgres::import::{comments, fetch_remote_schemas, reports_privileges};
 use spcd_postgres::{HubError, Limits};
 
-/// How long a source may take for what no client waits for.
+/// Time limit of questions for which no client waits.
 const UNHURRIED_DEADLINE: Duration = Duration::from_secs(10);
-/// Time for a wrapper to connect where the configuration gives none, in seconds.
+/// Default time limit for a wrapper to connect, in seconds.
 const CONNECT_TIMEOUT: u64 = 10;
-/// Time for the first attempt to connect, in seconds: the shortest that libpq knows. A source that
-/// cannot be reached in it is asked again with all of its time, but apart from the others.
+/// Time limit of the first attempt to connect, in seconds: the minimum of libpq. A source that cannot be
+/// reached within it is asked again with its full time limit, but separately from the others.
 const FIRST_CONNECT_TIMEOUT: u64 = 2;
-/// Number of shared imports from which on those of former tables of a gateway are dropped.
+/// Number of shared imports above which those of former tables of a gateway are removed.
 const MAX_SHARED: usize = 64;
-/// The table option that names the schema of postgres_fdw's source.
+/// Table option of postgres_fdw for the remote schema.
 const SCHEMA_OPTION: &str = "schema_name";
-/// The server option that limits the time to connect, and the wrapper that has one.
+/// Server option for the time limit to connect, and the wrapper that has it.
 const TIMEOUT_OPTION: &str = "connect_timeout";
 const WRAPPER_WITH_TIMEOUT: &str = "postgres_fdw";
 /// Default time limit of an import.
@@ -54,7 +54,7 @@ const CANCEL: Duration = Duration::from_secs(5);
 /// Extra time in the server's statement time-out, which ends the statement if the daemon is gone.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The sources of a leader's connections, and the sessions in which they are asked.
+/// The sources of a leader's connections, and the sessions for asking them.
 pub struct Sources {
     endpoint: Arc<Endpoint>,
     pool: Pool,
@@ -63,14 +63,14 @@ pub struct Sources {
     idle: Mutex<Vec<Arc<ImportSession>>>,
     /// Notified when a session becomes idle.
     freed: Notify,
-    /// How many sessions are in use or waited for.
+    /// Number of sessions in use, including those that jobs wait for.
     users: AtomicUsize,
-    /// The server has so little room that a session is closed when no job uses it.
+    /// Whether the server's limit is so low that unused sessions are closed.
     has_few_sessions: bool,
     /// Imports that all connections of one plugin instance share.
     shared: Mutex<BTreeMap<SharedImportKey, Arc<SharedImport>>>,
     privileges: PrivilegeChecks,
-    /// Questions to sources of which many connections read a schema each.
+    /// Batched questions to sources with a schema for each of many connections.
     batches: Batches,
 }
 
@@ -84,7 +84,7 @@ struct SharedImportKey {
     ask: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
     unknown_types: Option<UnknownTypePolicy>,
-    /// Of tables in a gateway, which are in a schema for each connection.
+    /// Set for tables in a gateway, where each connection has a schema.
     shape: Option<String>,
 }
 
@@ -94,22 +94,22 @@ struct SharedImport {
     state: watch::Sender<SharedState>,
 }
 
-/// How far a shared import is.
+/// State of a shared import.
 #[derive(Default)]
 struct SharedState {
-    /// The tables, and in which pass they were asked for.
+    /// The tables, and the pass that asked for them.
     answer: Option<(i64, Arc<SourceTables>)>,
-    /// The number of jobs that want the answer and did not fail yet.
+    /// Number of jobs that need the answer and have not failed.
     waiters: usize,
 }
 
 /// The tables of a source.
 pub struct SourceTables {
-    /// As it answered.
+    /// The source's answer.
     pub remote: RemoteSchema,
     /// The hash of the tables.
     pub hash: String,
-    /// Every table can be imported, and there is nothing to warn of.
+    /// Whether every table can be imported without a warning.
     pub is_plain: bool,
 }
 
@@ -133,16 +133,16 @@ pub struct ImportContext<'a> {
 #[derive(Default)]
 pub struct ImportPermits {
     quick: Option<Permit>,
-    /// Of a shared import.
+    /// Permit of a shared import.
     _turn: Option<OwnedSemaphorePermit>,
-    /// Of an answer for many connections.
+    /// Permit of an answer for many connections.
     _batch: Option<Arc<OwnedSemaphorePermit>>,
-    /// To wait for a source that is slow or hard to reach.
+    /// Permit to wait for a source that is slow or hard to reach.
     _slow: Option<Permit>,
 }
 
 impl Sources {
-    /// Returns the sources that are asked within a server's limits.
+    /// Returns a value that respects the server's limits.
     pub fn new(endpoint: Arc<Endpoint>, pool: Pool, tunnels: Arc<Tunnels>, limits: Limits) -> Self {
         let budget = SessionBudget::new(limits.for_imports());
         Self {
@@ -218,7 +218,7 @@ impl Sources {
         self.ask_beside(target, source, priority, ask).await
     }
 
-    /// Asks a source a further question. Those that wait for tables go first, and do not wait for it.
+    /// Asks a source another question. Imports have precedence, and do not wait for it.
     async fn ask_beside<T>(
         &self,
         target: &ForeignSource,
@@ -228,7 +228,7 @@ impl Sources {
     ) -> Result<T, HubError> {
         drop(self.permits.acquire(PermitKind::Quick, priority).await);
         let permit = (self.uncancellable_permit(target, source, priority, false)).await?;
-        // It delays all others that no client waits for.
+        // It delays all other questions for which no client waits.
         let deadline = deadline(target).min(UNHURRIED_DEADLINE);
         let session = self.open(target, permit, priority, deadline).await?;
         let asked = timeout(deadline, question(session.client())).await;
@@ -264,7 +264,7 @@ impl Sources {
             if all.len() > MAX_SHARED {
                 all.retain(|other, one| other.shape.is_none() || Arc::strong_count(one) > 1);
             }
-            // Answers of an earlier version of the extension are not needed any more.
+            // Removes answers of an earlier version of the extension.
             all.retain(|other, _| other.instance != key.instance || other.version == key.version);
             all.entry(key).or_default().clone()
         };
@@ -296,7 +296,7 @@ impl Sources {
             answer = self.ask_alone(&all, context, turn) => answer,
         };
         let error = match answer {
-            // The turn is over when the others can see the answer.
+            // Ends the turn after the others can see the answer.
             Ok((tables, _held)) => {
                 let tables = Arc::new(SourceTables::of(tables, target));
                 let answer = (context.generation, tables.clone());
@@ -307,7 +307,7 @@ impl Sources {
             }
             Err(error) => error,
         };
-        // Its own source is not needed if another one answers for all.
+        // Another source may answer for all connections.
         drop(waiter);
         let mut knowing = shared.state.subscribe();
         match knowing
@@ -322,7 +322,7 @@ impl Sources {
         }
     }
 
-    /// Asks one source for its tables. `turn` is kept only as long as others should wait for the answer.
+    /// Asks one source for its tables. Holds `turn` as long as other jobs should wait for the answer.
     async fn ask_alone(
         &self,
         target: &ForeignSource,
@@ -334,8 +334,8 @@ impl Sources {
         Ok((tables, held))
     }
 
-    /// Asks one source for the tables of some `schemas`, or for those of the target alone. The question is
-    /// repeated if the source could not be reached at first.
+    /// Asks one source for the tables of `schemas`, or for those of the target. Repeats the question if the
+    /// source could not be reached within the short time limit.
     async fn ask(
         &self,
         target: &ForeignSource,
@@ -371,7 +371,7 @@ impl Sources {
                 if hasty.is_some()
                     && error.kind() != FailureKind::Authentication
                     && *code == SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
-                    // It was not refused: nothing came. The clock of libpq has whole seconds.
+                    // The attempt timed out instead of being refused. libpq counts whole seconds.
                     && began.elapsed() >= Duration::from_millis(900) =>
             {
                 let held = ImportPermits {
@@ -388,7 +388,7 @@ impl Sources {
         }
     }
 
-    /// Waits for a permit to ask a source whose session may get stuck; `None`: it cannot.
+    /// Waits for a permit to ask a source whose session may get stuck. Returns `None` if it cannot.
     async fn uncancellable_permit(
         &self,
         target: &ForeignSource,
@@ -408,8 +408,8 @@ impl Sources {
         permit.await.map(Some).map_err(refused)
     }
 
-    /// Asks within the configured time. The permit for quick sources is given back when the answer takes
-    /// longer than usual and a permit for a slow source is free.
+    /// Asks within the time limit. Returns the permit for quick sources if the answer takes longer than usual
+    /// and a permit for a slow source is free.
     async fn ask_within(
         &self,
         target: &ForeignSource,
@@ -526,8 +526,8 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// The same with a limit to the time that it takes to connect, if it has none, and with as little
-/// as possible, where the wrapper has an option for that.
+/// Returns the target with a default time limit to connect, and with the minimum one, if the wrapper has
+/// an option for it.
 fn limited(target: &ForeignSource) -> (Option<ForeignSource>, Option<ForeignSource>) {
     if target.csv.is_some() || target.wrapper != WRAPPER_WITH_TIMEOUT {
         return (None, None);
@@ -547,7 +547,7 @@ fn limited(target: &ForeignSource) -> (Option<ForeignSource>, Option<ForeignSour
     }
 }
 
-/// How long a source may take.
+/// Returns the time limit of a source.
 fn deadline(target: &ForeignSource) -> Duration {
     target.import.timeout.map_or(DEADLINE, Duration::from_secs)
 }

@@ -1,4 +1,4 @@
-//! Making an aggregator's views what its members make of them.
+//! Updates an aggregator's views to its members' tables.
 
 use spcd_core::aggregator::AggregatorInput;
 use spcd_core::config::GatewayAggregator;
@@ -12,7 +12,7 @@ use spcd_postgres::catalog::aggregators::{self, ObservationScope};
 use spcd_postgres::import::lanes;
 
 impl JobContext {
-    /// Looks at an aggregator's members and writes its views.
+    /// Observes an aggregator's members, and writes its views.
     pub(super) async fn sync_aggregator(
         &self,
         job: &Job,
@@ -34,7 +34,7 @@ impl JobContext {
             found = looking => found?,
             () = cancel.notified() => return Ok(JobOutcome::Cancelled),
         };
-        // Many views are written in several transactions, of which a member's job may stop any.
+        // Many views are written in several transactions. A member's job may prevent any of them.
         let mut outcome = JobOutcome::Same;
         for unit in planner::resolve_aggregator(&job.name, job.status, sync, &found) {
             outcome = self.write(job, unit).await?;

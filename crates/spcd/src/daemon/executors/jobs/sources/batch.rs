@@ -1,7 +1,7 @@
-//! One question for many connections: those of a mirror, or of the gateway, are schemas of one database.
+//! Asks for the tables of many connections at once. Those of a mirror or a gateway are schemas of one
+//! database.
 //!
-//! The first job asks at once and for itself. Jobs that come while a question is running share the next
-//! one.
+//! The first job asks alone and at once. Jobs that arrive during a question share the next one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,35 +16,35 @@ use tokio_postgres::error::SqlState;
 use super::{ImportContext, ImportPermits, Sources};
 use spcd_postgres::HubError;
 
-/// Maximum number of schemas of one question: their tables are in memory until they are written.
+/// Maximum number of schemas per question: their tables are in memory until they are written.
 const MAX_SCHEMAS: usize = 30;
-/// Number of questions to one database at a time: while the tables of one are being written, the next is
-/// asked.
+/// Maximum number of concurrent questions to one database: the next one is asked while the tables of the
+/// last one are written.
 const QUESTIONS: usize = 2;
 
-/// Questions, by database and way to it.
+/// Questions, by database and how it is reached.
 #[derive(Default)]
 pub(super) struct Batches(Mutex<HashMap<String, Arc<Batch>>>);
 
-/// The jobs that wait to ask one database.
+/// Jobs that wait for a question to one database.
 struct Batch {
     turns: Arc<Semaphore>,
     waiting: Mutex<BTreeMap<String, Waiting>>,
 }
 
-/// A job that waits.
+/// A waiting job.
 struct Waiting {
     answer: oneshot::Sender<Answer>,
     /// Notified when the question is asked.
     asked: Arc<Notify>,
 }
 
-/// What a question says of one schema.
+/// Answer for one schema.
 enum Answer {
     Tables(RemoteSchema, Arc<OwnedSemaphorePermit>),
-    /// It is to be asked for by itself.
+    /// The schema needs a question of its own.
     Alone,
-    /// The source refuses any question.
+    /// The source refuses every question.
     Refused(String, SqlState),
 }
 
@@ -62,14 +62,14 @@ impl Batches {
             })
         };
         let mut all = self.0.lock();
-        // Ways that nothing uses any more.
+        // Removes unused entries.
         all.retain(|other, batch| *other == key || Arc::strong_count(batch) > 1);
         all.entry(key).or_insert_with(new).clone()
     }
 }
 
 impl Batch {
-    /// Takes the next ones to ask for, `schema` among them unless another question has it.
+    /// Takes the schemas of the next question, with `schema` unless another question has it.
     fn take(&self, schema: &str) -> Option<BTreeMap<String, Waiting>> {
         let mut waiting = self.waiting.lock();
         let own = waiting.remove_entry(schema)?;
@@ -86,7 +86,7 @@ impl Batch {
 }
 
 impl Sources {
-    /// Asks for the tables of one schema together with all others that are to be asked for.
+    /// Asks for the tables of one schema, together with all waiting ones.
     pub(super) async fn ask_in_batch(
         &self,
         target: &ForeignSource,
@@ -102,7 +102,7 @@ impl Sources {
                 asked: asked.clone(),
             };
             batch.waiting.lock().insert(schema.clone(), waiting);
-            // Another job asks for it.
+            // Another job's question contains it.
             let mut is_taken = false;
             let answer = loop {
                 tokio::select! {
@@ -136,13 +136,13 @@ impl Sources {
                 Some(Answer::Refused(text, code)) => {
                     return Err(HubError::StatementFailed { text, code });
                 }
-                // The job that asked was cancelled, or has lost its session.
+                // The job that asked was cancelled, or lost its session.
                 None => {}
             }
         }
     }
 
-    /// Asks for the tables of many schemas, and hands out the answers.
+    /// Asks for the tables of many schemas, and distributes the answers.
     async fn ask_for(
         &self,
         target: &ForeignSource,

@@ -1,4 +1,4 @@
-//! What the role of a connection may not read of the tables that connections share.
+//! Checks which of the tables that connections share a connection's role cannot read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use tokio_postgres::error::SqlState;
 
 use super::{ImportContext, Sources, limited};
 
-/// Checks by identity of the source. Connections of one pass that have the same source and role need
-/// one question.
+/// Checks by identity of the source. Connections with the same source and role share a check in each
+/// pass.
 #[derive(Default)]
 pub(super) struct PrivilegeChecks(Mutex<BTreeMap<String, Arc<PrivilegeCheck>>>);
 
-/// One question, and its answer as soon as it is there. Others wait for it.
+/// A check, and its result once it is known. Other jobs wait for it.
 struct PrivilegeCheck {
-    /// Generation of the pass that asks.
+    /// Generation of the pass that started it.
     generation: i64,
     answer: tokio::sync::Mutex<Option<Arc<Privileges>>>,
 }
 
-/// What a source said about the privileges of its role.
+/// Result of a check.
 #[derive(Default)]
 pub(super) struct Privileges {
     warnings: Vec<String>,
@@ -38,7 +38,7 @@ impl Privileges {
         self.warnings.is_empty()
     }
 
-    /// Adds the warnings to those of the tables.
+    /// Adds the warnings to a remote schema.
     pub(super) fn add_to(&self, remote: &mut RemoteSchema) {
         remote.warnings.extend(self.warnings.iter().cloned());
         remote.failed_check.clone_from(&self.failed_check);
@@ -46,8 +46,8 @@ impl Privileges {
 }
 
 impl PrivilegeChecks {
-    /// Returns the check of a source in a pass or in a later one, and forgets those of earlier passes:
-    /// privileges are granted and revoked at any time.
+    /// Returns the check of a source in this pass or a later one. Removes those of earlier passes: privileges
+    /// may change at any time.
     fn of(&self, source: &str, generation: i64) -> Arc<PrivilegeCheck> {
         let mut checks = self.0.lock();
         checks.retain(|_, check| check.generation >= generation || Arc::strong_count(check) > 1);
@@ -66,7 +66,7 @@ impl PrivilegeChecks {
 }
 
 impl Sources {
-    /// Returns what a connection's role may not read of these tables, which it shares.
+    /// Returns which of these shared tables a connection's role cannot read.
     ///
     /// # Errors
     /// What the hub refuses, or a session that is lost. An error of the source is a warning.
@@ -86,7 +86,7 @@ impl Sources {
         Ok(privileges)
     }
 
-    /// Asks the source. It has little time to connect: its tables are known, and it may be down.
+    /// Asks the source, with a short time limit to connect: its tables are known, and it may be down.
     async fn ask_privileges(
         &self,
         target: &ForeignSource,

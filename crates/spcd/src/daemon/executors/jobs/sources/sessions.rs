@@ -1,4 +1,4 @@
-//! The sessions in which sources are asked, each for one wrapper's library.
+//! Sessions for asking sources. Each loads the library of at most one wrapper.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,10 +18,10 @@ use spcd_postgres::connection::pool::PooledClient;
 use spcd_postgres::crash_guard::Crash;
 use spcd_postgres::{HubError, secrets};
 
-/// Maximum number of idle sessions: more are needed only while many sources are slow.
+/// Maximum number of idle sessions. More are needed only while many sources are slow.
 const MAX_IDLE: usize = 4;
 
-/// A session in which sources are asked.
+/// A session for asking sources.
 pub(super) struct ImportSession {
     session: Session,
     /// The wrapper whose library it has loaded, unless it comes with Postgres.
@@ -29,7 +29,7 @@ pub(super) struct ImportSession {
     _permit: Permit,
 }
 
-/// A session that is given back when all went well, and stopped when it is dropped before.
+/// A session that must be given back after success. Dropping it cancels its statement and closes it.
 pub struct BorrowedSession<'a> {
     sources: &'a Sources,
     session: Arc<ImportSession>,
@@ -41,7 +41,7 @@ pub struct BorrowedSession<'a> {
 /// Counts a session as in use.
 struct SessionUse<'a>(&'a AtomicUsize);
 
-/// A session of the pool, and the permit to have the server work.
+/// A session of the pool, and its permit.
 pub struct PooledSession {
     session: PooledClient,
     _permit: Permit,
@@ -57,7 +57,7 @@ impl Sources {
         })
     }
 
-    /// Waits for a session to ask a source in, at most for the `deadline`.
+    /// Waits for a session for asking a source, at most for `deadline`.
     pub(super) async fn open(
         &self,
         target: &ForeignSource,
@@ -126,8 +126,8 @@ impl Sources {
         found
     }
 
-    /// Remembers that asking a connection's source ended the server process, until a leader can write
-    /// that down: the server restarts now.
+    /// Keeps a crash of the server process during an import until a leader can record it: the server is
+    /// restarting.
     pub fn crashed(&self, crash: Crash) {
         self.endpoint.context().record_crash(crash);
     }
@@ -144,7 +144,7 @@ impl Sources {
     async fn connect(&self, within: Duration) -> Result<Session, HubError> {
         let opened = async {
             let mut session = crowded::open_session(&self.endpoint, "asking", within).await?;
-            // An import reads its own notices, and no one else reads any.
+            // An import records its own notices. Nothing else reads the messages.
             session.messages.close();
             let settings =
                 "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
@@ -170,7 +170,7 @@ impl BorrowedSession<'_> {
         &self.session.session.client
     }
 
-    /// Gives the session back where its statements came to an end.
+    /// Gives the session back if its statements have ended.
     pub fn give_back_after<T>(mut self, result: &Result<T, HubError>) {
         self.in_order = match result {
             Ok(_) => true,
@@ -187,7 +187,7 @@ impl PooledSession {
         self.session.client()
     }
 
-    /// Gives the session back where its statements came to an end.
+    /// Gives the session back if its statements have ended.
     pub fn give_back_after<T>(self, result: &Result<T, HubError>) {
         self.session.give_back_after(result);
     }
@@ -215,7 +215,7 @@ impl Drop for BorrowedSession<'_> {
             tokio::spawn(async move {
                 let session = &given_up.session;
                 let _ = timeout(CANCEL, session.canceller().cancel()).await;
-                // It is answered when what is under way is over: the permit is kept until then.
+                // Answered once the running statement has ended. The permit is kept until then.
                 let _ = session.client.simple_query("").await;
                 drop(stuck);
             });
@@ -224,7 +224,7 @@ impl Drop for BorrowedSession<'_> {
         let is_last = self.sources.users.load(Ordering::Relaxed) <= 1;
         let mut idle = self.sources.idle.lock();
         if self.sources.has_few_sessions && is_last {
-            // Probes need the room.
+            // Leaves the sessions to probes.
             idle.clear();
         } else if idle.len() < MAX_IDLE {
             idle.push(self.session.clone());

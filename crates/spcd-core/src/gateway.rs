@@ -20,8 +20,8 @@ use crate::aggregator;
 use crate::diff::TableWarning;
 use crate::hash::Hasher;
 use crate::model::{
-    Connection, ConnectionKind, DesiredState, ForeignSource, Import, LaneServer, OptionValue,
-    ProbeMethod, TOUCH_OPTION, TargetHash,
+    Connection, ConnectionKind, DesiredState, ForeignSource, Import, LANE_OPTIONS, LaneServer,
+    OptionValue, ProbeMethod, TOUCH_OPTION, TargetHash,
 };
 use crate::planner::LANE_WRAPPER;
 use crate::secret::Secret;
@@ -270,7 +270,7 @@ pub fn reader_target(address: &Address) -> ForeignSource {
 
 /// Returns how every lane reaches the gateway.
 fn lane_server(address: &Address) -> LaneServer {
-    let fixed = SERVER_OPTIONS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let fixed = LANE_OPTIONS.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mapping = [
         ("user", Secret::new(address.user.clone())),
         ("password", address.password.clone()),
@@ -280,16 +280,6 @@ fn lane_server(address: &Address) -> LaneServer {
         mapping: mapping.map(|(name, value)| (name.to_owned(), value)).into(),
     }
 }
-
-/// Options of the hub's servers beside those of the address. Postgres 15 cannot be interrupted while
-/// postgres_fdw connects; fetching 100 rows at a time, its default, costs a round trip for each.
-const SERVER_OPTIONS: [(&str, &str); 5] = [
-    ("async_capable", "true"),
-    ("connect_timeout", "10"),
-    ("fetch_size", "1000"),
-    ("truncatable", "false"),
-    ("updatable", "false"),
-];
 
 /// Returns a text that differs for each configuration and each set of tables of a connection. Where it
 /// changes, the planner touches the lane: sessions connect again at their next transaction, and a new

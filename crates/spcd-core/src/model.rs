@@ -15,7 +15,8 @@ use crate::pattern::Pattern;
 use crate::secret::Secret;
 
 pub use lane::{
-    AggregatorLane, GatewayAggregator, HubUse, Lane, LaneServer, MAX_LANES, TOUCH_OPTION,
+    AggregatorLane, GatewayAggregator, HubUse, LANE_OPTIONS, Lane, LaneServer, MAX_LANES,
+    TOUCH_OPTION,
 };
 pub use mirror::{MAX_MIRROR_NAME_BYTES, Mirror, MirrorOrigin, SourceKind};
 pub use tunnel::{Ssh, Tunnel};

@@ -8,8 +8,8 @@ use crate::config::{Diagnostic, Severity, invalid_name};
 use crate::hash::Hasher;
 use crate::health::ProbeOptions;
 use crate::model::{
-    Connection, ConnectionKind, DesiredState, ForeignSource, Import, Lane, LaneServer, Mirror,
-    MirrorOrigin, OptionValue, ProbeMethod, TargetHash, UnknownInput,
+    Connection, ConnectionKind, DesiredState, ForeignSource, Import, LANE_OPTIONS, Lane,
+    LaneServer, Mirror, MirrorOrigin, OptionValue, ProbeMethod, TargetHash, UnknownInput,
 };
 use crate::pattern::Pattern;
 use crate::planner::LANE_WRAPPER;
@@ -18,16 +18,6 @@ use spcd_lang::syntax::Span;
 
 /// What is known of the sources, by mirror.
 pub type MirrorViews = BTreeMap<String, Arc<MirrorView>>;
-
-/// Options of a mirror's server that the block may replace. postgres_fdw of Postgres 15 cannot be
-/// interrupted while it connects; fetching 100 rows at a time, its default, costs a round trip for each.
-const DEFAULT_OPTIONS: [(&str, &str); 5] = [
-    ("async_capable", "true"),
-    ("connect_timeout", "10"),
-    ("fetch_size", "1000"),
-    ("truncatable", "false"),
-    ("updatable", "false"),
-];
 
 /// Maximum number of diagnostics of one mirror; the rest is counted.
 const MAX_DIAGNOSTICS: usize = 20;
@@ -359,7 +349,7 @@ fn target_of(
         follows: view.kind,
         ..ForeignSource::default()
     };
-    for (option, value) in DEFAULT_OPTIONS {
+    for (option, value) in LANE_OPTIONS {
         let value = || OptionValue {
             value: value.to_owned(),
             public: true,

@@ -9,6 +9,16 @@ use crate::secret::Secret;
 /// Maximum number of lanes of a plugin instance.
 pub const MAX_LANES: u32 = 64;
 
+/// Options of every lane's server, which the block of a mirror may replace. postgres_fdw of Postgres 15
+/// cannot be interrupted while it connects. Its default of 100 rows per fetch costs a round trip for each.
+pub const LANE_OPTIONS: [(&str, &str); 5] = [
+    ("async_capable", "true"),
+    ("connect_timeout", "10"),
+    ("fetch_size", "1000"),
+    ("truncatable", "false"),
+    ("updatable", "false"),
+];
+
 /// A foreign server of the hub that several connections of one plugin instance share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lane {

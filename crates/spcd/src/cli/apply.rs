@@ -1,6 +1,5 @@
 //! `spcd apply`
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use spcd_client::{ConnectionState, Status, states};
 
 use super::ApplyArgs;
 use super::follow::{self, WaitOutcome};
-use super::terminal;
+use super::terminal::ProgressLine;
 use crate::config::Config;
 use crate::daemon::LeaderSession;
 use crate::gateway::{ApplyOptions, Once, hub_lanes};
@@ -89,9 +88,9 @@ async fn apply(
     if args.drop_dependents {
         leader.drop_dependents();
     }
-    let mut progress = Progress::default();
-    leader.settle(|left| progress.left(left)).await?;
-    progress.end();
+    let progress = ProgressLine::default();
+    leader.settle(|left| show(&progress, left)).await?;
+    progress.clear();
     leader.resign().await;
     let session = endpoint.connect("client").await?;
     Ok(Applied {
@@ -131,35 +130,18 @@ async fn have_applied(
     }
     let ask: Option<&[String]> = if args.force { None } else { Some(&[]) };
     let id = follow::request(&session, ask).await?;
-    let mut progress = Progress::default();
+    let progress = ProgressLine::default();
     let watch = |rows: &[ConnectionState]| {
-        progress.left(rows.iter().filter(|row| !row.status.is_settled()).count());
+        let left = rows.iter().filter(|row| !row.status.is_settled());
+        show(&progress, left.count());
     };
     let ended = follow::follow(&mut session, id, None, LIMIT, watch).await?;
-    progress.end();
+    progress.clear();
     Ok(match ended {
         WaitOutcome::Settled(rows, _) | WaitOutcome::TimedOut(rows) => rows,
     })
 }
 
-/// Line on the terminal with the number of remaining jobs.
-#[derive(Default)]
-struct Progress {
-    shown: Option<usize>,
-}
-
-impl Progress {
-    fn left(&mut self, left: usize) {
-        if self.shown != Some(left) && std::io::stderr().is_terminal() {
-            terminal::control_stderr(terminal::CLEAR_LINE);
-            eprint!("{left} connections in progress");
-            self.shown = Some(left);
-        }
-    }
-
-    fn end(&self) {
-        if self.shown.is_some() {
-            terminal::control_stderr(terminal::CLEAR_LINE);
-        }
-    }
+fn show(progress: &ProgressLine, left: usize) {
+    progress.show(&format!("{left} connections in progress"));
 }

@@ -9,6 +9,9 @@ use tokio_postgres::Client;
 
 use spcd_postgres::connection::Session;
 
+/// Exit code after a time-out.
+pub const TIME_OUT: u8 = 3;
+
 /// Result of waiting.
 pub enum WaitOutcome {
     /// All connections are settled. Holds their rows and the request's error.

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::error::{DbError, ErrorPosition};
 use tokio_postgres::{AsyncMessage, SimpleQueryMessage};
 
-use super::terminal;
+use super::terminal::{self, ProgressLine};
 use super::{Output, QueryArgs};
 use crate::config::Config;
 use crate::daemon::LeaderSession;
@@ -68,8 +68,12 @@ async fn query(
         }
     };
     client.set_timeout(args.timeout);
-    let progress = Progress::default();
-    progress.show_on(&mut client);
+    let progress = ProgressLine::default();
+    let line = progress.clone();
+    client.on_wait(move |progress| match progress.waiting.is_empty() {
+        true => line.clear(),
+        false => line.show(&progress.to_string()),
+    });
     let (text, failed) = match (args.sql, &args.file) {
         (Some(sql), _) => (sql, FAILED),
         (None, Some(path)) if path.as_os_str() != "-" => {
@@ -399,36 +403,6 @@ fn is_lost(error: &Error) -> bool {
         || error
             .code()
             .is_some_and(|code| code.code().starts_with("57P"))
-}
-
-/// Progress line on the terminal while waiting.
-#[derive(Clone, Default)]
-struct Progress {
-    shown: Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Progress {
-    fn show_on(&self, client: &mut Client) {
-        if !io::stderr().is_terminal() {
-            return;
-        }
-        let shown = self.shown.clone();
-        client.on_wait(move |progress| {
-            shown.store(true, std::sync::atomic::Ordering::Relaxed);
-            if progress.waiting.is_empty() {
-                terminal::control_stderr(terminal::CLEAR_LINE);
-            } else {
-                terminal::control_stderr(terminal::CLEAR_LINE);
-                eprint!("{progress}");
-            }
-        });
-    }
-
-    fn clear(&self) {
-        if self.shown.swap(false, std::sync::atomic::Ordering::Relaxed) {
-            terminal::control_stderr(terminal::CLEAR_LINE);
-        }
-    }
 }
 
 /// Returns standard output for results. Formats for programs keep the data unchanged.

@@ -8,13 +8,10 @@ use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
 use super::ReconnectArgs;
-use super::follow::{self, WaitOutcome};
+use super::follow::{self, TIME_OUT, WaitOutcome};
 use super::health::{self, SourceHealth};
 use crate::settings::Settings;
 use spcd_postgres::connection::Session;
-
-/// Exit code after a time-out.
-const TIME_OUT: u8 = 3;
 
 /// Resumes paused connections and tries their sources at once, also after failures. Prints the results.
 pub async fn reconnect(settings: &Settings, args: ReconnectArgs) -> anyhow::Result<ExitCode> {

@@ -4,6 +4,8 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use spcd_core::terminal::escape_controls;
 use unicode_width::UnicodeWidthStr as _;
@@ -17,6 +19,10 @@ macro_rules! println {
         $crate::cli::terminal::to_stdout(format_args!("{}\n", format_args!($($arg)*)))
     };
 }
+#[allow(
+    unused_macros,
+    reason = "without it, `eprint!` would be that of the standard library"
+)]
 macro_rules! eprint {
     ($($arg:tt)*) => { $crate::cli::terminal::to_stderr(format_args!($($arg)*)) };
 }
@@ -26,8 +32,7 @@ macro_rules! eprintln {
     };
 }
 
-/// Clears the progress line.
-pub const CLEAR_LINE: &str = "\r\x1b[K";
+const CLEAR_LINE: &str = "\r\x1b[K";
 /// Clears the screen.
 pub const CLEAR_SCREEN: &str = "\x1b[2J";
 
@@ -49,6 +54,29 @@ pub fn control_stderr(sequences: &str) {
 /// Like [`control_stderr`], to standard output.
 pub fn control_stdout(sequences: &str) {
     let _ = io::stdout().write_all(sequences.as_bytes());
+}
+
+/// A line on standard error that shows progress, if that is a terminal. A clone is the same line.
+#[derive(Debug, Clone, Default)]
+pub struct ProgressLine {
+    is_shown: Arc<AtomicBool>,
+}
+
+impl ProgressLine {
+    /// Replaces the line.
+    pub fn show(&self, text: &str) {
+        if io::stderr().is_terminal() {
+            self.is_shown.store(true, Relaxed);
+            control_stderr(&format!("{CLEAR_LINE}{}", escape_controls(text)));
+        }
+    }
+
+    /// Clears the line, if it is shown.
+    pub fn clear(&self) {
+        if self.is_shown.swap(false, Relaxed) {
+            control_stderr(CLEAR_LINE);
+        }
+    }
 }
 
 /// Returns standard output. Output `for_programs` is escaped only on a terminal.

@@ -6,14 +6,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::error::SqlState;
 
-use super::follow::{self, WaitOutcome};
+use super::follow::{self, TIME_OUT, WaitOutcome};
 use super::{RefreshArgs, WaitArgs};
 use crate::cluster::ClusterError;
 use crate::settings::Settings;
 use spcd_postgres::connection::{ConnectError, Session};
-
-/// Exit code after a time-out.
-const TIME_OUT: u8 = 3;
 
 /// Interval between checks for the daemon's schema.
 const LOOK: Duration = Duration::from_millis(50);

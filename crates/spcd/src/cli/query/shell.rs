@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use super::completion::Completions;
 use super::meta::{self, MetaCommand};
-use super::{Cancel, Failure, Progress, describe, execute, look, tag};
+use super::{Cancel, Failure, ProgressLine, describe, execute, look, tag};
 use crate::cli::Output;
 use crate::settings::Settings;
 
@@ -22,7 +22,7 @@ pub async fn run(
     settings: &Settings,
     mut client: Client,
     cancel: Cancel,
-    progress: Progress,
+    progress: ProgressLine,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let mut editor: Editor<Completions, FileHistory> = Editor::new()?;
@@ -100,7 +100,7 @@ fn is_missing(error: &Error) -> bool {
 
 struct Shell {
     cancel: Cancel,
-    progress: Progress,
+    progress: ProgressLine,
     output: Output,
     /// The format that `\x` returns to.
     before_expanded: Output,

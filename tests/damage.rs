@@ -196,3 +196,50 @@ async fn hand_damage_under_an_aggregator_is_mended_or_refused_and_never_loops() 
     eprintln!("{damages} damages, {passes} passes");
     world.spcd.stop();
 }
+
+/// The member is not mended before its block is; until then the daemon rests.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_renamed_while_its_block_is_broken_makes_few_passes() {
+    let mut world = World::new().await;
+    let (shape, rows) = (
+        value(&world.hub.url, SHAPE).await,
+        value(&world.hub.url, ROWS).await,
+    );
+    let good = std::fs::read_to_string(world.spcd.config_dir().join("m1.spc")).unwrap();
+    for (n, damage) in [
+        "ALTER FOREIGN TABLE m1.t RENAME TO renamed",
+        "ALTER FOREIGN TABLE m1.t RENAME COLUMN note TO renamed",
+        "ALTER SERVER m1 RENAME TO renamed_server",
+        "ALTER SCHEMA m1 RENAME TO renamed_schema",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        world
+            .spcd
+            .write("m1.spc", &good.replace("  host ", "  frob = 1\n  host "));
+        until(&world.hub.url, &["all ready", "m1 error", "m2 ready"]).await;
+        // The aggregator's own damage has it look at its members.
+        let both = format!("DROP VIEW \"all\".u; {damage}");
+        query(&world.hub.url, &both).await;
+        let before = world.passes();
+        // The block's error is the answer, at once, and not a wait without end.
+        let asked = world.spcd.spcd(&["refresh", "--wait"]);
+        assert_eq!(asked.code, 1, "{damage}: {asked:?}");
+        assert!(asked.stderr.contains("frob"), "{damage}: {asked:?}");
+        world.settled(LOOK, damage).await;
+        // Something else is still served.
+        world.spcd.write(&format!("new{n}.spc"), "# nothing\n");
+        world.settled(LOOK, damage).await;
+        let passes = world.passes() - before;
+        assert!(passes < 5 * PASSES, "{passes} passes: {damage}");
+
+        world.spcd.write("m1.spc", &good);
+        assert_eq!(world.spcd.spcd(&["wait"]).code, 0, "{damage}");
+        query(&world.hub.url, CLEAR).await;
+        assert_eq!(world.settled(ASK, damage).await, "", "{damage}");
+        assert_eq!(value(&world.hub.url, SHAPE).await, shape, "{damage}");
+        assert_eq!(value(&world.hub.url, ROWS).await, rows, "{damage}");
+    }
+    world.spcd.stop();
+}

@@ -168,3 +168,38 @@ async fn grants_and_comments_on_an_aggregators_views_are_kept() {
     }
     spcd.stop();
 }
+
+/// The catalog goes on saying something about them: an empty list, a number for "not set".
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_user_took_back_protects_nothing() {
+    let (hub, source) = (shared().database().await, shared().database().await);
+    query(
+        &source.url,
+        "CREATE TABLE granted (id integer); CREATE TABLE t (id integer, granted text, counted text, set text)",
+    )
+    .await;
+    query(&hub.url, "CREATE ROLE former_reader").await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    query(
+        &hub.url,
+        "GRANT SELECT ON a.granted TO former_reader; REVOKE SELECT ON a.granted FROM former_reader;
+         GRANT SELECT (granted) ON a.t TO former_reader; REVOKE SELECT (granted) ON a.t FROM former_reader;
+         ALTER FOREIGN TABLE a.t ALTER COLUMN counted SET STATISTICS 100;
+         ALTER FOREIGN TABLE a.t ALTER COLUMN counted SET STATISTICS -1;
+         ALTER FOREIGN TABLE a.t ALTER COLUMN set SET (n_distinct = 10);
+         ALTER FOREIGN TABLE a.t ALTER COLUMN set RESET (n_distinct)",
+    )
+    .await;
+    let kept = "SELECT (SELECT relacl IS NOT NULL FROM pg_class WHERE oid = 'a.granted'::regclass)";
+    assert_eq!(value(&hub.url, kept).await, "t");
+    query(
+        &source.url,
+        "DROP TABLE granted; ALTER TABLE t DROP COLUMN granted, DROP COLUMN counted, DROP COLUMN set",
+    )
+    .await;
+    refresh(&spcd, "a");
+    assert_eq!(warnings(&hub, "a").await, "");
+    assert_eq!(relations(&hub, "a").await, ["t"]);
+    assert_eq!(columns(&hub.url, "a.t").await, ["id integer"]);
+    spcd.stop();
+}

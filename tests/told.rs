@@ -1,7 +1,7 @@
 //! What commands say where there is no daemon, no connection, or no such name.
 
-use crate::support::hub::{made_by, serving, until};
-use crate::support::{Spcd, shared};
+use crate::support::hub::{made_by, postgres, serving, until};
+use crate::support::{Spcd, finish, shared};
 
 #[test]
 fn commands_that_only_look_make_no_private_cluster() {
@@ -140,4 +140,46 @@ async fn commands_say_what_is_missing_and_what_to_do() {
     let apply = spcd.spcd(&["apply"]);
     assert_eq!(apply.code, 1, "{apply:?}");
     until(&hub.url, &["a error"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_with_other_directories_beside_a_daemon_says_whose_files_are_applied() {
+    let hub = shared().database().await;
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    let other = Spcd::new(&hub.url);
+    other.write("b.spc", &postgres("b", &source));
+    let applied = other.spcd(&["apply"]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let own = spcd.config_dir();
+    assert!(
+        (applied.stderr).contains("a daemon leads, and applies its own files")
+            && applied.stderr.contains(own.to_str().unwrap()),
+        "{applied:?}"
+    );
+    for flag in ["--adopt-config", "--drop-dependents"] {
+        let refused = other.spcd(&["apply", flag]);
+        assert_eq!(refused.code, 1, "{refused:?}");
+        assert!(refused.stderr.contains("stop it first"), "{refused:?}");
+    }
+    until(&hub.url, &["a ready"]).await;
+    spcd.stop();
+}
+
+#[test]
+fn the_readme_names_the_directory_that_is_read() {
+    let spcd = Spcd::with_private_cluster();
+    let mut check = spcd.command(&["check"]);
+    check.env_remove("SPCD_CONFIG");
+    let told = finish(check);
+    let is_root = nix::unistd::geteuid().is_root();
+    let dir = match is_root {
+        true => "/etc/spcd/conf.d",
+        false => "~/.config/spcd/conf.d",
+    };
+    let home = spcd.home();
+    let read = dir.replace('~', home.to_str().unwrap());
+    assert!(told.stderr.contains(&read), "{told:?}");
+    let readme = include_str!("../README.md");
+    assert!(readme.contains(&format!("`{dir}`")));
 }

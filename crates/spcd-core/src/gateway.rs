@@ -1,9 +1,9 @@
-//! The gateway: a Postgres of its own for wrappers that must not run in the hub.
+//! The gateway: a separate Postgres for wrappers that must not run in the hub.
 //!
-//! A connection whose wrapper runs there is two connections. In the gateway it is what it would be
-//! in a hub: extension, server, mapping, foreign tables. In the hub it is a connection to another
-//! Postgres, the gateway, whose schema of the same name is imported by postgres_fdw. So everything
-//! that holds for connections holds for both sides, and nothing is decided twice.
+//! A connection whose wrapper runs there becomes two connections. In the gateway it has what it would
+//! have in a hub: extension, server, mapping, foreign tables. In the hub it is a connection to another
+//! Postgres, the gateway, whose schema of the same name postgres_fdw imports. The rules for connections
+//! thus apply to both sides.
 
 mod aggregators;
 mod hub_aggregators;
@@ -49,38 +49,38 @@ pub struct Address {
 pub struct GatewayRow {
     /// Its status.
     pub status: Status,
-    /// The error, where that is its status.
+    /// Its error, for the status `error`.
     pub error: Option<String>,
     /// Its warnings.
     pub warnings: Vec<String>,
-    /// The tables that it has left out.
+    /// The tables that were left out.
     pub left_out: Vec<TableWarning>,
-    /// The hash of the target that its tables were made from.
+    /// Hash of the target of its tables.
     pub target_hash: Option<String>,
     /// The hash of its tables' shapes.
     pub schema_hash: Option<String>,
-    /// What an aggregator has in `connections`.
+    /// Patterns of an aggregator.
     pub connections: Vec<String>,
-    /// What an aggregator shows; `None` for all others.
+    /// Members of an aggregator; `None` for other connections.
     pub members: Option<Vec<String>>,
 }
 
-/// The gateway as the hub knows it.
+/// The gateway's state, as the hub knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayView {
-    /// How it is reached; `None` until it is there.
+    /// Address; `None` until the gateway has started.
     pub address: Option<Address>,
-    /// What is there, by connection.
+    /// Rows by connection.
     pub rows: BTreeMap<String, GatewayRow>,
-    /// Reason it cannot be reached.
+    /// Why the gateway cannot be reached.
     pub error: Option<String>,
-    /// Why it cannot be written. What it has can be read.
+    /// Why the gateway cannot be written. Its tables can be read.
     pub write_error: Option<String>,
 }
 
 impl GatewayView {
-    /// Whether the hub may have something to do that it had not when the gateway was as `before`. While a
-    /// connection is under way in the gateway, the hub waits.
+    /// Whether the difference to `before` may change the hub's plan. While the gateway changes a connection,
+    /// the hub waits.
     pub fn differs_for_hub(&self, before: &Self) -> bool {
         let differs = |(name, row): (&String, &GatewayRow)| {
             let is_settled = matches!(row.status, Status::Ready | Status::Error | Status::Disabled);
@@ -108,7 +108,7 @@ pub fn is_in_gateway(connection: &Connection) -> bool {
     connection.kind == ConnectionKind::Plugin && connection.in_gateway
 }
 
-/// Returns the connections of the gateways that the hub is to read, as its desired state has them.
+/// Returns the connections that the hub reads in gateways, according to its desired state.
 fn read_by_hub(desired: &DesiredState) -> BTreeSet<String> {
     let connections = || desired.connections.values();
     let lanes = connections().flat_map(|connection| {
@@ -122,7 +122,8 @@ fn read_by_hub(desired: &DesiredState) -> BTreeSet<String> {
         .collect()
 }
 
-/// Leaves what a gateway is to hold. A connection whose block has an error keeps what it has.
+/// Reduces the desired state to what belongs to a gateway. A connection whose block has an error keeps its
+/// objects.
 pub fn keep_gateway_part(desired: &mut DesiredState, gateways: &Gateways, index: usize) {
     desired.hub_use = gateways.hub_use(index);
     let mut lanes = DesiredLanes::of(desired, gateways.hub.as_deref());
@@ -142,7 +143,7 @@ pub fn keep_gateway_part(desired: &mut DesiredState, gateways: &Gateways, index:
     desired.database.manage_search_path = Some(false);
 }
 
-/// Returns a connection whose wrapper runs in the gateway as the hub is to have it.
+/// Returns the hub's part of a connection whose wrapper runs in the gateway.
 fn hub_part(connection: &Connection, gateway: &Gateway, lanes: &LanesOf) -> Connection {
     let view = &*gateway.view;
     let mut part = connection.clone();
@@ -182,8 +183,8 @@ fn hub_part(connection: &Connection, gateway: &Gateway, lanes: &LanesOf) -> Conn
     part
 }
 
-/// Returns what a connection is in the hub until the gateway has its tables: a target without the
-/// wrapper and its options, which nothing in the hub may use, not even a probe.
+/// Returns the hub's part of a connection until the gateway has its tables. Its target has no wrapper and
+/// no options, since nothing in the hub may use them, not even a probe.
 fn waiting_target(target: &ForeignSource, gateway: &Gateway) -> Result<ForeignSource, String> {
     if let Some(error) = &gateway.view.write_error {
         return Err(format!("{} cannot write: {error}", gateway.title()));
@@ -198,7 +199,7 @@ fn waiting_target(target: &ForeignSource, gateway: &Gateway) -> Result<ForeignSo
     })
 }
 
-/// Returns what a connection is in the hub: tables of postgres_fdw over those of the gateway.
+/// Returns the hub's part of a connection: tables of postgres_fdw over those of the gateway.
 fn hub_target(
     connection: &Connection,
     target: &ForeignSource,
@@ -212,7 +213,7 @@ fn hub_target(
         ..Import::default()
     };
     let mut source = hub_source(address, target.requires.clone(), import);
-    // The connections of a static plugin have the same tables, and the gateway has made them already.
+    // The connections of a static plugin have the same tables, which exist in the gateway already.
     source.shared_shape = row.schema_hash.clone().filter(|_| !target.dynamic);
     let version = OptionValue {
         value: version(connection, row),
@@ -236,7 +237,7 @@ fn hub_source(address: &Address, requires: BTreeSet<String>, import: Import) -> 
         mapping: like.mapping,
         ask_options: [("keep_connections".to_owned(), "off".to_owned())].into(),
         import: Import {
-            // It is asked when the gateway's tables change.
+            // Refreshed when the gateway's tables change.
             refresh_interval: Some(0),
             ..import
         },
@@ -268,7 +269,7 @@ pub fn reader_target(address: &Address) -> ForeignSource {
     }
 }
 
-/// Returns how every lane reaches the gateway.
+/// Returns the server and mapping of every lane to the gateway.
 fn lane_server(address: &Address) -> LaneServer {
     let fixed = LANE_OPTIONS.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mapping = [
@@ -281,10 +282,9 @@ fn lane_server(address: &Address) -> LaneServer {
     }
 }
 
-/// Returns a text that differs for each configuration and each set of tables of a connection. Where it
-/// changes, the planner touches the lane: sessions connect again at their next transaction, and a new
-/// session of the wrapper reads the configuration as it is now, where an old one would keep the first
-/// that it read.
+/// Returns a text that differs for each configuration and each set of tables of a connection. When it
+/// changes, the planner touches the lane, so that sessions reconnect at their next transaction. A wrapper
+/// reads the configuration only once per session.
 fn version(connection: &Connection, row: &GatewayRow) -> String {
     let mut hasher = Hasher::default();
     hasher.put(connection.target_hash());
@@ -296,8 +296,8 @@ fn version(connection: &Connection, row: &GatewayRow) -> String {
     format!("spcd hub {}", hash.get(..12).unwrap_or(&hash))
 }
 
-/// Replaces the connections whose wrappers run in a gateway by what the hub is to have of them.
-/// Each is rebuilt only when its configuration or what is known of its gateway differs.
+/// Replaces the connections whose wrappers run in a gateway by the hub's parts of them. Rebuilds a part
+/// only if its configuration or the known state of its gateway differs.
 #[derive(Debug, Default)]
 pub struct HubParts {
     gateways: Arc<Gateways>,
@@ -308,7 +308,7 @@ pub struct HubParts {
     members: BTreeMap<String, Vec<String>>,
 }
 
-/// A connection of the files, and what the hub is to have of it.
+/// A connection of the files, and the hub's part of it.
 #[derive(Debug)]
 struct HubPart {
     of: Arc<Connection>,
@@ -328,7 +328,7 @@ struct LanesOf {
 }
 
 impl HubParts {
-    /// Replaces them; returns whether there are any.
+    /// Replaces the connections. Returns whether there are any.
     pub fn apply(&mut self, desired: &mut DesiredState, gateways: &Arc<Gateways>) -> bool {
         let before = std::mem::take(&mut self.parts);
         self.members = members(desired);
@@ -367,7 +367,7 @@ impl HubParts {
         !self.is_empty()
     }
 
-    /// Whether what is known of a connection in its gateway is what it was.
+    /// Whether the known state of a connection in its gateway is unchanged.
     fn is_same(&self, gateways: &Gateways, index: usize, name: &str) -> bool {
         let (Some(before), Some(now)) = (self.gateways.list.get(index), gateways.list.get(index))
         else {
@@ -396,7 +396,7 @@ impl HubParts {
         }
     }
 
-    /// Whether there are none.
+    /// Whether no connection's wrapper runs in a gateway.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
@@ -406,8 +406,8 @@ impl HubParts {
         self.parts.keys().map(String::as_str)
     }
 
-    /// Returns the connections of the gateways that a request names, in byte order: an aggregator stands
-    /// for its members. `None` names all.
+    /// Returns the connections of the gateways that a request names, in byte order. An aggregator stands for
+    /// its members, `None` for all connections.
     pub fn named(&self, names: Option<&[String]>) -> Vec<String> {
         let Some(names) = names else {
             return self.parts.keys().cloned().collect();
@@ -422,7 +422,7 @@ impl HubParts {
         named.into_iter().cloned().collect()
     }
 
-    /// Returns what the hub is about to read, with the servers, as far as they are known.
+    /// Returns the connections and schemas that the hub will read, with their servers if known.
     pub fn servers_to_read(&self, desired: &DesiredState) -> BTreeMap<String, Option<String>> {
         let server = |name: String| {
             let server = self.servers.get(&name).cloned();

@@ -1,8 +1,8 @@
 //! Aggregators in the gateway.
 //!
-//! An aggregator whose members are all of one plugin in the gateway is divided into lanes. For each lane
-//! the gateway has an aggregator over the members of that lane. The hub has a foreign table over each of
-//! its views, and one view over these, which reads them at once.
+//! An aggregator whose members all belong to one plugin in the gateway is divided into lanes. For each
+//! lane the gateway has an aggregator over that lane's members. The hub has a foreign table over each of
+//! its views, and one view over the foreign tables, which reads them concurrently.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::diff::MAX_NAME_BYTES;
 use crate::hash::hash;
 use crate::model::{AggregatorLane, Connection, ConnectionKind, DesiredState, ForeignSource, Lane};
 
-/// Lane of an aggregator, as the files want it.
+/// Desired lane of an aggregator.
 #[derive(Debug)]
 pub(super) struct DesiredLane {
     pub(super) lane: Lane,
     /// Name of the aggregator in the gateway, and of its schema.
     pub(super) schema: String,
     pub(super) members: Vec<String>,
-    /// What the aggregator in the gateway has in `connections`.
+    /// Patterns of the aggregator in the gateway.
     patterns: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl DesiredLane {
     }
 }
 
-/// Returns the lanes of each aggregator that is to be in the gateway.
+/// Returns the lanes of each aggregator that belongs in the gateway.
 pub(super) fn desired_lanes(
     desired: &DesiredState,
     counts: &BTreeMap<String, u32>,
@@ -62,14 +62,14 @@ pub(super) fn desired_lanes(
     all
 }
 
-/// Returns the group of lanes that all members have in common; `None` if there is none, or if one of them
-/// is not in the gateway.
+/// Returns the group of lanes that all members share; `None` if there is none, or if a member is not in the
+/// gateway.
 fn common_group(members: &[&Arc<Connection>]) -> Option<String> {
     let first = members.first()?;
     let is_alike = |member: &&Arc<Connection>| {
         is_in_gateway(member) && member.plugin_instance == first.plugin_instance
     };
-    // One whose block has an error shows what it had.
+    // An aggregator whose block has an error keeps its members.
     let mut wrappers: Vec<&str> = (members.iter())
         .filter_map(|member| Some(member.target.as_ref().ok()?.wrapper.as_str()))
         .collect();
@@ -93,7 +93,7 @@ fn lanes(
         .map(|(n, (number, members))| {
             let members: Vec<String> = members.into_iter().map(str::to_owned).collect();
             let mut patterns = members.clone();
-            // Connections whose files cannot be read now stay members of the first.
+            // Connections whose files cannot be read now stay members of the first lane.
             if let (0, ConnectionKind::Aggregator { patterns: all, .. }) = (n, &aggregator.kind) {
                 patterns.extend(all.iter().cloned());
             }
@@ -112,7 +112,7 @@ fn lanes(
         .collect()
 }
 
-/// Returns the name of an aggregator's lane in the gateway. No connection's name may begin like this.
+/// Returns the name of an aggregator's lane in the gateway. Its prefix is reserved.
 fn lane_schema(aggregator: &str, number: u32) -> String {
     let name = format!("spcd_lane_{number}_{aggregator}");
     match name.len() <= MAX_NAME_BYTES {
@@ -121,7 +121,7 @@ fn lane_schema(aggregator: &str, number: u32) -> String {
     }
 }
 
-/// Returns the aggregators that the gateway is to have.
+/// Returns the desired aggregators of the gateway.
 pub(super) fn gateway_aggregators(
     desired: &DesiredState,
     lanes: BTreeMap<String, Vec<DesiredLane>>,
@@ -143,8 +143,7 @@ pub(super) fn gateway_aggregators(
     lanes.into_iter().flat_map(of_aggregator).collect()
 }
 
-/// Returns a lane as the gateway has it, without its source; `None` if the gateway does not have it as
-/// the files want it.
+/// Returns a lane as the gateway has it, without its source; `None` if it differs from the desired one.
 pub(super) fn aggregator_lane(lane: &DesiredLane, row: &GatewayRow) -> Option<AggregatorLane> {
     let mut patterns = row.connections.clone();
     patterns.sort();

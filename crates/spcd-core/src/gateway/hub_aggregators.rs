@@ -1,4 +1,4 @@
-//! Aggregators of the gateways, as the hub is to have them.
+//! The hub's parts of aggregators in gateways.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,7 @@ use crate::model::{
     UnknownTypePolicy,
 };
 
-/// Returns an aggregator of the gateways as the hub is to have it. `parts` are the hub's parts of its
-/// members.
+/// Returns the hub's part of an aggregator in gateways. `parts` are those of its members.
 pub(super) fn hub_aggregator(
     aggregator: &Connection,
     lanes: &[DesiredLane],
@@ -36,7 +35,7 @@ pub(super) fn hub_aggregator(
         part.target = Err(error);
         return part;
     }
-    // A member whose new configuration the gateway does not have yet has no target of the hub.
+    // A member has no target in the hub until the gateway has its new configuration.
     let members = lanes.iter().flat_map(|lane| &lane.members);
     let is_stale = |name: &String| {
         let member = parts.get(name.as_str());
@@ -62,7 +61,7 @@ pub(super) fn hub_aggregator(
     part
 }
 
-/// What the sources of an aggregator's lanes have in common.
+/// Common part of the sources of an aggregator's lanes.
 struct Like {
     requires: BTreeSet<String>,
     unknown_types: Option<UnknownTypePolicy>,
@@ -84,7 +83,7 @@ impl Like {
         }
     }
 
-    /// Returns how to ask a gateway for the views in a schema.
+    /// Returns the source for importing the views of a schema of the gateway.
     fn source(&self, gateway: &Gateway, schema: &str) -> ForeignSource {
         let import = Import {
             schema: schema.to_owned(),

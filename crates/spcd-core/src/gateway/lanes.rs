@@ -1,7 +1,7 @@
-//! Which lane a connection uses.
+//! Chooses the lane of a connection.
 //!
-//! A session of the gateway holds the library of one wrapper only: the lanes of each plugin instance and
-//! wrapper are their own.
+//! A session of the gateway loads the library of one wrapper only, so each plugin instance and wrapper has
+//! its own lanes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,8 @@ use crate::model::{Connection, ConnectionKind, DesiredState, Lane, MAX_LANES};
 
 use super::is_in_gateway;
 
-/// Number of lanes of a plugin instance that an aggregator shows: calls of an API wait, and lanes are read
-/// at once.
+/// Default number of lanes of a plugin instance with an aggregator. Calls of an API mostly wait, and lanes
+/// are read concurrently.
 const LANES_OF_AGGREGATED: u32 = 8;
 
 /// Longest part of a plugin instance's name in the names of its servers: with prefix, hash and number
@@ -31,7 +31,7 @@ pub(super) fn lane_counts(desired: &DesiredState) -> BTreeMap<String, u32> {
         let count = counts
             .entry(connection.plugin_instance.clone())
             .or_default();
-        // The definition is that of the plugin instance; a block with an error does not show it.
+        // A connection whose block has an error does not have its plugin's definition.
         *count = count.or(connection
             .target
             .as_ref()
@@ -55,7 +55,7 @@ pub(super) fn lane_group(instance: &str, wrapper: &str) -> String {
     format!("spcd_gateway_{readable}_{}", &hash[..8])
 }
 
-/// Returns the lane of a new connection. The others of its plugin instance do not change it.
+/// Returns the lane of a new connection. It does not depend on other connections.
 pub(super) fn lane_of(connection: &Connection, wrapper: &str, count: u32) -> Lane {
     Lane {
         group: lane_group(&connection.plugin_instance, wrapper),
@@ -68,9 +68,9 @@ pub(super) fn lane_of(connection: &Connection, wrapper: &str, count: u32) -> Lan
     }
 }
 
-/// Spreads names over lanes, so that none has more than its share. Each name gets the lane that suits it
-/// best among those with room, so that a name that comes or goes moves few others. Lanes without names are
-/// left out.
+/// Distributes names over lanes, so that none has more than its share. Each name gets the lane that ranks
+/// highest for it among those with room, so that adding or removing a name moves few others. Omits lanes
+/// without names.
 pub(super) fn spread<'a>(names: &[&'a str], count: u32) -> BTreeMap<u32, Vec<&'a str>> {
     let count = count.clamp(1, MAX_LANES);
     let share = names.len().div_ceil(count as usize);
@@ -83,8 +83,8 @@ pub(super) fn spread<'a>(names: &[&'a str], count: u32) -> BTreeMap<u32, Vec<&'a
     lanes
 }
 
-/// Returns all lanes, the one that suits a name best first. Another number of lanes changes the order of
-/// the others as little as possible (rendezvous hashing).
+/// Returns all lanes in the order of their rank for a name (rendezvous hashing). A change of their number
+/// does not reorder the others.
 fn preferred_lanes(name: &str, count: u32) -> Vec<u32> {
     let mut lanes: Vec<u32> = (0..count.clamp(1, MAX_LANES)).collect();
     lanes.sort_by_cached_key(|lane| Reverse(hash([name, &lane.to_string()])));

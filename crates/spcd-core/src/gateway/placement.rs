@@ -1,8 +1,8 @@
-//! Which gateway a lane leads to, where there are several.
+//! Chooses the gateway of a lane if there are several.
 //!
-//! Rendezvous hashing ranks the gateways for each lane; the first one that is not away has it. A gateway
-//! that comes back is given lanes only after it has answered for as long as it may be away, so that one
-//! that comes and goes moves no lane. Its tables are made meanwhile.
+//! Rendezvous hashing ranks the gateways for each lane. The lane leads to the first one that is not away. A
+//! gateway that returns gets lanes only after it has answered for as long as it may be away, so that an
+//! unstable gateway moves no lane. Its tables are created in the meantime.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,24 +12,24 @@ use super::GatewayView;
 use crate::hash::hash;
 use crate::model::HubUse;
 
-/// Options of a lane's server that tell to which gateway it leads.
+/// Options of a lane's server that identify its gateway.
 const PLACE_OPTIONS: [&str; 3] = ["host", "port", "dbname"];
 
-/// How a gateway stands to the others. One for which nothing is known yet has just begun to be silent.
+/// Availability of a gateway. The initial value is that of one that has just stopped answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Standing {
-    /// It has answered for long.
+    /// It has answered for longer than the patience.
     Settled,
-    /// It answers, or has been silent for a short time only.
+    /// It answers, or stopped answering a short time ago.
     #[default]
     Present,
-    /// It was away, and answers again.
+    /// It was away and answers again, for a short time.
     Returning,
-    /// It has been silent for so long that its lanes are made on others.
+    /// It has not answered for longer than the patience. Other gateways take over its lanes.
     Away,
 }
 
-/// Turns answers and silence of a gateway into its [`Standing`]. Times are in milliseconds.
+/// Derives a gateway's [`Standing`] from its answers. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PresenceRecord {
     answers: bool,
@@ -38,7 +38,7 @@ pub struct PresenceRecord {
 }
 
 impl PresenceRecord {
-    /// Starts with a gateway that has not answered yet.
+    /// Returns the state of a gateway that has not answered yet.
     pub fn new(now: u64) -> Self {
         Self {
             since: now,
@@ -54,14 +54,14 @@ impl PresenceRecord {
         }
     }
 
-    /// Forgets how long the gateway has been silent or has answered: no session was tried meanwhile.
+    /// Resets the time since the last change, after a period without attempts to connect.
     pub fn restart(&mut self, now: u64) {
         self.is_away = false;
         self.since = now;
     }
 
-    /// Returns the standing. `patience` is how long a gateway may be silent, and how long one that was
-    /// away must answer.
+    /// Returns the standing. `patience` is the time after which a gateway that does not answer is away, and
+    /// after which one that returns has settled.
     pub fn standing(&mut self, now: u64, patience: u64) -> Standing {
         let is_long = now.saturating_sub(self.since) >= patience;
         if is_long {
@@ -76,21 +76,21 @@ impl PresenceRecord {
     }
 }
 
-/// A gateway, as far as it is known.
+/// Known state of a gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gateway {
-    /// Its host, port and database, from which its lanes follow. Empty where there is only one.
+    /// Its host, port and database, which determine its lanes. Empty if there is only one gateway.
     pub name: String,
-    /// Options of the hub's servers that lead to it. Unused where there is only one.
+    /// Options of the hub's servers that lead to it. Unused if there is only one gateway.
     pub options: BTreeMap<String, String>,
-    /// Whether lanes may lead to it.
+    /// Its availability.
     pub standing: Standing,
-    /// What it has.
+    /// Its rows.
     pub view: Arc<GatewayView>,
 }
 
 impl Gateway {
-    /// Returns how messages call it.
+    /// Returns its name in messages.
     pub fn title(&self) -> String {
         match self.name.as_str() {
             "" => "the gateway".to_owned(),
@@ -105,12 +105,12 @@ impl Gateway {
     }
 }
 
-/// Lanes of the hub, and what they read.
+/// Lanes of the hub, and the connections that they read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HubLanes {
     /// Server by which the hub reads a connection, or the schema of an aggregator's lane.
     pub servers: BTreeMap<String, String>,
-    /// The same for those that the hub is about to read; `None` where the server is not known.
+    /// The same for those that the hub will read; `None` if the server is not known.
     pub to_read: BTreeMap<String, Option<String>>,
     /// Options of each server that exists.
     pub options: BTreeMap<String, BTreeMap<String, String>>,
@@ -126,7 +126,7 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// Returns a single one, and a hub of which nothing is known.
+    /// Returns a single gateway, and a hub of which nothing is known.
     pub fn single(view: Arc<GatewayView>) -> Self {
         Self {
             list: vec![Gateway {
@@ -137,18 +137,18 @@ impl Gateways {
         }
     }
 
-    /// Whether a lane has a choice.
+    /// Whether there are several gateways.
     pub fn are_several(&self) -> bool {
         self.list.len() > 1
     }
 
-    /// Returns the gateway to which a lane is to lead.
+    /// Returns the gateway to which a lane should lead.
     pub fn place(&self, server: &str) -> usize {
         let ranked = self.ranked(server);
         let is_away =
             |index: usize| matches!(self.standing(index), Standing::Away | Standing::Returning);
         let current = self.current(server);
-        // One that answers again keeps the lanes that it still has.
+        // A returning gateway keeps the lanes that still lead to it.
         let can_stay = |index: &usize| self.standing(*index) != Standing::Away;
         if let Some(current) = current.filter(can_stay) {
             let better = ranked.iter().take_while(|index| **index != current);
@@ -156,12 +156,12 @@ impl Gateways {
             return settled.next().copied().unwrap_or(current);
         }
         let present = ranked.iter().copied().find(|index| !is_away(*index));
-        // Where all are away, there is nothing to gain.
+        // If all are away, moving the lane gains nothing.
         present.or(current).or(ranked.first().copied()).unwrap_or(0)
     }
 
-    /// Whether a gateway is to have what a lane reads: because the lane leads to it or is to, or because
-    /// the lane comes back to it if it goes on answering.
+    /// Whether a gateway needs what a lane reads: because the lane leads to it or should, or because the lane
+    /// will return to it if it continues to answer.
     pub fn serves(&self, index: usize, server: &str) -> bool {
         let answers = |index: &usize| self.standing(*index) != Standing::Away;
         self.place(server) == index
@@ -199,8 +199,7 @@ impl Gateways {
         HubUse::Of(Arc::new(names))
     }
 
-    /// Returns the gateways that have a connection, as far as that is known: the one in which the hub
-    /// reads it first.
+    /// Returns the known gateways with a connection, starting with the one in which the hub reads it.
     pub fn read_in(&self, name: &str) -> Vec<usize> {
         let hub = self.hub.as_ref();
         let server = hub.and_then(|hub| hub.servers.get(name));
@@ -221,8 +220,7 @@ impl Gateways {
         vec![to_read.map_or(0, |server| self.place(server))]
     }
 
-    /// Returns the gateway to which a lane of the hub leads; `None` if the hub has no such lane, or if it
-    /// leads to none of them.
+    /// Returns the gateway to which a lane of the hub leads; `None` if there is no such lane or gateway.
     pub(super) fn current(&self, server: &str) -> Option<usize> {
         (0..self.list.len()).find(|index| self.leads_to(*index, server))
     }
@@ -254,8 +252,8 @@ impl Gateways {
         gateway.map_or(Standing::Away, |gateway| gateway.standing)
     }
 
-    /// Returns all gateways, the one that suits a lane best first. One that is added or removed changes
-    /// the order of the others in no way.
+    /// Returns all gateways in the order of their rank for a lane. Adding or removing one does not reorder the
+    /// others.
     fn ranked(&self, server: &str) -> Vec<usize> {
         let mut ranked: Vec<usize> = (0..self.list.len()).collect();
         let weight = |index: &usize| {

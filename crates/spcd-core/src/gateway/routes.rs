@@ -1,6 +1,6 @@
-//! The lanes that the files want, and the gateway to which each leads now.
+//! The desired lanes, and the gateway to which each leads now.
 //!
-//! A lane that is to lead to another gateway does so once that has what the hub reads by the lane.
+//! A lane moves to another gateway once that has what the hub reads through the lane.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ use super::placement::{Gateway, Gateways, HubLanes, Standing};
 use super::{GatewayRow, is_in_gateway, lane_server};
 use crate::model::{Connection, DesiredState, LaneServer};
 
-/// Lanes of all connections and aggregators that are to be in gateways.
+/// Desired lanes of all connections and aggregators in gateways.
 #[derive(Debug)]
 pub(super) struct DesiredLanes {
     counts: BTreeMap<String, u32>,
-    /// Server by which each connection is read. One whose block has an error has the one that the hub
-    /// knows.
+    /// Server by which each connection is read. A connection whose block has an error keeps the server that
+    /// the hub knows.
     pub servers: BTreeMap<String, String>,
     /// The lanes of each aggregator.
     pub aggregators: BTreeMap<String, Vec<DesiredLane>>,
@@ -47,7 +47,7 @@ impl DesiredLanes {
         }
     }
 
-    /// Leaves the lanes of some servers.
+    /// Keeps only the lanes of these servers.
     pub fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
         self.servers.retain(|_, server| is_kept(server));
         for lanes in self.aggregators.values_mut() {
@@ -137,7 +137,7 @@ impl<'a> Routes<'a> {
         self.gateways.list.get(route.gateway)
     }
 
-    /// Returns how each lane is to reach its gateway, where that is known and the gateway answers.
+    /// Returns the server and mapping of each lane whose gateway is known and answers.
     pub fn lane_servers(&self) -> BTreeMap<String, LaneServer> {
         let open = self.of.iter().filter(|(_, route)| route.is_open);
         let like = |(server, route): (&String, &Route)| {
@@ -175,8 +175,8 @@ impl Check<'_> {
         }
     }
 
-    /// Whether a gateway has what the hub reads by a lane that leads to another one. A gateway that is
-    /// away is no loss: then it suffices that nothing is under way.
+    /// Whether a gateway has what the hub reads through a lane that leads to another one. If the other one is
+    /// away, it suffices that no connection is being changed.
     fn is_complete(&self, server: &str, from: Option<usize>, to: usize) -> bool {
         let list = &self.gateways.list;
         let (Some(to), Some(hub)) = (list.get(to), &self.gateways.hub) else {
@@ -213,7 +213,7 @@ impl Check<'_> {
             || self.aggregator_lane(name).is_some()
     }
 
-    /// Whether a row says that its tables or views are as the files want them.
+    /// Whether a row's tables or views are the desired ones.
     fn is_made(&self, name: &str, row: &GatewayRow) -> bool {
         if let Some(lane) = self.aggregator_lane(name) {
             return aggregator_lane(lane, row).is_some();

@@ -48,7 +48,7 @@ async fn what_the_doctor_says_to_type_suffices_for_a_role_without_rights() {
         assert_eq!(refused.code, 1, "{command}: {refused:?}");
         let told = &refused.stderr;
         assert!(told.contains("permission denied for database"), "{told}");
-        assert!(told.contains("`spcd doctor` says"), "{command}: {told}");
+        assert!(told.contains("`spcd doctor` shows"), "{command}: {told}");
     }
 
     let mut said = Vec::new();
@@ -167,7 +167,7 @@ fn what_is_missing_on_the_machine_is_told_and_nothing_is_made() {
     // Its config directory is empty.
     assert_eq!(well.code, 1, "{well:?}");
     for line in [
-        "it holds no .spc file yet",
+        "it contains no .spc file yet",
         "ok       the private cluster runs as",
         "ok       the server's programs",
         "`spcd run` creates it",

@@ -297,7 +297,7 @@ impl Config {
             match state {
                 DirState::Filled => {}
                 DirState::Missing => anyhow::bail!("cannot move over to {dir}: it cannot be read"),
-                DirState::Empty => anyhow::bail!("cannot move over to {dir}: it holds no file"),
+                DirState::Empty => anyhow::bail!("cannot switch to {dir}: it contains no file"),
             }
         }
         Ok(())

@@ -215,7 +215,7 @@ async fn remove_cluster(settings: &Settings, left: Option<Vec<String>>) -> anyho
             println!("{what}, with the private cluster");
         }
         Some(left) => println!(
-            "{what}; the private cluster in {} stays, for it holds what spcd did not make: {}",
+            "{what}; the private cluster in {} stays, since it contains objects that spcd did not create: {}",
             settings.state_dir.display(),
             some_of(&left)
         ),

@@ -84,7 +84,7 @@ fn files(settings: &Settings) -> (Vec<Finding>, DesiredState) {
             match state {
                 DirState::Missing if dir.exists() => bad(shown, unreadable(dir)),
                 DirState::Missing => bad(shown, format!("mkdir -p {}", dir.display())),
-                DirState::Empty => bad(shown, "it holds no .spc file yet"),
+                DirState::Empty => bad(shown, "it contains no .spc file yet"),
                 DirState::Filled => good(shown),
             }
         })

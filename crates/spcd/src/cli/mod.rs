@@ -402,7 +402,7 @@ fn missing_rights(error: anyhow::Error) -> anyhow::Error {
         Some(HubError::StatementFailed { code, .. })
             if *code == SqlState::INSUFFICIENT_PRIVILEGE =>
         {
-            anyhow!("{error:#}; `spcd doctor` says which rights are missing, and what to type")
+            anyhow!("{error:#}; `spcd doctor` shows the missing privileges and how to grant them")
         }
         _ => error,
     }

@@ -102,8 +102,8 @@ fn look_up(
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
         match is_name {
-            true => format!("{what} `{argument}` cannot be had: {reason}"),
-            false => format!("{what} cannot be had: {reason}"),
+            true => format!("{what} `{argument}` is not available: {reason}"),
+            false => format!("{what} is not available: {reason}"),
         }
     })
 }

@@ -269,7 +269,10 @@ impl Walk {
         }
         if !found.is_file() {
             if !found.is_dir() {
-                self.leave_out(&path, format!("{name} is left out: it is no regular file"));
+                self.leave_out(
+                    &path,
+                    format!("{name} is left out: it is not a regular file"),
+                );
             }
             return;
         }

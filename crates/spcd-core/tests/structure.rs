@@ -336,6 +336,40 @@ fn files_are_not_too_long() {
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
+/// A relation of the catalog without its schema may be a user's, whatever the search path was meant to be.
+#[test]
+fn relations_of_the_catalog_are_named_with_their_schema() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut files = Vec::new();
+    for name in CRATES {
+        sources(&root.join("crates").join(name).join("src"), &mut files);
+    }
+    let mut migrations = Vec::new();
+    paths(&root, "migrations/", &mut migrations);
+    let is_sql = |path: &&String| path.ends_with(".sql");
+    files.extend(migrations.iter().filter(is_sql).map(|path| root.join(path)));
+    let mut questions = 0;
+    let mut unqualified = Vec::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for pair in words
+            .windows(2)
+            .filter(|pair| matches!(pair[0], "FROM" | "JOIN" | "UPDATE"))
+        {
+            questions += usize::from(pair[1].starts_with("pg_catalog."));
+            let is_schema = ["pg_catalog.", "pg_temp."]
+                .iter()
+                .any(|schema| pair[1].starts_with(schema));
+            if pair[1].starts_with("pg_") && !is_schema {
+                unqualified.push(format!("{}: {} {}", file.display(), pair[0], pair[1]));
+            }
+        }
+    }
+    assert!(questions > 200, "{questions}");
+    assert!(unqualified.is_empty(), "{}", unqualified.join("\n"));
+}
+
 /// Adds all paths below a directory, relative to the root; those of directories end with a slash.
 fn paths(root: &Path, directory: &str, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(root.join(directory)).unwrap() {

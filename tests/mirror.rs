@@ -5,8 +5,9 @@ mod hubs;
 mod reloads;
 mod service;
 
+use crate::support::http::Http;
 use crate::support::hub::{until, until_commented, until_error};
-use crate::support::{DEADLINE, Spcd, eventually, query, shared, value};
+use crate::support::{DEADLINE, Spcd, eventually, eventually_now, query, shared, value};
 use service::{PASSWORD, Service, tables};
 
 /// A hub with a daemon that mirrors the service.
@@ -204,5 +205,70 @@ async fn events_and_notifications_are_those_of_any_connection() {
             .stderr
             .contains("the mirror \"cloud\" does not follow its source"),
         "{status:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_doctor_and_check_show_the_mirror() {
+    let mut service = Service::start().await;
+    service.load("aws", &tables("aws")).await;
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    let http = Http::of(&mut spcd);
+    let block = service.mirror("  prefix = \"a_\"\n  exclude = [\"test_*\"]\n");
+    spcd.write("cloud.spc", &block);
+    spcd.start();
+    until(&hub.url, &["a_aws ready"]).await;
+    let metric = |value: u8| {
+        let line = format!("\nspcd_mirror_up{{mirror=\"cloud\"}} {value}\n");
+        let http = http.is_there();
+        eventually_now(&line.clone(), || {
+            http.get("/metrics").body.contains(&line).then_some(())
+        });
+    };
+    metric(1);
+    let shown = spcd.spcd(&["doctor"]).stdout;
+    let follows = "the mirror \"cloud\" follows a service of Steampipe; connections there: 1";
+    assert!(shown.contains(&format!("ok       {follows}")), "{shown}");
+
+    service.server.stop();
+    metric(0);
+    let doctor = spcd.spcd(&["doctor"]);
+    let lost = "missing  the mirror \"cloud\" does not follow its source\n         127.0.0.1:";
+    assert!(doctor.stdout.contains(lost), "{doctor:?}");
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    service.server.start_again();
+    metric(1);
+
+    let report = spcd.spcd(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+    let mirror = &report["mirrors"][0];
+    let shown = [
+        "name",
+        "prefix",
+        "exclude",
+        "connections",
+        "start_line",
+        "error",
+    ];
+    assert_eq!(
+        shown.map(|key| mirror[key].clone()),
+        [
+            "cloud".into(),
+            "a_".into(),
+            ["test_*"].into(),
+            ["*"].into(),
+            1.into(),
+            serde_json::Value::Null
+        ]
+    );
+    assert!(!report.to_string().contains(PASSWORD), "{report}");
+    spcd.write("cloud.spc", "mirror \"cloud\" {\n  sauce = 1\n}\n");
+    let report = spcd.spcd(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+    let error = report["mirrors"][0]["error"].as_str().unwrap();
+    assert!(
+        error.contains("sauce") || error.contains("source"),
+        "{error}"
     );
 }

@@ -114,11 +114,13 @@ async fn the_documentation_shows_what_is() {
         .filter(|code| code.starts_with("spcd_"))
         .map(|code| code.split('{').next().unwrap())
         .collect();
-    // Those that are there with gateways, and after a crash: tests/gateway/commands.rs, several.rs.
+    // Those that are there with gateways, mirrors and after a crash: tests/gateway/commands.rs, several.rs,
+    // tests/mirror.rs.
     let later = [
         "spcd_gateway_up",
         "spcd_gateway_sessions",
         "spcd_gateway_away",
+        "spcd_mirror_up",
         "spcd_wrapper_crashes_total",
     ];
     for name in listed.iter().filter(|name| !later.contains(name)) {

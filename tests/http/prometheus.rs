@@ -81,8 +81,12 @@ async fn prometheus_takes_the_metrics_and_everything_asked_of_them_is_there() {
         .flat_map(|line| line.split(['{', ' ']).next())
         .collect();
     for text in asked.iter().map(String::as_str).chain([RULES]) {
-        // What concerns gateways is there with one: `metrics_show_the_gateway_and_crashes_by_plugin`.
-        let of_gateway = ["spcd_gateway_up", "spcd_wrapper_crashes_total"];
+        // What concerns gateways and mirrors is there with one: tests/gateway/commands.rs, tests/mirror.rs.
+        let of_gateway = [
+            "spcd_gateway_up",
+            "spcd_mirror_up",
+            "spcd_wrapper_crashes_total",
+        ];
         for name in named(text) {
             assert!(
                 there.contains(name) || of_gateway.contains(&name),
@@ -267,6 +271,24 @@ fn alerts() -> Vec<Alert> {
                     ("spcd_gateway_up{instance='a', gateway='x'}", "0x60"),
                     ("spcd_gateway_up{instance='b', gateway='x'}", "1x60"),
                 ],
+            ],
+        },
+        Alert {
+            name: "SpcdMirrorDown",
+            fires: &[
+                ("spcd_mirror_up{instance='a', mirror='x'}", "1 0x60"),
+                ("spcd_mirror_up{instance='a', mirror='y'}", "1x60"),
+            ],
+            labels: json!({"mirror": "x"}),
+            severity: "warning",
+            says: json!({
+                "summary": "the mirror x does not follow its source",
+                "description": "Its connections stay as they are. `spcd doctor` says why."
+            }),
+            quiet: &[
+                &[("spcd_mirror_up{instance='a', mirror='x'}", "1x60")],
+                // Its source restarts.
+                &[("spcd_mirror_up{instance='a', mirror='x'}", "1 0x5 1x54")],
             ],
         },
         Alert {

@@ -5,5 +5,5 @@ mod record;
 mod source;
 
 pub use identity::{HubIdentity, identify};
-pub use record::{forget_stale, problems, read, write};
+pub use record::{Following, following, forget_stale, read, write};
 pub use source::{Reader, SourceError};

@@ -89,6 +89,14 @@ impl SourceKind {
         }
     }
 
+    /// Returns what messages call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Steampipe => "a service of Steampipe",
+            Self::Spcd => "a hub of spcd",
+        }
+    }
+
     /// Returns its name, as it is recorded.
     pub fn name(self) -> &'static str {
         match self {

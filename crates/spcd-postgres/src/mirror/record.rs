@@ -34,16 +34,38 @@ pub async fn read(client: &Client) -> Result<MirrorViews, HubError> {
     Ok(views)
 }
 
-/// Returns the mirrors that cannot be followed now, with the reasons.
-pub async fn problems(client: &Client) -> Result<Vec<(String, String)>, HubError> {
+/// A mirror as the leader follows it.
+#[derive(Debug)]
+pub struct Following {
+    /// Label of the block.
+    pub name: String,
+    /// What the source is; `None`: it never answered.
+    pub kind: Option<SourceKind>,
+    /// Number of connections that it lists.
+    pub connections: i64,
+    /// Why it cannot be followed now.
+    pub error: Option<String>,
+}
+
+/// Returns how the leader follows each mirror.
+pub async fn following(client: &Client) -> Result<Vec<Following>, HubError> {
     if !has_relation(client, "spcd.mirror").await? {
         return Ok(Vec::new());
     }
-    let sql = "SELECT name, error FROM spcd.mirror WHERE error IS NOT NULL ORDER BY name";
+    let sql =
+        "SELECT name, kind, (SELECT count(*) FROM pg_catalog.jsonb_object_keys(connections)), error
+               FROM spcd.mirror ORDER BY name";
     let rows = client.query(sql, &[]).await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect()
+    let mirror = |row: &tokio_postgres::Row| {
+        let kind: Option<&str> = row.try_get(1)?;
+        Ok(Following {
+            name: row.try_get(0)?,
+            kind: kind.and_then(SourceKind::from_name),
+            connections: row.try_get(2)?,
+            error: row.try_get(3)?,
+        })
+    };
+    rows.iter().map(mirror).collect()
 }
 
 fn parse(value: serde_json::Value) -> Option<BTreeMap<String, Arc<SourceConnection>>> {

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde::Serialize;
 use spcd_core::config::{
-    ConnectionKind, Diagnostic, InspectedConnection, Inspection, Loaded, PluginBlock, Severity,
-    SourceFile,
+    ConnectionKind, Diagnostic, InspectedConnection, Inspection, Loaded, Mirror, PluginBlock,
+    Severity, SourceFile,
 };
 use spcd_core::report::{self, RenderStyle};
 use spcd_core::secret::{self, MASK};
@@ -119,10 +119,45 @@ fn show_values(inspection: &Inspection) {
 struct Report<'a> {
     files: Vec<&'a str>,
     connections: Vec<Connection<'a>>,
+    mirrors: Vec<MirrorBlock<'a>>,
     plugins: &'a [PluginBlock],
     options: BTreeMap<&'a str, Value>,
     search_path: &'a [String],
     diagnostics: Vec<Diagnostic>,
+}
+
+/// A block `mirror`. The connections of its source are known to the hub only.
+#[derive(Serialize)]
+struct MirrorBlock<'a> {
+    name: &'a str,
+    connections: &'a [String],
+    exclude: &'a [String],
+    prefix: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    refresh_interval: u64,
+    transitive: bool,
+    file: &'a str,
+    start_line: u32,
+    end_line: u32,
+    error: Option<&'a str>,
+}
+
+impl<'a> MirrorBlock<'a> {
+    fn of(mirror: &'a Mirror) -> Self {
+        Self {
+            name: &mirror.name,
+            connections: &mirror.connections,
+            exclude: &mirror.exclude,
+            prefix: &mirror.prefix,
+            labels: &mirror.labels,
+            refresh_interval: mirror.refresh_interval,
+            transitive: mirror.is_transitive,
+            file: &mirror.file,
+            start_line: mirror.start_line,
+            end_line: mirror.end_line,
+            error: mirror.target.as_ref().err().map(String::as_str),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -173,6 +208,9 @@ impl<'a> Report<'a> {
                 .connections
                 .iter()
                 .map(|view| connection(view, &inspection.loaded, show_values))
+                .collect(),
+            mirrors: (inspection.loaded.desired.mirrors.values())
+                .map(MirrorBlock::of)
                 .collect(),
             plugins: &inspection.loaded.plugins,
             options: options.collect(),

@@ -56,8 +56,15 @@ pub async fn run(settings: &Settings, args: StatusArgs) -> anyhow::Result<ExitCo
         eprintln!("spcd: no connection is named {name:?}");
         wrong = true;
     }
-    for (name, error) in mirror::problems(&session.client).await? {
-        eprintln!("spcd: the mirror {name:?} does not follow its source: {error}");
+    for one in mirror::following(&session.client).await? {
+        if let mirror::Following {
+            name,
+            error: Some(error),
+            ..
+        } = one
+        {
+            eprintln!("spcd: the mirror {name:?} does not follow its source: {error}");
+        }
     }
     if let Some(age) = age_without_leader(&session.client).await? {
         eprintln!("spcd: no daemon runs on this database: {age}");

@@ -40,6 +40,11 @@ struct GatewayLabels {
     gateway: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MirrorLabels {
+    mirror: String,
+}
+
 type Number = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// Returns all metrics: in the OpenMetrics text format if the client accepts it, else in that of
@@ -205,5 +210,24 @@ async fn ask(app: &App, now: &mut Registry) -> Result<(), Problem> {
         let help = "Time since the last heartbeat of the leader";
         now.register_with_unit("heartbeat_age", help, Unit::Seconds, heartbeat);
     }
+    mirrors(app, now).await
+}
+
+/// Registers the gauge of the mirrors, where there are any.
+async fn mirrors(app: &App, now: &mut Registry) -> Result<(), Problem> {
+    let sql = "SELECT name, error IS NULL AND kind IS NOT NULL FROM spcd.mirror";
+    let rows = app.hub.query(sql, &[]).await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let up = Family::<MirrorLabels, Gauge>::default();
+    for row in &rows {
+        let labels = MirrorLabels {
+            mirror: row.try_get(0).unwrap_or_default(),
+        };
+        let is_up: bool = row.try_get(1).unwrap_or_default();
+        up.get_or_create(&labels).set(i64::from(is_up));
+    }
+    now.register("mirror_up", "Whether a mirror follows its source", up);
     Ok(())
 }

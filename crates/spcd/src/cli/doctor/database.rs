@@ -7,7 +7,7 @@ use spcd_core::sql;
 use tokio_postgres::Client;
 
 use super::{Finding, bad, good};
-use spcd_postgres::{Limits, has_relation};
+use spcd_postgres::{Limits, has_relation, mirror};
 
 /// Oldest supported server version, as `server_version_num`.
 const OLDEST: i32 = 140_000;
@@ -63,7 +63,29 @@ pub async fn check(client: &Client, desired: &DesiredState) -> anyhow::Result<Ve
     findings.push(sessions(client, &facts).await?);
     findings.extend(locks(client, desired).await?);
     findings.extend(statistics(client, &facts).await?);
+    findings.extend(mirrors(client).await?);
     Ok(findings)
+}
+
+/// Shows how the daemon follows the sources of mirrors.
+async fn mirrors(client: &Client) -> anyhow::Result<Vec<Finding>> {
+    let followed = mirror::following(client).await?;
+    let finding = |one: mirror::Following| {
+        let shown = format!("the mirror {:?}", one.name);
+        match (one.error, one.kind) {
+            (Some(error), _) => bad(format!("{shown} does not follow its source"), error),
+            (None, None) => bad(
+                format!("{shown} has not heard of its source"),
+                "spcd run  # the daemon follows it",
+            ),
+            (None, Some(kind)) => good(format!(
+                "{shown} follows {}; connections there: {}",
+                kind.title(),
+                one.connections
+            )),
+        }
+    };
+    Ok(followed.into_iter().map(finding).collect())
 }
 
 /// Checks the privileges to create objects.

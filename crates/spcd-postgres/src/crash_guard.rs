@@ -19,20 +19,20 @@ pub struct Crash {
     pub target_hash: String,
     /// The wrapper.
     pub wrapper: String,
-    /// What the wrapper was asked.
+    /// The operation that crashed.
     pub question: Question,
-    /// The process that ended.
+    /// The process that crashed.
     pub backend_pid: i32,
 }
 
-/// What a wrapper was asked when it ended its server process.
+/// Operation of a wrapper that crashed its server process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// Its source's tables.
+    /// Import of the tables.
     Import,
-    /// Whether its source answers.
+    /// Probe of the source.
     Probe,
-    /// Whether options are valid.
+    /// Validation of options.
     Write,
 }
 
@@ -65,7 +65,7 @@ impl Crash {
         })
     }
 
-    /// Returns the error text, with what the server's log says about the end of the process.
+    /// Returns the error text, with the cause from the server's log.
     fn reason(&self, log: Option<&str>) -> String {
         let question = match self.question {
             Question::Import => "import",

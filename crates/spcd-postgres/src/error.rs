@@ -33,7 +33,7 @@ pub enum HubError {
     /// The write was refused because another daemon leads.
     #[error("another daemon leads now")]
     NotLeader,
-    /// The source says that it is changing the tables of a connection: its catalog is not to be used.
+    /// The source is changing the tables of a connection, so its catalog must not be used.
     #[error("the source is changing its tables")]
     SourceAtWork,
     /// The server refused the statement.

@@ -8,12 +8,12 @@ use crate::{HubError, transaction};
 
 /// Role with which the hub reads the gateway's tables.
 pub const READER: &str = "spcd_gateway_reader";
-/// Channel on which a new password of the reader is announced.
+/// Channel that announces a new password of the reader.
 pub const CHANNEL: &str = "spcd_gateway_reader";
 
-/// Creates the read-only role and its password where they do not exist, and sets the password, which
-/// it returns. Revokes the role's access to the options of foreign servers, which contain wrappers'
-/// configuration, if spcd's role is allowed to. Needs spcd's schema.
+/// Creates the read-only role and its password if they do not exist, and sets and returns the password.
+/// Revokes the role's access to the options of foreign servers, which contain wrappers' configuration, if
+/// spcd's role is allowed to. Requires spcd's schema.
 pub async fn prepare(client: &Client) -> Result<Secret, HubError> {
     let insert = "INSERT INTO spcd.gateway_reader DEFAULT VALUES ON CONFLICT DO NOTHING";
     client.batch_execute(insert).await?;
@@ -54,7 +54,7 @@ fn set_password(password: &Secret) -> String {
     format!("ALTER ROLE {reader} LOGIN PASSWORD {verifier};")
 }
 
-/// Returns the reader's password; `None` where no daemon has made it yet.
+/// Returns the reader's password; `None` if no daemon has created it yet.
 pub async fn password(client: &Client) -> Result<Option<Secret>, HubError> {
     if !crate::has_relation(client, "spcd.gateway_reader").await? {
         return Ok(None);
@@ -65,7 +65,7 @@ pub async fn password(client: &Client) -> Result<Option<Secret>, HubError> {
     Ok(password.map(Secret::new))
 }
 
-/// Replaces the reader's password by a new one, and announces it. Open sessions go on.
+/// Replaces the reader's password by a new one, and announces it. Open sessions continue.
 pub async fn rotate(client: &Client) -> Result<(), HubError> {
     client.batch_execute("BEGIN").await?;
     let rotated = async {
@@ -77,8 +77,8 @@ pub async fn rotate(client: &Client) -> Result<(), HubError> {
     transaction::end(client, rotated.await).await
 }
 
-/// Removes the role, unless it owns objects or another database has granted it privileges. Grants every
-/// role the access to the options of servers again, as it is by default.
+/// Removes the role, unless it owns objects or has privileges in another database. Restores the default
+/// access of all roles to the options of servers.
 pub async fn remove(client: &Client) -> Result<(), HubError> {
     let sql = format!(
         "DO $$ BEGIN
@@ -99,15 +99,15 @@ pub async fn remove(client: &Client) -> Result<(), HubError> {
     Ok(client.batch_execute(&sql).await?)
 }
 
-/// What tells a database from all others.
+/// Identity of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseIdentity {
-    /// When its server started, to the microsecond.
+    /// Start of its server, to the microsecond.
     pub server_start: String,
     /// The database's OID.
     pub database_oid: u32,
-    /// The server's system identifier and the database's OID, the same after a restart; `None` where
-    /// the role may not read it.
+    /// The server's system identifier and the database's OID, which survive a restart; `None` if the role may
+    /// not read it.
     pub lasting: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The schema `spcd`, made by the numbered files in `migrations/` and by the functions there.
+//! The schema `spcd`: the numbered files in `migrations/` create it, and the functions there.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::HubError;
 use crate::catalog::ownership;
 use crate::leader;
 
-/// A numbered file of `migrations/`. Once it is released it never changes.
+/// A numbered file of `migrations/`. It never changes once it is released.
 struct Migration {
     number: i32,
     name: &'static str,
     text: &'static str,
 }
 
-/// All of them, in order: `build.rs` lists the files.
+/// All migrations, in order. `build.rs` lists the files.
 const MIGRATIONS: &[Migration] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
 
-/// The functions and views. They are applied again after a change.
+/// The functions and views, which are applied again after a change.
 const FUNCTIONS: &str = concat!(
     include_str!("../../../migrations/functions/fingerprint.sql"),
     include_str!("../../../migrations/functions/publish.sql"),
@@ -34,9 +34,9 @@ const FUNCTIONS: &str = concat!(
     include_str!("../../../migrations/functions/comments.sql"),
     include_str!("../../../migrations/functions/rights.sql"),
 );
-/// Returns the revision of [`FUNCTIONS`]: the sum of those that the files' `-- Revision N.` lines name.
-/// It grows with each release that changes one: while two versions run beside each other, the older
-/// one does not replace what the newer one made.
+/// Returns the revision of [`FUNCTIONS`]: the sum of the numbers in the files' `-- Revision N.` lines. It
+/// grows with each release that changes a file, so that an older version does not replace the functions
+/// of a newer one.
 fn functions_revision() -> i32 {
     let lines = FUNCTIONS.lines();
     let revision = |line: &str| {

@@ -1,4 +1,4 @@
-//! The views of the gateway that an aggregator reads.
+//! Imports the views of the gateway that an aggregator reads.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use super::fetch_remote_schema;
 use crate::HubError;
 use crate::connection::Session;
 
-/// Replaces the members by lanes of the gateway, whose views it is asked for. Lanes with equal hashes have
-/// equal views, so one of them is asked.
+/// Replaces the members by lanes of the gateway, and imports their views. Lanes with equal hashes have
+/// equal views, so one of them suffices.
 pub async fn observe_lanes(
     session: &Session,
     gateway: &GatewayAggregator,

@@ -12,11 +12,11 @@ use crate::HubError;
 use crate::connection::Session;
 use crate::transaction::rolled_back;
 
-/// Returns the tables of schemas of a source, normalized: those that its catalog describes in full.
-/// Each of the others is to be asked for by itself.
+/// Returns the tables of schemas of a source, normalized. Omits schemas that the catalog does not describe
+/// completely: each of them needs an import.
 ///
 /// # Errors
-/// What keeps the source from answering any question.
+/// The source answers no query.
 pub async fn fetch_remote_schemas(
     session: &Session,
     target: &ForeignSource,

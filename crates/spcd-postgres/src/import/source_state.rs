@@ -1,4 +1,4 @@
-//! Whether a source that lists its connections has the tables of one.
+//! Checks the state of a connection at a source that lists its connections.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use tokio_postgres::Client;
 use crate::HubError;
 use crate::import::source_catalog;
 
-/// Fails unless the source says that the target's connection is ready. All questions of a transaction see
-/// one state of the source, so its catalog, read in the same one, is complete. Schema and server of that
-/// `name` exist.
+/// Fails unless the source's list says that the target's connection is ready. All queries of a transaction
+/// see the same snapshot of the source, so a catalog that is read in it is complete. Schema and server of
+/// that `name` exist.
 ///
 /// # Errors
-/// [`HubError::SourceAtWork`], and what the source refuses.
+/// [`HubError::SourceAtWork`], and errors of the source.
 pub(super) async fn ensure_ready(
     client: &Client,
     name: &str,
@@ -27,7 +27,7 @@ pub(super) async fn ensure_ready(
     }
 }
 
-/// Returns which of these connections the source says are ready; `None`: it does not list them.
+/// Returns which of these connections are ready according to the source; `None` if it does not list them.
 pub(super) async fn ready(
     client: &Client,
     name: &str,

@@ -1,4 +1,4 @@
-//! What tells a hub from all others.
+//! Identity of a hub.
 
 use tokio_postgres::Client;
 
@@ -7,17 +7,17 @@ use crate::HubError;
 /// A database, and the hub in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubIdentity {
-    /// The hub's own mark; `None` where there is none, or it may not be read.
+    /// The hub's mark; `None` if it does not exist or may not be read.
     pub id: Option<String>,
-    /// When the server started, to the microsecond.
+    /// Start of the server, to the microsecond.
     server_start: String,
     database_oid: u32,
     is_standby: bool,
 }
 
 impl HubIdentity {
-    /// Whether both are one database: the same, or a standby of it. A copy of the data directory that
-    /// runs by itself has the same mark and is another hub.
+    /// Whether both are the same database, or one is a standby of the other. An independent copy of the data
+    /// directory has the same mark, but is another hub.
     pub fn is_same(&self, other: &Self) -> bool {
         let is_one = self.server_start == other.server_start;
         let is_same_mark = self.id.is_some() && self.id == other.id;

@@ -1,4 +1,4 @@
-//! What the hub has recorded of the sources of its mirrors.
+//! The hub's record of its mirrors' sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use crate::{HubError, has_relation, transaction};
 
-/// Returns what the sources said last; nothing from a database without the table.
+/// Returns the last known lists of the sources. Empty if the table does not exist.
 pub async fn read(client: &Client) -> Result<MirrorViews, HubError> {
     if !has_relation(client, "spcd.mirror").await? {
         return Ok(MirrorViews::new());
@@ -19,7 +19,7 @@ pub async fn read(client: &Client) -> Result<MirrorViews, HubError> {
         let kind: Option<&str> = row.try_get(1)?;
         let error: Option<String> = row.try_get(5)?;
         let (origins, extensions): (Vec<String>, Vec<String>) = (row.try_get(2)?, row.try_get(3)?);
-        // Another version may have written it: then the source is asked first.
+        // Another version may have written the row, which then counts as unknown.
         let connections: Option<BTreeMap<String, Arc<SourceConnection>>> = parse(row.try_get(4)?);
         let kind = kind.and_then(SourceKind::from_name);
         let view = MirrorView {
@@ -74,7 +74,7 @@ fn parse(value: serde_json::Value) -> Option<BTreeMap<String, Arc<SourceConnecti
     Some(connections.into_iter().map(shared).collect())
 }
 
-/// Records what a source said, for the leader of an epoch.
+/// Records a source's list, for the leader of an epoch.
 pub async fn write(
     client: &Client,
     epoch: i64,
@@ -105,7 +105,7 @@ pub async fn write(
     transaction::end(client, written.map(drop).map_err(HubError::from)).await
 }
 
-/// Forgets mirrors that no block names and that have no connection left. Returns the others.
+/// Deletes mirrors without a block and without connections. Returns the remaining ones.
 pub async fn forget_stale(
     client: &Client,
     epoch: i64,

@@ -1,4 +1,4 @@
-//! Reading the list of a mirror's source, in a session with the source itself.
+//! Reads the list of a mirror's source, in a session with the source itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,31 +19,31 @@ use super::identity::{HubIdentity, identify};
 use crate::HubError;
 use crate::connection::{ConnectError, Endpoint, Session};
 
-/// Time limit of each question.
+/// Time limit of each query.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Purpose in the session's name.
+/// Purpose in the session's `application_name`.
 const PURPOSE: &str = "mirror";
 /// Version of a row `s` of a table: each change of a row makes another one.
 const VERSION: &str = "pg_catalog.concat_ws(' ', s.xmin, s.ctid)";
-/// Extensions of PostgreSQL that bring types, and that any owner of a database may create.
+/// Trusted extensions of PostgreSQL that define types.
 const TYPE_EXTENSIONS: [&str; 6] = ["citext", "cube", "hstore", "isn", "ltree", "seg"];
 
 /// A source cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// No session with it.
+    /// No session could be opened.
     #[error("{0}")]
     NoSession(String),
-    /// It rejects the credentials.
+    /// The source rejected the credentials.
     #[error("{0}")]
     Credentials(String),
-    /// It is neither of the two kinds, or its tables are not understood.
+    /// The source is of no known kind, or its tables are not supported.
     #[error("{0}")]
     Unusable(String),
-    /// It did not answer in time.
+    /// The source did not answer in time.
     #[error("no answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Silent,
-    /// The session ended, or a question failed.
+    /// The session ended, or a query failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -91,7 +91,7 @@ impl Reader {
         })
     }
 
-    /// Returns the databases that the source's tables come from: its own, and those that it mirrors.
+    /// Returns the databases from which the source's tables come: its own, and those that it mirrors.
     pub async fn origins(&self) -> Result<BTreeSet<String>, SourceError> {
         let mut origins = match self.kind {
             SourceKind::Steampipe => BTreeSet::new(),
@@ -101,8 +101,7 @@ impl Reader {
         Ok(origins)
     }
 
-    /// Reads the list. `full` looks at the catalog of all connections, and not only of those whose rows
-    /// differ.
+    /// Reads the list. `full` reads the catalog for all connections, instead of those whose rows have changed.
     pub async fn read(&mut self, full: bool) -> Result<MirrorView, SourceError> {
         let client = &self.session.client;
         let mut known = std::mem::take(&mut self.listed);
@@ -135,8 +134,8 @@ impl Reader {
         })
     }
 
-    /// Whether something is to change there that is not announced: a service of Steampipe announces the
-    /// first connection of each plugin only, and a connection may be ready before its schema is there.
+    /// Whether a change without a notification is expected: a Steampipe service announces only the first
+    /// connection of each plugin, and a connection may be ready before its schema exists.
     pub fn is_waiting(&self, view: &MirrorView) -> bool {
         let is_at_work = |one: &Arc<SourceConnection>| one.state == SourceState::AtWork;
         let mut waits = self
@@ -147,7 +146,7 @@ impl Reader {
             || self.kind == SourceKind::Steampipe && view.connections.values().any(is_at_work)
     }
 
-    /// Waits for a notification. Further ones that have arrived are taken with it.
+    /// Waits for a notification, and consumes all that have arrived.
     ///
     /// # Errors
     /// The session ended.
@@ -195,7 +194,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Waits for an answer within the limit.
+/// Waits for an answer within the time limit.
 async fn limited<T>(question: impl Future<Output = Result<T, HubError>>) -> Result<T, SourceError> {
     match timeout(ANSWER_TIMEOUT, question).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -216,7 +215,7 @@ async fn limited<T>(question: impl Future<Output = Result<T, HubError>>) -> Resu
     }
 }
 
-/// Returns the kind of a source. Only the catalog is read, which needs no privilege.
+/// Returns the kind of a source. Reads only the catalog, which needs no privilege.
 async fn detect(client: &Client) -> Result<Option<SourceKind>, HubError> {
     let sql = "SELECT EXISTS (
                    SELECT FROM pg_catalog.pg_class c
@@ -281,7 +280,7 @@ async fn list(
         }
     }
     let version = if is_table { VERSION } else { "NULL::text" };
-    // Whatever columns there are.
+    // Includes columns of other versions.
     let sql = format!(
         "SELECT pg_catalog.to_jsonb(s), {version} FROM {from} s
          WHERE $1::text[] IS NULL OR s.{column}::text = ANY ($1) OR s.{column} IS NULL"
@@ -357,7 +356,7 @@ async fn extensions(client: &Client) -> Result<BTreeSet<String>, HubError> {
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// Returns the databases that a hub mirrors, also through others; none from an earlier version.
+/// Returns the databases that a hub mirrors, directly or through others. Empty for an earlier version.
 async fn origins(client: &Client) -> Result<BTreeSet<String>, HubError> {
     let is_there = "SELECT EXISTS (
                         SELECT FROM pg_catalog.pg_class c

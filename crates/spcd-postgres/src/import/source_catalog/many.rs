@@ -1,4 +1,4 @@
-//! The tables of many schemas of one source, by one statement.
+//! Reads the tables of many schemas of one source in one statement.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,11 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::{COLUMN_COUNT, CatalogRows, CatalogTables, catalog_tables, tables_query, types};
 use crate::HubError;
 
-/// Separates schema and table in a key. No name has this character.
+/// Separates schema and table in a key. No name contains this character.
 const SEPARATOR: char = '\0';
 
 /// Reads the tables of schemas in the open transaction. The statements `before` create schema, server and
-/// mapping of that name. A schema is missing in the answer if it is not there, or if one of its tables
-/// can only be imported.
+/// mapping of that name. Omits a schema that does not exist, or that has a table which needs an import.
 pub async fn read_many(
     client: &Client,
     name: &str,
@@ -67,7 +66,7 @@ async fn resolve_types(
     for (schema, rows) in &mut *found {
         let key = |table: &str| format!("{schema}{SEPARATOR}{table}");
         for mut column in std::mem::take(&mut rows.source_type_columns) {
-            // Only these tables take part.
+            // Only these tables are resolved.
             if let Some(columns) = rows.columns.remove(&column.table) {
                 all.columns.insert(key(&column.table), columns);
             }

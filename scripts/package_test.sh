@@ -56,7 +56,7 @@ expect "what is commented out says nothing" "$(inside spcd check | tail -n 1)" "
 sed '/^# connection/,/^# }/s/^# \?//' "$root/etc/spcd/conf.d/examples.spc" >"$root/tmp/examples.spc"
 expect "and with its comment signs removed it is right, but for its credentials" \
     "$(inside spcd check /tmp/examples.spc 2>&1 | grep '^error' | sort -u)" \
-    "$(printf 'error: the credential `%s` cannot be had: $CREDENTIALS_DIRECTORY is not set: spcd was not started with credentials\n' sales wiki)"
+    "$(printf 'error: the credential `%s` is not available: $CREDENTIALS_DIRECTORY is not set: spcd was not started with credentials\n' sales wiki)"
 
 say "the units"
 verify=$(systemd-analyze verify --root="$root" spcd.service spcd@north.service 2>&1) || die "$verify"

@@ -321,7 +321,7 @@ async fn readiness_ends_with_the_lead_even_unnoticed() {
     query(&hub.url, end).await;
     loop {
         let told = asked.until("another answer", |_| true);
-        if told.says("the session that holds the lead is gone") {
+        if told.says("the leader's session has ended") {
             break;
         }
         // Where it takes long to find that out, the daemon has noticed and leads anew.

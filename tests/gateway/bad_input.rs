@@ -131,7 +131,10 @@ async fn a_private_gateway_moves_away_from_a_port_that_is_taken() {
     eventually_now("it has moved", || (port() != first).then_some(()));
     until_readable(&hub).await;
     until(&hub.url, &["p ready"]).await;
-    assert!(spcd.log().contains("port is taken by another program"));
+    assert!(
+        spcd.log()
+            .contains("another program uses the private cluster's port")
+    );
     assert_eq!(relations(&hub).await, before);
 
     // The same at a start.

@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use spcd_core::diff::TableWarning;
 use spcd_core::gateway::GatewayRow;
 use spcd_core::scheduler::Action;
-use spcd_core::sql;
 use tokio_postgres::Client;
 
+use crate::connection::Session;
 use crate::{HubError, gateway_reader, has_relation};
 
 /// Subscribes to changes of the gateway's states and of its reader's password.
-pub async fn listen(client: &Client) -> Result<(), HubError> {
-    let [states, reader] = [spcd_protocol::CHANNEL, gateway_reader::CHANNEL].map(sql::ident);
-    let listen = format!("LISTEN {states}; LISTEN {reader}");
-    Ok(client.batch_execute(&listen).await?)
+pub async fn listen(session: &Session) -> Result<(), HubError> {
+    session.listen(spcd_protocol::CHANNEL).await?;
+    session.listen(gateway_reader::CHANNEL).await
 }
 
 /// Returns the gateway's states, by connection.

@@ -436,7 +436,7 @@ async fn follow_session(
     // It is there, although it may end this session at once.
     *lost = None;
     link.set_answers(true);
-    gateway::listen(&session.client).await?;
+    gateway::listen(&session).await?;
     let mut checks = tokio::time::interval(READER_CHECK);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -445,11 +445,8 @@ async fn follow_session(
         let password = password.context("it has no password for the hub")?;
         link.set(address(settings, endpoint, password.clone())?, rows);
         tokio::select! {
-            message = session.messages.recv() => {
-                message.context("its session ended")?;
-                // One look for all that was announced meanwhile.
-                while session.messages.try_recv().is_ok() {}
-            }
+            // One look for all that was announced meanwhile.
+            notified = session.notified() => notified.context("its session ended")?,
             _ = checks.tick() => check::reader(endpoint, &session.client, password).await?,
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use spcd_core::config::HubSettings;
+use spcd_core::sql;
 use tokio::sync::mpsc;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -114,6 +115,20 @@ impl Session {
             self.settings = settings;
         }
         Ok(())
+    }
+
+    /// Subscribes to a channel.
+    pub async fn listen(&self, channel: &str) -> Result<(), HubError> {
+        let listen = format!("LISTEN {}", sql::ident(channel));
+        Ok(self.client.batch_execute(&listen).await?)
+    }
+
+    /// Waits for a notification or a notice. Further ones that have arrived are taken with it. Returns
+    /// `None` if the connection has ended. Cancel safe.
+    pub async fn notified(&mut self) -> Option<()> {
+        self.messages.recv().await?;
+        while self.messages.try_recv().is_ok() {}
+        Some(())
     }
 
     /// Checks that the server answers and accepts writes.

@@ -77,9 +77,7 @@ impl Reader {
                 tables.join(" and no ")
             )));
         };
-        let listen = format!("LISTEN {}", sql::ident(kind.channel()));
-        let listen = async { Ok(session.client.batch_execute(&listen).await?) };
-        limited(listen).await?;
+        limited(session.listen(kind.channel())).await?;
         let identity = limited(identify(&session.client)).await?;
         Ok(Self {
             session,
@@ -151,10 +149,8 @@ impl Reader {
     /// # Errors
     /// The session ended.
     pub async fn notified(&mut self) -> Result<(), SourceError> {
-        let message = self.session.messages.recv().await;
-        message.ok_or_else(|| SourceError::Failed("the session with it ended".to_owned()))?;
-        while self.session.messages.try_recv().is_ok() {}
-        Ok(())
+        let ended = || SourceError::Failed("the session with it ended".to_owned());
+        self.session.notified().await.ok_or_else(ended)
     }
 
     /// Checks that the source answers.

@@ -41,8 +41,7 @@ pub async fn follow(
     mut progress: impl FnMut(&[ConnectionState]),
 ) -> anyhow::Result<WaitOutcome> {
     let until = Instant::now() + limit;
-    let listen = format!("LISTEN {}", spcd_core::sql::ident(spcd_protocol::CHANNEL));
-    session.client.batch_execute(&listen).await?;
+    session.listen(spcd_protocol::CHANNEL).await?;
     let mut pause = Duration::from_millis(5);
     loop {
         let sql = "SELECT done_at IS NOT NULL, error FROM spcd.refresh_request WHERE id = $1";

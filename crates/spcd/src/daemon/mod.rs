@@ -21,7 +21,6 @@ use spcd_core::planner::Work;
 use spcd_core::scheduler::{
     self, Event, Failure, JobOutcome, NextAttempt, PassOutcome, Start, State,
 };
-use spcd_core::sql;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
@@ -151,8 +150,7 @@ impl<'a> LeaderSession<'a> {
         let compat = settings.compat == Compat::Steampipe;
         let steampipe = Steampipe::start(&lead.control.client, lead.epoch, compat).await?;
         let listener = endpoint.connect("listener").await?;
-        let listen = format!("LISTEN {}", sql::ident(spcd_protocol::WAKE_CHANNEL));
-        listener.client.batch_execute(&listen).await?;
+        listener.listen(spcd_protocol::WAKE_CHANNEL).await?;
         let observer = endpoint.connect("observer").await?;
         let limits = fit_pool(pool, &lead).await?;
         let (state, answered) = first_state(endpoint, &lead, watcher.is_some()).await?;

@@ -98,8 +98,7 @@ impl Feed {
 
     async fn listen(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
         let mut session = endpoint.connect("events").await?;
-        let listen = format!("LISTEN {}", spcd_core::sql::ident(spcd_protocol::CHANNEL));
-        session.client.batch_execute(&listen).await?;
+        session.listen(spcd_protocol::CHANNEL).await?;
         // Notifications were lost while no session listened: all clients read the list again.
         self.start_over(&session.client).await?;
         loop {

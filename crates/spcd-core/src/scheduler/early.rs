@@ -5,10 +5,12 @@
 //! that no decision rests on old knowledge. The full observation follows in the same pass, while their
 //! jobs run.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Command;
 use super::state::{EarlyPass, State};
+use crate::aggregator;
 use crate::model::{Connection, ConnectionKind, DesiredState};
 use crate::observed::Observed;
 use crate::planner::{self, Plan};
@@ -94,7 +96,14 @@ impl State {
             has_changed && is_plain && record.is_none_or(|one| one.job.is_none() && !one.paused)
         };
         let changed = desired.connections.iter().filter(is_changed);
-        changed.map(|(name, _)| name.clone()).collect()
+        let mut changed: Vec<String> = changed.map(|(name, _)| name.clone()).collect();
+        if !changed.is_empty() {
+            // An aggregator is `updating` before one of its members is `ready` with other tables.
+            let members = aggregator::members(desired, &BTreeMap::new());
+            let members: HashSet<&str> = members.into_values().flatten().collect();
+            changed.retain(|name| !members.contains(name.as_str()));
+        }
+        changed
     }
 }
 
@@ -205,6 +214,24 @@ mod tests {
         assert!(is_look(&harness.save(&(both("h", "h") + &many.concat()))));
         harness.state.record("b").paused = true;
         assert_eq!(harness.save(&both("i", "i")), observe(&["a"]));
+    }
+
+    #[test]
+    fn a_member_of_an_aggregator_waits_for_the_look_which_has_both_updating() {
+        let all = "connection \"all\" {\n plugin = \"postgres\"\n type = \"aggregator\"\n \
+                   connections = [\"m*\"]\n}\n";
+        let files = |m: &str, x: &str| block("m", m, "") + &block("x", x, "") + all;
+        let begun = || {
+            let mut harness = Harness::new(&files("h", "h"));
+            harness.made("m");
+            harness.made("x");
+            assert_eq!(started(&harness.pass(Some(&[]))), ["all"]);
+            harness
+        };
+        assert!(is_look(&begun().save(&files("i", "h"))));
+        assert_eq!(begun().save(&files("i", "i")), observe(&["x"]));
+        let new = files("h", "h") + &block("m2", "h", "");
+        assert!(is_look(&begun().save(&new)), "a new member");
     }
 
     #[test]

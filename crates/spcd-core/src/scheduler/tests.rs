@@ -87,7 +87,7 @@ pub(super) fn rows(commands: &[Command]) -> Vec<(&str, Option<Status>)> {
 }
 
 impl Harness {
-    fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         Self::beginning_with(Start::default(), text)
     }
 

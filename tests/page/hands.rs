@@ -162,8 +162,11 @@ async fn every_column_sorts_both_ways_from_the_top() {
     page.until("document.querySelector('.times li') !== null");
     page.size(1280, 800);
     page.until("innerWidth === 1280");
-    // The layout may still move: a click at a place could hit what is there no more.
-    page.value("document.querySelector('#filter').focus()");
+    // The layout may still move: a click at a place could hit what is there no more, and the filter is
+    // out of reach until the details no longer cover it.
+    page.until(
+        "(document.querySelector('#filter').focus(), document.activeElement.id === 'filter')",
+    );
     page.type_in("sales_ .spc");
     page.value("document.querySelector('#counts [data-status=error]').click()");
     page.until(&format!(

@@ -10,7 +10,7 @@ use spcd_lang::syntax::Problem;
 use spcd_lang::value::Value;
 
 /// Attributes of a definition.
-const ATTRIBUTES: [&str; 37] = [
+const ATTRIBUTES: &[&str] = &[
     "aliases",
     "allow_visible_secrets",
     "ask",
@@ -108,7 +108,7 @@ impl PluginDefinition {
             None => {
                 let message = format!("a plugin block has no attribute `{name}`");
                 let problem = Problem::new(setting.span, message);
-                problems.push(problem.hint_if(suggestion(name, ATTRIBUTES)));
+                problems.push(problem.hint_if(suggestion(name, ATTRIBUTES.iter().copied())));
             }
         }
     }

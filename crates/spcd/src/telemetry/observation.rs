@@ -118,84 +118,85 @@ fn times() -> Histogram {
     ])
 }
 
+/// Registers metrics: each name gets the prefix `spcd_`, a counter's also the suffix `_total`.
+struct Registrar(Registry);
+
+impl Registrar {
+    fn count(&mut self, name: &str, help: &str) -> Counter {
+        let counter = Counter::default();
+        self.0.register(name, help, counter.clone());
+        counter
+    }
+
+    fn time(&mut self, name: &str, help: &str) -> Histogram {
+        let histogram = times();
+        (self.0).register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        histogram
+    }
+
+    fn crashes(&mut self) -> Family<PluginLabel, Counter> {
+        let family = Family::default();
+        let help = "Server processes that a wrapper ended while the daemon asked it, by plugin";
+        self.0.register("wrapper_crashes", help, family.clone());
+        family
+    }
+
+    fn jobs(&mut self) -> Family<OutcomeLabel, Histogram, fn() -> Histogram> {
+        let family: Family<OutcomeLabel, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(times);
+        let help = "Duration of a job of one connection, by outcome";
+        (self.0).register_with_unit("job_duration", help, Unit::Seconds, family.clone());
+        family
+    }
+}
+
 impl Metrics {
     fn new() -> Self {
-        let mut registry = Registry::with_prefix("spcd");
+        let mut add = Registrar(Registry::with_prefix("spcd"));
         let build = Info::new([
             ("version", env!("CARGO_PKG_VERSION")),
             ("arch", std::env::consts::ARCH),
         ]);
-        registry.register("build", "Version and architecture of the program", build);
-        let mut count = |name: &str, help: &str| {
-            let counter = Counter::default();
-            registry.register(name, help, counter.clone());
-            counter
-        };
-        let pass_rows = count("pass_rows", "Rows of the state that passes changed at once");
-        let pass_work = count("pass_jobs", "Jobs that passes started");
-        let transactions = count("transactions", "Committed transactions of the writer");
-        let statements = count("statements", "Statements in the writer's transactions");
-        let written_connections = count(
-            "written_connections",
-            "Connections in the writer's transactions",
-        );
-        let written_tables = count("written_tables", "Tables in the writer's transactions");
-        let notifications = count("notifications", "Notifications received on the channel");
-        let changes = count("notified_changes", "Changes in the received notifications");
-        let resyncs = count(
-            "resyncs",
-            "Received notifications that ask clients to read everything again",
-        );
-        let leads = count(
-            "leads_taken",
-            "Number of times that this process became the leader",
-        );
-        let reconnects = count(
-            "reconnects",
-            "Number of times that the database was lost and tried again",
-        );
-        let mut time = |name: &str, help: &str| {
-            let histogram = times();
-            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
-            histogram
-        };
-        let passes = time(
-            "pass_duration",
-            "Duration of a pass: observation, plan and immediate writes",
-        );
-        let asks = time(
-            "import_duration",
-            "Duration of a request to a source for its tables",
-        );
-        let lag = time(
-            "file_to_ready",
-            "Time from noticing a changed file until a connection follows it",
-        );
-        let jobs: Family<OutcomeLabel, Histogram, fn() -> Histogram> =
-            Family::new_with_constructor(times);
-        let help = "Duration of a job of one connection, by outcome";
-        registry.register_with_unit("job_duration", help, Unit::Seconds, jobs.clone());
-        let wrapper_crashes = Family::default();
-        let help = "Server processes that a wrapper ended while the daemon asked it, by plugin";
-        registry.register("wrapper_crashes", help, wrapper_crashes.clone());
+        (add.0).register("build", "Version and architecture of the program", build);
         Self {
-            registry,
-            passes,
-            pass_rows,
-            pass_work,
-            jobs,
-            asks,
-            transactions,
-            statements,
-            written_connections,
-            written_tables,
-            lag,
-            notifications,
-            changes,
-            resyncs,
-            leads,
-            reconnects,
-            wrapper_crashes,
+            pass_rows: add.count("pass_rows", "Rows of the state that passes changed at once"),
+            pass_work: add.count("pass_jobs", "Jobs that passes started"),
+            transactions: add.count("transactions", "Committed transactions of the writer"),
+            statements: add.count("statements", "Statements in the writer's transactions"),
+            written_connections: add.count(
+                "written_connections",
+                "Connections in the writer's transactions",
+            ),
+            written_tables: add.count("written_tables", "Tables in the writer's transactions"),
+            notifications: add.count("notifications", "Notifications received on the channel"),
+            changes: add.count("notified_changes", "Changes in the received notifications"),
+            resyncs: add.count(
+                "resyncs",
+                "Received notifications that ask clients to read everything again",
+            ),
+            leads: add.count(
+                "leads_taken",
+                "Number of times that this process became the leader",
+            ),
+            reconnects: add.count(
+                "reconnects",
+                "Number of times that the database was lost and tried again",
+            ),
+            passes: add.time(
+                "pass_duration",
+                "Duration of a pass: observation, plan and immediate writes",
+            ),
+            asks: add.time(
+                "import_duration",
+                "Duration of a request to a source for its tables",
+            ),
+            lag: add.time(
+                "file_to_ready",
+                "Time from noticing a changed file until a connection follows it",
+            ),
+            jobs: add.jobs(),
+            wrapper_crashes: add.crashes(),
+            registry: add.0,
         }
     }
 }

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
 
 /// The longest file, in lines.
 const MAX_FILE_LINES: usize = 600;
-/// The longest function, in lines.
+/// The longest function, in lines, with its signature.
 const MAX_FUNCTION_LINES: usize = 80;
 
 const CRATES: [&str; 6] = [
@@ -185,14 +186,11 @@ struct Paths {
 }
 
 impl Paths {
-    fn measure(&mut self, name: &syn::Ident, block: &syn::Block) {
-        let (from, to) = (
-            block.brace_token.span.open(),
-            block.brace_token.span.close(),
-        );
+    fn measure(&mut self, signature: &syn::Signature, block: &syn::Block) {
+        let (from, to) = (signature.span(), block.brace_token.span.close());
         let lines = to.end().line - from.start().line + 1;
         if lines > MAX_FUNCTION_LINES {
-            self.long.push(name.to_string());
+            self.long.push(signature.ident.to_string());
         }
     }
 }
@@ -206,14 +204,14 @@ impl<'ast> Visit<'ast> for Paths {
 
     fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
         if !is_for_tests(&function.attrs) {
-            self.measure(&function.sig.ident, &function.block);
+            self.measure(&function.sig, &function.block);
             visit::visit_item_fn(self, function);
         }
     }
 
     fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
         if !is_for_tests(&function.attrs) {
-            self.measure(&function.sig.ident, &function.block);
+            self.measure(&function.sig, &function.block);
             visit::visit_impl_item_fn(self, function);
         }
     }

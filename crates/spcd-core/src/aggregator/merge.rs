@@ -45,82 +45,44 @@ pub fn merge_tables(
 ) -> MergedTable {
     let mut merged = MergedTable::default();
     let (order, mut desired) = columns(member_tables);
-    let is_own = |column: &&Column| column.name == CONNECTION_NAME;
-    if member_tables
-        .iter()
+    let has_own_column = (member_tables.iter())
         .flat_map(|(_, table)| &table.columns)
-        .any(|column| is_own(&column))
-    {
+        .any(|column| column.name == CONNECTION_NAME);
+    if has_own_column {
         merged.warnings.push(format!(
             "table {name:?}: the members' own column {CONNECTION_NAME} is left out, \
              the connection's name stands in its place"
         ));
     }
-
-    let dependents: BTreeSet<&str> = (made.iter())
-        .flat_map(|made| made.dependents.iter().map(String::as_str))
-        .collect();
-    let dependents = dependents.into_iter().collect::<Vec<_>>().join(", ");
-    let frozen = keep_columns || !dependents.is_empty() || member_tables.is_empty();
     merged.columns.push(ViewColumn {
         name: CONNECTION_NAME.into(),
         data_type: "text".into(),
         collation: None,
     });
-    for there in made.iter().flat_map(|made| &made.columns) {
-        if there.name == CONNECTION_NAME {
-            continue;
-        }
-        match desired.remove(there.name.as_str()) {
-            Some(_) if frozen => merged.columns.push(there.clone()),
-            Some(column) => merged.columns.push(column),
-            None => {
-                let kept = (made.and_then(|made| made.restorable.get(&there.name)))
-                    .filter(|_| !frozen)
-                    .map(|kept| {
-                        kept.iter()
-                            .map(String::as_str)
-                            .collect::<Vec<_>>()
-                            .join(", ")
-                    });
-                if !frozen && kept.is_none() {
-                    continue;
-                }
-                if !keep_columns && !member_tables.is_empty() {
-                    merged.warnings.push(format!(
-                        "table {name:?} keeps column {}, which no member has any more: \
-                         dropping it would break or lose {}",
-                        there.name,
-                        kept.as_deref().unwrap_or(&dependents)
-                    ));
-                }
-                merged.columns.push(there.clone());
-            }
-        }
+    let has_members = !member_tables.is_empty();
+    let dependents = made.map(dependent_names).unwrap_or_default();
+    let frozen = keep_columns || !dependents.is_empty() || !has_members;
+    if let Some(made) = made {
+        let frozen_by = frozen.then_some(dependents.as_str());
+        let is_silent = keep_columns || !has_members;
+        merged.keep_existing(name, made, &mut desired, frozen_by, is_silent);
     }
     if !keep_columns {
         let new = order.iter().filter_map(|name| desired.remove(name));
         merged.columns.extend(new);
     }
-
     if frozen {
-        for (member, table) in member_tables {
-            let Some((column, shown)) = merged.incompatible_column(table) else {
-                continue;
-            };
-            if !keep_columns {
-                merged.warnings.push(format!(
-                    "table {name:?} is shown without connection {:?}: its column {} is {}, here it \
-                     is {}, and changing that would break or lose {dependents}",
-                    member.name, column.name, column.data_type, shown.data_type
-                ));
-            }
-            merged.excluded_members.insert(member.name.to_owned());
-        }
+        merged.exclude_incompatible(name, member_tables, &dependents, keep_columns);
     }
     merged.warnings.sort();
     merged.warnings.dedup();
     merged
+}
+
+/// Returns the names of the objects of users that depend on a view, as a list in text.
+fn dependent_names(made: &ExistingView) -> String {
+    let names: BTreeSet<&str> = made.dependents.iter().map(String::as_str).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the members' columns in the order of first appearance, each with a type that accepts the
@@ -143,6 +105,69 @@ fn columns<'a>(
 }
 
 impl MergedTable {
+    /// Adds the columns of the existing view, and removes them from `desired`. A column that no member
+    /// has any more is left out unless dropping it would break or lose something. `frozen_by` is given
+    /// if no column may change: the dependent objects.
+    fn keep_existing(
+        &mut self,
+        name: &str,
+        made: &ExistingView,
+        desired: &mut BTreeMap<&str, ViewColumn>,
+        frozen_by: Option<&str>,
+        is_silent: bool,
+    ) {
+        for there in made
+            .columns
+            .iter()
+            .filter(|column| column.name != CONNECTION_NAME)
+        {
+            match (desired.remove(there.name.as_str()), frozen_by) {
+                (Some(column), None) => self.columns.push(column),
+                (Some(_), Some(_)) => self.columns.push(there.clone()),
+                (None, frozen_by) => {
+                    let would_be_lost = || {
+                        let restorable = made.restorable.get(&there.name)?;
+                        Some(restorable.iter().cloned().collect::<Vec<_>>().join(", "))
+                    };
+                    let lost = frozen_by.map(str::to_owned).or_else(would_be_lost);
+                    let Some(lost) = lost else { continue };
+                    if !is_silent {
+                        self.warnings.push(format!(
+                            "table {name:?} keeps column {}, which no member has any more: \
+                             dropping it would break or lose {lost}",
+                            there.name,
+                        ));
+                    }
+                    self.columns.push(there.clone());
+                }
+            }
+        }
+    }
+
+    /// Excludes the members whose columns do not fit into those of the view.
+    fn exclude_incompatible(
+        &mut self,
+        name: &str,
+        member_tables: &[(AggregatorMember<'_>, &Table)],
+        dependents: &str,
+        is_silent: bool,
+    ) {
+        for (member, table) in member_tables {
+            let Some((column, shown)) = self.incompatible_column(table) else {
+                continue;
+            };
+            if !is_silent {
+                let warning = format!(
+                    "table {name:?} is shown without connection {:?}: its column {} is {}, here it \
+                     is {}, and changing that would break or lose {dependents}",
+                    member.name, column.name, column.data_type, shown.data_type
+                );
+                self.warnings.push(warning);
+            }
+            self.excluded_members.insert(member.name.to_owned());
+        }
+    }
+
     /// Returns the first column of a table that cannot be shown as the view's column of that name.
     fn incompatible_column<'a>(&'a self, table: &'a Table) -> Option<(&'a Column, &'a ViewColumn)> {
         let find = |column: &&Column| {

@@ -129,16 +129,8 @@ pub(super) fn read(
 ) -> ParsedConnection {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
-    let mut attributes = block.body.attributes.iter();
-    let plugin = attributes.find(|attribute| &*attribute.name == "plugin");
-    let reference = plugin.and_then(|attribute| reference(&attribute.value));
-    let without: &[&str] = match reference.is_some() {
-        true => &["plugin"],
-        false => &[],
-    };
-    let settings = Settings::of(&block.body, without, lookup, &mut problems);
+    let (settings, reference) = evaluate(block, lookup, &mut problems);
     warnings.extend(ends_in_newline(block, &settings));
-
     let (written, resolved) = plugin_of(
         block,
         &settings,
@@ -204,6 +196,24 @@ pub(super) fn read(
         settings,
         definition: resolved.map(|resolved| resolved.definition),
     }
+}
+
+/// Evaluates the attributes of a block. Returns the label beside them if `plugin` refers to a plugin
+/// block (`plugin.label`), which has no value.
+fn evaluate(
+    block: &Block,
+    lookup: &mut DynEnvironment<'_>,
+    problems: &mut Vec<Problem>,
+) -> (Settings, Option<String>) {
+    let mut attributes = block.body.attributes.iter();
+    let plugin = attributes.find(|attribute| &*attribute.name == "plugin");
+    let reference = plugin.and_then(|attribute| reference(&attribute.value));
+    let without: &[&str] = match reference.is_some() {
+        true => &["plugin"],
+        false => &[],
+    };
+    let settings = Settings::of(&block.body, without, lookup, problems);
+    (settings, reference)
 }
 
 /// Returns the plugin as written, and its definition.

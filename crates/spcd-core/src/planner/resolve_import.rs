@@ -173,19 +173,8 @@ pub fn resolve_new_import(
         sql.push_str(&sql::create_server(name, &target.wrapper, &options));
     }
     let names = desired.iter().map(|table| table.name.as_str());
-    let record = Record {
-        target_hash: import.target_hash.clone(),
-        tables: names.clone().map(str::to_owned).collect(),
-        members: None,
-        warnings: Vec::new(),
-        left_out: import.left_out.clone(),
-        server_name: target.lane.as_ref().map(Lane::server),
-        extension_version: import.extension_version.clone().filter(|_| !target.dynamic),
-        columns: None,
-        compare_again: false,
-        hidden_schema: None,
-        types: certain_column_types(desired, desired, &ColumnTypes::new()),
-    };
+    let types = certain_column_types(desired, desired, &ColumnTypes::new());
+    let record = record_of(import, names.clone().map(str::to_owned).collect(), types);
     let new: Vec<&Table> = desired.iter().collect();
     let chunks = create_in_chunks(name, (name, &server), &new, &[], &record, &mut sql);
     if import.readers {
@@ -212,6 +201,24 @@ pub fn resolve_new_import(
             ..record
         })),
         chunks,
+    }
+}
+
+/// Returns what to record about an import of these tables without warnings.
+fn record_of(import: &Import, tables: Vec<String>, types: ColumnTypes) -> Record {
+    let target = &import.target;
+    Record {
+        target_hash: import.target_hash.clone(),
+        tables,
+        members: None,
+        warnings: Vec::new(),
+        left_out: import.left_out.clone(),
+        server_name: target.lane.as_ref().map(Lane::server),
+        extension_version: import.extension_version.clone().filter(|_| !target.dynamic),
+        columns: None,
+        compare_again: false,
+        hidden_schema: None,
+        types,
     }
 }
 
@@ -332,19 +339,13 @@ pub fn resolve_import(
     let target = &import.target;
     let tables = decide_tables(import, detail, remote, blockers)?;
     let (schema, server) = (import.schema(name), target.server_name(name));
-    let names: Vec<String> = (tables.after.iter().map(|table| table.name.clone())).collect();
+    let names = tables.after.iter().map(|table| table.name.clone());
     let record = Record {
-        target_hash: import.target_hash.clone(),
-        tables: names,
-        members: None,
         warnings: tables.warnings.clone(),
         left_out: [tables.left_out.as_slice(), &import.left_out].concat(),
-        server_name: target.lane.as_ref().map(Lane::server),
-        extension_version: import.extension_version.clone().filter(|_| !target.dynamic),
-        columns: None,
         compare_again: import.reason == Reason::Drift,
         hidden_schema: import.hidden.then(|| schema.clone()),
-        types: tables.types,
+        ..record_of(import, names.collect(), tables.types)
     };
     let mut sql = schema_statements(name, import);
     for change in &tables.changes {

@@ -58,7 +58,35 @@ async fn observe_in_snapshot(
     scope: ObservationScope,
 ) -> Result<AggregatorInput, HubError> {
     let mut found = AggregatorInput::default();
-    // Members with equal hashes have equal tables unless they drifted, so one of them is read.
+    observe_members(client, members, scope, &mut found).await?;
+    found.existing_views = recorded_views(client, aggregator, scope.views, scope.readers).await?;
+    let sql = "SELECT c.relname::text
+               FROM pg_catalog.pg_namespace n
+               JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
+                    AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_class'::regclass
+               JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind <> 'f'
+               LEFT JOIN spcd.aggregator_view v ON v.connection_name = n.nspname
+                    AND v.name = c.relname AND NOT v.hidden AND c.relkind = 'v'
+               WHERE n.nspname = $1 AND v.name IS NULL";
+    for row in client.query(sql, &[&aggregator]).await? {
+        found.taken_names.insert(row.try_get(0)?);
+    }
+    let sql = "SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
+                    * (pg_catalog.current_setting('max_connections')::bigint
+                     + pg_catalog.current_setting('max_prepared_transactions')::bigint)";
+    let locks: i64 = client.query_one(sql, &[]).await?.try_get(0)?;
+    found.lock_capacity = usize::try_from(locks).unwrap_or(usize::MAX);
+    Ok(found)
+}
+
+/// Adds the members and their tables. Members with equal hashes have equal tables unless they drifted,
+/// so one of them is read.
+async fn observe_members(
+    client: &Client,
+    members: &[String],
+    scope: ObservationScope,
+    found: &mut AggregatorInput,
+) -> Result<(), HubError> {
     let drifted = match scope.members {
         true => {
             "(SELECT f.fingerprint FROM spcd.table_fingerprint f
@@ -85,9 +113,9 @@ async fn observe_in_snapshot(
     let mut drifted: Vec<String> = Vec::new();
     for row in client.query(&sql, &[&members]).await? {
         let (name, hash): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-        let altered: Option<String> = row.try_get(3)?;
+        let fingerprint: Option<String> = row.try_get(3)?;
         if let Some(hash) = &hash {
-            let tables = match &altered {
+            let tables = match &fingerprint {
                 Some(_) => format!("only {name}"),
                 None => format!("all {hash}"),
             };
@@ -98,7 +126,7 @@ async fn observe_in_snapshot(
             found.members.push((name.clone(), row.try_get(2)?, shape));
         }
         hashes.push((name, hash));
-        drifted.extend(altered);
+        drifted.extend(fingerprint);
     }
     let hashes = hashes
         .iter()
@@ -115,24 +143,7 @@ async fn observe_in_snapshot(
     for tables in &mut found.shapes {
         diff::normalize(tables, WrapperTraits::default());
     }
-    found.existing_views = recorded_views(client, aggregator, scope.views, scope.readers).await?;
-    let sql = "SELECT c.relname::text
-               FROM pg_catalog.pg_namespace n
-               JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_namespace'::regclass
-                    AND d.refobjid = n.oid AND d.classid = 'pg_catalog.pg_class'::regclass
-               JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind <> 'f'
-               LEFT JOIN spcd.aggregator_view v ON v.connection_name = n.nspname
-                    AND v.name = c.relname AND NOT v.hidden AND c.relkind = 'v'
-               WHERE n.nspname = $1 AND v.name IS NULL";
-    for row in client.query(sql, &[&aggregator]).await? {
-        found.taken_names.insert(row.try_get(0)?);
-    }
-    let sql = "SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
-                    * (pg_catalog.current_setting('max_connections')::bigint
-                     + pg_catalog.current_setting('max_prepared_transactions')::bigint)";
-    let locks: i64 = client.query_one(sql, &[]).await?.try_get(0)?;
-    found.lock_capacity = usize::try_from(locks).unwrap_or(usize::MAX);
-    Ok(found)
+    Ok(())
 }
 
 async fn recorded_views(

@@ -33,19 +33,7 @@ pub async fn import(
     into: &str,
     only: Option<&[String]>,
 ) -> Result<(RemoteSchema, Option<Vec<String>>), HubError> {
-    let mut import = PartialImport {
-        session,
-        target,
-        server,
-        into,
-        errors: BTreeMap::new(),
-        warnings: Vec::new(),
-        left_out: Vec::new(),
-        notices: Vec::new(),
-        truncated: Vec::new(),
-        has_extension_schemas: false,
-        type_schema: None,
-    };
+    let mut import = PartialImport::new(session, target, server, into);
     let client = &session.client;
     // The server reports a truncated identifier as a notice.
     client
@@ -78,35 +66,7 @@ pub async fn import(
     if is_mysql {
         mysql_types::correct_types(&mut import, &mut tables).await?;
     }
-    diff::mark_truncated(&mut tables, &import.truncated);
-    let table_without_columns = |name: String, error: Option<String>| Table {
-        name,
-        import_error: error,
-        ..Table::default()
-    };
-    tables.extend(
-        long.into_iter()
-            .map(|name| table_without_columns(name, None)),
-    );
-    let errors = import.errors.into_iter();
-    let text = |error: &HubError| error.to_string() + advice(error, target);
-    tables.extend(errors.map(|(name, error)| table_without_columns(name, Some(text(&error)))));
-    diff::normalize(&mut tables, target.wrapper_traits());
-    let mut remote = RemoteSchema {
-        tables,
-        warnings: import.warnings,
-        left_out: import.left_out,
-        notices: import.notices,
-        ..RemoteSchema::default()
-    };
-    let mut unselected = Vec::new();
-    remote.tables.retain(|table| {
-        let is_selected = target.import.selects(&table.name);
-        if !is_selected {
-            unselected.push(table.name.clone());
-        }
-        is_selected
-    });
+    let (remote, unselected) = import.into_schema(tables, long);
     let others = others.map(|others| [others, unselected].concat());
     Ok((remote, others))
 }
@@ -168,7 +128,58 @@ impl From<HubError> for ImportError {
     }
 }
 
-impl PartialImport<'_> {
+impl<'a> PartialImport<'a> {
+    fn new(
+        session: &'a Session,
+        target: &'a ForeignSource,
+        server: &'a str,
+        into: &'a str,
+    ) -> Self {
+        Self {
+            session,
+            target,
+            server,
+            into,
+            errors: BTreeMap::new(),
+            warnings: Vec::new(),
+            left_out: Vec::new(),
+            notices: Vec::new(),
+            truncated: Vec::new(),
+            has_extension_schemas: false,
+            type_schema: None,
+        }
+    }
+
+    /// Returns the imported tables together with those that failed and those whose names are too `long`,
+    /// which have no columns; and the names of tables that are not selected.
+    fn into_schema(self, mut tables: Vec<Table>, long: Vec<String>) -> (RemoteSchema, Vec<String>) {
+        let target = self.target;
+        diff::mark_truncated(&mut tables, &self.truncated);
+        let table_without_columns = |name: String, import_error: Option<String>| Table {
+            name,
+            import_error,
+            ..Table::default()
+        };
+        let long = long.into_iter();
+        tables.extend(long.map(|name| table_without_columns(name, None)));
+        let failed = (self.errors.into_iter()).map(|(name, error)| {
+            let text = error.to_string() + advice(&error, target);
+            table_without_columns(name, Some(text))
+        });
+        tables.extend(failed);
+        diff::normalize(&mut tables, target.wrapper_traits());
+        let (selected, others): (Vec<Table>, Vec<Table>) =
+            (tables.into_iter()).partition(|table| target.import.selects(&table.name));
+        let remote = RemoteSchema {
+            tables: selected,
+            warnings: self.warnings,
+            left_out: self.left_out,
+            notices: self.notices,
+            ..RemoteSchema::default()
+        };
+        (remote, others.into_iter().map(|table| table.name).collect())
+    }
+
     /// Imports the tables of a remote schema that `limit` selects. Rolls back to a savepoint on failure.
     pub(super) async fn attempt(
         &mut self,

@@ -176,32 +176,38 @@ async fn fetch_mysql(
         ("variables_a", "global_value", "status_a"),
         ("variables_b", "variable_value", "status_b"),
     ] {
-        if let Some(version) = fetch_value(client, &variable(variables, value, "VERSION")).await? {
-            let product = match version.contains("MariaDB") {
-                true => "",
-                false => "MySQL ",
-            };
-            info.version = Some(format!("{product}{version}"));
-            let uptime = variable(status, "variable_value", "UPTIME");
-            let started = format!(
-                "SELECT pg_catalog.date_trunc('second', pg_catalog.now()
-                     - pg_catalog.make_interval(secs => variable_value::float8))
-                 FROM ({uptime}) u"
-            );
-            info.started = fetch_value(client, &started).await?;
-            let cipher =
-                fetch_value(client, &variable(status, "variable_value", "SSL_CIPHER")).await?;
-            let protocol =
-                fetch_value(client, &variable(status, "variable_value", "SSL_VERSION")).await?;
-            info.tls = cipher.map(|cipher| match (cipher.is_empty(), protocol) {
-                (true, _) => "no".into(),
-                (false, Some(protocol)) => format!("{protocol} ({cipher})"),
-                (false, None) => cipher,
-            });
-            break;
-        }
+        let version = variable(variables, value, "VERSION");
+        let Some(version) = fetch_value(client, &version).await? else {
+            continue;
+        };
+        let product = match version.contains("MariaDB") {
+            true => "",
+            false => "MySQL ",
+        };
+        info.version = Some(format!("{product}{version}"));
+        let status = |name| variable(status, "variable_value", name);
+        let uptime = status("UPTIME");
+        let started = format!(
+            "SELECT pg_catalog.date_trunc('second', pg_catalog.now()
+                 - pg_catalog.make_interval(secs => variable_value::float8))
+             FROM ({uptime}) u"
+        );
+        info.started = fetch_value(client, &started).await?;
+        let cipher = fetch_value(client, &status("SSL_CIPHER")).await?;
+        let protocol = fetch_value(client, &status("SSL_VERSION")).await?;
+        info.tls = cipher.map(|cipher| tls_text(cipher, protocol));
+        break;
     }
     Ok(info)
+}
+
+/// Describes the encryption of a session by the status variables of MySQL and MariaDB.
+fn tls_text(cipher: String, protocol: Option<String>) -> String {
+    match (cipher.is_empty(), protocol) {
+        (true, _) => "no".into(),
+        (false, Some(protocol)) => format!("{protocol} ({cipher})"),
+        (false, None) => cipher,
+    }
 }
 
 fn create_table(

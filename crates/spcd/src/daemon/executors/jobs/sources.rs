@@ -88,6 +88,25 @@ struct SharedImportKey {
     shape: Option<String>,
 }
 
+impl SharedImportKey {
+    fn of(import: &Import) -> Self {
+        let target = &import.target;
+        Self {
+            instance: import.instance.clone(),
+            version: import.extension_version.clone(),
+            wrapper: target.wrapper.clone(),
+            schema: match target.shared_shape {
+                Some(_) => String::new(),
+                None => target.import.schema.clone(),
+            },
+            ask: target.ask_options.clone(),
+            options: target.import_options.clone(),
+            unknown_types: target.import.unknown_types,
+            shape: target.shared_shape.clone(),
+        }
+    }
+}
+
 /// An import that connections share: one of them asks at a time, until one has the answer.
 struct SharedImport {
     turn: Arc<Semaphore>,
@@ -237,6 +256,16 @@ impl Sources {
         answer
     }
 
+    /// Returns the shared import of a key. Removes those of an earlier version of the extension.
+    fn shared_import(&self, key: SharedImportKey) -> Arc<SharedImport> {
+        let mut all = self.shared.lock();
+        if all.len() > MAX_SHARED {
+            all.retain(|other, one| other.shape.is_none() || Arc::strong_count(one) > 1);
+        }
+        all.retain(|other, _| other.instance != key.instance || other.version == key.version);
+        all.entry(key).or_default().clone()
+    }
+
     /// Returns the shared tables of a plugin instance. One of its connections is asked, and another one if
     /// that fails or takes long.
     async fn shared(
@@ -245,29 +274,8 @@ impl Sources {
         context: ImportContext<'_>,
     ) -> Result<Arc<SourceTables>, HubError> {
         let target = &import.target;
-        let key = SharedImportKey {
-            instance: import.instance.clone(),
-            version: import.extension_version.clone(),
-            wrapper: target.wrapper.clone(),
-            schema: match target.shared_shape {
-                Some(_) => String::new(),
-                None => target.import.schema.clone(),
-            },
-            ask: target.ask_options.clone(),
-            options: target.import_options.clone(),
-            unknown_types: target.import.unknown_types,
-            shape: target.shared_shape.clone(),
-        };
-        let has_shape = key.shape.is_some();
-        let shared = {
-            let mut all = self.shared.lock();
-            if all.len() > MAX_SHARED {
-                all.retain(|other, one| other.shape.is_none() || Arc::strong_count(one) > 1);
-            }
-            // Removes answers of an earlier version of the extension.
-            all.retain(|other, _| other.instance != key.instance || other.version == key.version);
-            all.entry(key).or_default().clone()
-        };
+        let has_shape = target.shared_shape.is_some();
+        let shared = self.shared_import(SharedImportKey::of(import));
         let fresh = |known: &SharedState| {
             let new = |(asked, _): &(i64, _)| {
                 has_shape || import.reason != Reason::Refresh || *asked >= context.generation

@@ -1,7 +1,10 @@
 //! `spcd events`: what happened to connections.
 
+use serde_json::json;
+
 use crate::support::hub::{made_by, postgres, serving, until};
-use crate::support::shared;
+use crate::support::kept::to;
+use crate::support::{DEADLINE, connect, eventually, query, shared, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_shown_in_order_with_their_errors() {
@@ -48,4 +51,37 @@ async fn events_are_shown_in_order_with_their_errors() {
     assert_eq!((none.code, none.stdout.as_str()), (0, ""));
     assert!(none.stderr.contains("no event"), "{}", none.stderr);
     spcd.stop();
+}
+
+/// Found by random faults: an event said `updating` after the event that said `ready`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_a_source_has_the_status_that_another_session_commits_before_it() {
+    let hub = shared().database().await;
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    serving(&hub, &source, &["a"]).await.stop();
+    // The leader's writer has just changed the status when a probe's result is written.
+    let writer = connect(&hub.url).await.unwrap();
+    let mut broken = to("a", &["updating", "error"]);
+    broken["error"] = "no table".into();
+    let broken = json!([broken]);
+    let publish = format!("BEGIN; SELECT spcd.publish(nextval('spcd.generation'), '{broken}')");
+    writer.batch_execute(&publish).await.unwrap();
+    let url = hub.url.clone();
+    let prober = tokio::spawn(async move {
+        let lost = json!([{"name": "a", "reachable": false, "attempts": 1, "breaker": "closed",
+                           "checked": 0, "failure": "gone", "health": ["lost"]}]);
+        let publish = format!("SELECT spcd.publish_health(epoch, '{lost}') FROM spcd.daemon");
+        query(&url, &publish).await
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database =
+                 (SELECT oid FROM pg_database WHERE datname = current_database())";
+    eventually("the prober waits for the writer", DEADLINE, || async {
+        (value(&hub.url, waits).await == "1").then_some(())
+    })
+    .await;
+    writer.batch_execute("COMMIT").await.unwrap();
+    prober.await.unwrap();
+    let last =
+        "SELECT previous, status, health FROM spcd.connection_event ORDER BY id DESC LIMIT 1";
+    assert_eq!(query(&hub.url, last).await, [["error", "error", "lost"]]);
 }

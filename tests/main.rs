@@ -23,6 +23,7 @@ mod doctor;
 mod events;
 mod examples;
 mod failover;
+mod faults;
 mod gateway;
 mod guarded;
 mod health;

@@ -1,5 +1,5 @@
 -- Results of probes.
--- Revision 2.
+-- Revision 3.
 
 DROP FUNCTION IF EXISTS spcd.hold(text[], boolean);
 
@@ -67,6 +67,9 @@ BEGIN
     INTO v_told;
     IF v_told THEN
         PERFORM spcd.reset_event_buffer();
+        -- An event repeats the status, so no other session may change it before the event has its
+        -- id. The next statement sees what the previous holder of the lock has committed.
+        PERFORM spcd.lock_event_order();
         INSERT INTO pg_temp.spcd_event
             (n, step, connection_name, previous, status, error, duration, health)
         SELECT r.n, t.step, s.connection_name, s.status, s.status, s.error, interval '0', t.health

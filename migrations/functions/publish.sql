@@ -1,12 +1,17 @@
 -- States with their events and notifications.
--- Revision 4.
+-- Revision 5.
 
 -- Serializes the writers of events, so that events are committed in the order of their ids: a
 -- client that has read an event has read all earlier ones. A batch takes seconds at most, so a
 -- longer wait is caused by a session outside of spcd.
-CREATE OR REPLACE FUNCTION spcd.keep_event_order() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
+CREATE OR REPLACE FUNCTION spcd.lock_event_order() RETURNS void LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
 BEGIN
     LOCK TABLE spcd_lock.event_order IN EXCLUSIVE MODE;
+END $$;
+
+CREATE OR REPLACE FUNCTION spcd.keep_event_order() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM spcd.lock_event_order();
     RETURN NULL;
 END $$;
 

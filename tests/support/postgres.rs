@@ -124,6 +124,11 @@ impl Cluster {
         self.end(Signal::SIGINT);
     }
 
+    /// Stops it without disconnecting its clients in order: `pg_ctl stop --mode=immediate`.
+    pub fn stop_immediately(&mut self) {
+        self.end(Signal::SIGQUIT);
+    }
+
     /// Stops it as a power cut would.
     pub fn kill9(&mut self) {
         self.end(Signal::SIGKILL);

@@ -4,11 +4,13 @@
 //! A seed decides a world and a schedule. `SPCD_FAULT_SEED` replays one, `SPCD_FAULT_STEPS` some of its
 //! steps alone (`0,3-5`); `scripts/soak.sh` runs new seeds for a given time.
 
+mod aftermath;
 mod link;
 mod model;
 mod oracle;
 mod people;
 mod random;
+mod sabotage;
 mod schedule;
 mod servers;
 mod sql_session;
@@ -80,7 +82,11 @@ async fn run(schedule: Schedule, servers: Arc<Servers>) -> Duration {
         }
         world.step(&step).await;
     }
-    let took = world.check().await;
+    let took = match world.check().await {
+        Ok(took) => took,
+        // The daemon's and the servers' logs are printed when they are dropped.
+        Err(error) => panic!("{error}"),
+    };
     if world.is_verbose {
         say(&format!("seed {seed}: right {took:?} after the last fault"));
     }

@@ -14,6 +14,8 @@ pub struct Member {
     pub is_present: bool,
     pub is_enabled: bool,
     pub is_broken: bool,
+    /// A user damaged its objects. While its block is broken, they are not mended.
+    pub is_damaged: bool,
     pub source: usize,
     /// An option that edits change.
     pub fetch_size: usize,
@@ -45,6 +47,7 @@ impl Model {
             is_present: true,
             is_enabled: true,
             is_broken: false,
+            is_damaged: false,
             source: n % SOURCES,
             fetch_size: 100,
             file: 0,

@@ -59,3 +59,14 @@ pub async fn must(url: &str, sql: &str) -> Rows {
         Err((_, error)) => panic!("{sql}: {error}"),
     }
 }
+
+/// Rows, or the error as text: it may pass.
+pub async fn read(url: &str, sql: &str) -> Result<Rows, String> {
+    let rows = try_query(url, sql).await;
+    let rows = rows.map_err(|error| match error.as_db_error() {
+        Some(error) => format!("{sql}: {error:?}"),
+        None => format!("{sql}: {error}"),
+    })?;
+    let cells = |row: Vec<Option<String>>| row.into_iter().map(Option::unwrap_or_default).collect();
+    Ok(rows.into_iter().map(cells).collect())
+}

@@ -153,6 +153,7 @@ impl World {
     /// damaged, until the daemon has noticed.
     async fn damage(&mut self, member: usize, sql: &str) {
         let name = MEMBERS[member];
+        self.model.members[member].is_damaged = true;
         let damage = self.watch.damage([name, AGGREGATOR]);
         let sql = sql.replace("{}", &ident(name));
         let _ = insist(&self.hub, &sql).await;

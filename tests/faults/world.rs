@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use spcd_core::sql::literal;
 use tokio::sync::Mutex;
@@ -14,7 +15,7 @@ use super::people::AGGREGATOR;
 use super::schedule::{MEMBERS, SOURCES, Schedule};
 use super::servers::Servers;
 use super::watch::Watch;
-use crate::support::{Spcd, give_to_server, query, steampipe};
+use crate::support::{DEADLINE, Spcd, give_to_server, query, steampipe};
 
 /// Everything that one seed uses.
 pub struct World {
@@ -35,6 +36,8 @@ pub struct World {
     pub faults: JoinSet<()>,
     /// Clients that wait: what they waited for, and how it ended.
     pub waiters: JoinSet<(String, Result<(), String>)>,
+    /// How long sessions may take to end.
+    pub leftover_limit: Duration,
     /// Whether to print what is waited for.
     pub is_verbose: bool,
     /// What users had before spcd came.
@@ -126,6 +129,7 @@ impl World {
             watch,
             faults: JoinSet::new(),
             waiters: JoinSet::new(),
+            leftover_limit: DEADLINE,
             is_verbose: std::env::var_os("SPCD_FAULT_VERBOSE").is_some(),
             theirs,
         }

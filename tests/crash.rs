@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::support::hub::{postgres, until};
+use crate::support::link::Link;
+use crate::support::script::Script;
 use crate::support::{
     Cluster, DEADLINE, Spcd, connect, eventually, query, shared, try_query, value,
 };
@@ -233,5 +235,38 @@ async fn one_of_another_instance_does_not_lead_here() {
         "{}",
         other.log()
     );
+    spcd.stop();
+}
+
+/// Found by random faults: a connection that was cut during an import was taken for the wrapper's crash,
+/// and not asked again for a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_loses_its_connection_with_the_hub_is_no_crash() {
+    let hub = shared().database().await;
+    let link = Link::to(shared().port()).await;
+    let through_link = |url: &str| {
+        url.replace(
+            &format!(":{}/", shared().port()),
+            &format!(":{}/", link.port()),
+        )
+    };
+    let script = Script::wrapper(&hub.url).await;
+    // The import waits until the pipe has a writer.
+    script.says_nothing_yet();
+    let mut spcd = Spcd::new(&through_link(&hub.url));
+    spcd.write("a.spc", &script.connection("a", ""));
+    spcd.start();
+    let asked = "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND query LIKE '%IMPORT FOREIGN SCHEMA%'
+                   AND state = 'active' AND pid <> pg_backend_pid()";
+    eventually("the source is asked", DEADLINE, || async {
+        (value(&hub.url, asked).await == "1").then_some(())
+    })
+    .await;
+    link.cut();
+    script.says("CREATE FOREIGN TABLE t (id integer) SERVER {server}\n");
+    until(&hub.url, &["a ready"]).await;
+    let crashes = "SELECT count(*) FROM spcd.wrapper_crash";
+    assert_eq!(value(&hub.url, crashes).await, "0");
     spcd.stop();
 }

@@ -5,7 +5,6 @@
 //! steps alone (`0,3-5`); `scripts/soak.sh` runs new seeds for a given time.
 
 mod aftermath;
-mod link;
 mod model;
 mod oracle;
 mod people;

@@ -1,7 +1,7 @@
 //! Worlds and schedules that follow from a seed alone, so that a seed can be replayed.
 
-use super::link::Traffic;
 use super::random::Random;
+use crate::support::link::Traffic;
 
 /// Connections of the plugin `postgres` in a world.
 pub const MEMBERS: [&str; 4] = ["m0", "m1", "m 2", "M\"3"];

@@ -8,11 +8,11 @@ use nix::sys::signal::Signal;
 use spcd_core::sql::{ident, literal};
 use tokio::time::sleep;
 
-use super::link::{Link, Traffic};
 use super::people::{AGGREGATOR, Thing};
 use super::schedule::{MEMBERS, Server, Step, ThingKind, Way};
 use super::sql_session::{insist, must};
 use super::world::World;
+use crate::support::link::{Link, Traffic};
 use crate::support::try_query;
 
 /// How long a waiting client waits.

@@ -9,12 +9,12 @@ use spcd_core::sql::literal;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::link::Link;
 use super::model::{Addresses, Model, SECRET};
 use super::people::AGGREGATOR;
 use super::schedule::{MEMBERS, SOURCES, Schedule};
 use super::servers::Servers;
 use super::watch::Watch;
+use crate::support::link::Link;
 use crate::support::{DEADLINE, Spcd, give_to_server, query, steampipe};
 
 /// Everything that one seed uses.

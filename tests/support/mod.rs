@@ -7,6 +7,7 @@ pub mod authority;
 pub mod http;
 pub mod hub;
 pub mod kept;
+pub mod link;
 pub mod listen;
 pub mod mariadb;
 pub mod nginx;

@@ -1,5 +1,6 @@
 //! The wrapper `script_fdw` of tests/wrappers, whose imports do what a file says.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use spcd_core::sql;
@@ -41,7 +42,22 @@ impl Script {
 
     /// From now on an import does what these lines say.
     pub fn says(&self, lines: &str) {
-        std::fs::write(&self.path, lines).unwrap();
+        // By renaming, so that a pipe is replaced; one that an import waits for ends.
+        let waited_for = std::fs::File::options()
+            .write(true)
+            .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+            .open(&self.path);
+        let new = self.path.with_extension("new");
+        std::fs::write(&new, lines).unwrap();
+        give_to_server(&new);
+        std::fs::rename(&new, &self.path).unwrap();
+        drop(waited_for);
+    }
+
+    /// From now on an import waits, until [`Script::says`] is called.
+    pub fn says_nothing_yet(&self) {
+        std::fs::remove_file(&self.path).unwrap();
+        nix::unistd::mkfifo(&self.path, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
         give_to_server(&self.path);
     }
 

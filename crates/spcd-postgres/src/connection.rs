@@ -382,7 +382,8 @@ impl Endpoint {
                     self.tls.connector().map_err(ConnectError::Configuration)?;
                 (Some(connector), Some(handshake))
             };
-            let error = match session::open(&config, connector.as_ref()).await {
+            let crash_notice = self.context().crash_notice();
+            let error = match session::open(&config, connector.as_ref(), crash_notice).await {
                 Ok(session) => return Ok(session),
                 Err(error) => error,
             };

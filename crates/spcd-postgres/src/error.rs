@@ -9,7 +9,7 @@ pub enum HubError {
     /// The session ended, or the server shuts down. A new connection is needed.
     #[error("the connection to the database is lost")]
     ConnectionLost(#[source] tokio_postgres::Error),
-    /// The server process that ran a wrapper's code died.
+    /// The server process that ran a wrapper's code died, or the connection with it was lost.
     #[error("the wrapper ended its server process")]
     WrapperCrashed {
         /// The process.

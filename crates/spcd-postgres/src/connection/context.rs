@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -46,8 +47,10 @@ pub struct HubContext {
     state: watch::Sender<HubState>,
     refusal: Mutex<Option<Refusal>>,
     retry: Notify,
-    /// Crashes that are not recorded in the database yet.
+    /// Suspected crashes that are not recorded in the database yet.
     crashes: Mutex<Vec<Crash>>,
+    /// Whether the server has told a session that a process crashed.
+    crash_notice: Arc<AtomicBool>,
     /// Why the server could not write when it was tried last.
     write_error: Mutex<Option<String>>,
     /// Purposes whose last connection attempt found the server full.
@@ -72,6 +75,7 @@ impl HubContext {
             refusal: Mutex::default(),
             retry: Notify::new(),
             crashes: Mutex::default(),
+            crash_notice: Arc::default(),
             write_error: Mutex::default(),
             full: Mutex::default(),
         })
@@ -169,9 +173,22 @@ impl HubContext {
         self.crashes.lock().push(crash);
     }
 
-    /// Takes the crashes that are not recorded yet.
+    /// Takes the crashes that are not recorded yet. To be called after the leader session was lost:
+    /// after a crash the server terminates all sessions, and tells each of them why. Without that
+    /// notice only the network connection of the suspects was lost.
     pub fn take_crashes(&self) -> Vec<Crash> {
-        std::mem::take(&mut *self.crashes.lock())
+        let suspects = std::mem::take(&mut *self.crashes.lock());
+        let is_confirmed = self.crash_notice.swap(false, Ordering::AcqRel);
+        if !is_confirmed && !suspects.is_empty() {
+            let names: Vec<&str> = suspects.iter().map(|crash| crash.name.as_str()).collect();
+            tracing::debug!(?names, "sessions ended without a crash of the server");
+        }
+        if is_confirmed { suspects } else { Vec::new() }
+    }
+
+    /// Returns the flag that the context's sessions set when the server tells of a crash.
+    pub(super) fn crash_notice(&self) -> Arc<AtomicBool> {
+        self.crash_notice.clone()
     }
 
     /// Sets why the server cannot write, or that it can.

@@ -261,20 +261,26 @@ impl ServerState {
     }
 }
 
-/// Opens the connection and starts the task that reads from it.
+/// Opens the connection and starts the task that reads from it. It sets `crash_notice` when the server
+/// terminates the session because another process crashed.
 pub async fn open(
     config: &Config,
     tls: Option<&MakeRustlsConnect>,
+    crash_notice: Arc<AtomicBool>,
 ) -> Result<Session, tokio_postgres::Error> {
     let mut session = match tls {
-        Some(tls) => open_with(config, tls.clone()).await?,
-        None => open_with(config, NoTls).await?,
+        Some(tls) => open_with(config, tls.clone(), crash_notice).await?,
+        None => open_with(config, NoTls, crash_notice).await?,
     };
     session.tls = tls.cloned();
     Ok(session)
 }
 
-async fn open_with<T>(config: &Config, tls: T) -> Result<Session, tokio_postgres::Error>
+async fn open_with<T>(
+    config: &Config,
+    tls: T,
+    crash_notice: Arc<AtomicBool>,
+) -> Result<Session, tokio_postgres::Error>
 where
     T: MakeTlsConnect<Socket>,
     T::Stream: Send + 'static,
@@ -290,7 +296,11 @@ where
     OPEN_CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let notices = Notices::default();
     let is_abrupt_end = Arc::new(AtomicBool::new(false));
-    let reader = read(connection, sender, notices.clone(), is_abrupt_end.clone());
+    let ending = Ending {
+        is_abrupt: is_abrupt_end.clone(),
+        crash_notice,
+    };
+    let reader = read(connection, sender, notices.clone(), ending);
     tokio::spawn(async move {
         reader.await;
         OPEN_CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
@@ -307,13 +317,21 @@ where
     })
 }
 
+/// Flags that tell how a connection ended.
+struct Ending {
+    /// The server sent no reason.
+    is_abrupt: Arc<AtomicBool>,
+    /// The reason was the crash of another process.
+    crash_notice: Arc<AtomicBool>,
+}
+
 /// Reads until the connection ends. Notifications arrive only while it is read, with or without a
 /// running statement.
 async fn read<S, T>(
     mut connection: Connection<S, T>,
     messages: mpsc::UnboundedSender<AsyncMessage>,
     notices: Notices,
-    is_abrupt_end: Arc<AtomicBool>,
+    ending: Ending,
 ) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -324,8 +342,11 @@ async fn read<S, T>(
         match std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             Some(Ok(message)) => {
                 if let AsyncMessage::Notice(notice) = &message {
-                    let reasons = [SqlState::CRASH_SHUTDOWN, SqlState::ADMIN_SHUTDOWN];
-                    has_reason |= reasons.contains(notice.code());
+                    let is_crash = *notice.code() == SqlState::CRASH_SHUTDOWN;
+                    if is_crash {
+                        ending.crash_notice.store(true, Ordering::Release);
+                    }
+                    has_reason |= is_crash || *notice.code() == SqlState::ADMIN_SHUTDOWN;
                 }
                 notices.record(&message);
                 // The receiver may have been dropped.
@@ -333,11 +354,11 @@ async fn read<S, T>(
             }
             Some(Err(error)) => {
                 has_reason |= error.as_db_error().is_some();
-                is_abrupt_end.store(!has_reason, Ordering::Release);
+                ending.is_abrupt.store(!has_reason, Ordering::Release);
                 return tracing::debug!(%error, "a session ended");
             }
             None => {
-                is_abrupt_end.store(!has_reason, Ordering::Release);
+                ending.is_abrupt.store(!has_reason, Ordering::Release);
                 return;
             }
         }

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::free_port;
+use super::free_port;
 
 /// What a link does with bytes and with new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,9 +19,9 @@ CREATE OR REPLACE TRIGGER keep_order BEFORE INSERT ON spcd.connection_event
 FOR EACH STATEMENT EXECUTE FUNCTION spcd.keep_event_order();
 
 -- Returns whether a row already has the new contents.
-CREATE OR REPLACE FUNCTION spcd.is_recorded(p_status text, p_error text, p_said text, p_said_error text)
+CREATE OR REPLACE FUNCTION spcd.is_recorded(p_status text, p_error text, p_recorded text, p_recorded_error text)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
-    SELECT p_status = p_said AND (p_status <> 'error' OR p_error IS NOT DISTINCT FROM p_said_error)
+    SELECT p_status = p_recorded AND (p_status <> 'error' OR p_error IS NOT DISTINCT FROM p_recorded_error)
 $$;
 
 -- Returns whether a change restores the row's contents from before the start of the service.

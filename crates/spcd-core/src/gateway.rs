@@ -26,7 +26,7 @@ use crate::model::{
 use crate::planner::LANE_WRAPPER;
 use crate::secret::Secret;
 
-pub use placement::{Gateway, Gateways, HubLanes, PresenceRecord, Standing};
+pub use placement::{Availability, Gateway, Gateways, HubLanes, PresenceRecord};
 
 use aggregators::gateway_aggregators;
 use hub_aggregators::hub_aggregator;

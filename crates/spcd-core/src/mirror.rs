@@ -12,7 +12,7 @@ mod list;
 pub use crate::model::SourceKind;
 pub use circle::refuses;
 pub use expand::{MirrorParts, MirrorViews};
-pub use list::{Listed, SchemaDigest, SchemalessWait, read_list};
+pub use list::{Listed, SchemaDigest, SchemalessReads, read_list};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

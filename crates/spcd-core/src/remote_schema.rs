@@ -101,8 +101,9 @@ impl RemoteSchema {
                 let warning = format!("the wrapper warns: {}", notice.text);
                 let is_of_others =
                     |name: &String| has_import_error(&remote, name) || !import.selects(name);
-                let is_told = !notice.names.is_empty() && notice.names.iter().all(is_of_others);
-                if !is_told && !remote.warnings.contains(&warning) {
+                let is_of_unimported =
+                    !notice.names.is_empty() && notice.names.iter().all(is_of_others);
+                if !is_of_unimported && !remote.warnings.contains(&warning) {
                     // Only the wrapper knows which of the names is a table's.
                     let of_table = |name: &String| TableWarning {
                         table: Some(name.clone()),

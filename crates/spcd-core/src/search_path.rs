@@ -12,7 +12,7 @@ use crate::observed::{ConfigSnapshot, Role};
 use crate::sql;
 
 /// Schema of spcd's state, last on every path.
-const LAST: &str = "spcd";
+const STATE_SCHEMA: &str = "spcd";
 
 /// Changes to the roles' search paths.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,8 +67,8 @@ pub fn search_path<'a>(
     } else {
         names.extend(database.search_path.iter().map(String::as_str));
     }
-    names.push(LAST);
-    let mut seen = BTreeSet::from([LAST]);
+    names.push(STATE_SCHEMA);
+    let mut seen = BTreeSet::from([STATE_SCHEMA]);
     let last = names.len() - 1;
     let mut n = 0;
     names.retain(|name| {

@@ -59,6 +59,14 @@ pub struct Running {
 
 type Lock = Flock<std::fs::File>;
 
+/// Why a process may stop the server.
+enum StopRight {
+    /// No other process uses the server, and the lock keeps others from starting to use it.
+    LastUser { _lock: Lock },
+    /// It is the daemon, which stops the server although commands use it.
+    Daemon,
+}
+
 /// Why the private cluster cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -196,14 +204,14 @@ pub fn has_programs() -> bool {
 }
 
 /// Whether the private cluster exists.
-pub fn is_made(settings: &Settings) -> bool {
+pub fn exists(settings: &Settings) -> bool {
     Layout::of(settings).data.exists()
 }
 
 /// Waits until a daemon that has just been started has created the cluster, at most for `time`.
-pub async fn until_made(settings: &Settings, time: Duration) {
+pub async fn wait_until_created(settings: &Settings, time: Duration) {
     let until = tokio::time::Instant::now() + time;
-    while !is_made(settings) && tokio::time::Instant::now() < until {
+    while !exists(settings) && tokio::time::Instant::now() < until {
         tokio::time::sleep(POLL_INTERVAL * 5).await;
     }
 }
@@ -229,7 +237,7 @@ pub async fn remove(settings: &Settings) -> Result<(), ClusterError> {
 }
 
 /// Waits for the shutdown that a cancelled [`ensure`] requested.
-pub async fn gone(settings: &Settings) {
+pub async fn wait_until_stopped(settings: &Settings) {
     let layout = Layout::of(settings);
     let deadline = tokio::time::Instant::now() + FAST_SHUTDOWN_TIMEOUT;
     while server::runs(&layout) && tokio::time::Instant::now() < deadline {
@@ -293,8 +301,8 @@ impl Running {
     pub async fn stop(mut self) {
         self.using = None;
         // Held until the server has ended: a command that starts in the meantime waits and restarts it.
-        let last = self.last();
-        if last.is_some()
+        let right = self.stop_right();
+        if right.is_some()
             && let Ok(Some(_start)) = take(
                 &self.layout,
                 layout::START,
@@ -308,14 +316,14 @@ impl Running {
         self.server.leave();
     }
 
-    /// Whether this process may stop the server, with the lock that keeps others from using it.
-    fn last(&self) -> Option<Option<Lock>> {
+    /// Returns the right to stop the server, if this process has it.
+    fn stop_right(&self) -> Option<StopRight> {
         match self
             .layout
             .lock(layout::USERS, FlockArg::LockExclusiveNonblock)
         {
-            Ok(Some(lock)) => Some(Some(lock)),
-            _ => self.daemon.is_some().then_some(None),
+            Ok(Some(lock)) => Some(StopRight::LastUser { _lock: lock }),
+            _ => self.daemon.is_some().then_some(StopRight::Daemon),
         }
     }
 }
@@ -323,7 +331,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.using = None;
-        if self.last().is_none() {
+        if self.stop_right().is_none() {
             self.server.leave();
         }
     }

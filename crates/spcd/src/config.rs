@@ -280,7 +280,7 @@ impl Config {
     pub fn lost_input(&self) -> Vec<&str> {
         let vanished = self.vanished.iter().map(String::as_str);
         // A directory that contained files is already among the vanished input.
-        let is_new = |error: &&str| !self.vanished.iter().any(|told| told.starts_with(error));
+        let is_new = |error: &&str| !self.vanished.iter().any(|known| known.starts_with(error));
         let unreadable = self
             .scan
             .unknown_inputs

@@ -7,7 +7,7 @@
 mod check;
 mod once;
 
-pub use once::{ApplyOptions, Once, OpenGateway, hub_lanes, open};
+pub use once::{ApplyOptions, OneShotGateways, OpenGateway, hub_lanes, open};
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -37,9 +37,9 @@ use spcd_postgres::migrations;
 use spcd_postgres::{gateway, gateway_reader};
 
 /// How long the gateway may be away before the hub's connections say so.
-const PATIENCE: Duration = Duration::from_secs(10);
+const UNREACHABLE_GRACE: Duration = Duration::from_secs(10);
 /// The same for a server that restarts: after a panic of a wrapper it does.
-const RESTART_PATIENCE: Duration = Duration::from_secs(60);
+const RESTART_GRACE: Duration = Duration::from_secs(60);
 /// Pause between attempts to open a session. One that ends server processes again and again leaves
 /// moments of some milliseconds.
 const RECONNECT: Duration = Duration::from_millis(50);
@@ -49,7 +49,7 @@ const RETRY: Backoff = Backoff::new(500, 30_000);
 /// How often to try again while another daemon has the private cluster.
 const TAKEN_POLL: Duration = Duration::from_millis(500);
 /// How often to look whether a gateway has gone or settled, and whether this daemon leads.
-const STANDING_POLL: Duration = Duration::from_millis(200);
+const AVAILABILITY_POLL: Duration = Duration::from_millis(200);
 /// How often to check that the hub's role can log in.
 const READER_CHECK: Duration = Duration::from_secs(15);
 
@@ -168,11 +168,11 @@ pub fn title(settings: &Settings) -> String {
 }
 
 /// Returns the settings of gateways that spcd may have made something in, whatever `gateway` says now.
-pub fn made(hub: &Settings) -> Vec<Settings> {
+pub fn existing(hub: &Settings) -> Vec<Settings> {
     let mut private = hub.clone();
     private.gateway = Some(GatewayPlace::Private);
     let mut made = settings(&private);
-    made.retain(cluster::is_made);
+    made.retain(cluster::exists);
     let servers = settings(hub).into_iter();
     made.extend(servers.filter(|settings| settings.database.is_some()));
     made
@@ -211,7 +211,7 @@ pub async fn run(
     mut hub: watch::Receiver<Option<Arc<Endpoint>>>,
 ) -> Infallible {
     // One that holds what earlier files needed may have to remove it.
-    if settings.database.is_some() || cluster::is_made(settings) {
+    if settings.database.is_some() || cluster::exists(settings) {
         link.links().request();
     }
     let mut requested = link.links().requested.subscribe();
@@ -245,13 +245,13 @@ pub async fn run(
 /// Waits until the hub is in such a state.
 async fn until(hub: &Endpoint, is_so: impl Fn(&HubState) -> bool) {
     while !is_so(&hub.context().state()) {
-        tokio::time::sleep(STANDING_POLL).await;
+        tokio::time::sleep(AVAILABILITY_POLL).await;
     }
 }
 
-/// Keeps the standings of several gateways current. A daemon that does not lead connects to none, and
+/// Keeps the availabilities of several gateways current. A daemon that does not lead connects to none, and
 /// knows nothing of them.
-pub async fn follow_standings(links: &Links, hub: &HubContext) -> Infallible {
+pub async fn track_availability(links: &Links, hub: &HubContext) -> Infallible {
     let mut has_led = false;
     loop {
         let leads = match hub.state() {
@@ -265,9 +265,9 @@ pub async fn follow_standings(links: &Links, hub: &HubContext) -> Infallible {
         has_led = leads;
         if leads {
             let patience = Duration::from_millis(hub.settings().gateway_patience);
-            links.update_standings(patience);
+            links.update_availability(patience);
         }
-        tokio::time::sleep(STANDING_POLL).await;
+        tokio::time::sleep(AVAILABILITY_POLL).await;
     }
 }
 
@@ -291,7 +291,7 @@ async fn keep_trying(
             tokio::time::sleep(TAKEN_POLL).await;
             continue;
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > UNREACHABLE_GRACE {
             failures = 0;
         }
         failures = failures.saturating_add(1);
@@ -314,7 +314,7 @@ fn leads_for_long(hub: &Endpoint) -> bool {
     let HubState::Leading { since, .. } = hub.context().state() else {
         return false;
     };
-    since.elapsed().is_ok_and(|led| led > PATIENCE)
+    since.elapsed().is_ok_and(|led| led > UNREACHABLE_GRACE)
 }
 
 async fn serve(
@@ -400,8 +400,8 @@ async fn follow(settings: &Settings, endpoint: &Endpoint, link: &Link) -> Infall
         link.set_answers(false);
         let since = *lost.get_or_insert_with(Instant::now);
         let patience = match is_restarting(&error) {
-            true => RESTART_PATIENCE,
-            false => PATIENCE,
+            true => RESTART_GRACE,
+            false => UNREACHABLE_GRACE,
         };
         if since.elapsed() > patience {
             link.change(|view| view.error = Some(format!("{error:#}")));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use parking_lot::Mutex;
 use spcd_core::gateway::{
-    Address, Gateway, GatewayRow, GatewayView, Gateways, HubLanes, PresenceRecord, Standing,
+    Address, Availability, Gateway, GatewayRow, GatewayView, Gateways, HubLanes, PresenceRecord,
 };
 use spcd_core::scheduler::Action;
 use tokio::sync::{Notify, watch};
@@ -111,21 +111,21 @@ impl Links {
         }
     }
 
-    /// Updates the standing of each gateway.
-    pub fn update_standings(&self, patience: Duration) {
+    /// Updates the availability of each gateway.
+    pub fn update_availability(&self, patience: Duration) {
         let now = self.now();
         let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let standings: Vec<Standing> = (self.places.iter())
-            .map(|place| place.presence.lock().standing(now, patience))
+        let availabilities: Vec<Availability> = (self.places.iter())
+            .map(|place| place.presence.lock().availability(now, patience))
             .collect();
         let before = self.gateways();
         let is_changed = self.change(|gateways| {
-            for (gateway, standing) in gateways.list.iter_mut().zip(standings) {
-                gateway.standing = standing;
+            for (gateway, availability) in gateways.list.iter_mut().zip(availabilities) {
+                gateway.availability = availability;
             }
         });
         if is_changed {
-            log_standings(&before, &self.gateways());
+            log_availability(&before, &self.gateways());
             self.waker.notify_one();
         }
     }
@@ -161,23 +161,23 @@ impl Links {
     }
 }
 
-fn log_standings(before: &Gateways, now: &Gateways) {
+fn log_availability(before: &Gateways, now: &Gateways) {
     for (before, now) in before.list.iter().zip(&now.list) {
-        if before.standing == now.standing {
+        if before.availability == now.availability {
             continue;
         }
         let gateway = now.name.as_str();
-        match now.standing {
-            Standing::Away => {
+        match now.availability {
+            Availability::Away => {
                 tracing::warn!(gateway, "away: its lanes are made on other gateways");
             }
-            Standing::Returning => {
+            Availability::Returning => {
                 tracing::info!(gateway, "answers again: its tables are made");
             }
-            Standing::Settled if before.standing == Standing::Returning => {
+            Availability::Settled if before.availability == Availability::Returning => {
                 tracing::info!(gateway, "has settled: its lanes come back");
             }
-            Standing::Settled | Standing::Present => {}
+            Availability::Settled | Availability::Present => {}
         }
     }
 }
@@ -233,11 +233,13 @@ impl Link {
         (*self.links.requested.borrow()).then(|| view.address.is_some() && view.error.is_none())
     }
 
-    /// Returns its standing among several.
-    pub fn standing(&self) -> Standing {
+    /// Returns its availability among several.
+    pub fn availability(&self) -> Availability {
         let gateways = self.links.gateways();
         let gateway = gateways.list.get(self.index);
-        gateway.map(|gateway| gateway.standing).unwrap_or_default()
+        gateway
+            .map(|gateway| gateway.availability)
+            .unwrap_or_default()
     }
 
     /// Sets the endpoint of its sessions.
@@ -366,7 +368,7 @@ pub fn place_name(options: &BTreeMap<String, String>) -> String {
 }
 
 /// Returns the values that decide which connections a gateway has.
-fn placement(gateways: &Gateways) -> (Vec<Standing>, Option<Arc<HubLanes>>) {
-    let standings = gateways.list.iter().map(|gateway| gateway.standing);
-    (standings.collect(), gateways.hub.clone())
+fn placement(gateways: &Gateways) -> (Vec<Availability>, Option<Arc<HubLanes>>) {
+    let availabilities = gateways.list.iter().map(|gateway| gateway.availability);
+    (availabilities.collect(), gateways.hub.clone())
 }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 /// How long a command that ends soon waits for the first answer of each source.
-const FIRST_ANSWER: Duration = Duration::from_secs(12);
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The sources of all mirrors of a hub.
 pub struct Mirrors {
@@ -71,7 +71,7 @@ impl Recorded {
 }
 
 /// Returns what the sources of mirrors say to a command that changes nothing.
-pub async fn look(
+pub async fn observe_once(
     hub: &Client,
     desired: &BTreeMap<String, Mirror>,
 ) -> Result<MirrorViews, HubError> {
@@ -155,7 +155,7 @@ impl Mirrors {
                 self.shared.changed.notified().await;
             }
         };
-        if timeout(FIRST_ANSWER, all).await.is_err() {
+        if timeout(FIRST_ANSWER_TIMEOUT, all).await.is_err() {
             tracing::warn!("a mirror's source does not answer");
         }
     }

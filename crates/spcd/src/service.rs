@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use sd_notify::NotifyState;
 
 /// Minimum interval between two watchdog messages to systemd.
-const PULSE: Duration = Duration::from_secs(1);
+const WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
 
 static LAST: Mutex<Option<Instant>> = Mutex::new(None);
 static UNREADABLE: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -27,7 +27,7 @@ pub fn status(text: &str) {
 /// restarts the daemon.
 pub fn alive() {
     let mut last = LAST.lock();
-    if last.is_none_or(|last| last.elapsed() >= PULSE) {
+    if last.is_none_or(|last| last.elapsed() >= WATCHDOG_INTERVAL) {
         *last = Some(Instant::now());
         tell(&[NotifyState::Watchdog]);
     }

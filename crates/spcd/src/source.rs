@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 
 use crate::tunnel::Tunnels;
-use probe_sessions::{ProbeProgress, ProbeSessions, ROOM_TIMEOUT};
+use probe_sessions::{OPEN_TIMEOUT, ProbeProgress, ProbeSessions};
 use spcd_postgres::connection::{Endpoint, Session, crowded};
 use spcd_postgres::{HubError, Limits};
 
@@ -301,7 +301,7 @@ impl ProbeTask {
             if self.has_few_sessions {
                 permit = self.sessions.permit().await.ok();
             }
-            let opened = crowded::open_next_session(&self.endpoint, "health", ROOM_TIMEOUT).await;
+            let opened = crowded::open_next_session(&self.endpoint, "health", OPEN_TIMEOUT).await;
             self.writer = Some(opened.map_err(|_| HubError::NoSession)?);
         }
         let Some(writer) = &self.writer else {

@@ -16,10 +16,10 @@ use crate::files::WatchPoint;
 
 /// Time without another change before a scan begins: editors write a file in several steps, a few
 /// milliseconds apart.
-const QUIET: Duration = Duration::from_millis(40);
+const DEBOUNCE: Duration = Duration::from_millis(40);
 
 /// Maximum wait for a writer that never pauses.
-const PATIENCE: Duration = Duration::from_millis(500);
+const MAX_DEBOUNCE: Duration = Duration::from_millis(500);
 
 /// Interval of polling if the kernel reports no events.
 const POLL: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ pub struct Watcher {
     /// `None` if the kernel supports no watches.
     notify: Option<RecommendedWatcher>,
     wake: Arc<Notify>,
-    interest: Arc<Mutex<Interest>>,
+    interest: Arc<Mutex<WatchedPaths>>,
     /// Watched directories, with their device and inode.
     watched: HashMap<PathBuf, Option<(u64, u64)>>,
     polling: bool,
@@ -40,7 +40,7 @@ pub struct Watcher {
 
 /// Shared with the thread that delivers events.
 #[derive(Default)]
-struct Interest {
+struct WatchedPaths {
     /// Entries that matter, by directory; `None` stands for all entries.
     watch_points: HashMap<PathBuf, Option<BTreeSet<OsString>>>,
     /// Directories that were removed or renamed. A new directory at the same path needs a new watch, which
@@ -52,7 +52,7 @@ impl Watcher {
     /// Returns a watcher without directories.
     pub fn new() -> Self {
         let wake = Arc::new(Notify::new());
-        let interest = Arc::new(Mutex::new(Interest::default()));
+        let interest = Arc::new(Mutex::new(WatchedPaths::default()));
         let (waker, interesting) = (wake.clone(), interest.clone());
         let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let mut interest = interesting.lock();
@@ -160,9 +160,9 @@ impl Watcher {
     /// Waits until something has [changed](Self::noticed) and then settled.
     pub async fn settled(&mut self) {
         let since = self.noticed().await;
-        let latest = since + PATIENCE;
+        let latest = since + MAX_DEBOUNCE;
         while Instant::now() < latest {
-            let quiet = (Instant::now() + QUIET).min(latest);
+            let quiet = (Instant::now() + DEBOUNCE).min(latest);
             if timeout_at(quiet, self.wake.notified()).await.is_err() {
                 break;
             }
@@ -190,7 +190,7 @@ impl Watcher {
     }
 }
 
-impl Interest {
+impl WatchedPaths {
     /// Whether an event may mean that a scan finds changes.
     fn takes(&mut self, event: &Event) -> bool {
         // The daemon's own reading opens and closes files.

@@ -22,7 +22,7 @@ const STEAMPIPE_ATTRIBUTES: [&str; 6] = [
     "start_timeout",
 ];
 
-const OWN: [&str; 3] = ["search_path", "search_path_prefix", "manage_search_path"];
+const OWN_OPTIONS: [&str; 3] = ["search_path", "search_path_prefix", "manage_search_path"];
 
 /// Reads `options "database"`.
 pub(super) fn database(
@@ -32,11 +32,11 @@ pub(super) fn database(
 ) -> DatabaseOptions {
     for setting in &settings.list {
         let name = &*setting.name;
-        if OWN.contains(&name) {
+        if OWN_OPTIONS.contains(&name) {
             continue;
         }
         let problem = Problem::new(setting.span, format!("`{name}` has no effect here"));
-        let hint = suggestion(name, OWN).filter(|_| !STEAMPIPE_ATTRIBUTES.contains(&name));
+        let hint = suggestion(name, OWN_OPTIONS).filter(|_| !STEAMPIPE_ATTRIBUTES.contains(&name));
         warnings.push(problem.hint_if(hint));
     }
     for section in &settings.blocks {

@@ -17,7 +17,7 @@ const PLACE_OPTIONS: [&str; 3] = ["host", "port", "dbname"];
 
 /// Availability of a gateway. The initial value is that of one that has just stopped answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Standing {
+pub enum Availability {
     /// It has answered for longer than the patience.
     Settled,
     /// It answers, or stopped answering a short time ago.
@@ -29,7 +29,7 @@ pub enum Standing {
     Away,
 }
 
-/// Derives a gateway's [`Standing`] from its answers. Times are in milliseconds.
+/// Derives a gateway's [`Availability`] from its answers. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PresenceRecord {
     answers: bool,
@@ -60,18 +60,18 @@ impl PresenceRecord {
         self.since = now;
     }
 
-    /// Returns the standing. `patience` is the time after which a gateway that does not answer is away, and
+    /// Returns the availability. `patience` is the time after which a gateway that does not answer is away, and
     /// after which one that returns has settled.
-    pub fn standing(&mut self, now: u64, patience: u64) -> Standing {
+    pub fn availability(&mut self, now: u64, patience: u64) -> Availability {
         let is_long = now.saturating_sub(self.since) >= patience;
         if is_long {
             self.is_away = !self.answers;
         }
         match (self.is_away, self.answers) {
-            (true, true) => Standing::Returning,
-            (true, false) => Standing::Away,
-            (false, true) if is_long => Standing::Settled,
-            (false, _) => Standing::Present,
+            (true, true) => Availability::Returning,
+            (true, false) => Availability::Away,
+            (false, true) if is_long => Availability::Settled,
+            (false, _) => Availability::Present,
         }
     }
 }
@@ -84,7 +84,7 @@ pub struct Gateway {
     /// Options of the hub's servers that lead to it. Unused if there is only one gateway.
     pub options: BTreeMap<String, String>,
     /// Its availability.
-    pub standing: Standing,
+    pub availability: Availability,
     /// Its rows.
     pub view: Arc<GatewayView>,
 }
@@ -145,14 +145,19 @@ impl Gateways {
     /// Returns the gateway to which a lane should lead.
     pub fn place(&self, server: &str) -> usize {
         let ranked = self.ranked(server);
-        let is_away =
-            |index: usize| matches!(self.standing(index), Standing::Away | Standing::Returning);
+        let is_away = |index: usize| {
+            matches!(
+                self.availability(index),
+                Availability::Away | Availability::Returning
+            )
+        };
         let current = self.current(server);
         // A returning gateway keeps the lanes that still lead to it.
-        let can_stay = |index: &usize| self.standing(*index) != Standing::Away;
+        let can_stay = |index: &usize| self.availability(*index) != Availability::Away;
         if let Some(current) = current.filter(can_stay) {
             let better = ranked.iter().take_while(|index| **index != current);
-            let mut settled = better.filter(|index| self.standing(**index) == Standing::Settled);
+            let mut settled =
+                better.filter(|index| self.availability(**index) == Availability::Settled);
             return settled.next().copied().unwrap_or(current);
         }
         let present = ranked.iter().copied().find(|index| !is_away(*index));
@@ -163,7 +168,7 @@ impl Gateways {
     /// Whether a gateway needs what a lane reads: because the lane leads to it or should, or because the lane
     /// will return to it if it continues to answer.
     pub fn serves(&self, index: usize, server: &str) -> bool {
-        let answers = |index: &usize| self.standing(*index) != Standing::Away;
+        let answers = |index: &usize| self.availability(*index) != Availability::Away;
         self.place(server) == index
             || self.ranked(server).into_iter().find(answers) == Some(index)
             || self.leads_to(index, server)
@@ -207,7 +212,8 @@ impl Gateways {
         let has_it = |index: &usize| {
             let gateway = self.list.get(*index);
             gateway.is_some_and(|gateway| {
-                let answers = gateway.view.error.is_none() && gateway.standing != Standing::Away;
+                let answers =
+                    gateway.view.error.is_none() && gateway.availability != Availability::Away;
                 answers && gateway.view.rows.contains_key(name)
             })
         };
@@ -247,9 +253,9 @@ impl Gateways {
         PLACE_OPTIONS.iter().all(is_same)
     }
 
-    fn standing(&self, index: usize) -> Standing {
+    fn availability(&self, index: usize) -> Availability {
         let gateway = self.list.get(index);
-        gateway.map_or(Standing::Away, |gateway| gateway.standing)
+        gateway.map_or(Availability::Away, |gateway| gateway.availability)
     }
 
     /// Returns all gateways in the order of their rank for a lane. Adding or removing one does not reorder the
@@ -269,11 +275,11 @@ impl Gateways {
 mod tests {
     use super::*;
 
-    fn gateway(name: &str, standing: Standing) -> Gateway {
+    fn gateway(name: &str, availability: Availability) -> Gateway {
         Gateway {
             name: name.to_owned(),
             options: options(name),
-            standing,
+            availability,
             view: Arc::default(),
         }
     }
@@ -285,12 +291,12 @@ mod tests {
             .into()
     }
 
-    /// Gateways of these standings, and a hub whose lanes lead to some.
-    fn gateways(list: &[(&str, Standing)], lanes: &[(&str, &str)]) -> Gateways {
+    /// Gateways of these availabilities, and a hub whose lanes lead to some.
+    fn gateways(list: &[(&str, Availability)], lanes: &[(&str, &str)]) -> Gateways {
         let lane = |(server, name): &(&str, &str)| ((*server).to_owned(), options(name));
         Gateways {
             list: (list.iter())
-                .map(|(name, standing)| gateway(name, *standing))
+                .map(|(name, availability)| gateway(name, *availability))
                 .collect(),
             hub: Some(Arc::new(HubLanes {
                 options: lanes.iter().map(lane).collect(),
@@ -310,7 +316,7 @@ mod tests {
         lanes().iter().map(name).collect()
     }
 
-    use Standing::{Away, Present, Returning, Settled};
+    use Availability::{Away, Present, Returning, Settled};
 
     #[test]
     fn lanes_are_spread_and_the_order_of_the_settings_does_not_count() {
@@ -360,7 +366,7 @@ mod tests {
     #[test]
     fn a_lane_moves_when_its_gateway_is_away_and_comes_back_when_that_has_settled() {
         let lane = lane_of_a();
-        let place = |a: Standing, b: Standing, at: &str| {
+        let place = |a: Availability, b: Availability, at: &str| {
             let gateways = gateways(&[("a", a), ("b", b)], &[(&lane, at)]);
             gateways.list[gateways.place(&lane)].name.clone()
         };
@@ -394,7 +400,7 @@ mod tests {
     #[test]
     fn a_gateway_that_returns_makes_its_tables_and_one_that_is_read_keeps_them() {
         let lane = lane_of_a();
-        let serves = |a: Standing, b: Standing, at: &str| {
+        let serves = |a: Availability, b: Availability, at: &str| {
             let gateways = gateways(&[("a", a), ("b", b)], &[(&lane, at)]);
             [0, 1].map(|index| gateways.serves(index, &lane))
         };
@@ -452,7 +458,7 @@ mod tests {
             if let Some(answers) = answers {
                 record.set(answers, now);
             }
-            record.standing(now, 60)
+            record.availability(now, 60)
         };
         for (answers, now, expected) in [
             (None, 0, Present),
@@ -473,13 +479,13 @@ mod tests {
         ] {
             assert_eq!(at(answers, now), expected, "{now}");
         }
-        assert_eq!(PresenceRecord::new(5).standing(65, 60), Away);
+        assert_eq!(PresenceRecord::new(5).availability(65, 60), Away);
         // A daemon that did not lead knows nothing.
         record.set(false, 300);
-        assert_eq!(record.standing(400, 60), Away);
+        assert_eq!(record.availability(400, 60), Away);
         record.restart(400);
-        assert_eq!(record.standing(401, 60), Present);
+        assert_eq!(record.availability(401, 60), Present);
         record.set(true, 402);
-        assert_eq!(record.standing(462, 60), Settled);
+        assert_eq!(record.availability(462, 60), Settled);
     }
 }

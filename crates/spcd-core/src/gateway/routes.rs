@@ -8,7 +8,7 @@ use spcd_protocol::Status;
 
 use super::aggregators::{DesiredLane, aggregator_lane, desired_lanes};
 use super::lanes::{lane_counts, lane_of};
-use super::placement::{Gateway, Gateways, HubLanes, Standing};
+use super::placement::{Availability, Gateway, Gateways, HubLanes};
 use super::{GatewayRow, is_in_gateway, lane_server};
 use crate::model::{Connection, DesiredState, LaneServer};
 
@@ -186,7 +186,7 @@ impl Check<'_> {
             return false;
         }
         let from = from.and_then(|from| list.get(from));
-        let from = from.filter(|from| from.standing != Standing::Away);
+        let from = from.filter(|from| from.availability != Availability::Away);
         let mut read = hub.servers.iter().filter(|(_, by)| *by == server);
         read.all(|(name, _)| {
             let row = to.view.rows.get(name);
@@ -201,7 +201,7 @@ impl Check<'_> {
                         let row = from.view.rows.get(name);
                         row.is_none_or(|row| row.status == Status::Error)
                     };
-                    row.is_some_and(|row| self.is_made(name, row)) || has_failed && fails_there()
+                    row.is_some_and(|row| self.is_current(name, row)) || has_failed && fails_there()
                 }
             }
         })
@@ -214,7 +214,7 @@ impl Check<'_> {
     }
 
     /// Whether a row's tables or views are the desired ones.
-    fn is_made(&self, name: &str, row: &GatewayRow) -> bool {
+    fn is_current(&self, name: &str, row: &GatewayRow) -> bool {
         if let Some(lane) = self.aggregator_lane(name) {
             return aggregator_lane(lane, row).is_some();
         }
@@ -269,7 +269,7 @@ mod tests {
             let gateway = |name: &str| Gateway {
                 name: name.to_owned(),
                 options: options(name),
-                standing: Standing::Settled,
+                availability: Availability::Settled,
                 view: Arc::new(GatewayView {
                     address: Some(Address {
                         options: options(name),
@@ -335,7 +335,7 @@ mod tests {
         }
 
         fn is_away(&mut self, index: usize) {
-            self.gateways.list[index].standing = Standing::Away;
+            self.gateways.list[index].availability = Availability::Away;
             self.view(index).error = Some("refused".into());
         }
 
@@ -409,7 +409,7 @@ mod tests {
         world.row(1, "b", Some(Status::Ready));
         world.row(0, "b", Some(Status::Ready));
         assert_eq!(world.leads_to(), Some(0));
-        world.gateways.list[0].standing = Standing::Returning;
+        world.gateways.list[0].availability = Availability::Returning;
         assert_eq!(world.leads_to(), Some(1));
     }
 
@@ -492,10 +492,10 @@ mod tests {
             (part(&world, 0), part(&world, 1)),
             (all.clone(), all.clone())
         );
-        world.gateways.list[0].standing = Standing::Away;
+        world.gateways.list[0].availability = Availability::Away;
         assert_eq!((part(&world, 0), part(&world, 1)), (vec![], all.clone()));
         // It comes back, and makes its tables before it is read.
-        world.gateways.list[0].standing = Standing::Returning;
+        world.gateways.list[0].availability = Availability::Returning;
         assert_eq!((part(&world, 0), part(&world, 1)), (all.clone(), all));
     }
 

@@ -39,7 +39,7 @@ struct MirrorPart {
 }
 
 /// The files' connections and the mirrored ones so far, by name.
-struct Names<'a> {
+struct KnownNames<'a> {
     desired: &'a mut DesiredState,
     /// Which mirror a name came from.
     mirrored: BTreeMap<String, String>,
@@ -51,7 +51,7 @@ impl MirrorParts {
         let mut before = std::mem::take(&mut self.parts);
         let mirrors = std::mem::take(&mut desired.mirrors);
         let mut diagnostics = Vec::new();
-        let mut names = Names {
+        let mut names = KnownNames {
             desired,
             mirrored: BTreeMap::new(),
         };
@@ -125,7 +125,7 @@ impl MirrorPart {
 
     /// Adds the connections to the desired state. Returns a diagnostic for each that has no place there,
     /// and for the source.
-    fn problems(&self, names: &mut Names<'_>) -> Vec<Diagnostic> {
+    fn problems(&self, names: &mut KnownNames<'_>) -> Vec<Diagnostic> {
         let mut problems: Vec<(String, &str)> = Vec::new();
         let mut folded: HashMap<String, &str> = HashMap::with_capacity(self.connections.len());
         for (there, connection) in &self.connections {
@@ -177,7 +177,7 @@ impl MirrorPart {
     }
 }
 
-impl Names<'_> {
+impl KnownNames<'_> {
     /// Adds a connection. Returns why it cannot be, with a hint.
     fn add(
         &mut self,

@@ -30,10 +30,10 @@ pub struct SchemaDigest {
 }
 
 /// How often a connection that is ready there had no schema yet, by name.
-pub type SchemalessWait = BTreeMap<String, u32>;
+pub type SchemalessReads = BTreeMap<String, u32>;
 
 /// Number of looks after which a connection that is ready without a schema is in error.
-const SCHEMALESS_LOOKS: u32 = 8;
+const MAX_SCHEMALESS_READS: u32 = 8;
 
 /// Returns the connections of a source.
 ///
@@ -42,10 +42,10 @@ const SCHEMALESS_LOOKS: u32 = 8;
 pub fn read_list<'a>(
     kind: SourceKind,
     listed: impl IntoIterator<Item = &'a Listed>,
-    waits: &mut SchemalessWait,
+    waits: &mut SchemalessReads,
 ) -> Result<BTreeMap<String, Arc<SourceConnection>>, String> {
     let mut connections = BTreeMap::new();
-    let mut still = SchemalessWait::new();
+    let mut still = SchemalessReads::new();
     for one in listed {
         let [name, state] = kind.columns().map(|column| text(&one.row, column));
         let (Some(name), Some(status)) = (name, state) else {
@@ -95,10 +95,10 @@ fn state_of(row: &Value, status: &str) -> SourceState {
 
 /// Returns the state of a connection that is said to be ready and has no schema. Between the commit of
 /// its state and that of its schema a moment may pass.
-fn schemaless(name: &str, waits: &SchemalessWait, still: &mut SchemalessWait) -> SourceState {
+fn schemaless(name: &str, waits: &SchemalessReads, still: &mut SchemalessReads) -> SourceState {
     let looks = waits.get(name).map_or(1, |looks| looks.saturating_add(1));
     still.insert(name.to_owned(), looks);
-    match looks < SCHEMALESS_LOOKS {
+    match looks < MAX_SCHEMALESS_READS {
         true => SourceState::AtWork,
         false => SourceState::Error(format!(
             "the source says that it is ready, and has no schema {name:?} there"
@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn states(kind: SourceKind, rows: &[Listed]) -> Vec<(String, SourceState)> {
-        let read = read_list(kind, rows, &mut SchemalessWait::new()).unwrap();
+        let read = read_list(kind, rows, &mut SchemalessReads::new()).unwrap();
         read.into_iter()
             .map(|(name, one)| (name, one.state.clone()))
             .collect()
@@ -189,7 +189,7 @@ mod tests {
             "type": null, "connections": null, "new_column": {"a": 1},
         });
         let rows = [listed(row, Some("d"))];
-        let read = read_list(SourceKind::Steampipe, &rows, &mut SchemalessWait::new()).unwrap();
+        let read = read_list(SourceKind::Steampipe, &rows, &mut SchemalessReads::new()).unwrap();
         let aws = &read["aws"];
         assert!(matches!(aws.state, SourceState::Ready(_)));
         assert_eq!(aws.kind, "plugin");
@@ -197,7 +197,7 @@ mod tests {
         let error = read_list(
             SourceKind::Steampipe,
             &[listed(json!({"name": "aws"}), None)],
-            &mut SchemalessWait::new(),
+            &mut SchemalessReads::new(),
         );
         assert!(error.unwrap_err().contains("name and state"));
     }
@@ -262,7 +262,7 @@ mod tests {
                 version: None,
                 digest: Some(digest),
             };
-            let read = read_list(kind, &[listed], &mut SchemalessWait::new()).unwrap();
+            let read = read_list(kind, &[listed], &mut SchemalessReads::new()).unwrap();
             read["a"].shape.clone()
         };
         let hub = |hash: Value, names: &str| {
@@ -286,12 +286,12 @@ mod tests {
     #[test]
     fn ready_without_a_schema_is_an_error_only_if_it_stays_so() {
         let rows = [listed(json!({"name": "a", "state": "ready"}), None)];
-        let mut waits = SchemalessWait::new();
+        let mut waits = SchemalessReads::new();
         let mut look = |rows: &[Listed]| {
             let read = read_list(SourceKind::Steampipe, rows, &mut waits).unwrap();
             read["a"].state.clone()
         };
-        for _ in 1..SCHEMALESS_LOOKS {
+        for _ in 1..MAX_SCHEMALESS_READS {
             assert_eq!(look(&rows), SourceState::AtWork);
         }
         let SourceState::Error(error) = look(&rows) else {

@@ -253,10 +253,13 @@ impl<'a> Importer<'a> {
             Some(_) if self.hidden => Drift::FingerprintOnly,
             Some(detail) => {
                 let tables: Vec<String> = detail.grantable().cloned().collect();
-                let is_told = |warning: &TableWarning| applied.warnings.contains(&warning.text);
+                let is_warned_of =
+                    |warning: &TableWarning| applied.warnings.contains(&warning.text);
                 match applied.readable && tables.is_empty() {
                     false => Drift::Unreadable(tables),
-                    true if detail.closed_tables().iter().all(is_told) => Drift::FingerprintOnly,
+                    true if detail.closed_tables().iter().all(is_warned_of) => {
+                        Drift::FingerprintOnly
+                    }
                     // An import writes the warnings.
                     true => Drift::Changed(Reason::Drift),
                 }

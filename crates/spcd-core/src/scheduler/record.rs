@@ -9,7 +9,7 @@ use crate::planner::{self, Work};
 use spcd_protocol::Backoff;
 
 /// Time after which aggregators and requests stop waiting for a job, in milliseconds.
-pub const PATIENCE: u64 = 3_000;
+pub const MAX_JOB_WAIT_MS: u64 = 3_000;
 /// Pauses after lock time-outs.
 const LOCK_BACKOFF: Backoff = Backoff::new(1_000, 15_000);
 /// Pauses after failures other than imports.
@@ -325,7 +325,7 @@ impl RunningJob {
     }
 
     fn is_slow(&self, now: u64) -> bool {
-        self.asked_at.is_some_and(|at| now - at >= PATIENCE)
+        self.asked_at.is_some_and(|at| now - at >= MAX_JOB_WAIT_MS)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::record::{
-    ConnectionRecord, Failure, LaneRecord, ManualProbe, NextAttempt, PATIENCE, RefreshTurn,
+    ConnectionRecord, Failure, LaneRecord, MAX_JOB_WAIT_MS, ManualProbe, NextAttempt, RefreshTurn,
     lock_pause,
 };
 use super::requests::{Action, Progress, Request, Requests};
@@ -501,7 +501,7 @@ impl State {
 
     /// Returns until when requests wait for work that a pass found.
     pub(super) fn found_until(now: u64) -> u64 {
-        now + PATIENCE
+        now + MAX_JOB_WAIT_MS
     }
 
     /// Returns the connections whose requested probe is to begin.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use spcd_core::config::ForeignSource;
 use spcd_core::mirror::{
-    Listed, MirrorView, SchemaDigest, SchemalessWait, SourceConnection, SourceKind, SourceState,
+    Listed, MirrorView, SchemaDigest, SchemalessReads, SourceConnection, SourceKind, SourceState,
     read_list,
 };
 use spcd_core::sql;
@@ -57,7 +57,7 @@ pub struct Reader {
     /// The source's database.
     pub identity: HubIdentity,
     listed: BTreeMap<String, Listed>,
-    waits: SchemalessWait,
+    waits: SchemalessReads,
 }
 
 impl Reader {
@@ -85,7 +85,7 @@ impl Reader {
             columns: None,
             identity,
             listed: BTreeMap::new(),
-            waits: SchemalessWait::new(),
+            waits: SchemalessReads::new(),
         })
     }
 

@@ -26,7 +26,7 @@ use spcd_postgres::migrations::migrate;
 use spcd_postgres::secrets;
 
 /// Time limit for the daemon to apply the files to the adopted objects.
-const LIMIT: Duration = Duration::from_secs(300);
+const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Adopts the existing schema and server of a connection's name, after showing the consequences and
 /// asking. Without a block, prints one that describes the server.
@@ -96,7 +96,7 @@ pub async fn run(settings: &Settings, args: AdoptArgs) -> anyhow::Result<ExitCod
     }
     let names = [name.clone()];
     let id = follow::request(&session, Some(&names)).await?;
-    match follow::follow(&mut session, id, Some(&names), LIMIT, |_| ()).await? {
+    match follow::follow(&mut session, id, Some(&names), APPLY_TIMEOUT, |_| ()).await? {
         WaitOutcome::Settled(rows, _) => {
             let wrong = follow::report(&names, &rows);
             if !wrong {

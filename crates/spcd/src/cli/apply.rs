@@ -11,14 +11,14 @@ use super::follow::{self, WaitOutcome};
 use super::terminal::ProgressLine;
 use crate::config::Config;
 use crate::daemon::LeaderSession;
-use crate::gateway::{ApplyOptions, Once, hub_lanes};
+use crate::gateway::{ApplyOptions, OneShotGateways, hub_lanes};
 use crate::gateway_link::Links;
 use crate::settings::Settings;
 use spcd_postgres::config_files;
 use spcd_postgres::connection::Endpoint;
 
 /// Maximum time to wait for the daemon. No import takes as long.
-const LIMIT: Duration = Duration::from_secs(24 * 3600);
+const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs one pass, or has the leading daemon run it.
 pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCode> {
@@ -28,11 +28,11 @@ pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCod
         allow_empty: args.allow_empty,
         adopts: args.adopt_config,
     };
-    let gateways = Once::apply(settings, options, hub_lanes(&endpoint).await?).await?;
+    let gateways = OneShotGateways::apply(settings, options, hub_lanes(&endpoint).await?).await?;
     let applied = apply(settings, args, endpoint.clone(), gateways.links.clone()).await;
     if gateways.links.is_some() && applied.is_ok() {
         // The gateways may drop what the hub no longer reads.
-        let again = Once::apply(settings, options, hub_lanes(&endpoint).await?).await?;
+        let again = OneShotGateways::apply(settings, options, hub_lanes(&endpoint).await?).await?;
         again.stop().await;
     }
     gateways.stop().await;
@@ -48,8 +48,8 @@ pub async fn run(settings: &Settings, args: ApplyArgs) -> anyhow::Result<ExitCod
         count(Status::Disabled)
     );
     let mut wrong = follow::report(&[], &rows);
-    let is_told = |error: &String| rows.iter().any(|row| row.error.as_ref() == Some(error));
-    for error in lost_input.iter().filter(|error| !is_told(error)) {
+    let is_shown = |error: &String| rows.iter().any(|row| row.error.as_ref() == Some(error));
+    for error in lost_input.iter().filter(|error| !is_shown(error)) {
         eprintln!("spcd: {error}");
         wrong = true;
     }
@@ -125,7 +125,7 @@ async fn have_applied(
     if args.allow_empty {
         // The daemon must notice the missing files before they can be given up.
         let id = follow::request(&session, Some(&[])).await?;
-        follow::follow(&mut session, id, Some(&[]), LIMIT, |_| ()).await?;
+        follow::follow(&mut session, id, Some(&[]), MAX_WAIT, |_| ()).await?;
         config_files::give_up(&session.client).await?;
     }
     let ask: Option<&[String]> = if args.force { None } else { Some(&[]) };
@@ -135,7 +135,7 @@ async fn have_applied(
         let left = rows.iter().filter(|row| !row.status.is_settled());
         show(&progress, left.count());
     };
-    let ended = follow::follow(&mut session, id, None, LIMIT, watch).await?;
+    let ended = follow::follow(&mut session, id, None, MAX_WAIT, watch).await?;
     progress.clear();
     Ok(match ended {
         WaitOutcome::Settled(rows, _) | WaitOutcome::TimedOut(rows) => rows,

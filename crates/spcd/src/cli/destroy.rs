@@ -22,7 +22,7 @@ use spcd_postgres::{destroy, gateway_reader, has_relation, steampipe};
 /// Removes all that spcd created in the hub and in the gateways, after showing it and asking.
 pub async fn run(settings: &Settings, args: DestroyArgs) -> anyhow::Result<ExitCode> {
     let mut sides = Vec::new();
-    for settings in std::iter::once(settings.clone()).chain(gateway::made(settings)) {
+    for settings in std::iter::once(settings.clone()).chain(gateway::existing(settings)) {
         if let Some(side) = Side::open(settings).await? {
             sides.push(side);
         }
@@ -65,7 +65,7 @@ struct Side {
 
 impl Side {
     async fn open(settings: Settings) -> anyhow::Result<Option<Self>> {
-        if settings.database.is_none() && !cluster::is_made(&settings) {
+        if settings.database.is_none() && !cluster::exists(&settings) {
             return Ok(None);
         }
         let running = match settings.database {
@@ -146,7 +146,7 @@ impl Side {
                 rows.len()
             );
         }
-        let lock = leader.abdicate().context("the lead is lost")?;
+        let lock = leader.into_lock_session().context("the lead is lost")?;
         let dropped = destroy::drop_schemas(&lock.client).await;
         dropped.context("every connection is removed, but the schema spcd is not")?;
         if self.settings.is_gateway {

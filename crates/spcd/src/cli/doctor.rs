@@ -16,10 +16,10 @@ use crate::settings::Settings;
 use spcd_postgres::connection::Session;
 
 /// Minimum free space for a private cluster, in MB: its write-ahead log alone may take as much.
-const LEAST_DISK: u64 = 1024;
+const MIN_FREE_DISK_MB: u64 = 1024;
 
 /// Result of one check.
-struct Finding {
+struct CheckResult {
     what: String,
     /// What to do; `None` if the check passed.
     advice: Option<String>,
@@ -44,7 +44,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     }
     let mut out = super::terminal::output(false);
     let mut missing = false;
-    for Finding { what, advice } in findings {
+    for CheckResult { what, advice } in findings {
         match advice {
             None => writeln!(out, "ok       {what}")?,
             Some(advice) => {
@@ -59,24 +59,24 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(missing)))
 }
 
-fn good(what: impl Into<String>) -> Finding {
-    Finding {
+fn good(what: impl Into<String>) -> CheckResult {
+    CheckResult {
         what: what.into(),
         advice: None,
     }
 }
 
-fn bad(what: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding {
+fn bad(what: impl Into<String>, advice: impl Into<String>) -> CheckResult {
+    CheckResult {
         what: what.into(),
         advice: Some(advice.into()),
     }
 }
 
 /// Checks the config directories and their files.
-fn files(settings: &Settings) -> (Vec<Finding>, DesiredState) {
+fn files(settings: &Settings) -> (Vec<CheckResult>, DesiredState) {
     let scan = ConfigReader::new(&settings.config_dirs, settings.extensions).scan();
-    let mut findings: Vec<Finding> = scan
+    let mut findings: Vec<CheckResult> = scan
         .dirs
         .iter()
         .map(|(dir, state)| {
@@ -121,7 +121,7 @@ fn unreadable(dir: &Path) -> String {
 
 /// Checks what the private cluster needs from the machine. An existing cluster without a daemon is
 /// started temporarily; none is created.
-async fn private(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Running> {
+async fn private(settings: &Settings, findings: &mut Vec<CheckResult>) -> Option<Running> {
     let state = cluster::inspect(settings);
     findings.push(match state.user {
         Ok(user) => good(format!("the private cluster runs as {user}")),
@@ -135,13 +135,13 @@ async fn private(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Run
     let dir = settings.state_dir.display();
     findings.push(match state.free_mb {
         None => good(format!("state directory {dir}: not created yet")),
-        Some(free) if free < LEAST_DISK => bad(
+        Some(free) if free < MIN_FREE_DISK_MB => bad(
             format!("only {free} MB are free in {dir}"),
             "make room, or give --state-dir another disk",
         ),
         Some(free) => good(format!("state directory {dir}: {free} MB are free")),
     });
-    if !cluster::is_made(settings) {
+    if !cluster::exists(settings) {
         findings.push(good("the private cluster: `spcd run` creates it"));
         return None;
     }
@@ -162,7 +162,7 @@ async fn hub(
     settings: &Settings,
     desired: &DesiredState,
     opened: &mut Option<Session>,
-) -> anyhow::Result<Vec<Finding>> {
+) -> anyhow::Result<Vec<CheckResult>> {
     let endpoint = match super::endpoint(settings) {
         Ok(endpoint) => endpoint,
         Err(error) => return Ok(vec![bad("the database", format!("{error:#}"))]),

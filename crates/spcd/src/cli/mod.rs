@@ -353,11 +353,11 @@ fn start(mut cli: Cli) -> anyhow::Result<ExitCode> {
 async fn dispatch(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
     // Commands use the private cluster of the daemon, or start it while they run.
     if let (Command::Wait(args), None) = (&command, &settings.database) {
-        cluster::until_made(settings, args.timeout).await;
+        cluster::wait_until_created(settings, args.timeout).await;
     }
     let cluster = match command.cluster_use() {
         _ if settings.database.is_some() => None,
-        ClusterUse::Start if cluster::is_made(settings) => Some(cluster::join(settings).await?),
+        ClusterUse::Start if cluster::exists(settings) => Some(cluster::join(settings).await?),
         ClusterUse::Create => Some(cluster::join(settings).await?),
         ClusterUse::Start | ClusterUse::Own => None,
     };

@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 
 use super::PlanArgs;
 use crate::config::Config;
-use crate::gateway::{self, Once, OpenGateway, hub_lanes};
+use crate::gateway::{self, OneShotGateways, OpenGateway, hub_lanes};
 use crate::mirror;
 use crate::settings::Settings;
 use crate::source::csv;
@@ -32,13 +32,13 @@ use spcd_postgres::import::preview;
 const CHANGES: u8 = 2;
 
 /// Maximum number of sources asked at the same time.
-const AT_A_TIME: usize = 8;
+const MAX_CONCURRENT_IMPORTS: usize = 8;
 
 /// Shows what a pass would do. Changes nothing.
 pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode> {
     let (endpoint, cluster) = super::hub(settings).await?;
     let endpoint = Arc::new(endpoint);
-    let gateways = Once::look(settings, hub_lanes(&endpoint).await?).await?;
+    let gateways = OneShotGateways::inspect(settings, hub_lanes(&endpoint).await?).await?;
     let mut config = Config::new(&settings.config_dirs, settings.extensions, false)
         .with_state(&settings.state_dir)
         .beside(gateways.links.clone())
@@ -53,7 +53,7 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
     } = config.load();
     let session = endpoint.connect("plan").await?;
     if !desired.mirrors.is_empty() {
-        let views = mirror::look(&session.client, &desired.mirrors).await?;
+        let views = mirror::observe_once(&session.client, &desired.mirrors).await?;
         config.set_mirror_views(views);
         let loaded = config.load();
         (desired, diagnostics) = (loaded.desired, loaded.diagnostics);
@@ -66,7 +66,7 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         Ok(()) => look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await,
         Err(error) => Err(error),
     };
-    let behind = look_behind(&gateways, args).await;
+    let behind = preview_gateways(&gateways, args).await;
     drop(tunnels);
     drop(session);
     gateways.stop().await;
@@ -75,7 +75,7 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
     }
     let (plan, observed) = looked?;
     let behind = behind?;
-    let is_nothing = plan.is_empty() && behind.iter().all(Behind::is_empty);
+    let is_nothing = plan.is_empty() && behind.iter().all(GatewayPreview::is_empty);
     if args.json {
         show_json(&plan, &observed, &behind)?;
     } else if args.sql {
@@ -116,13 +116,13 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
 }
 
 /// What a pass would do in one gateway.
-struct Behind {
+struct GatewayPreview {
     /// The gateway's name in messages.
     title: String,
-    change: BehindChange,
+    change: GatewayChange,
 }
 
-enum BehindChange {
+enum GatewayChange {
     /// No connection uses it.
     None,
     /// It creates a private cluster, for this number of connections.
@@ -132,29 +132,29 @@ enum BehindChange {
     Known(Box<(Plan, Observed)>),
 }
 
-impl Behind {
+impl GatewayPreview {
     fn is_empty(&self) -> bool {
         match &self.change {
-            BehindChange::None | BehindChange::Away(_) => true,
-            BehindChange::New(_) => false,
-            BehindChange::Known(looked) => looked.0.is_empty(),
+            GatewayChange::None | GatewayChange::Away(_) => true,
+            GatewayChange::New(_) => false,
+            GatewayChange::Known(looked) => looked.0.is_empty(),
         }
     }
 
     fn text(&self) -> String {
         match &self.change {
-            BehindChange::New(count) => format!("+ a private gateway, for {count} connections\n"),
-            BehindChange::Known(looked) if !self.is_empty() => {
+            GatewayChange::New(count) => format!("+ a private gateway, for {count} connections\n"),
+            GatewayChange::Known(looked) if !self.is_empty() => {
                 let plan = planner::show(&looked.0, &looked.1);
                 format!("in {}:\n{plan}", self.title)
             }
-            BehindChange::None | BehindChange::Away(_) | BehindChange::Known(_) => String::new(),
+            GatewayChange::None | GatewayChange::Away(_) | GatewayChange::Known(_) => String::new(),
         }
     }
 
     fn sql(&self) -> String {
         match &self.change {
-            BehindChange::Known(looked) if !self.is_empty() => {
+            GatewayChange::Known(looked) if !self.is_empty() => {
                 let sql = planner::show_sql(&looked.0, &looked.1);
                 format!("-- in {}\n{sql}", self.title)
             }
@@ -164,15 +164,15 @@ impl Behind {
 
     fn json(&self) -> Option<serde_json::Value> {
         match &self.change {
-            BehindChange::None => None,
-            BehindChange::New(count) => Some(serde_json::json!({"new_connections": count})),
-            BehindChange::Away(error) => Some(serde_json::json!({"error": error})),
-            BehindChange::Known(looked) => Some(planner::show_json(&looked.0, &looked.1)),
+            GatewayChange::None => None,
+            GatewayChange::New(count) => Some(serde_json::json!({"new_connections": count})),
+            GatewayChange::Away(error) => Some(serde_json::json!({"error": error})),
+            GatewayChange::Known(looked) => Some(planner::show_json(&looked.0, &looked.1)),
         }
     }
 }
 
-fn show_json(plan: &Plan, observed: &Observed, behind: &[Behind]) -> anyhow::Result<()> {
+fn show_json(plan: &Plan, observed: &Observed, behind: &[GatewayPreview]) -> anyhow::Result<()> {
     let mut shown = planner::show_json(plan, observed);
     // Several gateways are keyed by their names.
     let gateway = match behind {
@@ -192,18 +192,21 @@ fn show_json(plan: &Plan, observed: &Observed, behind: &[Behind]) -> anyhow::Res
 }
 
 /// Plans a pass in each gateway.
-async fn look_behind(gateways: &Once, args: PlanArgs) -> anyhow::Result<Vec<Behind>> {
+async fn preview_gateways(
+    gateways: &OneShotGateways,
+    args: PlanArgs,
+) -> anyhow::Result<Vec<GatewayPreview>> {
     let mut all = Vec::new();
     for gateway in &gateways.gateways {
-        all.push(Behind {
+        all.push(GatewayPreview {
             title: gateway::title(&gateway.settings),
-            change: look_behind_one(gateway, args).await?,
+            change: preview_gateway(gateway, args).await?,
         });
     }
     Ok(all)
 }
 
-async fn look_behind_one(gateway: &OpenGateway, args: PlanArgs) -> anyhow::Result<BehindChange> {
+async fn preview_gateway(gateway: &OpenGateway, args: PlanArgs) -> anyhow::Result<GatewayChange> {
     let own = &gateway.settings;
     let mut config = Config::new(&own.config_dirs, own.extensions, false)
         .with_state(&own.state_dir)
@@ -214,12 +217,12 @@ async fn look_behind_one(gateway: &OpenGateway, args: PlanArgs) -> anyhow::Resul
     desired.hub_use = HubUse::None;
     if let Some(error) = &gateway.link.view().error {
         eprintln!("{}: {error}", gateway.link.title());
-        return Ok(BehindChange::Away(error.clone()));
+        return Ok(GatewayChange::Away(error.clone()));
     }
     let Some(endpoint) = &gateway.endpoint else {
         return Ok(match desired.connections.len() {
-            0 => BehindChange::None,
-            count => BehindChange::New(count),
+            0 => GatewayChange::None,
+            count => GatewayChange::New(count),
         });
     };
     let endpoint = Arc::new(endpoint.clone());
@@ -227,7 +230,7 @@ async fn look_behind_one(gateway: &OpenGateway, args: PlanArgs) -> anyhow::Resul
     let tunnels = Tunnels::new(&own.state_dir, &endpoint);
     doubt_vanished(&mut config, &session.client, &mut desired).await?;
     let looked = look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await?;
-    Ok(BehindChange::Known(Box::new(looked)))
+    Ok(GatewayChange::Known(Box::new(looked)))
 }
 
 /// Marks connections of missing files as unknown, so that they are not dropped.
@@ -355,7 +358,7 @@ async fn look(
     let imports: Vec<_> = imports
         .filter(|(_, import)| can_ask(&import.target.extension) && import.target.csv.is_none())
         .collect();
-    let slots = Arc::new(Semaphore::new(AT_A_TIME));
+    let slots = Arc::new(Semaphore::new(MAX_CONCURRENT_IMPORTS));
     let mut asked = JoinSet::new();
     for (name, import) in imports {
         let (endpoint, slots) = (endpoint.clone(), slots.clone());

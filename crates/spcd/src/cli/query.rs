@@ -26,7 +26,7 @@ use super::terminal::{self, ProgressLine};
 use super::{Output, QueryArgs};
 use crate::config::Config;
 use crate::daemon::LeaderSession;
-use crate::gateway::{ApplyOptions, Once, hub_lanes};
+use crate::gateway::{ApplyOptions, OneShotGateways, hub_lanes};
 use crate::settings::Settings;
 use print::{Column, Printer};
 use spcd_postgres::connection::{Canceller, Endpoint};
@@ -35,7 +35,7 @@ use spcd_postgres::connection::{Canceller, Endpoint};
 const FAILED: u8 = 1;
 
 /// psql's exit code of a lost connection.
-const LOST: u8 = 2;
+const LOST_EXIT_CODE: u8 = 2;
 
 /// psql's exit code of an error in a script.
 const SCRIPT_FAILED: u8 = 3;
@@ -64,7 +64,7 @@ async fn query(
         Ok(client) => client,
         Err(error) => {
             eprintln!("spcd: {:#}", anyhow::Error::from(error));
-            return Ok(ExitCode::from(LOST));
+            return Ok(ExitCode::from(LOST_EXIT_CODE));
         }
     };
     client.set_timeout(args.timeout);
@@ -106,7 +106,7 @@ async fn query(
                 out.flush()?;
                 eprintln!("{}", describe(&error, sql));
                 let lost = matches!(&error, Error::Connect(_)) || is_lost(&error);
-                return Ok(ExitCode::from(if lost { LOST } else { failed }));
+                return Ok(ExitCode::from(if lost { LOST_EXIT_CODE } else { failed }));
             }
             Err(Failure::Interrupted) => {
                 progress.clear();
@@ -141,12 +141,15 @@ impl From<io::Error> for Failure {
 }
 
 /// Runs one pass if no daemon runs on the private cluster. Returns the gateways, which the tables need.
-async fn lead_once(settings: &Settings, endpoint: &Arc<Endpoint>) -> anyhow::Result<Once> {
+async fn lead_once(
+    settings: &Settings,
+    endpoint: &Arc<Endpoint>,
+) -> anyhow::Result<OneShotGateways> {
     let options = ApplyOptions {
         allow_empty: false,
         adopts: false,
     };
-    let gateways = Once::apply(settings, options, hub_lanes(endpoint).await?).await?;
+    let gateways = OneShotGateways::apply(settings, options, hub_lanes(endpoint).await?).await?;
     let mut config = Config::new(&settings.config_dirs, settings.extensions, false)
         .with_state(&settings.state_dir)
         .beside(gateways.links.clone());

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use spcd_postgres::gateway_reader;
 
 /// Maximum time for the daemon to alter the hub's user mappings.
-const LIMIT: Duration = Duration::from_secs(60);
+const ROTATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval of checks of the user mappings: there is no notification.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -80,7 +80,7 @@ async fn update_hub(settings: &Settings, old: &Secret) -> anyhow::Result<()> {
 async fn until_updated(hub: &Client, old: &Secret) -> anyhow::Result<()> {
     let began = Instant::now();
     while has_mapping_with(hub, old).await? {
-        if began.elapsed() > LIMIT {
+        if began.elapsed() > ROTATE_TIMEOUT {
             bail!(
                 "the gateway has a new password, and the hub's user mappings still have the old one: \
                  see the daemon's log, or stop the daemon and run `spcd apply`"

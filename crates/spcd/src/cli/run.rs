@@ -76,7 +76,9 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         match cluster {
             Some(cluster) => cluster.stop().await,
             // The signal arrived while the cluster was starting.
-            None if outcome.is_ok() && settings.database.is_none() => cluster::gone(settings).await,
+            None if outcome.is_ok() && settings.database.is_none() => {
+                cluster::wait_until_stopped(settings).await
+            }
             None => {}
         }
     };
@@ -103,7 +105,7 @@ async fn keep_gateways(
         all.push(Box::pin(run));
     }
     if let Some((_, link)) = gateways.first() {
-        let follow = gateway::follow_standings(link.links(), hub);
+        let follow = gateway::track_availability(link.links(), hub);
         all.push(Box::pin(follow));
     }
     poll_fn(|context| {

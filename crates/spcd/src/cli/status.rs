@@ -262,7 +262,7 @@ fn is_labelled(row: &ConnectionState, labels: &[(String, String)]) -> bool {
 
 /// A connection's row, and the state of its source.
 #[derive(Serialize)]
-struct WithHealth<'a> {
+struct ConnectionRow<'a> {
     #[serde(flatten)]
     row: &'a ConnectionState,
     health: Option<&'a SourceHealth>,
@@ -322,8 +322,8 @@ fn with_health<'a>(
     rows: &'a [ConnectionState],
     health: &'a BTreeMap<String, SourceHealth>,
     gateways: &'a GatewayStates,
-) -> Vec<WithHealth<'a>> {
-    let with = |row: &'a ConnectionState| WithHealth {
+) -> Vec<ConnectionRow<'a>> {
+    let with = |row: &'a ConnectionState| ConnectionRow {
         row,
         health: health.get(&row.connection_name),
         gateway: gateways.of(&row.connection_name),

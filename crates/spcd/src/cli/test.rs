@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::gateway;
 use crate::settings::Settings;
 use crate::source::ask::probe;
-use crate::tunnel::{Trial, Tunnels};
+use crate::tunnel::{TestTunnel, Tunnels};
 use spcd_postgres::connection::Session;
 use spcd_postgres::import;
 use spcd_postgres::import::source_info::{SourceInfo, fetch_source_info};
@@ -28,7 +28,7 @@ use spcd_postgres::{HubError, extension, has_relation, secrets};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Hint if ssh connects but the server behind it does not listen.
-const BEHIND: &str = "ssh gets in, but its server does not get through to the source: is the source \
+const UNREACHED_BY_SSH: &str = "ssh gets in, but its server does not get through to the source: is the source \
     running, and are `host` and `port` those it listens on, as seen from the ssh server?";
 
 /// What a source answered.
@@ -152,7 +152,7 @@ async fn test(
                 Some(trial)
                     if failure.kind == FailureKind::Refused && trial.is_dead_end().await =>
                 {
-                    Some(BEHIND)
+                    Some(UNREACHED_BY_SSH)
                 }
                 _ => None,
             };
@@ -167,7 +167,10 @@ async fn test(
 
 /// Tests the ssh connection, then opens the tunnel: the tunnel's local port accepts connections even if
 /// ssh fails.
-async fn open_tunnel(tunnels: &Tunnels, target: &ForeignSource) -> Result<Option<Trial>, HubError> {
+async fn open_tunnel(
+    tunnels: &Tunnels,
+    target: &ForeignSource,
+) -> Result<Option<TestTunnel>, HubError> {
     let trial = tunnels.trial(target).await?;
     tunnels.ready_unless_kept(target).await?;
     Ok(trial)

@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use spcd_postgres::connection::{ConnectError, Session};
 
 /// Interval between checks for the daemon's schema.
-const LOOK: Duration = Duration::from_millis(50);
+const SCHEMA_POLL: Duration = Duration::from_millis(50);
 
 /// Interval between attempts to reach a server that stopped answering.
 const RECONNECT: Duration = Duration::from_millis(250);
@@ -176,6 +176,6 @@ async fn first_request(
         if Instant::now() >= until {
             return Ok(None);
         }
-        sleep_until(until.min(Instant::now() + LOOK)).await;
+        sleep_until(until.min(Instant::now() + SCHEMA_POLL)).await;
     }
 }

@@ -9,7 +9,7 @@ use super::ClusterError;
 use super::layout::{Layout, failed};
 
 /// Oldest supported major version.
-const OLDEST: u32 = 14;
+const MIN_VERSION: u32 = 14;
 
 /// Programs of one installed version.
 #[derive(Debug, Clone)]
@@ -58,7 +58,7 @@ impl Programs {
 fn choose(found: &[Programs], required: Option<u32>) -> Option<&Programs> {
     found.iter().find(|programs| match required {
         Some(major) => programs.major == major,
-        None => programs.major >= OLDEST,
+        None => programs.major >= MIN_VERSION,
     })
 }
 
@@ -79,7 +79,7 @@ fn missing(found: &[Programs], required: Option<u32>, place: &str, is_gateway: b
         false => "give --database",
     };
     format!(
-        "no Postgres server from {OLDEST} on is installed, which the private cluster needs; install it (apt-get install postgresql), or {instead}"
+        "no Postgres server from {MIN_VERSION} on is installed, which the private cluster needs; install it (apt-get install postgresql), or {instead}"
     )
 }
 

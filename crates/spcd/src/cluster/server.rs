@@ -131,7 +131,7 @@ impl Server {
             // A process that only tested whether the port is free has released it by now. Other
             // causes persist, and cost two more attempts.
             let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok();
-            if is_free && (attempt >= 2 || began.elapsed() > AT_ONCE) {
+            if is_free && (attempt >= 2 || began.elapsed() > BIND_FAILURE_TIMEOUT) {
                 break;
             }
         }
@@ -279,9 +279,9 @@ fn addresses(layout: &Layout) -> String {
 }
 
 /// Maximum time to wait for the recorded port before the cluster moves to another one.
-const LEAVE: Duration = Duration::from_secs(1);
+const PORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum time after which a server that could not bind its port has ended.
-const AT_ONCE: Duration = Duration::from_secs(5);
+const BIND_FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl PidFile {
     /// Reads the file; `None` if it does not exist or is incomplete.
@@ -352,7 +352,7 @@ fn first_port(data: &Path) -> u16 {
 /// Waits until a process that only tested whether a port is free has released it.
 async fn left_free(port: u16) {
     let began = Instant::now();
-    while TcpListener::bind(("127.0.0.1", port)).is_err() && began.elapsed() < LEAVE {
+    while TcpListener::bind(("127.0.0.1", port)).is_err() && began.elapsed() < PORT_TIMEOUT {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -34,7 +34,7 @@ use crate::tunnel::Tunnels;
 use crate::watch::Watcher;
 use executors::drift::Drift;
 use executors::files::CsvWatch;
-use executors::forward::Forwarded;
+use executors::forward::ForwardedRequests;
 use executors::jobs::Jobs;
 use executors::jobs::sources::Sources;
 use log::log_job;
@@ -51,7 +51,7 @@ use spcd_postgres::writer::Writer;
 use spcd_postgres::{HubError, Limits};
 
 /// Interval of deleting rows that exceed their retention.
-const SWEEP: Duration = Duration::from_secs(3600);
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// A daemon that leads, or a command that leads for one run.
 pub struct LeaderSession<'a> {
@@ -73,7 +73,7 @@ pub struct LeaderSession<'a> {
     steampipe: Option<Steampipe>,
     csv: CsvWatch,
     listener: Session,
-    forwarded: Forwarded,
+    forwarded: ForwardedRequests,
     drift: Drift,
     limits: Limits,
     /// Probes the sources; `None` for a command.
@@ -98,14 +98,14 @@ pub struct LeaderSession<'a> {
 }
 
 /// Periodic tasks of the loop.
-struct Clocks {
+struct Timers {
     heartbeat: Interval,
     cleanup: Interval,
     keepalive: Interval,
     settings: watch::Receiver<HubSettings>,
 }
 
-impl Clocks {
+impl Timers {
     fn new(mut settings: watch::Receiver<HubSettings>) -> Self {
         let keepalive = every(settings.borrow_and_update().keepalive);
         let interval = |period| {
@@ -115,7 +115,7 @@ impl Clocks {
         };
         Self {
             heartbeat: interval(leader::HEARTBEAT_INTERVAL),
-            cleanup: interval(SWEEP),
+            cleanup: interval(RETENTION_INTERVAL),
             keepalive,
             settings,
         }
@@ -177,7 +177,7 @@ impl<'a> LeaderSession<'a> {
             steampipe,
             csv: CsvWatch::default(),
             listener,
-            forwarded: Forwarded::default(),
+            forwarded: ForwardedRequests::default(),
             limits,
             probes: None,
             answered,
@@ -213,7 +213,7 @@ impl<'a> LeaderSession<'a> {
     }
 
     /// Returns the session that holds the lead, and drops everything else.
-    pub fn abdicate(self) -> Option<Session> {
+    pub fn into_lock_session(self) -> Option<Session> {
         self.lead.lock
     }
 
@@ -263,7 +263,7 @@ impl<'a> LeaderSession<'a> {
     }
 
     async fn run(&mut self) -> Result<(), HubError> {
-        let mut clocks = Clocks::new(self.endpoint.context().watch_settings());
+        let mut clocks = Timers::new(self.endpoint.context().watch_settings());
         self.probes = Some(Probes::start(
             self.endpoint.clone(),
             self.lead.epoch,
@@ -285,7 +285,7 @@ impl<'a> LeaderSession<'a> {
     }
 
     /// Waits for an event. Keeps the lead and the sessions alive.
-    async fn next_event(&mut self, clocks: &mut Clocks) -> Result<Event, HubError> {
+    async fn next_event(&mut self, clocks: &mut Timers) -> Result<Event, HubError> {
         loop {
             let wake_at = self.began + Duration::from_millis(self.state.wake_at());
             let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
@@ -315,7 +315,7 @@ impl<'a> LeaderSession<'a> {
                 Ok(None) => {}
                 Ok(Some(event)) => return Ok(event),
                 Err(error) => {
-                    self.bear(error)?;
+                    self.tolerate_full_disk(error)?;
                     return Ok(Event::ServerFull);
                 }
             }
@@ -333,7 +333,7 @@ impl<'a> LeaderSession<'a> {
                 match self.execute(command).await {
                     Ok(event) => events.extend(event),
                     Err(error) => {
-                        self.bear(error)?;
+                        self.tolerate_full_disk(error)?;
                         is_full = true;
                     }
                 }
@@ -344,7 +344,7 @@ impl<'a> LeaderSession<'a> {
     }
 
     /// Keeps the lead although the server is out of disk space: a new start would write more.
-    fn bear(&self, error: HubError) -> Result<(), HubError> {
+    fn tolerate_full_disk(&self, error: HubError) -> Result<(), HubError> {
         match error.is_out_of_resources() && self.watcher.is_some() {
             true => {
                 tracing::warn!(%error, "the server cannot write now");

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Maximum number of symlinks in one path, as in the kernel.
-const MOST_LINKS: u32 = 40;
+const MAX_SYMLINKS: u32 = 40;
 
 /// A directory to watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl WatchPoints {
             }
             let next = at.join(&part);
             match fs::symlink_metadata(&next) {
-                Ok(found) if found.is_symlink() && links < MOST_LINKS => {
+                Ok(found) if found.is_symlink() && links < MAX_SYMLINKS => {
                     links += 1;
                     self.note(&at, &part);
                     let Ok(target) = fs::read_link(&next) else {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use spcd_core::secret::Secret;
 use tokio_postgres::Client;
 
-use super::PATIENCE;
+use super::UNREACHABLE_GRACE;
 use crate::gateway_link::Link;
 use crate::settings::Settings;
 use spcd_postgres::connection::Endpoint;
@@ -115,7 +115,7 @@ pub async fn follow_writes(gateway: &HubContext, link: &Link) -> Infallible {
     loop {
         let lost = match gateway.state() {
             HubState::Lost { since, reason }
-                if since.elapsed().is_ok_and(|lost| lost > PATIENCE) =>
+                if since.elapsed().is_ok_and(|lost| lost > UNREACHABLE_GRACE) =>
             {
                 Some(reason)
             }

@@ -16,7 +16,7 @@ use spcd_postgres::connection::Endpoint;
 use spcd_postgres::{gateway, gateway_reader};
 
 /// The gateways of a command that ends soon.
-pub struct Once {
+pub struct OneShotGateways {
     /// What the hub's configuration is read with; `None` where there is no gateway.
     pub links: Option<Arc<Links>>,
     /// Each of them.
@@ -52,15 +52,15 @@ pub async fn hub_lanes(hub: &Endpoint) -> anyhow::Result<HubLanes> {
     Ok(lanes::hub_lanes(&session.client).await?)
 }
 
-impl Once {
+impl OneShotGateways {
     /// Reads what is in the gateways, and changes nothing.
-    pub async fn look(hub: &Settings, lanes: HubLanes) -> anyhow::Result<Self> {
-        let mut once = Self::new(hub, lanes)?;
-        for gateway in &mut once.gateways {
-            let looked = gateway.look().await;
-            gateway.bear(looked)?;
+    pub async fn inspect(hub: &Settings, lanes: HubLanes) -> anyhow::Result<Self> {
+        let mut one_shot = Self::new(hub, lanes)?;
+        for gateway in &mut one_shot.gateways {
+            let read = gateway.inspect().await;
+            gateway.tolerate_one_of_several(read)?;
         }
-        Ok(once)
+        Ok(one_shot)
     }
 
     /// Does one pass of each gateway, unless a daemon leads there or no connection wants it. What the hub
@@ -70,12 +70,12 @@ impl Once {
         options: ApplyOptions,
         lanes: HubLanes,
     ) -> anyhow::Result<Self> {
-        let mut once = Self::new(hub, lanes)?;
-        for gateway in &mut once.gateways {
+        let mut one_shot = Self::new(hub, lanes)?;
+        for gateway in &mut one_shot.gateways {
             let applied = gateway.apply(options).await;
-            gateway.bear(applied)?;
+            gateway.tolerate_one_of_several(applied)?;
         }
-        Ok(once)
+        Ok(one_shot)
     }
 
     fn new(hub: &Settings, lanes: HubLanes) -> anyhow::Result<Self> {
@@ -109,8 +109,8 @@ impl Once {
 }
 
 impl OpenGateway {
-    async fn look(&mut self) -> anyhow::Result<()> {
-        if self.settings.database.is_none() && !cluster::is_made(&self.settings) {
+    async fn inspect(&mut self) -> anyhow::Result<()> {
+        if self.settings.database.is_none() && !cluster::exists(&self.settings) {
             return Ok(());
         }
         let endpoint = self.open().await?;
@@ -125,7 +125,7 @@ impl OpenGateway {
             .adopting(options.adopts)
             .of_gateway(self.link.clone());
         let is_desired = !config.load().desired.connections.is_empty();
-        if !is_desired && settings.database.is_none() && !cluster::is_made(settings) {
+        if !is_desired && settings.database.is_none() && !cluster::exists(settings) {
             return Ok(());
         }
         let endpoint = self.open().await?;
@@ -157,7 +157,7 @@ impl OpenGateway {
     }
 
     /// Continues without one of several gateways: what it has is in error.
-    fn bear(&mut self, result: anyhow::Result<()>) -> anyhow::Result<()> {
+    fn tolerate_one_of_several(&mut self, result: anyhow::Result<()>) -> anyhow::Result<()> {
         match result {
             Err(error) if self.link.has_others() => {
                 let text = format!("{error:#}");

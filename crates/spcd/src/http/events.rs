@@ -112,7 +112,7 @@ impl Feed {
             }
             let mut resync = false;
             for message in messages {
-                resync |= hear(message)?;
+                resync |= receive(message)?;
             }
             match resync {
                 true => self.start_over(&session.client).await?,
@@ -164,13 +164,13 @@ impl Feed {
 }
 
 /// Handles a message. Returns whether all clients must read the list again.
-fn hear(message: Option<AsyncMessage>) -> anyhow::Result<bool> {
+fn receive(message: Option<AsyncMessage>) -> anyhow::Result<bool> {
     let message = message.ok_or_else(|| anyhow::anyhow!("the session ended"))?;
     let AsyncMessage::Notification(notification) = message else {
         return Ok(false);
     };
     // A payload that cannot be parsed may have announced any change.
-    let Ok(heard) = serde_json::from_str::<Heard>(notification.payload()) else {
+    let Ok(heard) = serde_json::from_str::<ReceivedNotification>(notification.payload()) else {
         return Ok(true);
     };
     observe(Observation::Announced {
@@ -182,7 +182,7 @@ fn hear(message: Option<AsyncMessage>) -> anyhow::Result<bool> {
 
 /// The fields of a notification that matter here.
 #[derive(Deserialize)]
-struct Heard {
+struct ReceivedNotification {
     #[serde(default)]
     resync: bool,
     #[serde(default)]
@@ -207,14 +207,14 @@ fn frame(id: i64, json: Option<&str>) -> Bytes {
 
 /// Query parameters of the stream.
 #[derive(Deserialize)]
-pub struct Since {
+pub struct StreamParams {
     since: Option<i64>,
 }
 
 /// `/api/v1/events`: opens a stream.
 pub async fn stream(
     State(app): State<Shared>,
-    since: Result<Query<Since>, QueryRejection>,
+    since: Result<Query<StreamParams>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let wrong = |what: &str| {

@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 
 /// The idle connections of a listener.
 #[derive(Default)]
-pub struct IdleConnections(Mutex<Waiting>);
+pub struct IdleConnections(Mutex<IdleQueue>);
 
 /// Connections by the order in which they became idle.
 #[derive(Default)]
-struct Waiting {
+struct IdleQueue {
     last: u64,
     connections: BTreeMap<u64, Arc<Notify>>,
 }
@@ -23,7 +23,7 @@ struct Waiting {
 pub struct Activity {
     all: Arc<IdleConnections>,
     close: Arc<Notify>,
-    /// Key in `Waiting`; `None` during a request.
+    /// Key in `IdleQueue`; `None` during a request.
     key: Mutex<Option<u64>>,
 }
 
@@ -57,7 +57,7 @@ impl IdleConnections {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, IdleQueue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

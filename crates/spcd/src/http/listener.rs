@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::settings::Listen;
 
 /// Maximum time for which a client may read nothing of what is sent to it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A TCP port or a Unix socket. Dropping it removes the socket's file, unless it has been replaced.
 pub enum Listener {
@@ -177,13 +177,13 @@ impl AsyncWrite for Stream {
 }
 
 /// A connection that fails once its client has read nothing for too long.
-pub struct Patient<S> {
+pub struct StallTimeout<S> {
     stream: S,
     /// Deadline of the write that is blocked now.
     until: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
+impl<S> StallTimeout<S> {
     /// Wraps a new connection.
     pub fn new(stream: S) -> Self {
         Self {
@@ -199,7 +199,7 @@ impl<S> Patient<S> {
         }
         let until = self
             .until
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + PATIENCE)));
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + STALL_TIMEOUT)));
         match until.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
@@ -207,7 +207,7 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for StallTimeout<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -217,7 +217,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallTimeout<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -12,7 +12,7 @@ use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-use spcd_core::gateway::Standing;
+use spcd_core::gateway::Availability;
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -26,7 +26,7 @@ use spcd_postgres::connection::context::HubState;
 const PLUGINS: i64 = 50;
 
 /// Media type in `Accept` of a client that reads the OpenMetrics format.
-const OPEN: &[u8] = b"application/openmetrics-text";
+const OPENMETRICS: &[u8] = b"application/openmetrics-text";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -84,8 +84,8 @@ pub async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Response 
     if accepted.any(|kinds| {
         kinds
             .as_bytes()
-            .windows(OPEN.len())
-            .any(|kind| kind == OPEN)
+            .windows(OPENMETRICS.len())
+            .any(|kind| kind == OPENMETRICS)
     }) {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         return ([(CONTENT_TYPE, kind)], text).into_response();
@@ -104,8 +104,8 @@ fn older(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for line in text.lines() {
         let mut words = line.splitn(4, ' ');
-        let told = (words.next(), words.next(), words.next(), words.next());
-        let (Some("#"), Some(what), Some(name), Some(rest)) = told else {
+        let parts = (words.next(), words.next(), words.next(), words.next());
+        let (Some("#"), Some(what), Some(name), Some(rest)) = parts else {
             if line != "# EOF" {
                 plain.extend([line, "\n"]);
             }
@@ -150,7 +150,10 @@ async fn gateways(app: &App, now: &mut Registry) {
             gateway: link.label(),
         };
         up.get_or_create(&labels).set(i64::from(is_up));
-        let is_away = matches!(link.standing(), Standing::Away | Standing::Returning);
+        let is_away = matches!(
+            link.availability(),
+            Availability::Away | Availability::Returning
+        );
         away.get_or_create(&labels).set(i64::from(is_away));
         let link = link.clone();
         counts.spawn(async move { (labels, timeout(GATEWAY_TIMEOUT, link.sessions()).await) });

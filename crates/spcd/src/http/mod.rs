@@ -43,7 +43,7 @@ use crate::settings;
 use events::Feed;
 use hub::Hub;
 use idle::{Activity, IdleConnections};
-use listener::{Listener, Patient};
+use listener::{Listener, StallTimeout};
 use spcd_postgres::connection::Endpoint;
 use spcd_postgres::connection::context::HubContext;
 
@@ -274,7 +274,7 @@ async fn answer(
         .keep_alive(activity.is_some())
         .header_read_timeout(headers)
         .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+        .serve_connection(TokioIo::new(StallTimeout::new(stream)), service);
     let mut served = pin!(served);
     let ended = match activity {
         None => served.await,

@@ -86,7 +86,7 @@ fn request(path: &str) -> String {
 async fn who_reads_nothing_is_cut_off() {
     let app = app(1 << 20);
     let mut client = Client::asks(&app, "/api/v1/connections").await;
-    sleep(listener::PATIENCE - SECOND).await;
+    sleep(listener::STALL_TIMEOUT - SECOND).await;
     assert!(!client.is_cut_off().await);
     sleep(2 * SECOND).await;
     assert!(client.is_cut_off().await);
@@ -101,13 +101,13 @@ async fn who_reads_slowly_gets_it_all() {
     let mut client = Client::asks(&app, "/api/v1/connections").await;
     let (mut came, mut some, begun) = (0, [0; 1 << 10], Instant::now());
     loop {
-        sleep(listener::PATIENCE - SECOND).await;
+        sleep(listener::STALL_TIMEOUT - SECOND).await;
         match client.stream.read(&mut some).await.unwrap() {
             0 => break,
             count => came += count,
         }
     }
-    assert!(begun.elapsed() > 10 * listener::PATIENCE);
+    assert!(begun.elapsed() > 10 * listener::STALL_TIMEOUT);
     assert!(came > list, "a head and all of the list: {came}");
 }
 
@@ -187,7 +187,7 @@ async fn lists_that_are_not_read_make_others_wait_and_not_for_ever() {
     assert!(whole(&waiting.rest().await));
 
     // The rest are cut off, and all is as it was.
-    sleep(listener::PATIENCE).await;
+    sleep(listener::STALL_TIMEOUT).await;
     let mut again = Vec::new();
     for _ in 0..api::MAX_SENDING {
         again.push(Client::asks(&app, path).await);

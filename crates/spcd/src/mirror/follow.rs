@@ -19,15 +19,15 @@ const RETRY: Backoff = Backoff::new(250, 15_000);
 /// The same for credentials that the source rejects: further attempts may lock the account.
 const RETRY_CREDENTIALS: Backoff = Backoff::new(30_000, 600_000);
 /// How long a source may be away before that is a problem: a service restarts.
-const PATIENCE: Duration = Duration::from_secs(5);
+const UNREACHABLE_GRACE: Duration = Duration::from_secs(5);
 /// Minimum time from one look to the next, on average, as a multiple of the time that a look takes.
 const PAUSE_FACTOR: u32 = 4;
 /// How far looks may run ahead of that average: what is announced after a quiet time is looked at at once.
-const HEAD_START: Duration = Duration::from_secs(1);
+const MAX_LEAD: Duration = Duration::from_secs(1);
 /// Pauses between looks for what the source is about to change and does not announce, in milliseconds.
 const UNANNOUNCED: Backoff = Backoff::new(100, 1_000);
 /// Number of looks after the first pause.
-const UNANNOUNCED_LOOKS: u32 = 50;
+const UNANNOUNCED_READS: u32 = 50;
 /// Interval of looks at a source that is refused: the circle may have been opened.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// Interval of checks that the source answers.
@@ -51,7 +51,9 @@ pub async fn follow(mirror: Mirror, source: ForeignSource, shared: Arc<Shared>, 
         let since = *lost.get_or_insert_with(Instant::now);
         let text = error.to_string();
         let is_final = is_rejected || matches!(error, SourceError::Unusable(_));
-        if (is_new || is_final || since.elapsed() >= PATIENCE) && told.as_ref() != Some(&text) {
+        if (is_new || is_final || since.elapsed() >= UNREACHABLE_GRACE)
+            && told.as_ref() != Some(&text)
+        {
             tracing::warn!(
                 mirror = mirror.name,
                 error = text,
@@ -101,7 +103,7 @@ async fn follow_session(
             view.origins = origins;
             if reader.is_waiting(&view) {
                 waited = waited.saturating_add(1);
-                let times = waited.saturating_sub(UNANNOUNCED_LOOKS).max(1);
+                let times = waited.saturating_sub(UNANNOUNCED_READS).max(1);
                 soon = Some(Duration::from_millis(UNANNOUNCED.pause(times)));
             } else {
                 waited = 0;
@@ -128,7 +130,7 @@ async fn follow_session(
         }
         // One look for all that is announced meanwhile.
         due = due.max(began) + took * PAUSE_FACTOR;
-        sleep_until(due.checked_sub(HEAD_START).unwrap_or(due)).await;
+        sleep_until(due.checked_sub(MAX_LEAD).unwrap_or(due)).await;
     }
 }
 

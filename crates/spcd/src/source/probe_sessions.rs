@@ -20,7 +20,7 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// Time limit of a cancel request.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for a permit of a session, and for the server to have room for that session.
-pub const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of idle sessions.
 const MAX_IDLE: usize = 2;
 
@@ -87,7 +87,7 @@ impl ProbeSessions {
             return Ok(prober);
         }
         let permit = self.permit().await?;
-        let session = crowded::open_next_session(&self.endpoint, "probing", ROOM_TIMEOUT).await?;
+        let session = crowded::open_next_session(&self.endpoint, "probing", OPEN_TIMEOUT).await?;
         let settings = "SET idle_in_transaction_session_timeout = '300s'; SET lock_timeout = '2s'";
         session.client.batch_execute(settings).await?;
         secrets::prepare(&session.client).await?;
@@ -100,7 +100,7 @@ impl ProbeSessions {
 
     /// Waits for room for a session.
     pub async fn permit(&self) -> anyhow::Result<OwnedSemaphorePermit> {
-        Ok(timeout(ROOM_TIMEOUT, self.permits.clone().acquire_owned()).await??)
+        Ok(timeout(OPEN_TIMEOUT, self.permits.clone().acquire_owned()).await??)
     }
 
     fn give_back(&self, prober: ProbeSession) {

@@ -26,19 +26,19 @@ use spcd_postgres::HubError;
 use spcd_postgres::connection::Endpoint;
 
 /// Deadline for a tunnel to open: longer than ssh takes to give up.
-const PATIENCE: Duration = Duration::from_secs(20);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Deadline for the ssh server to report that it does not reach the source.
-const REACH: Duration = Duration::from_secs(10);
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Minimum pause between two attempts to open a tunnel.
-const PAUSE: Duration = Duration::from_millis(200);
+const MIN_OPEN_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before another attempt to bind the port of a tunnel.
 const PORT_PAUSE: Duration = Duration::from_secs(30);
 /// Pauses between attempts to open a tunnel, unless a client needs it.
 const BACKOFF: Backoff = Backoff::new(200, 30_000);
 /// Number of attempts to bind a port that a previous daemon may still hold.
-const TRIES: u16 = 20;
+const BIND_ATTEMPTS: u16 = 20;
 /// Number of other ports to try.
-const OTHERS: u16 = 100;
+const MAX_OTHER_PORTS: u16 = 100;
 
 /// The tunnels of a daemon. Dropping them closes all.
 pub struct Tunnels {
@@ -55,8 +55,8 @@ struct Open {
 }
 
 /// A tunnel that is opened for a test only.
-pub struct Trial {
-    passage: ssh::Passage,
+pub struct TestTunnel {
+    passage: ssh::OpenTunnel,
 }
 
 /// State of one tunnel, shared by its tasks.
@@ -123,7 +123,7 @@ impl Tunnels {
         let refused = |why: &str| not_open(tunnel, why);
         self.check_place(tunnel)?;
         let link = self.link(tunnel, target.tunnel_port());
-        let status = match timeout(PATIENCE, link.settled()).await {
+        let status = match timeout(OPEN_TIMEOUT, link.settled()).await {
             Ok(status) => status,
             Err(_) => return Err(refused("ssh does not answer")),
         };
@@ -154,16 +154,16 @@ impl Tunnels {
     ///
     /// # Errors
     /// As [`Tunnels::ready`].
-    pub async fn trial(&self, target: &ForeignSource) -> Result<Option<Trial>, HubError> {
+    pub async fn trial(&self, target: &ForeignSource) -> Result<Option<TestTunnel>, HubError> {
         let Some(tunnel) = &target.tunnel else {
             return Ok(None);
         };
         self.check_place(tunnel)?;
-        let opened = timeout(PATIENCE, ssh::open(tunnel, &self.state_dir)).await;
+        let opened = timeout(OPEN_TIMEOUT, ssh::open(tunnel, &self.state_dir)).await;
         let passage = opened
             .unwrap_or_else(|_| Err("ssh does not answer".into()))
             .map_err(|why| not_open(tunnel, &why))?;
-        Ok(Some(Trial { passage }))
+        Ok(Some(TestTunnel { passage }))
     }
 
     fn check_place(&self, tunnel: &Tunnel) -> Result<(), HubError> {
@@ -204,7 +204,7 @@ impl Tunnels {
     }
 }
 
-impl Trial {
+impl TestTunnel {
     /// Whether no source listens at the other end.
     pub async fn is_dead_end(&self) -> bool {
         let Ok(mut source) = UnixStream::connect(self.passage.socket()).await else {
@@ -212,7 +212,7 @@ impl Trial {
         };
         // A source that listens waits for the client to speak, or speaks first.
         let mut first = [0];
-        let heard = timeout(REACH, source.read(&mut first)).await;
+        let heard = timeout(REACH_TIMEOUT, source.read(&mut first)).await;
         matches!(heard, Ok(Ok(0) | Err(_)))
     }
 
@@ -320,7 +320,7 @@ async fn keep_open(link: &Link, state_dir: &Path) {
         link.set(State::Failed(why));
         // A client that needs the tunnel ends the wait, but not before the minimum pause.
         times += 1;
-        sleep(PAUSE).await;
+        sleep(MIN_OPEN_PAUSE).await;
         tokio::select! {
             () = sleep(Duration::from_millis(BACKOFF.pause(times))) => {}
             () = link.poke.notified() => {}
@@ -340,7 +340,7 @@ async fn accept(link: &Arc<Link>, listener: TcpListener) {
             // Possibly too many open files, which is transient.
             Err(error) => {
                 tracing::warn!(tunnel = %link.tunnel, %error, "cannot accept a connection");
-                sleep(PAUSE).await;
+                sleep(MIN_OPEN_PAUSE).await;
             }
         }
     }
@@ -348,7 +348,7 @@ async fn accept(link: &Arc<Link>, listener: TcpListener) {
 
 async fn pass_on(link: Arc<Link>, mut client: TcpStream) {
     // Without a tunnel the connection is closed: no other answer fits all protocols.
-    let Ok(status) = timeout(PATIENCE, link.settled()).await else {
+    let Ok(status) = timeout(OPEN_TIMEOUT, link.settled()).await else {
         return;
     };
     let State::Open(socket) = status.state else {
@@ -366,7 +366,7 @@ async fn pass_on(link: Arc<Link>, mut client: TcpStream) {
 async fn bind(tunnel: &Tunnel, port: Option<u16>) -> std::io::Result<TcpListener> {
     let mut error = None;
     if let Some(port) = port {
-        for _ in 0..TRIES {
+        for _ in 0..BIND_ATTEMPTS {
             match TcpListener::bind(("127.0.0.1", port)).await {
                 Ok(listener) => return Ok(listener),
                 Err(other) => error = Some(other),
@@ -374,7 +374,7 @@ async fn bind(tunnel: &Tunnel, port: Option<u16>) -> std::io::Result<TcpListener
             sleep(Duration::from_millis(25)).await;
         }
     }
-    for times in 0..OTHERS {
+    for times in 0..MAX_OTHER_PORTS {
         match TcpListener::bind(("127.0.0.1", tunnel.default_port(times))).await {
             Ok(listener) => return Ok(listener),
             Err(other) => error = Some(other),
@@ -396,8 +396,8 @@ pub fn ports(state_dir: &Path) -> BTreeMap<String, u16> {
 }
 
 fn remember(state_dir: &Path, tunnel: &Tunnel, port: u16) -> std::io::Result<()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock();
+    static WRITE_LOCK: Mutex<()> = Mutex::new(());
+    let _turn = WRITE_LOCK.lock();
     let mut ports = ports(state_dir);
     ports.insert(tunnel.key(), port);
     let path = ports_file(state_dir);

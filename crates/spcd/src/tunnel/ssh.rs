@@ -19,10 +19,10 @@ const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Time for which ssh continues after this process was killed.
 const ORPHANED: NonZeroUsize = NonZeroUsize::new(30).expect("it is not zero");
 /// Maximum length of the directory of ssh's sockets, whose paths have a limited length.
-const LONGEST_DIR: usize = 55;
+const MAX_DIR_BYTES: usize = 55;
 
 /// An open tunnel to a source.
-pub struct Passage {
+pub struct OpenTunnel {
     session: Session,
     socket: PathBuf,
     /// A connection to the master process. It ends with the master, which runs only as long as it has a
@@ -31,7 +31,7 @@ pub struct Passage {
 }
 
 /// Opens a tunnel to a source. Errors are worded for the user.
-pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<Passage, String> {
+pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<OpenTunnel, String> {
     let dir = control_dir(state_dir)
         .map_err(|error| format!("the directory for ssh's sockets cannot be made: {error}"))?;
     let ssh = &tunnel.ssh;
@@ -77,7 +77,7 @@ pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<Passage, String> 
         Ok(held)
     };
     match opened.await {
-        Ok(held) => Ok(Passage {
+        Ok(held) => Ok(OpenTunnel {
             session,
             socket,
             held,
@@ -91,7 +91,7 @@ pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<Passage, String> 
     }
 }
 
-impl Passage {
+impl OpenTunnel {
     /// Returns the socket through which the source is reached.
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -113,7 +113,7 @@ impl Passage {
 /// will soon.
 fn control_dir(state_dir: &Path) -> std::io::Result<PathBuf> {
     let mut all = state_dir.join("ssh");
-    if all.as_os_str().len() > LONGEST_DIR {
+    if all.as_os_str().len() > MAX_DIR_BYTES {
         let uid = nix::unistd::geteuid();
         all = std::env::temp_dir().join(format!("spcd-ssh-{uid}"));
     }

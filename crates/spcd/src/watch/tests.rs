@@ -50,7 +50,7 @@ impl Fixture {
     /// Follows wakes until there is none for a while, so that the next one has its own cause.
     async fn rest(&mut self) {
         self.scan();
-        while tokio::time::timeout(QUIET * 5, self.watcher.settled())
+        while tokio::time::timeout(DEBOUNCE * 5, self.watcher.settled())
             .await
             .is_ok()
         {
@@ -358,7 +358,7 @@ async fn a_scan_does_not_wake_the_watcher() {
         fixture.scan();
     }
     assert!(
-        tokio::time::timeout(QUIET * 5, fixture.watcher.wake.notified())
+        tokio::time::timeout(DEBOUNCE * 5, fixture.watcher.wake.notified())
             .await
             .is_err()
     );

@@ -13,7 +13,7 @@ pub struct FileAccessor {
     groups: Vec<u32>,
 }
 
-const READ: u32 = 0o4;
+const READ_BIT: u32 = 0o4;
 const SEARCH: u32 = 0o1;
 
 impl FileAccessor {
@@ -64,8 +64,8 @@ impl FileAccessor {
                 return None;
             };
             let (required, action) = match (ancestor == &path, found.is_dir()) {
-                (true, true) => (READ | SEARCH, "list the directory"),
-                (true, false) => (READ, "read"),
+                (true, true) => (READ_BIT | SEARCH, "list the directory"),
+                (true, false) => (READ_BIT, "read"),
                 (false, _) => (SEARCH, "pass through the directory"),
             };
             let shift = match found.uid() == self.user {

@@ -6,20 +6,20 @@ use spcd_core::config::{DesiredState, ForeignSource};
 use spcd_core::sql;
 use tokio_postgres::Client;
 
-use super::{Finding, bad, good};
+use super::{CheckResult, bad, good};
 use spcd_postgres::{Limits, has_relation, mirror};
 
 /// Oldest supported server version, as `server_version_num`.
-const OLDEST: i32 = 140_000;
+const MIN_VERSION: i32 = 140_000;
 
 /// First version in which the right to alter roles is granted for each role.
 const ADMIN_OPTION: i32 = 160_000;
 
 /// Part of the lock table above which a single transaction endangers others.
-const SAFE_PART: i64 = 2;
+const SAFE_LOCK_DIVISOR: i64 = 2;
 
 /// The session and its role.
-struct Facts {
+struct SessionFacts {
     version: i32,
     database: String,
     role: String,
@@ -27,7 +27,7 @@ struct Facts {
 }
 
 /// Checks everything that the connections need.
-pub async fn check(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Finding>> {
+pub async fn check(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<CheckResult>> {
     let row = client
         .query_one(
             "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
@@ -37,14 +37,14 @@ pub async fn check(client: &Client, desired: &DesiredState) -> anyhow::Result<Ve
             &[],
         )
         .await?;
-    let facts = Facts {
+    let facts = SessionFacts {
         version: row.try_get(0)?,
         database: sql::ident(row.try_get(1)?),
         role: sql::ident(row.try_get(2)?),
         superuser: row.try_get(3)?,
     };
     let mut findings = Vec::new();
-    if facts.version < OLDEST {
+    if facts.version < MIN_VERSION {
         findings.push(bad(
             "the server's version",
             "spcd needs Postgres 14 or newer",
@@ -68,7 +68,7 @@ pub async fn check(client: &Client, desired: &DesiredState) -> anyhow::Result<Ve
 }
 
 /// Shows how the daemon follows the sources of mirrors.
-async fn mirrors(client: &Client) -> anyhow::Result<Vec<Finding>> {
+async fn mirrors(client: &Client) -> anyhow::Result<Vec<CheckResult>> {
     let followed = mirror::following(client).await?;
     let finding = |one: mirror::Following| {
         let shown = format!("the mirror {:?}", one.name);
@@ -89,8 +89,8 @@ async fn mirrors(client: &Client) -> anyhow::Result<Vec<Finding>> {
 }
 
 /// Checks the privileges to create objects.
-async fn privileges(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding>> {
-    let Facts { database, role, .. } = facts;
+async fn privileges(client: &Client, facts: &SessionFacts) -> anyhow::Result<Vec<CheckResult>> {
+    let SessionFacts { database, role, .. } = facts;
     let row = client
         .query_one(
             "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
@@ -112,7 +112,7 @@ async fn privileges(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Findin
 }
 
 /// Checks that the role owns what spcd created: only an owner can alter objects.
-async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding>> {
+async fn ownership(client: &Client, facts: &SessionFacts) -> anyhow::Result<Vec<CheckResult>> {
     let role = &facts.role;
     let sql = "SELECT pg_catalog.pg_has_role(n.nspowner, 'USAGE'),
                       pg_catalog.to_regclass('spcd.applied') IS NOT NULL
@@ -173,9 +173,9 @@ async fn ownership(client: &Client, facts: &Facts) -> anyhow::Result<Vec<Finding
 /// Checks the extensions and wrappers of the connections.
 async fn wrappers(
     client: &Client,
-    facts: &Facts,
+    facts: &SessionFacts,
     desired: &DesiredState,
-) -> anyhow::Result<Vec<Finding>> {
+) -> anyhow::Result<Vec<CheckResult>> {
     let role = &facts.role;
     let targets = desired.connections.values();
     let targets: Vec<&ForeignSource> = targets.filter_map(|c| c.target.as_ref().ok()).collect();
@@ -247,9 +247,9 @@ async fn wrappers(
 /// Checks the role `spcd_users`, and the right to set its members' search paths.
 async fn readers(
     client: &Client,
-    facts: &Facts,
+    facts: &SessionFacts,
     desired: &DesiredState,
-) -> anyhow::Result<Vec<Finding>> {
+) -> anyhow::Result<Vec<CheckResult>> {
     let sql = "SELECT m.rolname::text, me.rolcreaterole, EXISTS (
                    SELECT FROM pg_catalog.pg_auth_members x
                    WHERE x.roleid = m.oid AND x.member = me.oid AND x.admin_option)
@@ -301,8 +301,8 @@ async fn readers(
 }
 
 /// Checks the number of sessions that the role may open.
-async fn sessions(client: &Client, facts: &Facts) -> anyhow::Result<Finding> {
-    let Facts { database, role, .. } = facts;
+async fn sessions(client: &Client, facts: &SessionFacts) -> anyhow::Result<CheckResult> {
+    let SessionFacts { database, role, .. } = facts;
     let (has, enough) = (
         Limits::read(client).await?.sessions,
         Limits::RECOMMENDED_SESSIONS,
@@ -336,7 +336,7 @@ async fn sessions(client: &Client, facts: &Facts) -> anyhow::Result<Finding> {
 }
 
 /// Checks that the lock table has room for the largest statement.
-async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Finding>> {
+async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<CheckResult>> {
     let sql = "SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8,
                       pg_catalog.current_setting('max_connections')::pg_catalog.int8
                       + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8";
@@ -357,10 +357,10 @@ async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Fi
         "max_locks_per_transaction = {setting}: {} locks in all",
         setting * slots
     );
-    if largest <= setting * slots / SAFE_PART {
+    if largest <= setting * slots / SAFE_LOCK_DIVISOR {
         return Ok(vec![good(what)]);
     }
-    let enough = (largest * SAFE_PART / slots.max(1) + 1).max(64);
+    let enough = (largest * SAFE_LOCK_DIVISOR / slots.max(1) + 1).max(64);
     let enough = u64::try_from(enough).unwrap_or(64).next_power_of_two();
     Ok(vec![bad(
         format!("{what}, and one statement may take {largest}"),
@@ -371,7 +371,7 @@ async fn locks(client: &Client, desired: &DesiredState) -> anyhow::Result<Vec<Fi
 }
 
 /// Checks that pg_stat_statements does not record the passwords in statements of functions.
-async fn statistics(client: &Client, facts: &Facts) -> anyhow::Result<Option<Finding>> {
+async fn statistics(client: &Client, facts: &SessionFacts) -> anyhow::Result<Option<CheckResult>> {
     let sql = "SELECT pg_catalog.current_setting('pg_stat_statements.track', true) = 'all'
                   AND pg_catalog.current_setting('pg_stat_statements.track_utility', true) = 'on'";
     let is_recorded: Option<bool> = client.query_one(sql, &[]).await?.try_get(0)?;

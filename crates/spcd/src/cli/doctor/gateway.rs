@@ -7,9 +7,9 @@ use spcd_core::health::{FailureKind, ProbeAnswer, ProbeFailure};
 use spcd_core::secret::Secret;
 use tokio_postgres::Client;
 
-use super::{Finding, bad, good};
+use super::{CheckResult, bad, good};
 use crate::cluster;
-use crate::gateway::{self, Once, OpenGateway};
+use crate::gateway::{self, OneShotGateways, OpenGateway};
 use crate::settings::Settings;
 use spcd_core::config::DesiredState;
 use spcd_postgres::gateway_reader::READER;
@@ -17,14 +17,14 @@ use spcd_postgres::probe::probe;
 use spcd_postgres::{HubError, has_relation, secrets};
 
 /// Time limit of the hub's attempt to reach the gateway.
-const WITHIN: Duration = Duration::from_secs(10);
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Checks the gateways if a connection uses one. `hub` is a session with the hub, if it answers.
 pub async fn look(
     settings: &Settings,
     desired: &DesiredState,
     hub: Option<&Client>,
-) -> Vec<Finding> {
+) -> Vec<CheckResult> {
     let gateways = gateway::settings(settings);
     if gateways.is_empty() {
         return Vec::new();
@@ -35,7 +35,7 @@ pub async fn look(
     }
     if let [gateway] = gateways.as_slice()
         && gateway.database.is_none()
-        && !cluster::is_made(gateway)
+        && !cluster::exists(gateway)
     {
         return vec![match cluster::inspect(gateway).programs {
             Ok(major) => good(format!(
@@ -44,7 +44,7 @@ pub async fn look(
             Err(error) => bad("the gateway's server programs", error.to_string()),
         }];
     }
-    match Once::look(settings, HubLanes::default()).await {
+    match OneShotGateways::inspect(settings, HubLanes::default()).await {
         Err(error) => vec![bad("the gateway", format!("{error:#}"))],
         Ok(once) => {
             let mut findings = Vec::new();
@@ -57,7 +57,7 @@ pub async fn look(
     }
 }
 
-async fn reach(gateway: &OpenGateway, hub: Option<&Client>) -> Vec<Finding> {
+async fn reach(gateway: &OpenGateway, hub: Option<&Client>) -> Vec<CheckResult> {
     let view = gateway.link.view();
     if let Some(error) = &view.error {
         return vec![bad(gateway.link.title(), error.clone())];
@@ -109,7 +109,7 @@ async fn try_from_hub(hub: &Client, address: &Address) -> Result<Option<ProbeAns
         .await?;
     secrets::prepare(hub).await?;
     Ok(Some(
-        probe(hub, None, &reader_target(address), WITHIN).await?,
+        probe(hub, None, &reader_target(address), REACH_TIMEOUT).await?,
     ))
 }
 

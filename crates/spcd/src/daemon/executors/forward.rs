@@ -13,7 +13,7 @@ use crate::gateway_link::Links;
 
 /// Requests that were forwarded to gateways, and their answers.
 #[derive(Default)]
-pub struct Forwarded {
+pub struct ForwardedRequests {
     answers: Arc<Mutex<BTreeMap<i64, Option<Answer>>>>,
     /// Not the watcher's waker, which is consumed while files settle, after requests were read.
     answered: Arc<Notify>,
@@ -21,10 +21,10 @@ pub struct Forwarded {
 
 type Answer = Option<String>;
 
-impl Forwarded {
+impl ForwardedRequests {
     /// Keeps the requests that gateways have answered or that concern none, and forwards the others. `parts`
     /// are the connections behind gateways.
-    pub fn hold_back(
+    pub fn defer_answers(
         &self,
         links: &Arc<Links>,
         parts: &HubParts,

@@ -91,19 +91,19 @@ pub struct Job {
     pub error: Option<String>,
     pub generation: i64,
     pub priority: Priority,
-    pub asked: AskedAt,
+    pub import_start: ImportStart,
 }
 
-/// Time at which a job asked its source.
-pub struct AskedAt {
+/// Time at which a job sent its import to the source.
+pub struct ImportStart {
     at: OnceLock<Instant>,
     name: String,
     events: mpsc::UnboundedSender<Event>,
 }
 
-impl AskedAt {
-    /// Records that the source is asked now.
-    pub fn now(&self) {
+impl ImportStart {
+    /// Records the current time, once, and reports it to the loop.
+    pub fn record(&self) {
         if self.at.set(Instant::now()).is_ok() {
             // The loop has ended if the lead is lost.
             let _ = self.events.send(Event::SourceAsked(self.name.clone()));
@@ -216,7 +216,7 @@ impl Jobs {
             error: work.error.clone(),
             generation,
             priority: Priority { urgency, number },
-            asked: AskedAt {
+            import_start: ImportStart {
                 at: OnceLock::new(),
                 name: work.name.clone(),
                 events: self.sender.clone(),

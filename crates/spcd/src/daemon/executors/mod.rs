@@ -32,7 +32,7 @@ impl LeaderSession<'_> {
                 if let (Some((links, parts)), Event::Requested { requests, .. }) =
                     (self.config.gateways(), &mut read)
                 {
-                    self.forwarded.hold_back(links, parts, requests);
+                    self.forwarded.defer_answers(links, parts, requests);
                 }
                 return Ok(Some(read));
             }

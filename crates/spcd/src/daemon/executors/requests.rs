@@ -8,10 +8,10 @@ use spcd_postgres::HubError;
 
 /// Maximum number of requests in memory, and of the names in them. The others stay queued in the table.
 /// The oldest one is always in memory.
-const MOST_OPEN: i64 = 100;
-const MOST_NAMES: i64 = 200_000;
+const MAX_OPEN_REQUESTS: i64 = 100;
+const MAX_OPEN_NAMES: i64 = 200_000;
 /// Maximum number of names that are kept of an answered request.
-const MOST_KEPT: i32 = 100;
+const MAX_ANSWERED_NAMES: i32 = 100;
 
 /// Reads the requests that are not open.
 pub async fn read(client: &Client, epoch: i64, open: &[i64]) -> Result<Event, HubError> {
@@ -27,7 +27,9 @@ pub async fn read(client: &Client, epoch: i64, open: &[i64]) -> Result<Event, Hu
                    SELECT q.n = 1 OR (q.n <= $2 AND q.names <= $3) AS fits) f
                WHERE q.n <= $2 + 1 AND q.id <> ALL ($1)
                ORDER BY q.id"#;
-    let rows = client.query(sql, &[&open, &MOST_OPEN, &MOST_NAMES]).await?;
+    let rows = client
+        .query(sql, &[&open, &MAX_OPEN_REQUESTS, &MAX_OPEN_NAMES])
+        .await?;
     take_retries(client, epoch, &rows).await?;
     let (mut requests, mut is_crowded) = (Vec::new(), false);
     for row in rows {
@@ -71,7 +73,7 @@ pub async fn answer(
                    connections = CASE WHEN name_count > $4 THEN connections[1:$4]
                                       ELSE connections END
                WHERE id = $1 AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = $3)";
-    let params: [&(dyn ToSql + Sync); 4] = [&id, &error, &epoch, &MOST_KEPT];
+    let params: [&(dyn ToSql + Sync); 4] = [&id, &error, &epoch, &MAX_ANSWERED_NAMES];
     client.execute(sql, &params).await?;
     Ok(())
 }

@@ -17,7 +17,7 @@ use spcd_postgres::HubError;
 use spcd_postgres::import::comments;
 
 /// Maximum time for which comments wait for running jobs, some of which may never end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_JOB_WAIT: Duration = Duration::from_secs(60);
 /// Maximum pause between the comments of two connections.
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 /// Maximum number of attempts if the tables keep changing.
@@ -112,7 +112,7 @@ impl JobContext {
         let mut busy = self.busy.subscribe();
         let quiet = busy.wait_for(|jobs| *jobs == 0);
         // Fails only when the daemon ends.
-        let _ = timeout_at(since + PATIENCE, quiet).await;
+        let _ = timeout_at(since + MAX_JOB_WAIT, quiet).await;
         for _ in 0..MAX_ATTEMPTS {
             // A later job has the current configuration.
             if !self.comments.is_of(&item.name, item.number) {

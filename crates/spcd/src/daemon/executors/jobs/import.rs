@@ -120,10 +120,10 @@ impl JobContext {
             priority: job.priority,
             generation: job.generation,
             source: &import.target_hash,
-            asked: &job.asked,
+            import_start: &job.import_start,
         };
         let answer = self.sources.tables(import, context).await;
-        if let Some(took) = job.asked.elapsed() {
+        if let Some(took) = job.import_start.elapsed() {
             telemetry::observe(Observation::Asked { took });
         }
         let (answered, permits) = answer.map_err(ImportError::of_source)?;

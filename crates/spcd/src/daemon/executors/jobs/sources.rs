@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::AskedAt;
+use super::ImportStart;
 use super::permits::{Permit, Permits, UncancellablePermit};
 use crate::source::ask;
 use crate::tunnel::Tunnels;
@@ -34,7 +34,7 @@ use spcd_postgres::import::{comments, fetch_remote_schemas, reports_privileges};
 use spcd_postgres::{HubError, Limits};
 
 /// Time limit of questions for which no client waits.
-const UNHURRIED_DEADLINE: Duration = Duration::from_secs(10);
+const BACKGROUND_DEADLINE: Duration = Duration::from_secs(10);
 /// Default time limit for a wrapper to connect, in seconds.
 const CONNECT_TIMEOUT: u64 = 10;
 /// Time limit of the first attempt to connect, in seconds: the minimum of libpq. A source that cannot be
@@ -50,9 +50,9 @@ const WRAPPER_WITH_TIMEOUT: &str = "postgres_fdw";
 /// Default time limit of an import.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Time limit of a cancel request to the hub.
-const CANCEL: Duration = Duration::from_secs(5);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Extra time in the server's statement time-out, which ends the statement if the daemon is gone.
-const GRACE: Duration = Duration::from_secs(5);
+const STATEMENT_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
 /// The sources of a leader's connections, and the sessions for asking them.
 pub struct Sources {
@@ -145,7 +145,7 @@ pub struct ImportContext<'a> {
     /// Identity of its source.
     pub source: &'a str,
     /// Notified when its source is asked.
-    pub asked: &'a AskedAt,
+    pub import_start: &'a ImportStart,
 }
 
 /// The permits that an import holds.
@@ -234,11 +234,11 @@ impl Sources {
         let (limited, _) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
         let ask = async |client: &Client| comments::fetch(client, target).await;
-        self.ask_beside(target, source, priority, ask).await
+        self.ask_after_imports(target, source, priority, ask).await
     }
 
     /// Asks a source another question. Imports have precedence, and do not wait for it.
-    async fn ask_beside<T>(
+    async fn ask_after_imports<T>(
         &self,
         target: &ForeignSource,
         source: &str,
@@ -248,7 +248,7 @@ impl Sources {
         drop(self.permits.acquire(PermitKind::Quick, priority).await);
         let permit = (self.uncancellable_permit(target, source, priority, false)).await?;
         // It delays all other questions for which no client waits.
-        let deadline = deadline(target).min(UNHURRIED_DEADLINE);
+        let deadline = deadline(target).min(BACKGROUND_DEADLINE);
         let session = self.open(target, permit, priority, deadline).await?;
         let asked = timeout(deadline, question(session.client())).await;
         let answer = asked.unwrap_or_else(|_| Err(too_late(deadline)));
@@ -352,18 +352,18 @@ impl Sources {
         schemas: Option<&[String]>,
     ) -> Result<(BTreeMap<String, RemoteSchema>, ImportPermits), HubError> {
         if target.tunnel.is_some() {
-            context.asked.now();
+            context.import_start.record();
             self.tunnels.ready(target).await?;
         }
         if !target.is_cancellable() {
-            context.asked.now();
+            context.import_start.record();
         }
         let (source, priority) = (context.source, context.priority);
         let is_requested = priority.urgency == Urgency::Requested;
         let permit = self.uncancellable_permit(target, source, priority, is_requested);
         let permit = permit.await?;
         let quick = self.permits.acquire(PermitKind::Quick, priority).await;
-        context.asked.now();
+        context.import_start.record();
         let (limited, hasty) = limited(target);
         let target = limited.as_ref().unwrap_or(target);
         let began = Instant::now();

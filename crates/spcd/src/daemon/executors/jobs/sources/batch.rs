@@ -20,7 +20,7 @@ use spcd_postgres::HubError;
 const MAX_SCHEMAS: usize = 30;
 /// Maximum number of concurrent questions to one database: the next one is asked while the tables of the
 /// last one are written.
-const QUESTIONS: usize = 2;
+const MAX_CONCURRENT_QUESTIONS: usize = 2;
 
 /// Questions, by database and how it is reached.
 #[derive(Default)]
@@ -29,11 +29,11 @@ pub(super) struct Batches(Mutex<HashMap<String, Arc<Batch>>>);
 /// Jobs that wait for a question to one database.
 struct Batch {
     turns: Arc<Semaphore>,
-    waiting: Mutex<BTreeMap<String, Waiting>>,
+    waiting: Mutex<BTreeMap<String, WaitingJob>>,
 }
 
 /// A waiting job.
-struct Waiting {
+struct WaitingJob {
     answer: oneshot::Sender<Answer>,
     /// Notified when the question is asked.
     asked: Arc<Notify>,
@@ -57,7 +57,7 @@ impl Batches {
         let key = format!("{} {:?}", way.hash(), way.import.timeout);
         let new = || {
             Arc::new(Batch {
-                turns: Arc::new(Semaphore::new(QUESTIONS)),
+                turns: Arc::new(Semaphore::new(MAX_CONCURRENT_QUESTIONS)),
                 waiting: Mutex::default(),
             })
         };
@@ -70,7 +70,7 @@ impl Batches {
 
 impl Batch {
     /// Takes the schemas of the next question, with `schema` unless another question has it.
-    fn take(&self, schema: &str) -> Option<BTreeMap<String, Waiting>> {
+    fn take(&self, schema: &str) -> Option<BTreeMap<String, WaitingJob>> {
         let mut waiting = self.waiting.lock();
         let own = waiting.remove_entry(schema)?;
         let mut taken = BTreeMap::from([own]);
@@ -97,7 +97,7 @@ impl Sources {
         loop {
             let (sender, mut answer) = oneshot::channel();
             let asked = Arc::new(Notify::new());
-            let waiting = Waiting {
+            let waiting = WaitingJob {
                 answer: sender,
                 asked: asked.clone(),
             };
@@ -110,7 +110,7 @@ impl Sources {
                     answer = &mut answer => break answer.ok(),
                     () = asked.notified() => {
                         is_taken = true;
-                        context.asked.now();
+                        context.import_start.record();
                     }
                     turn = batch.turns.clone().acquire_owned(), if !is_taken => {
                         is_taken = true;
@@ -147,7 +147,7 @@ impl Sources {
         &self,
         target: &ForeignSource,
         context: ImportContext<'_>,
-        taken: BTreeMap<String, Waiting>,
+        taken: BTreeMap<String, WaitingJob>,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<(), HubError> {
         for one in taken.values() {

@@ -104,7 +104,7 @@ impl Sources {
         let target = hasty.as_ref().or(limited.as_ref()).unwrap_or(target);
         let asked = remote.clone();
         let check = async |client: &Client| check_privileges(client, target, asked).await;
-        let checked = self.ask_beside(target, context.source, context.priority, check);
+        let checked = self.ask_after_imports(target, context.source, context.priority, check);
         match checked.await {
             Err(HubError::StatementFailed { text, code }) if code == SqlState::QUERY_CANCELED => {
                 remote.privileges_are_unknown(&text);

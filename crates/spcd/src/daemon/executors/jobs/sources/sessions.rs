@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{CANCEL, GRACE, Sources, deadline};
+use super::{CANCEL_TIMEOUT, STATEMENT_TIMEOUT_MARGIN, Sources, deadline};
 use crate::daemon::executors::jobs::permits::{Permit, UncancellablePermit};
 use spcd_postgres::connection::Session;
 use spcd_postgres::connection::crowded;
@@ -87,7 +87,7 @@ impl Sources {
         };
         let limit = Duration::from_millis(settings.statement_timeout);
         if !limit.is_zero() && limit <= deadline {
-            let limit = (deadline + GRACE).as_millis();
+            let limit = (deadline + STATEMENT_TIMEOUT_MARGIN).as_millis();
             let set = format!("SET statement_timeout = {limit}");
             session.session.client.batch_execute(&set).await?;
         }
@@ -214,7 +214,7 @@ impl Drop for BorrowedSession<'_> {
             let given_up = self.session.clone();
             tokio::spawn(async move {
                 let session = &given_up.session;
-                let _ = timeout(CANCEL, session.canceller().cancel()).await;
+                let _ = timeout(CANCEL_TIMEOUT, session.canceller().cancel()).await;
                 // Answered once the running statement has ended. The permit is kept until then.
                 let _ = session.client.simple_query("").await;
                 drop(stuck);

@@ -49,7 +49,7 @@ cat "$dir"/conf.d/shop.spc
 export SPCD_CONFIG=$dir/conf.d SPCD_STATE_DIR=$dir/state
 "$spcd" check
 
-say "spcd run: a private hub is made, and kept true to the files"
+say "spcd run: creates a private hub and keeps it true to the files"
 "$spcd" run 2>"$dir/log" &
 daemon=$!
 tries=0

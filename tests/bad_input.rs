@@ -143,7 +143,7 @@ async fn objects_of_other_owners_are_never_touched() {
     )
     .await;
     assert_eq!(spcd.spcd(&["wait"]).code, 1);
-    until_error(&hub.url, "good", "spcd did not make").await;
+    until_error(&hub.url, "good", "spcd did not create").await;
     assert_eq!(value(&hub.url, "SELECT count(*) FROM good.mine").await, "0");
     spcd.stop();
 }

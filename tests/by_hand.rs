@@ -204,12 +204,12 @@ async fn what_is_moved_renamed_or_replaced_by_hand_is_made_again_beside_it() {
     for (make, of, clean) in [
         (
             "DROP SCHEMA s CASCADE; CREATE SCHEMA s; CREATE TABLE s.t (theirs integer)",
-            "a schema named \"s\" exists that spcd did not make",
+            "a schema named \"s\" exists that spcd did not create",
             "DROP SCHEMA s CASCADE",
         ),
         (
             "DROP SERVER s CASCADE; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'theirs')",
-            "a server named \"s\" exists that spcd did not make",
+            "a server named \"s\" exists that spcd did not create",
             "DROP SERVER s",
         ),
     ] {

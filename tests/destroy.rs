@@ -1,4 +1,4 @@
-//! `destroy` removes all that spcd made and nothing else.
+//! `destroy` removes all that spcd created and nothing else.
 
 use crate::support::hub::{postgres, until};
 use crate::support::{Cluster, Database, Spcd, query, role, shared, try_query, value};

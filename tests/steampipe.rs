@@ -543,7 +543,7 @@ async fn it_is_taken_away_when_it_is_turned_off() {
     .await;
     spcd.env("SPCD_COMPAT", "steampipe");
     spcd.start();
-    spcd.logged("exists that spcd did not make");
+    spcd.logged("exists that spcd did not create");
     until(&hub.url, &["sales ready"]).await;
     spcd.stop();
     assert_eq!(

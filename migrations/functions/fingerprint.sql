@@ -1,6 +1,6 @@
 -- Fingerprints of spcd's objects: equal sums of the row versions in the catalog mean that nothing
 -- changed.
--- Revision 4.
+-- Revision 5.
 
 -- Returns one row per connection: whether its schema and server are the ones that spcd created, and
 -- a text that changes when any of its objects does. A sum of row versions only grows as rows
@@ -176,7 +176,7 @@ BEGIN
     HAVING count(*) > 0;
 END $$;
 
--- Records that spcd made the server of a lane.
+-- Records that spcd created the server of a lane.
 CREATE OR REPLACE FUNCTION spcd.record_lane(p_server text) RETURNS void LANGUAGE sql AS $$
     INSERT INTO spcd.gateway_lane (server_name, server_oid)
     SELECT s.srvname, s.oid FROM pg_catalog.pg_foreign_server s WHERE s.srvname = p_server
@@ -184,7 +184,7 @@ CREATE OR REPLACE FUNCTION spcd.record_lane(p_server text) RETURNS void LANGUAGE
 $$;
 
 -- Changes an option of a lane's server that means nothing: sessions that use it connect again at their
--- next transaction. One that is gone, or that another role made, is left alone.
+-- next transaction. One that is gone, or that another role created, is left alone.
 CREATE OR REPLACE FUNCTION spcd.touch_lane(p_server text, p_text text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_option text;

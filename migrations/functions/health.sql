@@ -29,7 +29,7 @@ CREATE OR REPLACE FUNCTION spcd.publish_health(p_epoch bigint, p_rows jsonb) RET
 LANGUAGE plpgsql AS $$
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
-    v_told boolean;
+    v_reported boolean;
 BEGIN
     PERFORM spcd.assert_lead(p_epoch);
     UPDATE spcd.connection_health h
@@ -64,8 +64,8 @@ BEGIN
     WHERE NOT h.held;
 
     SELECT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_rows) r WHERE r ? 'health')
-    INTO v_told;
-    IF v_told THEN
+    INTO v_reported;
+    IF v_reported THEN
         PERFORM spcd.reset_event_buffer();
         -- An event repeats the status, so no other session may change it before the event has its
         -- id. The next statement sees what the previous holder of the lock has committed.
@@ -73,10 +73,10 @@ BEGIN
         INSERT INTO pg_temp.spcd_event
             (n, step, connection_name, previous, status, error, duration, health)
         SELECT r.n, t.step, s.connection_name, s.status, s.status, s.error, interval '0', t.health
-        FROM pg_catalog.jsonb_array_elements(p_rows) WITH ORDINALITY AS r (told, n)
-        CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(r.told->'health')
+        FROM pg_catalog.jsonb_array_elements(p_rows) WITH ORDINALITY AS r (result, n)
+        CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(r.result->'health')
             WITH ORDINALITY AS t (health, step)
-        JOIN spcd.connection_health h ON h.connection_name = r.told->>'name' AND NOT h.held
+        JOIN spcd.connection_health h ON h.connection_name = r.result->>'name' AND NOT h.held
         JOIN spcd.connection_state s ON s.connection_name = h.connection_name;
         PERFORM spcd.announce((SELECT last_value FROM spcd.generation), false);
     END IF;

@@ -18,7 +18,9 @@ END $$;
 CREATE OR REPLACE TRIGGER keep_order BEFORE INSERT ON spcd.connection_event
 FOR EACH STATEMENT EXECUTE FUNCTION spcd.keep_event_order();
 
--- Returns whether a row already has the new contents.
+-- Returns whether a row already has the new contents. CREATE OR REPLACE cannot rename the parameters of
+-- earlier revisions.
+DROP FUNCTION IF EXISTS spcd.is_recorded(text, text, text, text);
 CREATE OR REPLACE FUNCTION spcd.is_recorded(p_status text, p_error text, p_recorded text, p_recorded_error text)
 RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT p_status = p_recorded AND (p_status <> 'error' OR p_error IS NOT DISTINCT FROM p_recorded_error)

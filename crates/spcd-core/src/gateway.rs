@@ -1,9 +1,9 @@
 //! The gateway: a separate Postgres for wrappers that must not run in the hub.
 //!
-//! A connection whose wrapper runs there becomes two connections. In the gateway it has what it would
-//! have in a hub: extension, server, mapping, foreign tables. In the hub it is a connection to another
-//! Postgres, the gateway, whose schema of the same name postgres_fdw imports. The rules for connections
-//! thus apply to both sides.
+//! A connection whose wrapper runs there becomes two connections. In the gateway it has an extension, a
+//! server, a mapping and foreign tables, as it would have in a hub. In the hub it is a connection to
+//! another Postgres, the gateway, whose schema of the same name postgres_fdw imports. The rules for
+//! connections thus apply to both sides.
 
 mod aggregators;
 mod hub_aggregators;

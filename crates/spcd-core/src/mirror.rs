@@ -1,4 +1,4 @@
-//! Mirrors: what a source lists becomes connections of the hub.
+//! Mirrors: the connections of a source become connections of the hub.
 //!
 //! The source is another Postgres that announces the states of its connections: the service of
 //! Steampipe, or the hub of another spcd. A mirrored connection is planned like any other, as tables of
@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// A source as the hub knows it: what it said last, also while it is away.
+/// Last known state of a source. It is kept while the source is unreachable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MirrorView {
-    /// What it is; `None` until it has answered once.
+    /// Kind of the source; `None` until it has answered once.
     pub kind: Option<SourceKind>,
     /// Its connections.
     pub connections: BTreeMap<String, Arc<SourceConnection>>,
@@ -30,16 +30,16 @@ pub struct MirrorView {
     pub extensions: BTreeSet<String>,
     /// Identities of the databases that its tables come from: its own, and those that it mirrors.
     pub origins: BTreeSet<String>,
-    /// Why it cannot be followed now.
+    /// Reason why it is not followed at present.
     pub problem: Option<MirrorProblem>,
 }
 
 /// Why a source is not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MirrorProblem {
-    /// It does not answer, or not as it should. What it said last stays.
+    /// It does not answer, or its answer is invalid. Its last known state stays.
     Unreachable(String),
-    /// It cannot be a source, whatever it answers.
+    /// It must not be followed, since it leads back to this hub.
     Refused(String),
 }
 
@@ -67,9 +67,9 @@ pub struct SourceConnection {
     pub connections: Vec<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// The source mirrors it from elsewhere.
+    /// The source itself mirrors it from another source.
     pub is_mirrored: bool,
-    /// The same for connections that have the same tables; `None` where that is not known.
+    /// Text that is equal for connections with equal tables; `None` if it is not known which are.
     #[serde(skip)]
     pub shape: Option<String>,
 }
@@ -78,23 +78,25 @@ pub struct SourceConnection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
-    /// The source has not said it since this daemon leads: the tables here stay as they are.
+    /// The source has not reported it since this daemon became the leader. The tables of the hub stay
+    /// unchanged.
     #[default]
     Unknown,
-    /// Its tables are being made, changed or dropped.
+    /// The source is creating, changing or dropping its tables.
     #[serde(skip)]
     AtWork,
     /// Its tables can be compared. The text differs after each change that may concern them.
     #[serde(skip)]
     Ready(String),
-    /// It failed there, and why.
+    /// It failed at the source, for this reason.
     Error(String),
-    /// It has no tables there.
+    /// It has no tables at the source.
     Disabled,
 }
 
 impl SourceConnection {
-    /// Returns what is recorded of it: a state that passes by itself is asked for again.
+    /// Returns the form that is recorded in the hub. Transient states are recorded as unknown and read
+    /// again.
     pub fn recorded(&self) -> Self {
         let state = match &self.state {
             state @ (SourceState::Error(_) | SourceState::Disabled) => state.clone(),

@@ -16,7 +16,7 @@ use crate::sql;
 pub struct Observed {
     /// Every row of `spcd.connection_state`.
     pub connections: BTreeMap<String, ObservedConnection>,
-    /// Names of desired connections that a schema or server bears which spcd did not create, with the
+    /// Desired connections whose name belongs to a schema or server that spcd did not create, with the
     /// kind of object (`schema`, `server`).
     pub taken: BTreeMap<String, String>,
     /// The objects of the connections that [`crate::planner::needs_detail`] names.
@@ -25,13 +25,13 @@ pub struct Observed {
     pub tables: BTreeMap<String, Vec<String>>,
     /// The altered views of the aggregators that [`crate::planner::needs_detail`] names.
     pub views: BTreeMap<String, Views>,
-    /// Connections whose jobs wait for slow sources. Nothing else waits for them.
+    /// Connections whose jobs wait for slow sources. No other work waits for these jobs.
     pub slow: BTreeSet<String>,
     /// Roles whose search path spcd sets or has set.
     pub roles: Vec<Role>,
-    /// The role `spcd_users` exists.
+    /// Whether the role `spcd_users` exists.
     pub readers: bool,
-    /// `spcd_users` has USAGE on the schema `spcd`; `true` without that role.
+    /// Whether `spcd_users` has USAGE on the schema `spcd`; `true` without that role.
     pub admitted: bool,
     /// The extensions that sources name.
     pub extensions: BTreeMap<String, Extension>,
@@ -56,15 +56,15 @@ pub struct Observed {
 /// A server with the name of a lane.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedLane {
-    /// Whether spcd made it.
+    /// Whether spcd created it.
     pub presence: Presence,
     /// Its options.
     pub options: BTreeMap<String, String>,
     /// The mapping's options for PUBLIC; `None`: no mapping.
     pub mapping: Option<BTreeMap<String, Secret>>,
-    /// Tables or mappings of users depend on it.
+    /// Whether tables or mappings of users depend on it.
     pub in_use: bool,
-    /// Why it cannot be made or altered.
+    /// Reason why it cannot be created or altered.
     pub refused: Option<String>,
 }
 
@@ -86,15 +86,15 @@ impl Observed {
 pub struct Role {
     /// Its name.
     pub name: String,
-    /// It can log in and is a direct member of `spcd_users`.
+    /// Whether it can log in and is a direct member of `spcd_users`.
     pub member: bool,
-    /// It has a search path that spcd did not set.
+    /// Whether it has a search path that spcd did not set.
     pub own: bool,
     /// The hash of the path that spcd set.
     pub set: Option<String>,
-    /// The path that spcd set is still set.
+    /// Whether the path that spcd set is still set.
     pub there: bool,
-    /// It is, but other settings of the role have changed.
+    /// Whether the path is still set, but other settings of the role have changed.
     pub are_settings_changed: bool,
     /// The hash of a path that could not be set.
     pub refused: Option<String>,
@@ -118,7 +118,7 @@ pub struct ObservedConnection {
     pub error: Option<String>,
     /// Its warnings.
     pub warnings: Vec<String>,
-    /// The source's comments are on the tables.
+    /// Whether the source's comments are on the tables.
     pub comments_set: bool,
     /// The columns that repeat the configuration.
     pub written: ConfigSnapshot,
@@ -136,7 +136,7 @@ pub struct ObservedConnection {
 pub struct ConfigSnapshot {
     /// Plugin as written in the block.
     pub plugin: String,
-    /// Plugin block or shipped definition that it means.
+    /// Plugin block or shipped definition that the connection uses.
     pub plugin_instance: String,
     /// `plugin` or `aggregator`.
     #[serde(rename = "type")]
@@ -154,24 +154,24 @@ pub struct ConfigSnapshot {
     pub end_line: u32,
     /// Block `labels`.
     pub labels: BTreeMap<String, String>,
-    /// The mirror that it comes from; empty for others.
+    /// Mirror that the connection comes from; empty for a connection block.
     pub mirror: String,
 }
 
 impl Applied {
-    /// Whether it has a server of its own, which spcd made.
+    /// Returns whether it has a server of its own, which spcd created.
     pub fn has_own_server(&self) -> bool {
         self.server == Presence::Ours && self.server_name.is_none()
     }
 
-    /// The schema of the tables.
+    /// Returns the schema of the tables.
     pub fn schema_of<'a>(&'a self, connection: &'a str) -> &'a str {
         self.hidden_schema.as_deref().unwrap_or(connection)
     }
 }
 
 impl ConfigSnapshot {
-    /// Whether two snapshots mean the same: the order of an aggregator's patterns does not count.
+    /// Returns whether two snapshots are equal except for the order of an aggregator's patterns.
     pub fn is_equivalent(&self, other: &Self) -> bool {
         let sorted = |written: &Self| {
             let mut written = written.clone();
@@ -217,7 +217,7 @@ pub struct Applied {
     pub schema: Presence,
     /// The server.
     pub server: Presence,
-    /// Nothing has drifted: the catalog's row versions are those that were written.
+    /// Whether no object has drifted: the catalog's row versions are those that were written.
     pub intact: bool,
     /// `spcd_users` has USAGE on the schema; `true` without that role.
     pub readable: bool,
@@ -239,13 +239,13 @@ pub struct Applied {
 /// Whether an extension can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Extension {
-    /// In this database.
+    /// Created in this database.
     Installed,
-    /// On the server's disk: it can be created.
+    /// Available on the server, so that it can be created.
     Available,
-    /// Neither.
+    /// Not available on the server.
     Missing,
-    /// Creating it failed, and why.
+    /// Its creation failed, for this reason.
     Refused(String),
 }
 
@@ -299,7 +299,7 @@ pub struct Detail {
     pub others: Vec<String>,
 }
 
-/// Owner of a table, of whose role spcd's is no member.
+/// Owner of a table of whose rights spcd's role has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherOwner {
     /// Name of the owner.
@@ -363,11 +363,11 @@ pub struct Views {
 /// The last attempt to apply a connection, which failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// The target that was tried; empty: to drop it.
+    /// Hash of the target of the attempt; empty for a drop.
     pub target_hash: String,
-    /// Why it failed.
+    /// Error of the attempt.
     pub error: String,
-    /// The back-off is over.
+    /// Whether the back-off is over.
     pub due: bool,
 }
 

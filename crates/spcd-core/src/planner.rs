@@ -1,7 +1,7 @@
 //! From desired and observed state to a plan.
 //!
-//! [`plan`] makes every choice, including what is left to the running jobs. It cannot know the answers
-//! of sources: [`resolve_import()`] turns one of those into statements, also without side effects.
+//! [`plan`] makes every choice, including which work is left to running jobs. It does not know the
+//! answers of sources. [`resolve_import()`] turns an answer into statements, also without side effects.
 
 mod aggregators;
 mod comments;
@@ -40,7 +40,7 @@ pub use resolve_import::{
 pub use running::{Job, Running};
 pub use show::{show, show_json, show_sql};
 
-/// What a pass is to do.
+/// Work of a pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Grant `spcd_users` access to the schema `spcd`.
@@ -51,16 +51,16 @@ pub struct Plan {
     pub lanes: Vec<LaneChange>,
     /// Changes of rows that need nothing else: written at once, in one transaction.
     pub rows: Vec<RowChange>,
-    /// Connections whose row versions changed, but nothing that counts (a GRANT, a restore from a
-    /// dump). Their fingerprints are recorded again, so that the next pass need not compare in full.
+    /// Connections with new row versions but without drift, as after a GRANT or a restore from a dump.
+    /// Their fingerprints are recorded again, so that the next pass does not compare them in full.
     pub refresh_fingerprints: Vec<String>,
-    /// Everything else, in the order in which to start it.
+    /// Work for jobs, in the order in which to start it.
     pub work: Vec<Work>,
-    /// Search paths to set or to take back.
+    /// Search paths to set or reset.
     pub search_path: Option<SearchPathChange>,
     /// Aggregators that wait for running jobs of their members.
     pub waiting: BTreeSet<String>,
-    /// A decision depends on drift, which is not known yet.
+    /// Whether a decision depends on drift, which is not known yet.
     pub undecided: bool,
     /// Connections whose running job is to be cancelled, since it does something else than planned.
     pub cancel: BTreeSet<String>,
@@ -68,12 +68,12 @@ pub struct Plan {
     pub follow_up: BTreeSet<String>,
     /// Connections with work that waits: for their running job, a lock, or an extension.
     pub deferred: BTreeSet<String>,
-    /// A client's request cannot be answered after this pass.
+    /// Whether a client's request cannot be answered after this pass.
     pub defers_request: bool,
 }
 
 impl Plan {
-    /// Whether there is nothing to do.
+    /// Returns whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         let Plan {
             admit,
@@ -108,7 +108,7 @@ pub struct RowChange {
     pub name: String,
     /// The statuses it passes through. Empty if only other columns change.
     pub route: Vec<Status>,
-    /// The row is removed.
+    /// Whether the row is removed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub remove: bool,
     /// The error, if the route ends in one.
@@ -126,7 +126,7 @@ pub struct RowChange {
 }
 
 impl RowChange {
-    /// Whether it changes nothing.
+    /// Returns whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         let name = self.name.clone();
         *self
@@ -176,7 +176,7 @@ pub enum Task {
     Import(Box<Import>),
     /// Create or replace an aggregator's views.
     SyncAggregator(Box<AggregatorSync>),
-    /// Drop what spcd created. The row becomes `disabled` or is removed.
+    /// Drop the objects that spcd created. The row becomes `disabled` or is removed.
     Drop {
         /// The row of a connection that stays, disabled; `None` if the row is removed.
         keep: Option<Box<ConfigSnapshot>>,
@@ -205,7 +205,7 @@ pub struct Import {
     pub reason: Reason,
     /// Warnings about the configuration.
     pub warnings: Vec<String>,
-    /// Tables that the gateway has left out.
+    /// Tables that the gateway left out.
     pub left_out: Vec<TableWarning>,
     /// The row's warnings now.
     pub known_warnings: Vec<String>,
@@ -237,7 +237,7 @@ pub enum Reason {
     Refresh,
 }
 
-/// The connections about which [`plan`] needs to know more than the first observation tells.
+/// Connections that must be observed in detail before [`plan`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Connections to compare in full.
@@ -278,7 +278,7 @@ pub fn needs_detail(desired: &DesiredState, observed: &Observed) -> Needs {
     needs
 }
 
-/// Returns what a pass has to do beside the running jobs. Deterministic, and empty if nothing differs.
+/// Returns the work of a pass besides the running jobs. Deterministic; empty if nothing differs.
 pub fn plan(desired: &DesiredState, observed: &Observed, running: &Running) -> Plan {
     let mut plan = Plan {
         admit: observed.readers && !observed.admitted,

@@ -36,7 +36,7 @@ use crate::observed::Observed;
 use crate::planner::{LaneChange, RowChange, Work};
 use crate::search_path::SearchPathChange;
 
-/// What happened.
+/// Input of [`step`].
 #[derive(Debug)]
 pub enum Event {
     /// Something may have changed, or [`State::wake_at`] has come.
@@ -47,7 +47,7 @@ pub enum Event {
     Idle,
     /// New requests were read.
     Requested {
-        /// By identifier.
+        /// The requests, by identifier.
         requests: Vec<(i64, Request)>,
         /// More requests are queued than can be held.
         is_crowded: bool,
@@ -110,10 +110,10 @@ pub enum Event {
     ServerFull,
 }
 
-/// What the daemon has to do.
+/// Output of [`step`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// Read the requests that are not open: [`Event::Requested`].
+    /// Read the requests that are not held yet: [`Event::Requested`].
     ReadRequests {
         /// The requests that are held already.
         open: Vec<i64>,
@@ -153,11 +153,11 @@ pub enum Command {
     AdmitReaders,
     /// Set search paths: [`Event::SearchPathSet`].
     SetSearchPath(SearchPathChange),
-    /// Publish what needs no job, and take a generation: [`Event::Published`].
+    /// Publish the row changes that need no job, and take a generation: [`Event::Published`].
     Publish {
         /// Changes of rows.
         rows: Vec<RowChange>,
-        /// Connections whose fingerprint is recorded again, and the one that was observed.
+        /// Connections whose fingerprints are recorded again, with the observed fingerprints.
         refresh_fingerprints: Vec<(String, Option<String>)>,
         /// New diagnostics.
         diagnostics: Option<Value>,
@@ -173,11 +173,11 @@ pub enum Command {
     },
     /// Cancel a connection's job. It ends in its own time.
     Cancel(String),
-    /// Let a connection's job go before all others.
+    /// Move a connection's job to the front of all queues.
     Prioritize(String),
     /// Set the comments that an earlier daemon did not set.
     Comment(Vec<String>),
-    /// Take note that a connection's files were not read after all.
+    /// Record that a connection's files were not read.
     FilesUnread(String),
     /// Remove the record that a connection ended a server process: [`Event::CrashForgotten`].
     ForgetCrash(String),

@@ -100,7 +100,7 @@ pub fn touch_lane(server: &str, text: &str) -> String {
     )
 }
 
-/// Records that spcd made the server of a lane.
+/// Records that spcd created the server of a lane.
 pub fn record_lane(server: &str) -> String {
     format!("SELECT spcd.record_lane({});\n", literal(server))
 }

@@ -1,5 +1,5 @@
-//! Imports and writes that crashed a server process. They are recorded after the server's restart, and
-//! not repeated at once.
+//! Imports and writes that crashed a server process. They are recorded after the server's restart, so
+//! that they are retried only after a pause.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -50,7 +50,7 @@ BEGIN
         DROP SCHEMA spcd_lock;
     EXCEPTION WHEN dependent_objects_still_exist THEN
         GET STACKED DIAGNOSTICS v_reason = PG_EXCEPTION_DETAIL;
-        RAISE EXCEPTION 'objects that spcd did not make are in the way of its own, drop them first: %', v_reason
+        RAISE EXCEPTION 'objects that spcd did not create are in the way of its own, drop them first: %', v_reason
             USING ERRCODE = 'dependent_objects_still_exist';
     END;
 END $spcd$";

@@ -174,7 +174,9 @@ fn describe(error: &DbError) -> String {
     // The server's hint recommends CASCADE, which would drop objects of users.
     if *error.code() == SqlState::DEPENDENT_OBJECTS_STILL_EXIST {
         let detail = one_line(error.detail().unwrap_or(error.message()));
-        return format!("objects that spcd did not make are in the way, drop them first: {detail}");
+        return format!(
+            "objects that spcd did not create are in the way, drop them first: {detail}"
+        );
     }
     let parts = [Some(error.message()), error.detail(), error.hint()];
     let mut parts: Vec<_> = parts.into_iter().flatten().map(one_line).collect();

@@ -73,7 +73,7 @@ pub fn reports_privileges(target: &ForeignSource) -> bool {
 /// comes from another connection that shares its tables.
 ///
 /// # Errors
-/// What the hub refuses, or a session that is lost. An error of the source is a warning.
+/// A statement that the hub refuses, or a session that is lost. An error of the source is a warning.
 pub async fn check_privileges(
     client: &Client,
     target: &ForeignSource,

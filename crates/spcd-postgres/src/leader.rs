@@ -338,7 +338,8 @@ pub async fn delete_expired_rows(client: &Client, epoch: i64) -> Result<(), HubE
     Ok(client.batch_execute(&sql).await?)
 }
 
-/// Records that this process no longer leads, so that its heartbeat is not waited for.
+/// Records that this process no longer leads, so that its successor does not wait for the heartbeat to
+/// become stale.
 pub async fn resign(client: &Client) -> Result<(), HubError> {
     let sql = "UPDATE spcd.daemon SET leader = NULL, heartbeat = NULL WHERE leader = $1";
     client.execute(sql, &[&process_name()]).await?;

@@ -100,14 +100,14 @@ async fn check(client: &Client) -> Result<(), HubError> {
             .find(|migration| migration.number == number)
         else {
             return refuse(format!(
-                "the schema spcd was made by a later version (migration {number}; this one knows \
+                "the schema spcd was created by a later version (migration {number}; this one knows \
                  {newest}): install that version"
             ));
         };
         if recorded.as_deref() != Some(sha256(migration.text).as_str()) {
             return refuse(format!(
                 "migration {number} was applied to the schema spcd with another text than this version \
-                 has: it was made by a version that was not released, or changed by hand; install the \
+                 has: it was created by a version that was not released, or changed by hand; install the \
                  version that made it, or run `spcd destroy` with that one and start anew"
             ));
         }
@@ -253,7 +253,7 @@ async fn current_version(client: &Client) -> Result<i32, HubError> {
     if !row.get::<_, bool>(0) {
         if row.get::<_, bool>(1) {
             return Err(HubError::StatementFailed {
-                text: "a schema named \"spcd\" exists that spcd did not make: rename or drop it"
+                text: "a schema named \"spcd\" exists that spcd did not create: rename or drop it"
                     .into(),
                 code: SqlState::DUPLICATE_SCHEMA,
             });

@@ -1,4 +1,4 @@
-//! Mirrors: what their sources list, and what the hub has recorded of it.
+//! Mirrors: reads the lists of their sources, and records them in the hub.
 
 mod identity;
 mod record;

@@ -28,7 +28,7 @@ struct ExistingServer {
 }
 
 /// Probes the source of a connection, given by its name and target hash if spcd's schema exists. Leaves
-/// nothing behind. A caller that stops waiting must cancel the statement.
+/// no object behind. A caller that stops waiting must cancel the statement.
 ///
 /// Uses the connection's server without writes if it matches the target. Otherwise creates a temporary
 /// server, as an import does.
@@ -137,7 +137,7 @@ fn classify_result(
     }
 }
 
-/// Probes by an attempt whose failures have no kind.
+/// Probes a source by an attempt whose errors are not classified.
 ///
 /// # Errors
 /// A session that is lost. All other errors are answers.

@@ -1,5 +1,6 @@
-//! Objects that clients of Steampipe expect, for `compat = "steampipe"`. Triggers keep them up to date;
-//! this module does the rest. Nothing else depends on them, so an error causes only a warning.
+//! Objects that clients of Steampipe expect, for `compat = "steampipe"`. This module creates, repairs
+//! and drops them; triggers keep their contents up to date. Nothing else depends on them, so an error
+//! causes only a warning.
 
 use std::collections::BTreeSet;
 
@@ -100,7 +101,7 @@ impl Steampipe {
         Ok(Some(steampipe))
     }
 
-    /// Repairs missing objects and sets what the triggers do not, in each pass.
+    /// Repairs missing objects, and sets the values that triggers do not maintain. Runs in each pass.
     ///
     /// # Errors
     /// As [`Steampipe::start`].
@@ -178,7 +179,7 @@ impl Steampipe {
             Err(HubError::StatementFailed { code, .. }) if code == SqlState::DUPLICATE_SCHEMA => {
                 Err(HubError::StatementFailed {
                     text: format!(
-                        "a schema named \"{SCHEMA}\" exists that spcd did not make: rename or drop it"
+                        "a schema named \"{SCHEMA}\" exists that spcd did not create: rename or drop it"
                     ),
                     code,
                 })

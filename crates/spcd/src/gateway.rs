@@ -1,8 +1,8 @@
 //! Keeps the gateway: a Postgres for wrappers that must not run in the hub.
 //!
-//! It is reconciled by a loop of its own, like a hub, with the connections whose wrappers run
-//! there. The hub's loop knows it as a [`spcd_core::gateway::GatewayView`], which a session that
-//! listens keeps current. There may be several; `spcd_core::gateway` says which one has what.
+//! A loop of its own reconciles it, as for a hub, with the connections whose wrappers run there. The
+//! hub's loop reads its state from a [`spcd_core::gateway::GatewayView`], which a listening session
+//! keeps current. With several gateways, `spcd_core::gateway` assigns connections to them.
 
 mod check;
 mod once;
@@ -36,35 +36,35 @@ use spcd_postgres::connection::pool::Pool;
 use spcd_postgres::migrations;
 use spcd_postgres::{gateway, gateway_reader};
 
-/// How long the gateway may be away before the hub's connections say so.
+/// Time for which the gateway may be unreachable before the hub's connections are in error.
 const UNREACHABLE_GRACE: Duration = Duration::from_secs(10);
-/// The same for a server that restarts: after a panic of a wrapper it does.
+/// The same while the server restarts, as it does after a panic of a wrapper.
 const RESTART_GRACE: Duration = Duration::from_secs(60);
-/// Pause between attempts to open a session. One that ends server processes again and again leaves
-/// moments of some milliseconds.
+/// Pause between attempts to open a session. Between the restarts of a crashing server there may be
+/// only some milliseconds in which it accepts one.
 const RECONNECT: Duration = Duration::from_millis(50);
 
-/// The pauses between attempts to start the gateway, in milliseconds.
+/// Pauses between attempts to start the gateway, in milliseconds.
 const RETRY: Backoff = Backoff::new(500, 30_000);
-/// How often to try again while another daemon has the private cluster.
+/// Pause between attempts while another daemon uses the private cluster.
 const TAKEN_POLL: Duration = Duration::from_millis(500);
-/// How often to look whether a gateway has gone or settled, and whether this daemon leads.
+/// Interval of updates of the gateways' availability and of checks whether this daemon leads.
 const AVAILABILITY_POLL: Duration = Duration::from_millis(200);
-/// How often to check that the hub's role can log in.
+/// Interval of checks that the hub's role can log in.
 const READER_CHECK: Duration = Duration::from_secs(15);
 
-/// Whether wrappers can run outside the hub.
+/// Returns whether wrappers can run outside the hub.
 pub fn is_on(hub: &Settings) -> bool {
     place(hub) != GatewayPlace::Off
 }
 
-/// Returns where wrappers run that must not run in the hub. A hub on another machine cannot reach a
-/// private gateway, and one needs the server's programs: without a setting, wrappers then run in the
-/// hub.
+/// Returns the place of wrappers that must not run in the hub. The default is a private gateway. Where
+/// that is impossible, because the hub is on another machine or the server's programs are not
+/// installed, the default is the hub.
 fn place(hub: &Settings) -> GatewayPlace {
     match (&hub.gateway, &hub.database) {
         (Some(place), _) => place.clone(),
-        // The private hub needs the programs, too.
+        // The private hub needs the same programs.
         (None, None) => GatewayPlace::Private,
         (None, Some(database)) => {
             let hub = Endpoint::parse(database);
@@ -77,7 +77,7 @@ fn place(hub: &Settings) -> GatewayPlace {
     }
 }
 
-/// Returns the settings of the loop that keeps each gateway.
+/// Returns the settings for the loop of each gateway.
 pub fn settings(hub: &Settings) -> Vec<Settings> {
     let urls: Vec<Option<Secret>> = match place(hub) {
         GatewayPlace::Off => Vec::new(),
@@ -102,12 +102,12 @@ pub fn settings(hub: &Settings) -> Vec<Settings> {
     urls.into_iter().enumerate().map(of_one).collect()
 }
 
-/// Returns host, port and database of a URL: the name that tells a gateway from others.
+/// Returns host, port and database of a URL, which are the gateway's name among several.
 fn name(url: &Secret) -> Option<String> {
     Some(place_name(&Endpoint::parse(url).ok()?.server_options()))
 }
 
-/// Returns the settings of a gateway that has a connection, or that can have it.
+/// Returns the settings of a gateway that has the connection; if there is none, of one that answers.
 pub async fn settings_of(hub: &Settings, connection: &str) -> Option<Settings> {
     let all = settings(hub);
     if all.len() < 2 {
@@ -128,7 +128,7 @@ pub async fn settings_of(hub: &Settings, connection: &str) -> Option<Settings> {
     found.or(all.first()).cloned()
 }
 
-/// Refuses gateways of which two have the same name.
+/// Checks that no two gateways have the same name.
 ///
 /// # Errors
 /// The name.
@@ -145,7 +145,7 @@ pub fn ensure_distinct(settings: &[Settings]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the links of the hub's loop with those of the gateways; `None` where there is no gateway.
+/// Returns the state that the hub's loop shares with those of the gateways; `None` without a gateway.
 pub fn links(settings: &[Settings], waker: Arc<Notify>) -> Option<Arc<Links>> {
     let options = |settings: &Settings| {
         let endpoint = Endpoint::parse(settings.database.as_ref()?).ok()?;
@@ -159,7 +159,7 @@ pub fn links(settings: &[Settings], waker: Arc<Notify>) -> Option<Arc<Links>> {
     (!list.is_empty()).then(|| Links::new(list, waker))
 }
 
-/// Returns how messages call the gateway of these settings.
+/// Returns the gateway's name in messages.
 pub fn title(settings: &Settings) -> String {
     match settings.gateway_name.as_str() {
         "" => "the gateway".to_owned(),
@@ -167,7 +167,8 @@ pub fn title(settings: &Settings) -> String {
     }
 }
 
-/// Returns the settings of gateways that spcd may have made something in, whatever `gateway` says now.
+/// Returns the settings of gateways in which spcd may have created objects, whatever the current value
+/// of `gateway` is.
 pub fn existing(hub: &Settings) -> Vec<Settings> {
     let mut private = hub.clone();
     private.gateway = Some(GatewayPlace::Private);
@@ -178,10 +179,10 @@ pub fn existing(hub: &Settings) -> Vec<Settings> {
     made
 }
 
-/// Time limit of a look at the gateway's states.
+/// Time limit for reading the states of a gateway.
 const STATES_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Returns the states of each gateway that runs and answers, with its name.
+/// Returns the name and the states of each gateway that answers.
 pub async fn states(hub: &Settings) -> Vec<(String, BTreeMap<String, GatewayRow>)> {
     let mut all = Vec::new();
     for settings in settings(hub) {
@@ -201,8 +202,8 @@ pub async fn states(hub: &Settings) -> Vec<(String, BTreeMap<String, GatewayRow>
     all
 }
 
-/// Keeps a gateway from when the first connection wants one. What stands in the way is said in the
-/// hub's rows, and tried again. `cluster` is handed out so that it is stopped after all else.
+/// Runs a gateway as soon as a connection needs one. An error is shown by the hub's connections, and
+/// the start is retried. The caller owns `cluster`, so that it can stop it after everything else.
 pub async fn run(
     settings: &Settings,
     link: &Link,
@@ -210,7 +211,7 @@ pub async fn run(
     health: &watch::Receiver<ProbeOptions>,
     mut hub: watch::Receiver<Option<Arc<Endpoint>>>,
 ) -> Infallible {
-    // One that holds what earlier files needed may have to remove it.
+    // An existing gateway may hold objects that the files no longer need.
     if settings.database.is_some() || cluster::exists(settings) {
         link.links().request();
     }
@@ -230,7 +231,7 @@ pub async fn run(
         return keep_trying(settings, link, cluster, health, &hub).await;
     }
     loop {
-        // One daemon alone decides which gateway has what: the one that leads on the hub.
+        // Only the daemon that leads on the hub assigns connections to gateways.
         until(&hub, |state| matches!(state, HubState::Leading { .. })).await;
         link.until_hub_is_known().await;
         tokio::select! {
@@ -242,15 +243,15 @@ pub async fn run(
     }
 }
 
-/// Waits until the hub is in such a state.
+/// Waits until the hub's state fulfils a condition.
 async fn until(hub: &Endpoint, is_so: impl Fn(&HubState) -> bool) {
     while !is_so(&hub.context().state()) {
         tokio::time::sleep(AVAILABILITY_POLL).await;
     }
 }
 
-/// Keeps the availabilities of several gateways current. A daemon that does not lead connects to none, and
-/// knows nothing of them.
+/// Keeps the availability of several gateways current. A daemon that does not lead connects to no
+/// gateway, and so cannot observe them.
 pub async fn track_availability(links: &Links, hub: &HubContext) -> Infallible {
     let mut has_led = false;
     loop {
@@ -287,7 +288,7 @@ async fn keep_trying(
             gone.stop().await;
         }
         if is_taken(&error) && !leads_for_long(hub) {
-            tracing::debug!("another daemon has the gateway's private cluster");
+            tracing::debug!("another daemon uses the gateway's private cluster");
             tokio::time::sleep(TAKEN_POLL).await;
             continue;
         }
@@ -298,18 +299,19 @@ async fn keep_trying(
         let pause = Duration::from_millis(RETRY.pause(failures));
         let text = format!("{error:#}");
         let gateway = settings.gateway_name.as_str();
-        tracing::error!(gateway, error = text, pause = ?pause, "the gateway cannot be kept");
+        tracing::error!(gateway, error = text, pause = ?pause, "cannot run the gateway");
         link.change(|view| view.error = Some(text));
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Whether another daemon has the private cluster: one beside which this one waits for the lead.
+/// Returns whether another daemon uses the private cluster, as the leader does while this one is a
+/// follower.
 fn is_taken(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(ClusterError::Taken { .. }))
 }
 
-/// Whether this daemon has led on the hub for so long that no other one is just ending.
+/// Returns whether this daemon has led on the hub for so long that its predecessor must have ended.
 fn leads_for_long(hub: &Endpoint) -> bool {
     let HubState::Leading { since, .. } = hub.context().state() else {
         return false;
@@ -364,7 +366,7 @@ async fn keep(cluster: &mut Option<Running>) -> anyhow::Error {
     }
 }
 
-/// Makes spcd's schema, and the role with which the hub reads, where they are not there.
+/// Creates spcd's schema and the role with which the hub reads, unless they exist.
 async fn prepare(endpoint: &Endpoint) -> anyhow::Result<()> {
     let session = endpoint.connect("gateway").await?;
     migrations::migrate(&session.client).await?;
@@ -410,7 +412,7 @@ async fn follow(settings: &Settings, endpoint: &Endpoint, link: &Link) -> Infall
     }
 }
 
-/// Whether the server answers that it starts or recovers, or has just ended a session.
+/// Returns whether the server is starting or recovering, or has just ended a session.
 fn is_restarting(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     let says_so = |cause: &(dyn std::error::Error + 'static)| {
@@ -433,7 +435,7 @@ async fn follow_session(
     lost: &mut Option<Instant>,
 ) -> anyhow::Result<Infallible> {
     let mut session = endpoint.connect("gateway view").await?;
-    // It is there, although it may end this session at once.
+    // The gateway answers, even if it ends this session at once.
     *lost = None;
     link.set_answers(true);
     gateway::listen(&session).await?;
@@ -445,7 +447,7 @@ async fn follow_session(
         let password = password.context("it has no password for the hub")?;
         link.set(address(settings, endpoint, password.clone())?, rows);
         tokio::select! {
-            // One look for all that was announced meanwhile.
+            // All notifications that arrived meanwhile cause one read.
             notified = session.notified() => notified.context("its session ended")?,
             _ = checks.tick() => check::reader(endpoint, &session.client, password).await?,
         }

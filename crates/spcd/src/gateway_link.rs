@@ -17,7 +17,7 @@ use spcd_postgres::connection::Endpoint;
 use spcd_postgres::gateway_reader::DatabaseIdentity;
 use spcd_postgres::{gateway, gateway_reader};
 
-/// Interval of checks for the answer to a request, which is not notified.
+/// Interval of polling for the answer to a request.
 const ANSWER_POLL: Duration = Duration::from_millis(50);
 
 /// State that the loops of the hub and of the gateways share.
@@ -31,9 +31,9 @@ pub struct Links {
     waker: Arc<Notify>,
 }
 
-/// A gateway, as the program reaches it.
+/// Sessions, presence and identity of one gateway.
 struct Place {
-    /// Set as soon as it accepts sessions.
+    /// Endpoint, as soon as the gateway accepts sessions.
     endpoint: watch::Sender<Option<Arc<Endpoint>>>,
     presence: Mutex<PresenceRecord>,
     identity: Mutex<Option<DatabaseIdentity>>,
@@ -47,7 +47,8 @@ pub struct Link {
 }
 
 impl Links {
-    /// Returns gateways that no connection needs yet, given their names and the options of their servers.
+    /// Returns the state of gateways that have not been requested, from their names and the options of
+    /// their servers.
     pub fn new(list: Vec<(String, BTreeMap<String, String>)>, waker: Arc<Notify>) -> Arc<Self> {
         let place = |_| Place {
             endpoint: watch::channel(None).0,
@@ -87,7 +88,7 @@ impl Links {
         self.state.borrow().clone()
     }
 
-    /// Sets what the hub reads. The gateways may drop everything else.
+    /// Sets the connections that the hub reads. The gateways may drop all others.
     pub fn set_hub(&self, lanes: HubLanes) {
         self.change(|gateways| {
             let is_same = gateways.hub.as_deref() == Some(&lanes);
@@ -103,7 +104,7 @@ impl Links {
             .send_if_modified(|requested| !std::mem::replace(requested, true));
     }
 
-    /// Resets the times since which each gateway has been away or has answered.
+    /// Resets the time since which each gateway has or has not answered.
     pub fn restart_presences(&self) {
         let now = self.now();
         for place in &self.places {
@@ -130,7 +131,7 @@ impl Links {
         }
     }
 
-    /// Splits connections by the gateways in which the hub reads them.
+    /// Groups connections by the gateways in which the hub reads them.
     pub fn split(self: &Arc<Self>, names: &[String]) -> Vec<(Link, Vec<String>)> {
         let gateways = self.gateways();
         let mut split: BTreeMap<usize, Vec<String>> = BTreeMap::new();
@@ -169,13 +170,13 @@ fn log_availability(before: &Gateways, now: &Gateways) {
         let gateway = now.name.as_str();
         match now.availability {
             Availability::Away => {
-                tracing::warn!(gateway, "away: its lanes are made on other gateways");
+                tracing::warn!(gateway, "away: other gateways take over its lanes");
             }
             Availability::Returning => {
-                tracing::info!(gateway, "answers again: its tables are made");
+                tracing::info!(gateway, "answers again: its tables are created");
             }
             Availability::Settled if before.availability == Availability::Returning => {
-                tracing::info!(gateway, "has settled: its lanes come back");
+                tracing::info!(gateway, "has settled: it takes its lanes back");
             }
             Availability::Settled | Availability::Present => {}
         }
@@ -188,12 +189,12 @@ impl Link {
         self.index
     }
 
-    /// Whether there are other gateways.
+    /// Returns whether there are other gateways.
     pub fn has_others(&self) -> bool {
         self.links.places.len() > 1
     }
 
-    /// All gateways.
+    /// Returns the shared state of all gateways.
     pub fn links(&self) -> &Arc<Links> {
         &self.links
     }
@@ -227,13 +228,13 @@ impl Link {
             .unwrap_or_default()
     }
 
-    /// Whether the gateway answers; `None` while no connection needs it.
+    /// Returns whether the gateway answers; `None` while no connection needs it.
     pub fn is_up(&self) -> Option<bool> {
         let view = self.view();
         (*self.links.requested.borrow()).then(|| view.address.is_some() && view.error.is_none())
     }
 
-    /// Returns its availability among several.
+    /// Returns its availability.
     pub fn availability(&self) -> Availability {
         let gateways = self.links.gateways();
         let gateway = gateways.list.get(self.index);
@@ -281,7 +282,8 @@ impl Link {
         Ok(gateway_reader::sessions(&session.client).await?)
     }
 
-    /// Posts a request to the gateway's daemon, and waits for its answer: the errors, or `None`.
+    /// Posts a request to the gateway's daemon and waits for the answer. Returns the error; `None`
+    /// means success.
     ///
     /// # Errors
     /// A gateway that cannot be reached.
@@ -312,7 +314,7 @@ impl Link {
         });
     }
 
-    /// Changes the view. Requests a pass of the hub's loop if that makes a difference.
+    /// Changes the view. Requests a pass of the hub's loop if the hub's plan may change.
     pub fn change(&self, change: impl FnOnce(&mut GatewayView)) {
         let mut differs = false;
         self.links.change(|gateways| {
@@ -328,7 +330,7 @@ impl Link {
         }
     }
 
-    /// Notifies `waker` whenever other connections may belong to this gateway.
+    /// Notifies `waker` whenever the assignment of connections to gateways may have changed.
     pub async fn wake_on_changes(&self, waker: Arc<Notify>) {
         let mut state = self.links.state.subscribe();
         let mut known = placement(&state.borrow_and_update());
@@ -360,14 +362,14 @@ impl Link {
     }
 }
 
-/// Returns host, port and database: the name of the gateway to which a server with these options leads.
+/// Returns host, port and database of a server's options, which are the gateway's name.
 pub fn place_name(options: &BTreeMap<String, String>) -> String {
     let option = |name: &str| options.get(name).map_or("", String::as_str);
     let (host, port, dbname) = (option("host"), option("port"), option("dbname"));
     format!("{host}:{port}/{dbname}")
 }
 
-/// Returns the values that decide which connections a gateway has.
+/// Returns the values that determine the assignment of connections to gateways.
 fn placement(gateways: &Gateways) -> (Vec<Availability>, Option<Arc<HubLanes>>) {
     let availabilities = gateways.list.iter().map(|gateway| gateway.availability);
     (availabilities.collect(), gateways.hub.clone())

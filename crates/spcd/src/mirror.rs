@@ -1,7 +1,8 @@
 //! Follows the sources of mirrors: one task for each, in a session with the source.
 //!
-//! A task says what the source lists ([`MirrorView`]); what follows from it is decided elsewhere. What was
-//! said last is recorded in the hub before it is used, so that it survives a restart.
+//! A task reports the source's list as a [`MirrorView`]; `spcd_core::mirror` derives the connections
+//! from it. The last view of each source is recorded in the hub before it is used, so that it survives
+//! a restart.
 
 mod follow;
 
@@ -19,21 +20,21 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-/// How long a command that ends soon waits for the first answer of each source.
+/// Maximum time for which a one-shot command waits for the first answer of each source.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The sources of all mirrors of a hub.
 pub struct Mirrors {
     followers: BTreeMap<String, Follower>,
     shared: Arc<Shared>,
-    /// What the hub has recorded.
+    /// Views as the hub has recorded them.
     recorded: BTreeMap<String, Recorded>,
 }
 
-/// What the tasks and the loop share.
+/// State that the tasks and the loop share.
 struct Shared {
     views: Mutex<MirrorViews>,
-    /// Sources that have answered, or failed to, since they are followed.
+    /// Sources that have answered or failed at least once since their task started.
     answered: Mutex<BTreeSet<String>>,
     /// Notified when a view changes, or a source has answered for the first time.
     changed: Notify,
@@ -44,14 +45,14 @@ struct Shared {
 /// A task that follows a source. It ends when this is dropped.
 struct Follower {
     mirror: Mirror,
-    /// Has the list read at once.
-    poke: Arc<Notify>,
+    /// Requests a read of the list.
+    read_request: Arc<Notify>,
     _task: JoinSet<()>,
 }
 
-/// What is recorded of a view.
+/// The recorded form of a view.
 struct Recorded {
-    /// The view that it was made of.
+    /// View from which it was derived.
     of: Arc<MirrorView>,
     view: MirrorView,
 }
@@ -70,7 +71,7 @@ impl Recorded {
     }
 }
 
-/// Returns what the sources of mirrors say to a command that changes nothing.
+/// Returns the views of all sources, for a command that changes nothing.
 pub async fn observe_once(
     hub: &Client,
     desired: &BTreeMap<String, Mirror>,
@@ -83,7 +84,7 @@ pub async fn observe_once(
 }
 
 impl Mirrors {
-    /// Begins with what the hub has recorded.
+    /// Reads the views that the hub has recorded.
     pub async fn begin(hub: &Client) -> Result<Self, HubError> {
         let views = mirror::read(hub).await?;
         let recorded = views.iter();
@@ -100,7 +101,7 @@ impl Mirrors {
         })
     }
 
-    /// Follows the sources of these mirrors, and no others.
+    /// Starts a task for each of these mirrors, and ends the tasks of all others.
     pub fn keep(&mut self, mirrors: &BTreeMap<String, Mirror>) {
         self.followers.retain(|name, follower| {
             mirrors
@@ -115,36 +116,36 @@ impl Mirrors {
                 continue;
             }
             self.shared.answered.lock().remove(name);
-            let poke = Arc::new(Notify::new());
+            let read_request = Arc::new(Notify::new());
             let mut task = JoinSet::new();
             task.spawn(follow::follow(
                 mirror.clone(),
                 source.clone(),
                 self.shared.clone(),
-                poke.clone(),
+                read_request.clone(),
             ));
             let follower = Follower {
                 mirror: mirror.clone(),
-                poke,
+                read_request,
                 _task: task,
             };
             self.followers.insert(name.clone(), follower);
         }
     }
 
-    /// Waits until what a source says has changed.
+    /// Waits until the view of a source has changed.
     pub async fn changed(&self) {
         self.shared.changed.notified().await;
     }
 
-    /// Has all lists read at once.
-    pub fn poke(&self) {
+    /// Requests a read of every list.
+    pub fn request_reads(&self) {
         for follower in self.followers.values() {
-            follower.poke.notify_one();
+            follower.read_request.notify_one();
         }
     }
 
-    /// Waits until each source has answered or failed, with a limit.
+    /// Waits until each source has answered or failed, at most [`FIRST_ANSWER_TIMEOUT`].
     pub async fn answered(&self) {
         let is_answered = || {
             let answered = self.shared.answered.lock();
@@ -160,7 +161,7 @@ impl Mirrors {
         }
     }
 
-    /// Records what differs, for the leader of an epoch, and returns what the sources say.
+    /// Records the changed views in the name of a leader's epoch. Returns all views.
     pub async fn views(&mut self, hub: &Client, epoch: i64) -> Result<MirrorViews, HubError> {
         let views = self.shared.views.lock().clone();
         for (name, view) in &views {
@@ -177,7 +178,7 @@ impl Mirrors {
         Ok(views)
     }
 
-    /// Forgets mirrors that no block names and that have no connection left.
+    /// Deletes the records of mirrors that no block names and that have no connection left.
     pub async fn forget(
         &mut self,
         hub: &Client,
@@ -197,13 +198,13 @@ impl Mirrors {
 }
 
 impl Shared {
-    /// Takes note of what a source says.
+    /// Changes the view of a source.
     fn set(&self, name: &str, change: impl FnOnce(&mut MirrorView)) {
         let mut views = self.views.lock();
         let before = views.get(name).cloned().unwrap_or_default();
         let mut view = MirrorView::clone(&before);
         change(&mut view);
-        // Rows that are the same are shared, so that they are not made anew.
+        // Equal rows are shared with the previous view, so that their connections are not rebuilt.
         for (name, one) in &mut view.connections {
             if let Some(same) = before.connections.get(name).filter(|same| *same == one) {
                 *one = same.clone();

@@ -18,14 +18,14 @@ const PLACE_OPTIONS: [&str; 3] = ["host", "port", "dbname"];
 /// Availability of a gateway. The initial value is that of one that has just stopped answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Availability {
-    /// It has answered for longer than the patience.
+    /// It has answered for longer than `gateway_patience`.
     Settled,
     /// It answers, or stopped answering a short time ago.
     #[default]
     Present,
     /// It was away and answers again, for a short time.
     Returning,
-    /// It has not answered for longer than the patience. Other gateways take over its lanes.
+    /// It has not answered for longer than `gateway_patience`. Other gateways take over its lanes.
     Away,
 }
 
@@ -116,17 +116,17 @@ pub struct HubLanes {
     pub options: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// All gateways, and what the hub reads there.
+/// All gateways, and the connections that the hub reads there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gateways {
     /// The gateways, in the order of the settings.
     pub list: Vec<Gateway>,
-    /// What the hub reads; `None` until it is known.
+    /// Lanes of the hub; `None` until they are known.
     pub hub: Option<Arc<HubLanes>>,
 }
 
 impl Gateways {
-    /// Returns a single gateway, and a hub of which nothing is known.
+    /// Returns a single gateway, with unknown lanes of the hub.
     pub fn single(view: Arc<GatewayView>) -> Self {
         Self {
             list: vec![Gateway {
@@ -165,8 +165,8 @@ impl Gateways {
         present.or(current).or(ranked.first().copied()).unwrap_or(0)
     }
 
-    /// Whether a gateway needs what a lane reads: because the lane leads to it or should, or because the lane
-    /// will return to it if it continues to answer.
+    /// Returns whether a gateway needs the connections of a lane: the lane leads to it, should lead to
+    /// it, or will return to it if it continues to answer.
     pub fn serves(&self, index: usize, server: &str) -> bool {
         let answers = |index: &usize| self.availability(*index) != Availability::Away;
         self.place(server) == index
@@ -174,7 +174,7 @@ impl Gateways {
             || self.leads_to(index, server)
     }
 
-    /// Returns what the hub reads in a gateway.
+    /// Returns the connections that the hub reads in a gateway.
     pub fn hub_use(&self, index: usize) -> HubUse {
         let Some(hub) = &self.hub else {
             return HubUse::Unknown;

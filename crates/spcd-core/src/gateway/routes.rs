@@ -1,6 +1,7 @@
-//! The desired lanes, and the gateway to which each leads now.
+//! The desired lanes, and the gateway to which each leads at present.
 //!
-//! A lane moves to another gateway once that has what the hub reads through the lane.
+//! A lane moves to another gateway once that gateway has the tables that the hub reads through the
+//! lane.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,7 +96,7 @@ pub(super) struct Routes<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Route {
     gateway: usize,
-    /// Whether the lane leads there, or may.
+    /// Whether the lane leads there or may move there.
     is_open: bool,
 }
 
@@ -175,8 +176,8 @@ impl Check<'_> {
         }
     }
 
-    /// Whether a gateway has what the hub reads through a lane that leads to another one. If the other one is
-    /// away, it suffices that no connection is being changed.
+    /// Returns whether a gateway has the tables that the hub reads through a lane that leads to another
+    /// gateway. If the other one is away, it suffices that no connection is being changed.
     fn is_complete(&self, server: &str, from: Option<usize>, to: usize) -> bool {
         let list = &self.gateways.list;
         let (Some(to), Some(hub)) = (list.get(to), &self.gateways.hub) else {

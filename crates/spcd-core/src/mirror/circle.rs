@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-/// Returns whether a hub refuses a source whose tables come from the hubs `origins`, since one of them is
-/// the hub itself. `own` is its mark, and `source` that of the source.
+/// Returns whether a hub refuses a source because one of the source's `origins` is the hub itself.
+/// `own` is the hub's identity, and `source` that of the source.
 ///
-/// A hub that does not follow the source yet refuses it. Of hubs that began at the same moment, each
-/// sees the circle while it follows its source already: the one whose mark is less than its source's
-/// goes on. In any circle at least one hub has a greater mark than its source and refuses, which opens
-/// the circle.
+/// A hub that does not follow the source yet refuses it. Hubs that started at the same time may all
+/// follow their sources before they detect the circle. Then a hub whose identity is less than its
+/// source's continues. In any circle at least one hub has a greater identity than its source; it
+/// refuses, which opens the circle.
 pub fn refuses(
     own: Option<&str>,
     source: Option<&str>,

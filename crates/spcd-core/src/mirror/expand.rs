@@ -16,20 +16,19 @@ use crate::planner::LANE_WRAPPER;
 use crate::secret::Secret;
 use spcd_lang::syntax::Span;
 
-/// What is known of the sources, by mirror.
+/// Last known states of the sources, by mirror.
 pub type MirrorViews = BTreeMap<String, Arc<MirrorView>>;
 
 /// Maximum number of diagnostics of one mirror; the rest is counted.
 const MAX_DIAGNOSTICS: usize = 20;
 
-/// Adds the mirrored connections. Each is made anew only when its block or its state at the source
-/// differs.
+/// Adds the mirrored connections. Rebuilds one only if its block or its state at the source differs.
 #[derive(Debug, Default)]
 pub struct MirrorParts {
     parts: BTreeMap<String, MirrorPart>,
 }
 
-/// The connections of one mirror, and what they were made from.
+/// Connections of one mirror, and the inputs from which they were built.
 #[derive(Debug)]
 struct MirrorPart {
     mirror: Mirror,
@@ -38,15 +37,15 @@ struct MirrorPart {
     connections: BTreeMap<String, Arc<Connection>>,
 }
 
-/// The files' connections and the mirrored ones so far, by name.
+/// Names of the files' connections, and of the mirrored ones that have been added so far.
 struct KnownNames<'a> {
     desired: &'a mut DesiredState,
-    /// Which mirror a name came from.
+    /// Mirror of each mirrored name.
     mirrored: BTreeMap<String, String>,
 }
 
 impl MirrorParts {
-    /// Adds the connections of all mirrors. Returns what keeps one of them out.
+    /// Adds the connections of all mirrors. Returns diagnostics about those that are left out.
     pub fn apply(&mut self, desired: &mut DesiredState, views: &MirrorViews) -> Vec<Diagnostic> {
         let mut before = std::mem::take(&mut self.parts);
         let mirrors = std::mem::take(&mut desired.mirrors);
@@ -58,7 +57,7 @@ impl MirrorParts {
         for (name, mirror) in &mirrors {
             let view = views.get(name).cloned().unwrap_or_default();
             let target = match &mirror.target {
-                // Which connections it means is not known: what it made stays.
+                // The patterns of a block with an error are not known, so its connections stay.
                 Err(error) => {
                     names
                         .desired
@@ -123,8 +122,8 @@ impl MirrorPart {
         }
     }
 
-    /// Adds the connections to the desired state. Returns a diagnostic for each that has no place there,
-    /// and for the source.
+    /// Adds the connections to the desired state. Returns diagnostics about connections that are left
+    /// out and about the source.
     fn problems(&self, names: &mut KnownNames<'_>) -> Vec<Diagnostic> {
         let mut problems: Vec<(String, &str)> = Vec::new();
         let mut folded: HashMap<String, &str> = HashMap::with_capacity(self.connections.len());
@@ -178,7 +177,7 @@ impl MirrorPart {
 }
 
 impl KnownNames<'_> {
-    /// Adds a connection. Returns why it cannot be, with a hint.
+    /// Adds a connection. If that is impossible, returns the reason and a hint.
     fn add(
         &mut self,
         mirror: &Mirror,
@@ -220,7 +219,7 @@ struct Selection {
 
 impl Selection {
     fn of(mirror: &Mirror) -> Self {
-        // Invalid ones are errors of the block.
+        // The block reports invalid patterns.
         let patterns = |texts: &[String]| {
             let patterns = texts.iter().filter_map(|text| Pattern::new(text).ok());
             patterns.collect()
@@ -237,8 +236,8 @@ impl Selection {
     }
 }
 
-/// Returns the shapes that several connections have: one of them is asked for all. What is known of a
-/// shape is known with the types that the source has.
+/// Returns the shapes that several connections share, so that one import serves all of them. The
+/// source's extensions are part of a shape, since they decide the columns' types.
 fn shared_shapes(view: &MirrorView) -> HashMap<&str, String> {
     let mut counts: HashMap<&str, usize> = HashMap::with_capacity(view.connections.len());
     for shape in view
@@ -260,7 +259,7 @@ fn shared_shapes(view: &MirrorView) -> HashMap<&str, String> {
     shared.map(|(shape, _)| (shape, key(shape))).collect()
 }
 
-/// Returns the mark that keeps what a mirror has made.
+/// Returns the unknown input that keeps the connections of a mirror.
 fn unknown(mirror: &Mirror, error: Option<&String>) -> UnknownInput {
     UnknownInput {
         path: mirror.file.clone(),
@@ -317,7 +316,7 @@ fn connection_of(
     }
 }
 
-/// Returns the tables of a mirrored connection as a source of the hub.
+/// Returns the target of a mirrored connection: its tables at the source.
 fn target_of(
     mirror: &Mirror,
     target: &ForeignSource,
@@ -334,7 +333,7 @@ fn target_of(
         ask_options: [("keep_connections".to_owned(), "off".to_owned())].into(),
         import: Import {
             schema: name.to_owned(),
-            // Its stamp tells when it is to be compared.
+            // Its tables are compared when its stamp changes.
             refresh_interval: Some(0),
             ..Import::default()
         },
@@ -368,7 +367,8 @@ fn server_of(mirror: &Mirror, target: &ForeignSource) -> LaneServer {
     }
 }
 
-/// Returns a hash of how the source is reached: after a change its tables are compared again.
+/// Returns a hash of the address and credentials of the source. When it changes, the tables are
+/// compared again.
 fn way_hash(target: &ForeignSource) -> String {
     let mut hasher = Hasher::default();
     for (name, value) in target.server_options() {

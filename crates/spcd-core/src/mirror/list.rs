@@ -1,4 +1,4 @@
-//! The list of a source's connections, as its tables have it.
+//! Reads the list of a source's connections from the rows of its table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::model::SourceKind;
 /// A row of the list, and the digest of the connection's schema in the source's catalog.
 #[derive(Debug, Clone)]
 pub struct Listed {
-    /// The row, by the names of its columns: it may have one more or less than is known.
+    /// The row, by column name. Other versions may have more or fewer columns.
     pub row: Value,
-    /// Version of the row; `None` where it has none.
+    /// Version of the row; `None` if the table has none.
     pub version: Option<String>,
     /// The schema's tables in the catalog; `None`: the source has no such schema.
     pub digest: Option<SchemaDigest>,
@@ -23,29 +23,29 @@ pub struct Listed {
 /// Digests of a schema's tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaDigest {
-    /// Differs after each change of the tables.
+    /// Hash that differs after each change of the tables.
     pub version: String,
-    /// The same for schemas whose tables have equal names and numbers of columns.
+    /// Hash that is equal for schemas whose tables have equal names and numbers of columns.
     pub names: String,
 }
 
-/// How often a connection that is ready there had no schema yet, by name.
+/// Number of successive reads in which a ready connection had no schema, by name.
 pub type SchemalessReads = BTreeMap<String, u32>;
 
-/// Number of looks after which a connection that is ready without a schema is in error.
+/// Number of reads after which a connection that is ready without a schema is in error.
 const MAX_SCHEMALESS_READS: u32 = 8;
 
 /// Returns the connections of a source.
 ///
 /// # Errors
-/// A column that the list cannot be understood without.
+/// A required column is missing.
 pub fn read_list<'a>(
     kind: SourceKind,
     listed: impl IntoIterator<Item = &'a Listed>,
-    waits: &mut SchemalessReads,
+    previous: &mut SchemalessReads,
 ) -> Result<BTreeMap<String, Arc<SourceConnection>>, String> {
     let mut connections = BTreeMap::new();
-    let mut still = SchemalessReads::new();
+    let mut current = SchemalessReads::new();
     for one in listed {
         let [name, state] = kind.columns().map(|column| text(&one.row, column));
         let (Some(name), Some(status)) = (name, state) else {
@@ -58,7 +58,7 @@ pub fn read_list<'a>(
         let state = match state_of(&one.row, status) {
             SourceState::Ready(_) => match &one.digest {
                 Some(digest) => SourceState::Ready(stamp(kind, &one.row, &digest.version)),
-                None => schemaless(name, waits, &mut still),
+                None => schemaless(name, previous, &mut current),
             },
             state => state,
         };
@@ -76,11 +76,11 @@ pub fn read_list<'a>(
         };
         connections.insert(name.to_owned(), Arc::new(connection));
     }
-    *waits = still;
+    *previous = current;
     Ok(connections)
 }
 
-/// Returns the state of a row. What a newer source may say is taken for work.
+/// Returns the state of a row. Treats statuses of newer versions as work in progress.
 fn state_of(row: &Value, status: &str) -> SourceState {
     match status {
         "ready" => SourceState::Ready(String::new()),
@@ -93,12 +93,18 @@ fn state_of(row: &Value, status: &str) -> SourceState {
     }
 }
 
-/// Returns the state of a connection that is said to be ready and has no schema. Between the commit of
-/// its state and that of its schema a moment may pass.
-fn schemaless(name: &str, waits: &SchemalessReads, still: &mut SchemalessReads) -> SourceState {
-    let looks = waits.get(name).map_or(1, |looks| looks.saturating_add(1));
-    still.insert(name.to_owned(), looks);
-    match looks < MAX_SCHEMALESS_READS {
+/// Returns the state of a connection that is `ready` without a schema. The source may commit the schema
+/// a moment after the state.
+fn schemaless(
+    name: &str,
+    previous: &SchemalessReads,
+    current: &mut SchemalessReads,
+) -> SourceState {
+    let reads = previous
+        .get(name)
+        .map_or(1, |reads| reads.saturating_add(1));
+    current.insert(name.to_owned(), reads);
+    match reads < MAX_SCHEMALESS_READS {
         true => SourceState::AtWork,
         false => SourceState::Error(format!(
             "the source says that it is ready, and has no schema {name:?} there"
@@ -113,8 +119,9 @@ fn stamp(kind: SourceKind, row: &Value, digest: &str) -> String {
     hash(parts.iter().map(String::as_str))
 }
 
-/// Returns a text that is the same for connections with the same tables, where the source vouches for
-/// that: by a hash of them, or because all connections of a plugin have the same.
+/// Returns a text that is equal for connections with equal tables. `None` if the source does not
+/// guarantee equality, by a hash of the tables or by a plugin whose connections all have the same
+/// tables.
 fn shape(kind: SourceKind, row: &Value, names: &str) -> Option<String> {
     let column = |name: &str| row.get(name).map_or(String::new(), Value::to_string);
     let same = match kind {

@@ -56,7 +56,7 @@ impl Lane {
 /// lane. The hub reads them at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayAggregator {
-    /// Its lanes; empty as long as the gateways do not have all views as they are to be.
+    /// Its lanes; empty until the gateways have all desired views.
     pub lanes: Vec<AggregatorLane>,
 }
 
@@ -71,7 +71,7 @@ pub struct AggregatorLane {
     pub members: Vec<String>,
     /// Hash of the views' columns.
     pub shape_hash: String,
-    /// How to ask the gateway for the views.
+    /// The gateway's views as a source of the hub.
     pub source: ForeignSource,
 }
 
@@ -81,14 +81,14 @@ pub enum HubUse {
     /// Nothing waits for a hub.
     #[default]
     None,
-    /// It is not known yet: nothing is dropped.
+    /// The connections are not known yet: nothing is dropped.
     Unknown,
-    /// These.
+    /// These connections.
     Of(Arc<BTreeSet<String>>),
 }
 
 impl HubUse {
-    /// Whether a connection's tables must stay for now.
+    /// Returns whether a connection's tables must stay for now.
     pub fn holds(&self, name: &str) -> bool {
         match self {
             Self::None => false,
@@ -98,7 +98,7 @@ impl HubUse {
     }
 }
 
-/// How a lane reaches its gateway.
+/// Server and mapping of a lane.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaneServer {
     /// Options of the server, without [`TOUCH_OPTION`].
@@ -107,8 +107,8 @@ pub struct LaneServer {
     pub mapping: BTreeMap<String, Secret>,
 }
 
-/// Option of a lane that is changed so that sessions connect again at their next transaction. Its value
-/// means nothing.
+/// Option of a lane that is altered so that sessions reconnect at their next transaction. Its value has
+/// no other effect.
 pub const TOUCH_OPTION: &str = "application_name";
 
 #[cfg(test)]

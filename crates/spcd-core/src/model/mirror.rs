@@ -1,4 +1,4 @@
-//! Blocks `mirror`: each connection of another Postgres is one here.
+//! Blocks `mirror`, which make each connection of another Postgres a connection of the hub.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ pub const MAX_MIRROR_NAME_BYTES: usize = 63 - SERVER_PREFIX.len();
 pub struct Mirror {
     /// Label of the block.
     pub name: String,
-    /// How the source is reached, or the error of the block: `file:line:col: reason`.
+    /// The source, or the error of the block: `file:line:col: reason`.
     pub target: Result<ForeignSource, String>,
     /// Patterns of the source's connections.
     pub connections: Vec<String>,
     /// Patterns of connections to leave out.
     pub exclude: Vec<String>,
-    /// What the names here begin with.
+    /// Prefix of the connections' names in the hub.
     pub prefix: String,
     /// Block `labels`.
     pub labels: BTreeMap<String, String>,
     /// Interval at which the source's list is read without a notification, in seconds; 0: never.
     pub refresh_interval: u64,
-    /// Also mirrors what the source itself mirrors.
+    /// Whether connections that the source itself mirrors are mirrored, too.
     pub is_transitive: bool,
     /// File that holds the block.
     pub file: String,
@@ -45,7 +45,7 @@ impl Mirror {
     }
 }
 
-/// What a mirrored connection is at the source.
+/// Properties of a mirrored connection at the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorOrigin {
     /// Name of the mirror.
@@ -54,12 +54,12 @@ pub struct MirrorOrigin {
     pub kind: String,
     /// `connections` of an aggregator.
     pub connections: Vec<String>,
-    /// Differs after each change at the source that may concern the tables; `None` while the source has
-    /// not said that it is ready.
+    /// Stamp that differs after each change at the source that may concern the tables; `None` until the
+    /// source has reported `ready`.
     pub stamp: Option<String>,
 }
 
-/// What kind of source it is.
+/// Kind of source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
@@ -89,7 +89,7 @@ impl SourceKind {
         }
     }
 
-    /// Returns what messages call it.
+    /// Returns its name in messages.
     pub fn title(self) -> &'static str {
         match self {
             Self::Steampipe => "a service of Steampipe",

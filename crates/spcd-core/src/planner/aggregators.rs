@@ -31,7 +31,7 @@ pub struct AggregatorSync {
     pub tables: Vec<String>,
     /// The role `spcd_users` exists.
     pub readers: bool,
-    /// What it reads from the gateway, instead of its members' tables.
+    /// Views of the gateway that it reads instead of its members' tables.
     pub gateway: Option<GatewayAggregator>,
 }
 
@@ -109,7 +109,7 @@ fn plan_aggregator(
     let attempt = observed.attempts.get(name);
     let failed = attempt.filter(|attempt| attempt.target_hash == hash);
     let (status, error) = match reason {
-        // Only the subjects of its warnings are checked again.
+        // Only the members that its warnings name are checked again.
         Reason::Refresh => (Status::Ready, None),
         reason => status_at_work(reason, failed, known),
     };
@@ -184,7 +184,7 @@ fn verdict(
                 plan.waiting.insert(name.to_owned());
                 Verdict::Settled(Status::Updating)
             }
-            // The existing tables are shown.
+            // The views over the existing tables stay.
             Repair::Failed => Verdict::Settled(Status::Ready),
             Repair::Done => Verdict::Work(Reason::Changed),
         };
@@ -203,7 +203,7 @@ fn verdict(
             plan.waiting.insert(name.to_owned());
             Verdict::Settled(Status::Updating)
         }
-        // The obstacles may be gone.
+        // The dependent objects that blocked the change may be gone.
         Drift::None | Drift::FingerprintOnly
             if observed.ask.contains(name) && !applied.warnings.is_empty() =>
         {
@@ -430,7 +430,7 @@ fn warnings(
         .iter()
         .map(|(name, _, _)| name.as_str())
         .collect();
-    // Of those in the gateway its own rows tell.
+    // For members in the gateway, the gateway's own rows carry the warning.
     let is_without = |name: &&str| sync.gateway.is_none() && !there.contains(name);
     let without: Vec<&str> = (sync.members.iter().map(String::as_str))
         .filter(is_without)

@@ -50,7 +50,7 @@ fn disable(
     observed: &Observed,
 ) {
     let objects = known.and_then(|known| Some((known, known.applied.as_ref()?)));
-    // What users built on a mirrored connection does not go because the source disables it.
+    // The source disabling a mirrored connection must not drop objects that users built on it.
     let Some((known, applied)) = objects.filter(|_| connection.mirror.is_none()) else {
         return set(plan, connection, known, Status::Disabled, None);
     };
@@ -106,7 +106,7 @@ impl<'a> Importer<'a> {
         };
         let is_paused = self.observed.paused.contains(&self.connection.name);
         match reason {
-            // Only the paused source could tell what differs.
+            // Only an import from the paused source could show the difference.
             Some(Reason::New | Reason::Changed | Reason::Drift) if is_paused => {
                 self.fail(plan, &paused_error(&self.connection.name));
             }
@@ -345,7 +345,7 @@ fn lane_error(
     match (&found.refused, found.presence) {
         (Some(reason), _) => Some(format!("the server {server:?}: {reason}")),
         (None, Presence::Foreign) => Some(format!(
-            "a server named {server:?} exists that spcd did not make, and is left alone: rename or \
+            "a server named {server:?} exists that spcd did not create, and is left alone: rename or \
              drop it"
         )),
         (None, Presence::Ours | Presence::Absent) => None,
@@ -361,7 +361,7 @@ fn paused_error(name: &str) -> String {
 
 pub(super) fn name_taken(what: &str, name: &str) -> String {
     format!(
-        "a {what} named {name:?} exists that spcd did not make, and is left alone: \
+        "a {what} named {name:?} exists that spcd did not create, and is left alone: \
          rename the connection, or let `spcd adopt {name}` take it over"
     )
 }
@@ -369,7 +369,7 @@ pub(super) fn name_taken(what: &str, name: &str) -> String {
 /// Result of comparing existing objects with the desired ones.
 enum Drift {
     None,
-    /// Row versions differ, but nothing that counts.
+    /// Row versions differ, but no object has drifted.
     FingerprintOnly,
     /// Members of `spcd_users` cannot read these tables.
     Unreadable(Vec<String>),

@@ -1,5 +1,5 @@
-//! Lanes in the plan: the servers that connections share are made before the work that uses them, and
-//! dropped when nothing uses them any more.
+//! Lanes in the plan: servers that connections share are created before the work that uses them, and
+//! dropped when no connection uses them any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -90,7 +90,8 @@ fn used_servers(desired: &DesiredState, observed: &Observed) -> BTreeSet<String>
     server.chain(of_aggregators).collect()
 }
 
-/// Returns the change that makes a lane's server what it is to be; `None` if it is, or cannot be.
+/// Returns the change from a lane's server to the desired one; `None` if they are equal, or if it
+/// cannot be changed.
 fn change(server: &str, lane: Option<&ObservedLane>, like: &LaneServer) -> Option<LaneChange> {
     if lane.is_some_and(|lane| lane.presence == Presence::Foreign || lane.refused.is_some()) {
         return None;
@@ -121,8 +122,8 @@ fn change(server: &str, lane: Option<&ObservedLane>, like: &LaneServer) -> Optio
     })
 }
 
-/// Returns the statements that make sessions connect again which may have read the configuration of a
-/// connection before it changed: a wrapper keeps the one that it read first.
+/// Returns the statements that make sessions of the gateway reconnect if they may have read an earlier
+/// configuration of a connection. A wrapper reads the configuration once per session.
 ///
 /// `also_read_by` are servers of other lanes by which it is read.
 pub(super) fn touch(

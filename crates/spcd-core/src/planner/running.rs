@@ -1,4 +1,4 @@
-//! Running jobs, and what a plan leaves to them.
+//! Running jobs, and the work that a plan leaves to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,7 @@ impl Job {
         matches!(self.key, Key::Import { .. })
     }
 
-    /// Whether it drops what was made.
+    /// Returns whether it drops objects.
     pub fn is_drop(&self) -> bool {
         matches!(self.key, Key::Drop { .. })
     }
@@ -118,7 +118,7 @@ pub(super) fn reconcile_jobs(
     }
 }
 
-/// Defers what has to wait for a job, a lock, an extension or a lane, or until drift is known.
+/// Defers work that has to wait for a job, a lock, an extension or a lane, or until drift is known.
 pub(super) fn defer_waiting(plan: &mut Plan, observed: &Observed, running: &Running) {
     let is_running = |name: &String| running.jobs.contains_key(name);
     plan.refresh_fingerprints.retain(|name| !is_running(name));

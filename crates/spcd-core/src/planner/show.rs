@@ -1,4 +1,4 @@
-//! The dry run: prints a plan.
+//! Prints a plan, for the dry run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

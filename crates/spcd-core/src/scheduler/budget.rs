@@ -12,8 +12,8 @@ const MAX_QUICK: usize = 4;
 /// Maximum number of tables on their way to the writer, which takes some hundreds at a time: enough to
 /// keep it busy, and no more than fit into memory as text.
 const MAX_UNWRITTEN_TABLES: usize = 4_000;
-/// For how long a stuck session keeps its source from being asked again, in milliseconds: where
-/// something in between swallows everything, it is stuck forever.
+/// Time for which a stuck session keeps its source from being asked again, in milliseconds. If the
+/// network drops all packets silently, the session is stuck forever.
 const STUCK_PAUSE: u64 = 3_600_000;
 /// Initial estimate of how long an answer takes, in microseconds.
 const INITIAL_LATENCY: u64 = 50_000;

@@ -78,8 +78,8 @@ impl State {
         commands
     }
 
-    /// Returns the connections that are new, or have another source or other tables there, and whose jobs
-    /// depend on nothing else.
+    /// Returns the connections that are new, have another source, or have other tables at their source,
+    /// and whose jobs depend on no other work.
     fn changed_connections(&self, desired: &DesiredState) -> Vec<String> {
         let before = self.desired.as_deref();
         let is_changed = |(name, connection): &(&String, &Arc<Connection>)| {

@@ -51,7 +51,7 @@ impl State {
             } => commands.extend(self.job_failed(name, target_hash, error, kind, now)),
             JobOutcome::Later { reason, is_lock } => {
                 let record = self.record(name);
-                // Even if only a source's answer would show a difference.
+                // The drift may be one that only an import can show.
                 record.refresh = true;
                 let pause = record.lock_timed_out(reason, is_lock, now);
                 self.wake_at = self.wake_at.min(now + pause);
@@ -101,7 +101,7 @@ impl State {
     ) -> Option<Command> {
         self.requests.failed(name, &error);
         let schedule = self.schedule(name);
-        // Repetitions of many failed attempts are spread.
+        // The retries of many failed attempts are spread over time.
         let least_pause = self.failures() as u64 * 1_000 / u64::from(PROBES_PER_SECOND);
         let record = self.record(name);
         let failure = Failure::after(

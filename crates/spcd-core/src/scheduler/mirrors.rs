@@ -1,11 +1,11 @@
-//! Following the sources of mirrors.
+//! Imports that changes at the sources of mirrors require.
 
 use super::record::NextAttempt;
 use super::state::State;
 use crate::model::{Connection, DesiredState};
 
 impl State {
-    /// Has the source of each mirrored connection asked whose tables may have changed there.
+    /// Requests an import of each mirrored connection whose tables may have changed at the source.
     pub(super) fn follow_mirrors(&mut self, desired: &DesiredState) {
         self.follow_sources(desired);
         for (name, record) in &mut self.connections {
@@ -21,7 +21,7 @@ impl State {
         }
     }
 
-    /// The same for connections that are a part of the desired ones.
+    /// The same for a part of the desired connections.
     pub(super) fn follow_sources(&mut self, part: &DesiredState) {
         for (name, connection) in &part.connections {
             let Some(stamp) = self.changed_stamp(name, connection).cloned() else {
@@ -30,7 +30,7 @@ impl State {
             let record = self.record(name);
             record.source_stamp = Some(stamp);
             record.refresh = true;
-            // The attempt before found the source at work, or not at all.
+            // The previous attempt found the source at work or did not reach it.
             record.locks.until = None;
             if let Some(failure) = &mut record.failure {
                 failure.next = NextAttempt::Due;

@@ -66,12 +66,12 @@ pub struct ProbeScheduler {
     write_at: Option<u64>,
 }
 
-/// Which probes may start.
+/// Capacity for further probes.
 #[derive(Debug, Clone, Copy)]
 struct ProbeCapacity {
-    /// Of a source that answered last.
+    /// A probe of a source whose last probe was answered.
     healthy: bool,
-    /// Of another source.
+    /// A probe of any other source.
     unreachable: bool,
     /// One more for a source that has a stuck session.
     retry: bool,
@@ -90,7 +90,7 @@ struct ProbeSessions {
     stuck: usize,
 }
 
-/// What is known of one source.
+/// State of one source.
 #[derive(Debug)]
 struct SourceRecord {
     watched: WatchedSource,
@@ -213,8 +213,8 @@ impl ProbeScheduler {
         })
     }
 
-    /// Takes the end of an import. Where it contradicts the last probe, or is the first of another
-    /// target, the source is probed now.
+    /// Records the end of an import. If it contradicts the last probe, or is the first import of
+    /// another target, a probe is due at once.
     pub fn import_ended(&mut self, name: &str, answered: bool, now: u64) {
         let needs_probe = |record: &SourceRecord| {
             let is_contradiction = match answered {
@@ -228,8 +228,8 @@ impl ProbeScheduler {
         }
     }
 
-    /// Takes the end of an import whose credentials were rejected. A probe would be, too, and one more
-    /// attempt could lock the account. `requested`: a client waits for the answer.
+    /// Records that an import's credentials were rejected. No probe follows: it would be rejected, too,
+    /// and could lock the account. `requested` means that a client waits for the answer.
     pub fn credentials_rejected(
         &mut self,
         name: &str,
@@ -249,7 +249,7 @@ impl ProbeScheduler {
         if requested {
             self.request(name, now);
         } else if record.probe.is_some() || record.health.next.is_none() {
-            // It is about to be found, or known already.
+            // A running probe is about to show it, or it is known already.
             return None;
         }
         self.record_answer(name, ProbeAnswer::Failed(failure), now)
@@ -292,7 +292,7 @@ impl ProbeScheduler {
             }
         }
         if !record.stuck.is_empty() && (now < record.not_before || !capacity.retry) {
-            // Another session would hang too, most likely.
+            // A further session would most likely hang, too.
             let failure =
                 ProbeFailure::timeout(Duration::from_millis(record.watched.schedule.timeout));
             self.record_answer(&name, ProbeAnswer::Failed(failure), now);
@@ -306,7 +306,7 @@ impl ProbeScheduler {
         self.number += 1;
         record.probe = Some(self.number);
         let others = u32::try_from(record.stuck.len()).unwrap_or(u32::MAX);
-        // A dozen sessions are stuck after a day, and not thousands.
+        // The growing pause limits the stuck sessions to a dozen in a day.
         let backoff = Backoff::new(record.watched.schedule.interval, u64::MAX);
         let pause = backoff.pause(others.saturating_add(2));
         record.not_before = now.saturating_add(pause);
@@ -322,14 +322,14 @@ impl ProbeScheduler {
         }
     }
 
-    /// Records that a probe takes long: it leaves its permit to another.
+    /// Records that a probe is slow: it releases its permit.
     pub fn slow(&mut self, number: u64) {
         if self.running[HEALTHY].remove(&number) {
             self.running[UNREACHABLE].insert(number);
         }
     }
 
-    /// Takes a probe's answer. Returns whether its source was lost or restored by that.
+    /// Records a probe's answer. Returns the change if the source was lost or restored.
     pub fn answered(
         &mut self,
         number: u64,
@@ -466,7 +466,7 @@ impl ProbeScheduler {
         }
     }
 
-    /// Changes a record, has it written and puts its next probe in order.
+    /// Changes a record, schedules its write, and reschedules its next probe.
     fn change(&mut self, name: &str, now: u64, change: impl FnOnce(&mut SourceRecord)) -> bool {
         let Some(record) = self.sources.get_mut(name) else {
             return false;
@@ -500,7 +500,7 @@ impl SourceRecord {
         }
     }
 
-    /// Takes over another definition of the source; true if its target changed.
+    /// Takes another definition of the source. Returns whether its target changed.
     fn follow(&mut self, watched: WatchedSource, is_importing: bool, now: u64) -> bool {
         let old = self.watched.connection.target_hash();
         let changed = old != watched.connection.target_hash();

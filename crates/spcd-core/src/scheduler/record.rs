@@ -29,7 +29,7 @@ pub(super) struct ConnectionRecord {
     /// The last attempt ended a server process. It is repeated after its pause or by `spcd retry`, not
     /// by a refresh.
     pub crashed: bool,
-    /// The source is to be asked even if nothing is known to differ.
+    /// Whether to import even if nothing is known to differ.
     pub refresh: bool,
     /// A client named the connection in a request whose work has not started yet.
     pub urgent: bool,
@@ -47,11 +47,11 @@ pub(super) struct ConnectionRecord {
     pub shown: bool,
     /// It is an aggregator that waits for members.
     pub waits_for_members: bool,
-    /// The look-up of its files has not ended yet.
+    /// Whether the search for its files has not ended yet.
     pub files_late: bool,
     /// The probe that a client requested.
     pub probe: Option<ManualProbe>,
-    /// The stamp of a mirrored connection's source for which it was last asked.
+    /// Stamp of a mirrored connection at its last import.
     pub source_stamp: Option<String>,
 }
 
@@ -113,7 +113,7 @@ pub enum NextAttempt {
 pub(super) struct RunningJob {
     /// What it does.
     pub does: planner::Job,
-    /// When it asked its source.
+    /// Time at which it sent its import to the source.
     pub asked_at: Option<u64>,
     /// Another pass is needed when the job has ended.
     pub needs_follow_up: bool,

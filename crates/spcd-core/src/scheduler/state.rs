@@ -26,7 +26,7 @@ const MAX_PASS_INTERVAL: u64 = 60_000;
 /// Minimum interval of such passes, as a multiple of a pass's duration.
 const MIN_PASS_INTERVAL_FACTOR: u64 = 100;
 
-/// What a leader keeps between events. It is lost with the process: the next leader observes the
+/// State of a leader between events. It is lost with the process: the next leader observes the
 /// database.
 #[derive(Debug, Default)]
 pub struct State {
@@ -67,7 +67,7 @@ pub struct State {
     pub(super) are_files_changed: bool,
     /// The desired state of the last pass.
     pub(super) desired: Option<Arc<DesiredState>>,
-    /// The part of this pass that starts before the full observation.
+    /// Part of this pass that starts before the full observation.
     pub(super) early: Option<EarlyPass>,
     /// The full observation that follows then.
     pub(super) observe_all: Option<Command>,
@@ -81,7 +81,7 @@ pub struct State {
     /// Duration of the last drift detection.
     pub(super) drift_took: u64,
     pub(super) current: Option<PassInProgress>,
-    /// A pass has ended since the lead was taken.
+    /// Whether a pass has ended since this daemon became the leader.
     pub(super) has_passed: bool,
     /// Something was deferred until drift is known.
     pub(super) needs_drift: bool,
@@ -153,21 +153,21 @@ impl State {
         state
     }
 
-    /// Has sources probed from now on.
+    /// Enables probes.
     #[must_use]
     pub fn with_probes(mut self) -> Self {
         self.has_probes = true;
         self
     }
 
-    /// Has each pass wait until it is known what has drifted.
+    /// Makes each pass wait for drift detection.
     #[must_use]
     pub fn waiting_for_drift(mut self) -> Self {
         self.waits_for_drift = true;
         self
     }
 
-    /// Has every source asked in the next pass.
+    /// Makes the next pass import from every source.
     pub fn refresh_all(&mut self) {
         self.refresh_all = true;
     }
@@ -199,7 +199,7 @@ impl State {
             let record = ConnectionRecord::default();
             self.connections.insert(name.to_owned(), record);
         }
-        // It exists now.
+        // The entry exists now.
         self.connections.entry(name.to_owned()).or_default()
     }
 
@@ -222,7 +222,7 @@ impl State {
         self.wake_by(now + lock_pause(1));
     }
 
-    /// Takes over which connections aggregators show, as the files have it.
+    /// Updates the members of aggregators from the files.
     pub(super) fn follow_members(&mut self, desired: &DesiredState) {
         self.are_members_due = false;
         for record in self.connections.values_mut() {
@@ -289,7 +289,7 @@ impl State {
         own.unwrap_or_default().or(self.health_defaults).schedule()
     }
 
-    /// Carries out a refresh: its connections are asked in this pass.
+    /// Applies a refresh request: this pass imports its connections.
     pub(super) fn refresh(&mut self, desired: &DesiredState, request: Request) {
         let is_named = request.names.is_some();
         let names =

@@ -14,8 +14,8 @@ pub async fn of_tables(
     read(client, "f", connection, tables).await
 }
 
-/// Returns the objects that depend on an aggregator's views, and what was granted or commented on
-/// them. The latter are [`BrokenBy::Removal`]: a view that is made again gets them back.
+/// Returns the objects that depend on an aggregator's views, and the views' grants and comments. The
+/// latter are [`BrokenBy::Removal`]: a rebuilt view gets them back.
 pub async fn of_views(
     client: &Client,
     aggregator: &str,

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use super::foreign_tables::options;
 use crate::{HubError, has_relation, secrets, transaction};
 
-/// Returns the servers that have names of lanes. A database without spcd's schema has none of spcd's.
+/// Returns the servers that have names of lanes. Without spcd's schema, none of them counts as spcd's.
 pub(super) async fn observe(client: &Client) -> Result<BTreeMap<String, ObservedLane>, HubError> {
     let mut lanes = BTreeMap::new();
     let recorded = match has_relation(client, "spcd.gateway_lane").await? {
@@ -78,8 +78,8 @@ pub(super) async fn servers(
     rows.iter().map(server).collect()
 }
 
-/// Returns what the hub reads in gateways: connections whose tables are on lanes, and the schemas of
-/// aggregators' lanes. A database without spcd's schema reads nothing.
+/// Returns the connections and schemas that the hub reads in gateways: those whose tables are on lanes,
+/// and those of aggregators' lanes. Empty without spcd's schema.
 pub async fn hub_lanes(hub: &Client) -> Result<HubLanes, HubError> {
     if !has_relation(hub, "spcd.gateway_lane").await? {
         return Ok(HubLanes::default());
@@ -110,14 +110,14 @@ pub async fn hub_lanes(hub: &Client) -> Result<HubLanes, HubError> {
     Ok(lanes)
 }
 
-/// Makes, alters or drops the server of a lane, for the leader of an epoch.
+/// Creates, alters or drops the server of a lane, in the name of a leader's epoch.
 ///
 /// # Errors
-/// What the server refuses, or a session or a lead that is lost.
+/// A statement that the server refuses, or a lost session or leadership.
 pub async fn change(client: &Client, epoch: i64, change: &LaneChange) -> Result<(), HubError> {
     transaction::begin(client, epoch).await?;
     let changed = async {
-        // A touch of the same server by a writer comes before or after.
+        // Serializes with writers that touch the same server.
         let lock = "SELECT FROM spcd.gateway_lane WHERE server_name = $1 FOR UPDATE";
         client.query(lock, &[&change.server]).await?;
         let mut text = change.sql.clone();

@@ -96,7 +96,7 @@ pub async fn observe_database(client: &Client) -> Result<Observed, HubError> {
     })
 }
 
-/// Returns the same for these connections alone, and without the roles.
+/// Returns the same for these connections only, and without the roles.
 pub async fn observe_connections(client: &Client, names: &[String]) -> Result<Observed, HubError> {
     let (readers, admitted) = readers(client).await?;
     Ok(Observed {
@@ -217,7 +217,7 @@ fn parse_types(value: Option<serde_json::Value>) -> ColumnTypes {
         .unwrap_or_default()
 }
 
-/// Place of the first column of [`ConfigSnapshot`] in a row.
+/// Index of the first column of [`ConfigSnapshot`] in a row.
 const FIRST_WRITTEN: usize = 18;
 
 /// Returns the names of the columns that [`ConfigSnapshot`] has.
@@ -230,8 +230,8 @@ fn written_columns() -> String {
     columns.join(", ")
 }
 
-/// Reads the columns of [`ConfigSnapshot`]. A row that was changed by hand to what cannot be read differs
-/// from the files, so the next pass writes it again.
+/// Reads the columns of [`ConfigSnapshot`]. Values that were changed by hand and cannot be parsed
+/// differ from the files, so the next pass writes them again.
 fn parse_written(row: &Row) -> Result<ConfigSnapshot, HubError> {
     let mut columns = Vec::new();
     for (at, column) in row.columns().iter().enumerate().skip(FIRST_WRITTEN) {

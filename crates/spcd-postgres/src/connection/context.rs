@@ -1,5 +1,5 @@
 //! State that all sessions of a daemon share: its settings, the state of the hub, and the last
-//! authentication failure, so that refused credentials are not sent again and again.
+//! authentication failure, so that rejected credentials are not sent again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub struct HubContext {
     crashes: Mutex<Vec<Crash>>,
     /// Whether the server has told a session that a process crashed.
     crash_notice: Arc<AtomicBool>,
-    /// Why the server could not write when it was tried last.
+    /// Error of the last write, if the server could not write.
     write_error: Mutex<Option<String>>,
     /// Purposes whose last connection attempt found the server full.
     full: Mutex<BTreeSet<String>>,
@@ -143,7 +143,7 @@ impl HubContext {
         self.retry.notified().await;
     }
 
-    /// Returns the last authentication failure if these passwords would meet it again.
+    /// Returns the last authentication failure if it was caused by the same passwords.
     pub(super) fn authentication_failure(
         &self,
         passwords: impl FnOnce() -> Vec<Option<Secret>>,
@@ -191,12 +191,12 @@ impl HubContext {
         self.crash_notice.clone()
     }
 
-    /// Sets why the server cannot write, or that it can.
+    /// Sets the reason why the server cannot write; `None` if it can.
     pub fn set_write_error(&self, error: Option<String>) {
         *self.write_error.lock() = error;
     }
 
-    /// Returns why the server could not write when it was tried last.
+    /// Returns the error of the last write, if the server could not write.
     pub fn write_error(&self) -> Option<String> {
         self.write_error.lock().clone()
     }

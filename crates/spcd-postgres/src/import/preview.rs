@@ -17,7 +17,7 @@ use crate::connection::Endpoint;
 use crate::import;
 use crate::{HubError, secrets};
 
-/// Time limit of a source without a configured one.
+/// Default time limit of an import.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Fetches the source's tables in a session of its own, and observes the connection.

@@ -114,11 +114,11 @@ fn warnings(unreadable: &BTreeMap<String, BTreeSet<String>>, tables: &[Table]) -
 enum Unreadable {
     /// Columns by table.
     Columns(BTreeMap<String, BTreeSet<String>>),
-    /// All of them: the role has no USAGE on the schema.
+    /// The whole schema: the role has no USAGE on it.
     ClosedSchema,
 }
 
-/// Returns what the role cannot read, by schema.
+/// Returns the unreadable objects, by schema.
 async fn find_unreadable(
     client: &Client,
     name: &str,

@@ -7,7 +7,7 @@ use crate::HubError;
 /// A database, and the hub in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubIdentity {
-    /// The hub's mark; `None` if it does not exist or may not be read.
+    /// Identifier of the hub; `None` if it does not exist or may not be read.
     pub id: Option<String>,
     /// Start of the server, to the microsecond.
     server_start: String,
@@ -16,8 +16,8 @@ pub struct HubIdentity {
 }
 
 impl HubIdentity {
-    /// Whether both are the same database, or one is a standby of the other. An independent copy of the data
-    /// directory has the same mark, but is another hub.
+    /// Returns whether both are the same database, or one is a standby of the other. An independent
+    /// copy of the data directory has the same identifier, but is another hub.
     pub fn is_same(&self, other: &Self) -> bool {
         let is_one = self.server_start == other.server_start;
         let is_same_mark = self.id.is_some() && self.id == other.id;

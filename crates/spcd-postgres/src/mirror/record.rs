@@ -34,20 +34,20 @@ pub async fn read(client: &Client) -> Result<MirrorViews, HubError> {
     Ok(views)
 }
 
-/// A mirror as the leader follows it.
+/// State of a mirror, as the leader recorded it.
 #[derive(Debug)]
 pub struct Following {
     /// Label of the block.
     pub name: String,
-    /// What the source is; `None`: it never answered.
+    /// Kind of the source; `None` if it has never answered.
     pub kind: Option<SourceKind>,
     /// Number of connections that it lists.
     pub connections: i64,
-    /// Why it cannot be followed now.
+    /// Reason why it is not followed at present.
     pub error: Option<String>,
 }
 
-/// Returns how the leader follows each mirror.
+/// Returns the recorded state of each mirror.
 pub async fn following(client: &Client) -> Result<Vec<Following>, HubError> {
     if !has_relation(client, "spcd.mirror").await? {
         return Ok(Vec::new());
@@ -74,7 +74,7 @@ fn parse(value: serde_json::Value) -> Option<BTreeMap<String, Arc<SourceConnecti
     Some(connections.into_iter().map(shared).collect())
 }
 
-/// Records a source's list, for the leader of an epoch.
+/// Records a source's list, in the name of a leader's epoch.
 pub async fn write(
     client: &Client,
     epoch: i64,

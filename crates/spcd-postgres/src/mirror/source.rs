@@ -23,7 +23,7 @@ use crate::connection::{ConnectError, Endpoint, Session};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Purpose in the session's `application_name`.
 const PURPOSE: &str = "mirror";
-/// Version of a row `s` of a table: each change of a row makes another one.
+/// Version of a row `s` of a table, which differs after each change of the row.
 const VERSION: &str = "pg_catalog.concat_ws(' ', s.xmin, s.ctid)";
 /// Trusted extensions of PostgreSQL that define types.
 const TYPE_EXTENSIONS: [&str; 6] = ["citext", "cube", "hstore", "isn", "ltree", "seg"];
@@ -37,7 +37,7 @@ pub enum SourceError {
     /// The source rejected the credentials.
     #[error("{0}")]
     Credentials(String),
-    /// The source is of no known kind, or its tables are not supported.
+    /// The source is of an unknown kind, or its tables are not supported.
     #[error("{0}")]
     Unusable(String),
     /// The source did not answer in time.
@@ -52,7 +52,7 @@ pub enum SourceError {
 pub struct Reader {
     session: Session,
     kind: SourceKind,
-    /// Columns of the list at the last look; `None` of a view, whose rows have no versions.
+    /// Columns of the list at the last read; `None` for a view, whose rows have no versions.
     columns: Option<String>,
     /// The source's database.
     pub identity: HubIdentity,
@@ -64,7 +64,7 @@ impl Reader {
     /// Opens a session and subscribes to the source's channel.
     ///
     /// # Errors
-    /// A source that cannot be reached or is of no known kind.
+    /// A source that cannot be reached or is of an unknown kind.
     pub async fn open(source: &ForeignSource) -> Result<Self, SourceError> {
         let endpoint = Endpoint::of_source(source).map_err(connect_error)?;
         let session = endpoint.connect(PURPOSE).await.map_err(connect_error)?;
@@ -230,8 +230,8 @@ async fn detect(client: &Client) -> Result<Option<SourceKind>, HubError> {
     Ok(None)
 }
 
-/// Returns the columns of the list if it is a table. A column that is added, dropped or renamed changes no
-/// version of a row.
+/// Returns the columns of the list if it is a table. Adding, dropping or renaming a column changes no
+/// row's version.
 async fn columns(client: &Client, kind: SourceKind) -> Result<Option<String>, HubError> {
     let sql = "SELECT pg_catalog.string_agg(
                    pg_catalog.concat_ws(' ', a.attnum, a.atttypid, a.attname), ',' ORDER BY a.attnum)
@@ -247,8 +247,8 @@ async fn columns(client: &Client, kind: SourceKind) -> Result<Option<String>, Hu
         .try_get(0)?)
 }
 
-/// Returns the rows of the list, with the digests of their schemas. Of a table only those rows are read
-/// that have another version than the `known` ones. `full`: all digests are made anew.
+/// Returns the rows of the list, with the digests of their schemas. If the list is a table, reads only
+/// rows whose version differs from the `known` one. `full` computes all digests again.
 async fn list(
     client: &Client,
     kind: SourceKind,

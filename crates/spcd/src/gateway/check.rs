@@ -14,10 +14,11 @@ use spcd_postgres::connection::Endpoint;
 use spcd_postgres::connection::context::{HubContext, HubState};
 use spcd_postgres::gateway_reader::{self, CHECK, READER};
 
-/// Pause between two looks at a state that has no event, and between attempts to reach the hub.
+/// Interval of polling a state that has no event, and pause between attempts to reach the hub.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Refuses a private gateway that listens on this machine alone, beside a hub on another one.
+/// Checks that the hub can reach a private gateway: if the hub is on another machine, the gateway must
+/// not listen on this one alone.
 pub fn ensure_reachable(settings: &Settings, hub: &Endpoint) -> anyhow::Result<()> {
     if let (Some(host), None) = (hub.remote_host(), &settings.gateway_listen) {
         anyhow::bail!(
@@ -29,8 +30,8 @@ pub fn ensure_reachable(settings: &Settings, hub: &Endpoint) -> anyhow::Result<(
     Ok(())
 }
 
-/// Refuses a gateway that is the hub's own database, or another gateway's. Returns the lasting identity
-/// of the hub.
+/// Checks that the gateway is neither the hub's own database nor that of another gateway. Returns the
+/// hub's permanent identity.
 pub async fn other_database(
     gateway: &Endpoint,
     hub: &Endpoint,
@@ -42,7 +43,7 @@ pub async fn other_database(
         anyhow::bail!("its URL leads to the same database as {other}: remove one of the two");
     }
     let hub = loop {
-        // The hub's own loop says what keeps it away.
+        // The hub's own loop reports why the hub cannot be reached.
         if let Ok(session) = hub.connect(CHECK).await {
             break gateway_reader::identify(&session.client).await?;
         }
@@ -62,8 +63,8 @@ pub async fn other_database(
     Ok(hub.lasting)
 }
 
-/// Records the hub that the gateway serves, while this daemon leads there. Returns an error when a
-/// daemon leads there that serves another hub.
+/// Records which hub the gateway serves, as long as this daemon leads on the gateway. Returns an error
+/// as soon as the leader there is a daemon of another hub.
 pub async fn serves_hub(gateway: &Endpoint, hub: Option<&str>) -> anyhow::Error {
     let Some(hub) = hub else {
         return std::future::pending().await;
@@ -75,7 +76,7 @@ pub async fn serves_hub(gateway: &Endpoint, hub: Option<&str>) -> anyhow::Error 
             match other_hub(gateway, &state, hub).await {
                 Ok(Some(leader)) => return other_hub_error(&leader),
                 Ok(None) => known = state,
-                // Tried again: the gateway may be restarting.
+                // The next tick retries: the gateway may be restarting.
                 Err(error) => tracing::debug!(%error, "cannot check which hub the gateway serves"),
             }
         }
@@ -110,7 +111,7 @@ async fn other_hub(
     Ok(other.map(|(_, leader)| leader))
 }
 
-/// Tells the hub while the gateway cannot be written.
+/// Shows the hub whether the gateway can be written.
 pub async fn follow_writes(gateway: &HubContext, link: &Link) -> Infallible {
     loop {
         let lost = match gateway.state() {
@@ -129,10 +130,10 @@ pub async fn follow_writes(gateway: &HubContext, link: &Link) -> Infallible {
     }
 }
 
-/// Sets the reader's password again where the gateway has another one.
+/// Sets the reader's password again if the gateway rejects it.
 pub async fn reader(gateway: &Endpoint, client: &Client, password: Secret) -> anyhow::Result<()> {
     let reader = gateway.clone().with_role(READER, password);
-    // Whether the hub may connect from where it is, is not known here.
+    // Other errors are ignored: the hub connects from another address, which may be allowed.
     if let Err(error) = reader.connect(CHECK).await
         && error.is_wrong_password()
     {

@@ -1,4 +1,4 @@
-//! The gateways of commands that end soon.
+//! Gateways of one-shot commands.
 
 use std::sync::Arc;
 
@@ -15,35 +15,35 @@ use spcd_postgres::catalog::lanes;
 use spcd_postgres::connection::Endpoint;
 use spcd_postgres::{gateway, gateway_reader};
 
-/// The gateways of a command that ends soon.
+/// The gateways of a one-shot command, such as `spcd apply`.
 pub struct OneShotGateways {
-    /// What the hub's configuration is read with; `None` where there is no gateway.
+    /// State of the gateways for reading the hub's configuration; `None` without a gateway.
     pub links: Option<Arc<Links>>,
-    /// Each of them.
+    /// The gateways, in the order of the settings.
     pub gateways: Vec<OpenGateway>,
 }
 
-/// A gateway of a command that ends soon.
+/// A gateway of a one-shot command.
 pub struct OpenGateway {
     /// Its settings.
     pub settings: Settings,
-    /// What is known of it.
+    /// Its state, as the hub's configuration reads it.
     pub link: Link,
-    /// How sessions with it are had; `None` where there is none yet, or where it is away.
+    /// Endpoint of its sessions; `None` if it does not exist yet or does not answer.
     pub endpoint: Option<Endpoint>,
     running: Option<Running>,
 }
 
-/// What `spcd apply` was told.
+/// Options of `spcd apply`.
 #[derive(Debug, Clone, Copy)]
 pub struct ApplyOptions {
-    /// Input that vanished counts as removed.
+    /// Treat vanished input as removed.
     pub allow_empty: bool,
-    /// The applied state may come from other directories.
+    /// Accept that the applied state comes from other directories.
     pub adopts: bool,
 }
 
-/// Returns what a hub reads in gateways.
+/// Returns the connections that a hub reads in gateways.
 ///
 /// # Errors
 /// A hub that cannot be reached.
@@ -53,7 +53,7 @@ pub async fn hub_lanes(hub: &Endpoint) -> anyhow::Result<HubLanes> {
 }
 
 impl OneShotGateways {
-    /// Reads what is in the gateways, and changes nothing.
+    /// Reads the state of the gateways. Changes nothing.
     pub async fn inspect(hub: &Settings, lanes: HubLanes) -> anyhow::Result<Self> {
         let mut one_shot = Self::new(hub, lanes)?;
         for gateway in &mut one_shot.gateways {
@@ -63,8 +63,8 @@ impl OneShotGateways {
         Ok(one_shot)
     }
 
-    /// Does one pass of each gateway, unless a daemon leads there or no connection wants it. What the hub
-    /// uses is not dropped.
+    /// Runs one pass in each gateway, unless a daemon leads there or no connection needs it. Drops
+    /// nothing that the hub uses.
     pub async fn apply(
         hub: &Settings,
         options: ApplyOptions,
@@ -146,7 +146,7 @@ impl OpenGateway {
 
     async fn read(&mut self, endpoint: Endpoint) -> anyhow::Result<()> {
         let session = endpoint.connect("gateway view").await?;
-        // Without a password no daemon has been there.
+        // Without a password no daemon has prepared the gateway.
         if let Some(password) = gateway_reader::password(&session.client).await? {
             let rows = gateway::rows(&session.client).await?;
             self.link
@@ -156,7 +156,7 @@ impl OpenGateway {
         Ok(())
     }
 
-    /// Continues without one of several gateways: what it has is in error.
+    /// Tolerates the failure of one of several gateways: its connections are in error.
     fn tolerate_one_of_several(&mut self, result: anyhow::Result<()>) -> anyhow::Result<()> {
         match result {
             Err(error) if self.link.has_others() => {
@@ -169,7 +169,7 @@ impl OpenGateway {
     }
 }
 
-/// Opens a gateway; a private one is started for the time being where no daemon has it up.
+/// Opens a gateway. Starts a private one temporarily, unless a daemon runs it.
 pub async fn open(settings: &Settings) -> anyhow::Result<(Endpoint, Option<Running>)> {
     Ok(match &settings.database {
         Some(database) => (Endpoint::parse(database)?, None),

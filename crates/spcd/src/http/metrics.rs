@@ -160,7 +160,7 @@ async fn gateways(app: &App, now: &mut Registry) {
     }
     now.register("gateway_up", "Whether the gateway answers", up);
     if links.len() > 1 {
-        let help = "Whether the lanes of one of several gateways are made on others";
+        let help = "Whether other gateways have taken over the lanes of one of several gateways";
         now.register("gateway_away", help, away);
     }
     for (labels, count) in counts.join_all().await {

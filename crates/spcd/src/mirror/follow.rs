@@ -1,4 +1,4 @@
-//! Following one source.
+//! Follows the source of one mirror.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -16,31 +16,40 @@ use super::Shared;
 
 /// Pauses between attempts to open a session with the source, in milliseconds.
 const RETRY: Backoff = Backoff::new(250, 15_000);
-/// The same for credentials that the source rejects: further attempts may lock the account.
+/// Pauses after the source has rejected the credentials, in milliseconds: each attempt may lock the
+/// account.
 const RETRY_CREDENTIALS: Backoff = Backoff::new(30_000, 600_000);
-/// How long a source may be away before that is a problem: a service restarts.
+/// Time for which a source may be unreachable before that is reported: services restart.
 const UNREACHABLE_GRACE: Duration = Duration::from_secs(5);
-/// Minimum time from one look to the next, on average, as a multiple of the time that a look takes.
+/// Minimum average interval between reads, as a multiple of the duration of a read.
 const PAUSE_FACTOR: u32 = 4;
-/// How far looks may run ahead of that average: what is announced after a quiet time is looked at at once.
+/// Time by which reads may run ahead of that average, so that a change after a quiet period is read at
+/// once.
 const MAX_LEAD: Duration = Duration::from_secs(1);
-/// Pauses between looks for what the source is about to change and does not announce, in milliseconds.
+/// Pauses between reads while a connection is in a state that ends without a notification, in
+/// milliseconds.
 const UNANNOUNCED: Backoff = Backoff::new(100, 1_000);
-/// Number of looks after the first pause.
+/// Number of reads with the first of these pauses.
 const UNANNOUNCED_READS: u32 = 50;
-/// Interval of looks at a source that is refused: the circle may have been opened.
+/// Interval of reads of a refused source: the circle may have been opened.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
-/// Interval of checks that the source answers.
+/// Interval of checks that the session is alive.
 const PING: Duration = Duration::from_secs(15);
 
-/// Follows a source for ever.
-pub async fn follow(mirror: Mirror, source: ForeignSource, shared: Arc<Shared>, poke: Arc<Notify>) {
+/// Follows a source until the task is dropped. Reopens its session whenever it ends.
+pub async fn follow(
+    mirror: Mirror,
+    source: ForeignSource,
+    shared: Arc<Shared>,
+    read_request: Arc<Notify>,
+) {
     let mut failures = 0_u32;
     let mut lost: Option<Instant> = None;
     let mut told = None;
     loop {
         let mut has_answered = false;
-        let ended = follow_session(&mirror, &source, &shared, &poke, &mut has_answered).await;
+        let ended =
+            follow_session(&mirror, &source, &shared, &read_request, &mut has_answered).await;
         let Err(error) = ended;
         if has_answered {
             (failures, lost, told) = (0, None, None);
@@ -70,24 +79,24 @@ pub async fn follow(mirror: Mirror, source: ForeignSource, shared: Arc<Shared>, 
         };
         tokio::select! {
             () = sleep(Duration::from_millis(pause)) => {}
-            () = poke.notified() => {}
+            () = read_request.notified() => {}
         }
     }
 }
 
-/// Follows a source in one session, until that ends.
+/// Follows a source in one session. Returns the error that ends the session.
 async fn follow_session(
     mirror: &Mirror,
     source: &ForeignSource,
     shared: &Shared,
-    poke: &Notify,
+    read_request: &Notify,
     has_answered: &mut bool,
 ) -> Result<Infallible, SourceError> {
     let mut reader = Reader::open(source).await?;
     let interval = Duration::from_secs(mirror.refresh_interval);
     let mut full_at = Instant::now();
     let mut waited = 0_u32;
-    // When the next look is due by the average.
+    // Time of the next read according to the average interval.
     let mut due = full_at;
     loop {
         let began = Instant::now();
@@ -119,28 +128,32 @@ async fn follow_session(
         );
         if is_full {
             full_at = match interval.is_zero() {
-                // A hundred years: no one waits for it.
+                // A hundred years: without an interval no full read is scheduled.
                 true => began + Duration::from_secs(3_155_760_000),
                 false => began + interval,
             };
         }
         let next_at = soon.map_or(full_at, |pause| full_at.min(Instant::now() + pause));
-        if wait(&mut reader, poke, next_at).await? {
+        if wait(&mut reader, read_request, next_at).await? {
             full_at = Instant::now();
         }
-        // One look for all that is announced meanwhile.
+        // Notifications that arrive during this pause cause one read.
         due = due.max(began) + took * PAUSE_FACTOR;
         sleep_until(due.checked_sub(MAX_LEAD).unwrap_or(due)).await;
     }
 }
 
-/// Waits for a reason to look. Returns whether it is a request.
-async fn wait(reader: &mut Reader, poke: &Notify, next_at: Instant) -> Result<bool, SourceError> {
+/// Waits until the list should be read. Returns whether a read was requested.
+async fn wait(
+    reader: &mut Reader,
+    read_request: &Notify,
+    next_at: Instant,
+) -> Result<bool, SourceError> {
     loop {
         let ping_at = Instant::now() + PING;
         tokio::select! {
             notified = reader.notified() => return notified.map(|()| false),
-            () = poke.notified() => return Ok(true),
+            () = read_request.notified() => return Ok(true),
             () = sleep_until(next_at) => return Ok(false),
             () = sleep_until(ping_at) => {}
         }
@@ -168,7 +181,7 @@ fn circle(
 }
 
 impl Shared {
-    /// Whether a source has never answered, or is refused.
+    /// Returns whether a source has never answered, or is refused.
     fn is_unanswered(&self, name: &str) -> bool {
         let views = self.views.lock();
         let is_answered = |view: &Arc<MirrorView>| {
@@ -177,7 +190,8 @@ impl Shared {
         !views.get(name).is_some_and(is_answered)
     }
 
-    /// Takes note of a refusal. Other hubs must not see what is not followed.
+    /// Records a refusal, and clears the origins: other hubs must not see those of a source that is not
+    /// followed.
     fn refuse(&self, mirror: &Mirror, text: String) {
         let before = self.views.lock().get(&mirror.name).cloned();
         let problem = MirrorProblem::Refused(text);

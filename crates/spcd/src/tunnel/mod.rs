@@ -64,7 +64,7 @@ struct Link {
     tunnel: Tunnel,
     status: watch::Sender<Status>,
     /// Wakes the task: a client needs the tunnel now.
-    poke: Notify,
+    retry_request: Notify,
 }
 
 #[derive(Debug, Clone)]
@@ -193,7 +193,7 @@ impl Tunnels {
                     port: None,
                     state: State::Opening,
                 }),
-                poke: Notify::new(),
+                retry_request: Notify::new(),
             });
             let dir = self.state_dir.clone();
             let work = run(link.clone(), dir, port, self.moved.clone());
@@ -240,7 +240,7 @@ impl Link {
     async fn settled(&self) -> Status {
         let mut status = self.status.subscribe();
         let before = status.borrow().attempts;
-        self.poke.notify_one();
+        self.retry_request.notify_one();
         let settled = |status: &Status| match status.state {
             State::Open(_) => status.port.is_some(),
             State::Failed(_) => status.attempts > before,
@@ -323,7 +323,7 @@ async fn keep_open(link: &Link, state_dir: &Path) {
         sleep(MIN_OPEN_PAUSE).await;
         tokio::select! {
             () = sleep(Duration::from_millis(BACKOFF.pause(times))) => {}
-            () = link.poke.notified() => {}
+            () = link.retry_request.notified() => {}
         }
     }
 }

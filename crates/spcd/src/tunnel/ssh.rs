@@ -33,7 +33,7 @@ pub struct OpenTunnel {
 /// Opens a tunnel to a source. Errors are worded for the user.
 pub async fn open(tunnel: &Tunnel, state_dir: &Path) -> Result<OpenTunnel, String> {
     let dir = control_dir(state_dir)
-        .map_err(|error| format!("the directory for ssh's sockets cannot be made: {error}"))?;
+        .map_err(|error| format!("cannot create the directory for ssh's sockets: {error}"))?;
     let ssh = &tunnel.ssh;
     let mut builder = SessionBuilder::default();
     builder

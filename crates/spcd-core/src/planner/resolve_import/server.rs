@@ -6,7 +6,7 @@ use crate::observed::{Applied, Detail, Presence};
 use crate::sql;
 
 impl Import {
-    /// Whether the tables can stay on the server on which they are.
+    /// Returns whether the tables can stay on their server.
     pub fn keeps_server(&self, detail: &Detail) -> bool {
         let lane = self.target.lane.as_ref().map(Lane::server);
         let is_same =
@@ -20,7 +20,7 @@ fn has_own_server(import: &Import) -> bool {
     (import.applied.as_ref()).is_some_and(Applied::has_own_server)
 }
 
-/// Returns whether the mapping of the server is what it is to be. That of a lane is compared by itself.
+/// Returns whether the server has the desired mapping. The mapping of a lane is compared separately.
 pub(super) fn has_mapping(import: &Import, detail: &Detail) -> bool {
     import.target.lane.is_some()
         || has_own_server(import)
@@ -28,7 +28,7 @@ pub(super) fn has_mapping(import: &Import, detail: &Detail) -> bool {
             && detail.mapping.as_ref() == Some(&import.target.mapping)
 }
 
-/// Returns the statements that make the server of a connection what it is to be.
+/// Returns the statements that create or alter the server of a connection.
 pub(super) fn server_statements(name: &str, import: &Import, detail: &Detail) -> String {
     let target = &import.target;
     let has_server = has_own_server(import);

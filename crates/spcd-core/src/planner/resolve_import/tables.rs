@@ -42,7 +42,7 @@ pub(super) fn decide_tables(
             false => format!("the wrapper changes from {wrapper} to {}", target.wrapper),
         };
         return Err(format!(
-            "every table must be created anew, since {change}: {}",
+            "every table must be created again, since {change}: {}",
             first.text
         ));
     }

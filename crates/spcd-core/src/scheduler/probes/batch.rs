@@ -1,4 +1,4 @@
-//! The health that is written together, and what of it could not be written yet.
+//! Batches of health to write, and the health that is still pending.
 
 use std::mem::take;
 
@@ -20,10 +20,10 @@ pub(super) struct HealthRow {
     pub pending: PendingHealth,
 }
 
-/// What was found since the last write.
+/// Results since the last write.
 #[derive(Debug, Default)]
 pub(super) struct PendingHealth {
-    /// What was written before is of an earlier target.
+    /// Whether the written health describes an earlier target.
     pub forget: bool,
     pub checked: Option<u64>,
     /// In milliseconds.
@@ -34,7 +34,7 @@ pub(super) struct PendingHealth {
     pub request: Option<ProbeRequest>,
 }
 
-/// How far a requested probe is.
+/// Progress of a requested probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeRequest {
     Waiting,
@@ -95,7 +95,7 @@ impl PendingHealth {
         written
     }
 
-    /// Puts back what could not be written. What was found of an earlier target is dropped.
+    /// Puts back a batch that could not be written. Results for an earlier target are dropped.
     pub fn put_back(&mut self, mut older: Self) {
         self.request = self.request.or(older.request);
         if self.forget {

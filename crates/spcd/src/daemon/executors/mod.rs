@@ -27,7 +27,7 @@ impl LeaderSession<'_> {
                 let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
                 let mut read = requests::read(client, epoch, &open).await?;
                 if matches!(&read, Event::Requested { requests, .. } if !requests.is_empty()) {
-                    self.mirrors.poke();
+                    self.mirrors.request_reads();
                 }
                 if let (Some((links, parts)), Event::Requested { requests, .. }) =
                     (self.config.gateways(), &mut read)

@@ -432,7 +432,7 @@ async function act(name, verb) {
   try {
     let answer = await ask(path, { method: "POST" });
     if (answer.status === 401 && (await askToken())) answer = await ask(path, { method: "POST" });
-    if (answer.ok) tell(verb === "refresh" ? "The source will be asked again." : "Another attempt will be made.");
+    if (answer.ok) tell(verb === "refresh" ? "The source will be asked again." : "spcd will try again.");
     else tell((await answer.json().catch(() => ({}))).error ?? `It was refused (${answer.status}).`);
   } catch {
     tell("The daemon cannot be reached.");

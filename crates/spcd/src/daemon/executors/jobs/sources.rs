@@ -237,7 +237,8 @@ impl Sources {
         self.ask_after_imports(target, source, priority, ask).await
     }
 
-    /// Asks a source another question. Imports have precedence, and do not wait for it.
+    /// Sends a query to a source that yields to imports: it starts only when a permit is free, and
+    /// imports do not wait for it.
     async fn ask_after_imports<T>(
         &self,
         target: &ForeignSource,
@@ -247,7 +248,7 @@ impl Sources {
     ) -> Result<T, HubError> {
         drop(self.permits.acquire(PermitKind::Quick, priority).await);
         let permit = (self.uncancellable_permit(target, source, priority, false)).await?;
-        // It delays all other questions for which no client waits.
+        // A short limit, since it delays all other queries for which no client waits.
         let deadline = deadline(target).min(BACKGROUND_DEADLINE);
         let session = self.open(target, permit, priority, deadline).await?;
         let asked = timeout(deadline, question(session.client())).await;

@@ -1,10 +1,10 @@
-//! What somebody made by hand is taken over when it is said so, and not before.
+//! Objects that were created by hand are adopted on request, and not before.
 
 use crate::support::hub::{columns, postgres, postgres_with, statuses, until, until_error};
 use crate::support::{Cluster, Database, Spcd, query, shared, try_query, value};
 
 /// A schema and server as one makes them by hand: an old host, a table without its new column, one
-/// that the source has no more, somebody's own table, and a view on all that.
+/// that the source no longer has, a user's own table, and a view on all of them.
 async fn by_hand(hub: &Database, source: &Database) {
     query(
         &source.url,
@@ -39,7 +39,7 @@ async fn a_schema_and_server_made_by_hand_are_taken_over_and_brought_up_to_date(
     let error = until_error(&hub.url, "shop", "spcd adopt shop").await;
     assert!(error.contains("a schema named \"shop\""), "{error}");
 
-    // Nobody is there to be asked, so nothing is done; but all of it is shown.
+    // Standard input is no terminal, so nothing is adopted; but all objects are shown.
     let shown = spcd.spcd(&["adopt", "shop"]);
     assert_eq!(shown.code, 1, "{shown:?}");
     assert!(shown.stderr.contains("--yes"), "{shown:?}");

@@ -477,7 +477,7 @@ async fn disabled_members_take_part_without_a_schema_of_their_own() {
     until(&hub.url, &states).await;
     assert_eq!(value(&hub.url, oids).await, before);
 
-    // Nobody shows them any more: they go.
+    // No aggregator shows them any more, so they are dropped.
     query(&hub.url, "DROP VIEW v").await;
     spcd.remove("g.spc");
     until(

@@ -9,7 +9,7 @@ use crate::support::{Cluster, DEADLINE, Spcd, query, shared, try_query, value};
 use spcd_core::sql::literal;
 use tokio_postgres::error::SqlState;
 
-/// Texts that somebody may have written to break something.
+/// Texts that try to break something.
 const HOSTILE: [&str; 6] = [
     "it's \"so\"; DROP SCHEMA spcd CASCADE; --",
     "back\\slash \\' E'\\n' $$ %I %L %s",
@@ -257,7 +257,7 @@ async fn comments_are_put_only_where_they_still_belong() {
     .await;
     let mut spcd = serving(&hub, &source, &["a"]).await;
     until_commented(&hub.url, "a").await;
-    // A table of somebody's own has the name of one that comes at the source.
+    // A user's own table has the name of a new one of the source.
     query(
         &hub.url,
         "CREATE FOREIGN TABLE a.mine (x integer) SERVER a; COMMENT ON COLUMN a.t.a IS 'a is mine'",
@@ -275,7 +275,7 @@ async fn comments_are_put_only_where_they_still_belong() {
     until_commented(&hub.url, "a").await;
     spcd.stop();
 
-    // What the daemon calls when it has compared; somebody has commented on a column since.
+    // The call that the daemon makes after the comparison; a user has commented on a column since.
     let seen = "SELECT generation FROM spcd.connection_state";
     let seen: i64 = value(&hub.url, seen).await.parse().unwrap();
     let set = |changes: &str, seen: i64| {

@@ -112,7 +112,7 @@ async fn what_the_doctor_says_to_type_suffices_for_a_role_without_rights() {
     assert_eq!(value(&asks, "SELECT id FROM t").await, "7");
     assert_eq!(value(&asks, "SELECT id FROM list").await, "1");
 
-    // What somebody takes away from it is noticed.
+    // A revoked privilege is reported.
     query(
         &hub.url,
         "ALTER SERVER shop OWNER TO postgres; ALTER FOREIGN TABLE shop.t OWNER TO postgres",
@@ -246,7 +246,7 @@ async fn a_role_with_few_sessions_is_slow_and_gets_there() {
         "CREATE TABLE u (id integer); GRANT SELECT ON u TO reader",
     )
     .await;
-    // As somebody else: it has no session to spare for a command.
+    // As another role: it has no session left for a command.
     query(&hub.url, "SELECT spcd.refresh('{s07}')").await;
     eventually("the new table is there", DEADLINE, || async {
         let rows = try_query(&hub.url, "SELECT count(*) FROM s07.u").await;

@@ -438,7 +438,7 @@ async fn a_password_that_is_refused_is_not_sent_again_and_again() {
     query(&hub.url, change).await;
     spcd.logged("trying again when the password or the settings change");
     assert_eq!(refusals(&server), 1, "{}", server.log());
-    // Another wrong one is sent once; the same one when somebody asks.
+    // Another wrong one is sent once; the same one again on request.
     password("three");
     let until_refused = |times: usize| {
         eventually_now("the server refuses it", || {

@@ -529,7 +529,7 @@ async fn the_address_follows_the_settings_and_may_be_taken() {
     fs::write(spcd.dir().join("token"), "s3cret").unwrap();
     two.is_there();
 
-    // A file that vanishes changes nothing until it is there again, or somebody says so.
+    // A file that vanishes changes nothing until it exists again, or a user confirms its removal.
     let hidden = spcd.dir().join("hidden.hcl");
     fs::rename(&file, &hidden).unwrap();
     spcd.logged("is gone: settings stay as they were");

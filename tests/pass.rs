@@ -334,7 +334,7 @@ async fn commands_answer_with_their_exit_codes() {
     let rows: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
     assert_eq!(rows[0]["status"], "ready");
     assert_eq!(spcd.spcd(&["status", "unknown"]).code, 1);
-    // Nobody is there to answer.
+    // No daemon answers.
     let wait = spcd.spcd(&["wait", "--timeout", "50ms"]);
     assert_eq!(wait.code, 3, "{}", wait.stderr);
     assert!(wait.stderr.contains("spcd run"), "{}", wait.stderr);

@@ -382,7 +382,7 @@ async fn a_terminal_shows_what_is_waited_for() {
     let mut shell = Terminal::open(&spcd);
     shell.keys("SELECT 'got ' || id FROM sales.t;\r");
     shell.until("waiting for sales: 0 of 1 connection ready");
-    // Nobody has to wait any longer than they want to.
+    // Ctrl+C ends the wait.
     shell.keys("\x03");
     shell.until("stopped waiting");
     shell.until("spcd> ");

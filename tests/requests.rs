@@ -1,4 +1,4 @@
-//! What anybody who can use the schema may ask for.
+//! Requests that every role with USAGE on the schema may make.
 
 use crate::support::hub::{guarded, made_by, reader, serving, until_error};
 use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, shared, try_query, value};

@@ -102,7 +102,7 @@ async fn no_secret_is_in_the_log_or_the_views_of_a_server_that_writes_all_down()
         }
     }
 
-    // What remains: whoever may read the mapping's options reads them, which a reader may not.
+    // Only a role that may read the mapping's options can read them; a reader may not.
     query(&hub.url, "CREATE ROLE somebody LOGIN").await;
     let theirs = cluster.url_as("somebody", &hub.name);
     let hidden = try_query(&theirs, "SELECT umoptions FROM pg_user_mappings")

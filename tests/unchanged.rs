@@ -53,7 +53,7 @@ async fn a_pass_without_a_difference_only_reads() {
     )
     .await;
     let port = cluster.port().to_string();
-    // Its source is asked when somebody wants it, and not by the clock in the midst of this.
+    // Its source is asked on request only, and not by a timer during this test.
     let never = "  import {\n    refresh_interval = 0\n  }\n";
     let member = |name: &str, more: &str| {
         let more = [more, never].concat();

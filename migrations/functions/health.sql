@@ -1,5 +1,5 @@
 -- Results of probes.
--- Revision 3.
+-- Revision 4.
 
 DROP FUNCTION IF EXISTS spcd.hold(text[], boolean);
 

@@ -193,7 +193,7 @@ async fn fifty_sources_that_are_asked_take_few_sessions_of_the_hub() {
             .iter()
             .all(|name| most.get(*name).is_some_and(|count| *count >= least))
     };
-    // Imported and probed for the first time, while somebody looks.
+    // Imported and probed for the first time, while a client waits.
     most_sessions(&hub.url, async |most| {
         http.get("/api/v1/connections");
         seen(most, 1) && is(ready, "50").await && is(&well, "50").await

@@ -260,7 +260,7 @@ fn alerts() -> Vec<Alert> {
             severity: "critical",
             says: json!({
                 "summary": "the gateway x does not answer",
-                "description": "Its connections are in error, or are made on another gateway. `spcd doctor` says why."
+                "description": "Its connections are in error, or another gateway has taken them over. `spcd doctor` says why."
             }),
             quiet: &[
                 &[("spcd_gateway_up{instance='a', gateway='x'}", "1x60")],

@@ -52,7 +52,7 @@ impl Http {
         Self(path.to_owned())
     }
 
-    /// Waits until somebody listens.
+    /// Waits until the address accepts connections.
     pub fn is_there(&self) -> &Self {
         eventually_now("HTTP answers", || UnixStream::connect(&self.0).ok());
         self
@@ -70,7 +70,7 @@ impl Http {
         stream
     }
 
-    /// GET, as anybody would send it.
+    /// Sends a GET without credentials.
     pub fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &["Host: localhost"])
     }

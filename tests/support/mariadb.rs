@@ -37,7 +37,7 @@ impl MariaDb {
             port: free_port(),
             server: None,
         };
-        // The port was free a moment ago; if someone took it since, take another.
+        // The port was free a moment ago; if another program took it since, take another one.
         for _ in 0..20 {
             if mariadb.try_start() {
                 return mariadb;

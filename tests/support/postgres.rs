@@ -82,7 +82,7 @@ impl Cluster {
     /// Starts a server whose `postgresql.conf` ends with these lines.
     pub fn start(conf: &[&str]) -> Self {
         let mut cluster = Self::stopped(conf);
-        // The port was free a moment ago; if someone took it since, take another.
+        // The port was free a moment ago; if another program took it since, take another one.
         for _ in 0..20 {
             if cluster.try_start() {
                 return cluster;

@@ -57,12 +57,12 @@ pub fn mark() -> PathBuf {
     run().dir.clone()
 }
 
-/// Whom servers run as, if not as the one who runs the tests: Postgres refuses root.
+/// User of the servers; `None` for the user who runs the tests. Postgres refuses root.
 pub fn server_user() -> Option<(Uid, Gid)> {
     run().owner.as_ref().map(|user| (user.uid, user.gid))
 }
 
-/// The name of the one whom servers run as.
+/// Name of the user of the servers.
 pub fn server_user_name() -> String {
     let uid = server_user().map_or_else(nix::unistd::geteuid, |(uid, _)| uid);
     User::from_uid(uid)

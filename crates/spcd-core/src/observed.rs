@@ -159,6 +159,23 @@ pub struct ConfigSnapshot {
 }
 
 impl Applied {
+    /// Returns the objects of a connection as a complete write without warnings leaves them.
+    pub fn complete(target_hash: &str) -> Self {
+        Self {
+            target_hash: target_hash.to_owned(),
+            schema: Presence::Ours,
+            server: Presence::Ours,
+            intact: true,
+            readable: true,
+            warnings: Vec::new(),
+            left_out: 0,
+            server_name: None,
+            hidden_schema: None,
+            extension_version: None,
+            types: ColumnTypes::new(),
+        }
+    }
+
     /// Returns whether it has a server of its own, which spcd created.
     pub fn has_own_server(&self) -> bool {
         self.server == Presence::Ours && self.server_name.is_none()

@@ -262,16 +262,16 @@ pub fn needs_detail(desired: &DesiredState, observed: &Observed) -> Needs {
             }
             continue;
         }
-        let goes = connection.is_none_or(|connection| !connection.enabled);
+        let is_dropped = connection.is_none_or(|connection| !connection.enabled);
         let differs = connection.is_some_and(|connection| {
             let moves = connection.enabled == applied.hidden_schema.is_some();
             connection.target.is_ok() && (moves || applied.target_hash != desired.target_hash(name))
         });
-        let touched = !applied.intact || !applied.readable;
-        if touched || differs {
+        let is_altered = !applied.intact || !applied.readable;
+        if is_altered || differs {
             needs.details.push(name.clone());
         }
-        if touched || differs || goes {
+        if is_altered || differs || is_dropped {
             needs.tables.push(name.clone());
         }
     }

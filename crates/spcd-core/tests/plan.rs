@@ -136,19 +136,7 @@ impl World {
                     known.error = Some(error.clone());
                 }
                 Ok(target) => {
-                    known.applied = Some(Applied {
-                        target_hash: desired.target_hash(name).to_owned(),
-                        schema: Presence::Ours,
-                        server: Presence::Ours,
-                        intact: true,
-                        readable: true,
-                        warnings: vec![],
-                        left_out: 0,
-                        extension_version: None,
-                        server_name: None,
-                        hidden_schema: None,
-                        types: Default::default(),
-                    });
+                    known.applied = Some(Applied::complete(desired.target_hash(name)));
                     let detail = Detail {
                         server: Some((target.wrapper.clone(), target.server_options())),
                         mapping: Some(target.mapping.clone()),

@@ -152,7 +152,7 @@ pub async fn recorded(client: &Client) -> Result<BTreeMap<String, RecordedCrash>
 }
 
 /// Deletes the recorded crashes of a connection after a successful attempt.
-pub async fn forget(client: &Client, epoch: i64, name: &str) -> Result<(), HubError> {
+pub async fn delete_record(client: &Client, epoch: i64, name: &str) -> Result<(), HubError> {
     let sql = "DELETE FROM spcd.wrapper_crash WHERE connection_name = $1
                AND EXISTS (SELECT FROM spcd.daemon WHERE epoch = $2)";
     client.execute(sql, &[&name, &epoch]).await?;

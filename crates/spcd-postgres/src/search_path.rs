@@ -48,9 +48,9 @@ pub async fn set(
     let result = async {
         let forget = "DELETE FROM spcd.role_search_path WHERE role_name = ANY ($1)";
         client.execute(forget, &[&change.release]).await?;
-        let touched = "SELECT spcd.record_search_path($1, NULL)";
+        let refresh = "SELECT spcd.record_search_path($1, NULL)";
         client
-            .execute(touched, &[&change.refresh_fingerprint])
+            .execute(refresh, &[&change.refresh_fingerprint])
             .await?;
         let set = "SELECT role_name, state, reason FROM spcd.set_search_path($1, $2, $3)";
         let path = Some(&change.path);

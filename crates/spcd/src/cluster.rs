@@ -94,12 +94,12 @@ pub enum ClusterError {
         source: std::io::Error,
     },
     /// A program of Postgres failed.
-    #[error("{what}: {said}")]
+    #[error("{what}: {output}")]
     Failed {
         /// The failed operation.
         what: String,
         /// The end of its output, and what is known about the cause.
-        said: String,
+        output: String,
     },
     /// The server rejects the password.
     #[error(
@@ -276,7 +276,7 @@ impl Running {
                             "the private cluster in {} must move to another port",
                             self.layout.shown()
                         ),
-                        said: "another program took its port while it was down; start spcd again"
+                        output: "another program took its port while it was down; start spcd again"
                             .to_owned(),
                     };
                 }
@@ -490,7 +490,7 @@ async fn accepts_sessions(layout: &Layout, port: u16) -> Result<(), ClusterError
         }
         Err(error) => Err(ClusterError::Failed {
             what: format!("cannot create the database {name} in {}", layout.shown()),
-            said: error
+            output: error
                 .as_db_error()
                 .map_or_else(|| error.to_string(), ToString::to_string),
         }),

@@ -227,7 +227,7 @@ impl Config {
 
     /// Adds files that were recorded and have vanished to the unknown inputs of the last load. Returns
     /// the record of the files that are known after it.
-    pub fn doubt_vanished(
+    pub fn keep_vanished(
         &mut self,
         known: &AppliedFiles,
         desired: &mut DesiredState,

@@ -179,7 +179,7 @@ impl Mirrors {
     }
 
     /// Deletes the records of mirrors that no block names and that have no connection left.
-    pub async fn forget(
+    pub async fn delete_stale(
         &mut self,
         hub: &Client,
         epoch: i64,

@@ -415,10 +415,10 @@ impl ViewChanges {
         // A member may come from another lane, and have changed meanwhile.
         let parts = self.views.iter().filter_map(ViewChange::desired_view);
         let servers: BTreeSet<&String> = parts.filter_map(|part| part.server.as_ref()).collect();
-        let touched = servers
+        let touches = servers
             .into_iter()
             .map(|server| sql::touch_lane(server, "spcd hub"));
-        out.extend(touched);
+        out.extend(touches);
         out.push_str(&self.record(aggregator));
         out
     }

@@ -114,11 +114,11 @@ mod tests {
                 .map(|unit| unit.sql.contains("3, true, 4"))
                 .collect();
             assert_eq!(last, [false, false, true]);
-            let said: usize = units
+            let count: usize = units
                 .iter()
                 .map(|unit| unit.sql.matches("\"table\"").count())
                 .sum();
-            assert_eq!(said, all.len());
+            assert_eq!(count, all.len());
         }
     }
 }

@@ -97,12 +97,12 @@ fn change(server: &str, lane: Option<&ObservedLane>, like: &LaneServer) -> Optio
         return None;
     }
     let lane = lane.filter(|lane| lane.presence == Presence::Ours);
-    let touched = lane.and_then(|lane| lane.options.get(TOUCH_OPTION));
+    let value = lane.and_then(|lane| lane.options.get(TOUCH_OPTION));
     let mut options = like.options.clone();
     if !options.contains_key(TOUCH_OPTION) {
         options.insert(
             TOUCH_OPTION.to_owned(),
-            touched.map_or_else(|| UNTOUCHED.to_owned(), String::clone),
+            value.map_or_else(|| UNTOUCHED.to_owned(), String::clone),
         );
     }
     let sql = match lane {
@@ -279,17 +279,10 @@ mod tests {
     #[test]
     fn another_configuration_touches_the_lane_that_is_in_use() {
         let applied = |target_hash: &str, presence| Applied {
-            target_hash: target_hash.into(),
             schema: presence,
             server: presence,
-            intact: true,
-            readable: true,
-            warnings: Vec::new(),
-            left_out: 0,
             server_name: Some(SERVER.into()),
-            hidden_schema: None,
-            extension_version: None,
-            types: Default::default(),
+            ..Applied::complete(target_hash)
         };
         let touch_other =
             |applied: Option<&Applied>, hash| touch(applied, hash, &["other".to_owned()].into());

@@ -168,7 +168,7 @@ pub(super) fn defer_waiting(plan: &mut Plan, observed: &Observed, running: &Runn
 mod tests {
     use super::*;
     use crate::config::{SourceFile, load_plain};
-    use crate::observed::{Applied, ConfigSnapshot, Extension, ObservedConnection, Presence};
+    use crate::observed::{Applied, ConfigSnapshot, Extension, ObservedConnection};
     use crate::planner::plan;
 
     /// Two connections: `a` exists as desired, `b` is new.
@@ -196,19 +196,7 @@ mod tests {
                 written: ConfigSnapshot::of(a),
                 schema_hash: None,
                 waits_for: None,
-                applied: Some(Applied {
-                    target_hash: a.target_hash().to_owned(),
-                    schema: Presence::Ours,
-                    server: Presence::Ours,
-                    intact: true,
-                    readable: true,
-                    warnings: Vec::new(),
-                    left_out: 0,
-                    server_name: None,
-                    hidden_schema: None,
-                    extension_version: None,
-                    types: Default::default(),
-                }),
+                applied: Some(Applied::complete(a.target_hash())),
             };
             let observed = Observed {
                 admitted: true,

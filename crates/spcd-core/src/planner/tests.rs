@@ -54,22 +54,6 @@ fn table(name: &str, columns: &[&str]) -> Table {
     }
 }
 
-fn applied(target_hash: &str) -> Applied {
-    Applied {
-        target_hash: target_hash.into(),
-        schema: Presence::Ours,
-        server: Presence::Ours,
-        intact: true,
-        readable: true,
-        warnings: Vec::new(),
-        left_out: 0,
-        server_name: None,
-        hidden_schema: None,
-        extension_version: None,
-        types: Default::default(),
-    }
-}
-
 impl World {
     /// Nothing is there yet.
     fn new(text: &str) -> Self {
@@ -99,7 +83,7 @@ impl World {
                 comments_set: true,
                 written: ConfigSnapshot::of(connection),
                 schema_hash: Some(diff::hash(&tables, traits.unwrap_or_default())),
-                applied: Some(applied(connection.target_hash())),
+                applied: Some(Applied::complete(connection.target_hash())),
                 waits_for: None,
             };
             world.observed.connections.insert(name.clone(), known);

@@ -101,11 +101,11 @@ impl AttributeValues {
             let is_there = needed.split('|').any(|needed| self.has(needed));
             (concerns && !is_there).then(|| {
                 let needed = needed.split('|').next().unwrap_or_default();
-                let said = match value {
+                let written = match value {
                     "" => format!("`{name}`"),
                     value => format!("`{name} = \"{value}\"`"),
                 };
-                let message = format!("{said} needs `{needed}`");
+                let message = format!("{written} needs `{needed}`");
                 (*span, message, format!("write `{needed} = \"…\"`"))
             })
         })

@@ -120,19 +120,7 @@ impl Harness {
 
     pub fn made(&mut self, name: &str) {
         let connection = &self.desired.connections[name];
-        let applied = Applied {
-            target_hash: connection.target_hash().to_owned(),
-            schema: Presence::Ours,
-            server: Presence::Ours,
-            intact: true,
-            readable: true,
-            warnings: Vec::new(),
-            left_out: 0,
-            server_name: None,
-            hidden_schema: None,
-            extension_version: None,
-            types: Default::default(),
-        };
+        let applied = Applied::complete(connection.target_hash());
         let known = ObservedConnection {
             schema_hash: Some("shape".into()),
             applied: Some(applied),

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spcd_core::aggregator;
 use spcd_core::config::DesiredState;
-use spcd_core::observed::{
-    Applied, ConfigSnapshot, Extension, Observed, ObservedConnection, Presence,
-};
+use spcd_core::observed::{Applied, ConfigSnapshot, Extension, Observed, ObservedConnection};
 use spcd_core::planner::{self, RowChange};
 use spcd_core::scheduler::Request;
 use spcd_protocol::Status;
@@ -153,17 +151,8 @@ impl Hub {
     pub fn made(&mut self, name: &str, status: Status, made: Made) -> Result<bool, String> {
         let hidden_schema = made.hidden.then(|| format!("spcd_hidden_{name}"));
         let applied = Applied {
-            target_hash: made.target_hash,
-            schema: Presence::Ours,
-            server: Presence::Ours,
-            intact: true,
-            readable: true,
-            warnings: Vec::new(),
-            left_out: 0,
-            server_name: None,
             hidden_schema,
-            extension_version: None,
-            types: Default::default(),
+            ..Applied::complete(&made.target_hash)
         };
         let Some(known) = self.rows.get_mut(name) else {
             return Err(format!("no row of {name:?}"));

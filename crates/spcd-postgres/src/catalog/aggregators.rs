@@ -317,10 +317,10 @@ pub async fn add_blockers(
 ) -> Result<(), HubError> {
     for follower in followers {
         let views: Vec<&str> = follower.tables.iter().map(String::as_str).collect();
-        let people = dependents::of_views(client, &follower.name, &views).await?;
+        let of_views = dependents::of_views(client, &follower.name, &views).await?;
         for change in changes {
-            let (Some(people), TableChange::Alter { table, columns, .. }) =
-                (people.get(change.table()), change)
+            let (Some(of_views), TableChange::Alter { table, columns, .. }) =
+                (of_views.get(change.table()), change)
             else {
                 continue;
             };
@@ -330,7 +330,7 @@ pub async fn add_blockers(
                 };
                 let of_table = dependents.entry(table.clone()).or_default();
                 let of_column = of_table.entry(name.clone()).or_default();
-                let of_view = (people.get(name).into_iter().flatten())
+                let of_view = (of_views.get(name).into_iter().flatten())
                     .filter(|one| one.broken_by > BrokenBy::Removal)
                     .cloned();
                 of_column.extend(of_view.map(|one| Dependent {

@@ -16,7 +16,7 @@ pub async fn publish(
     epoch: i64,
     generation: i64,
     rows: &[RowChange],
-    touched: &[(&str, Option<&str>)],
+    refreshed: &[(&str, Option<&str>)],
     diagnostics: Option<&Value>,
 ) -> Result<(), HubError> {
     transaction::begin(client, epoch).await?;
@@ -30,7 +30,7 @@ pub async fn publish(
             sql::literal(&diagnostics.to_string())
         );
     }
-    let fingerprints: BTreeMap<&str, &str> = (touched.iter())
+    let fingerprints: BTreeMap<&str, &str> = (refreshed.iter())
         .filter_map(|(name, fingerprint)| Some((*name, (*fingerprint)?)))
         .collect();
     if !fingerprints.is_empty() {
@@ -41,7 +41,7 @@ pub async fn publish(
             sql::literal(&json!(fingerprints).to_string())
         );
     }
-    let unknown = touched
+    let unknown = refreshed
         .iter()
         .filter(|(_, fingerprint)| fingerprint.is_none());
     let unknown: Vec<&str> = unknown.map(|(name, _)| *name).collect();

@@ -89,7 +89,9 @@ async fn apply(
         leader.drop_dependents();
     }
     let progress = ProgressLine::default();
-    leader.settle(|left| show(&progress, left)).await?;
+    leader
+        .run_until_settled(|left| show(&progress, left))
+        .await?;
     progress.clear();
     leader.resign().await;
     let session = endpoint.connect("client").await?;

@@ -137,7 +137,7 @@ impl Side {
             !steampipe::is_installed(&session.client).await?,
             "an object that spcd did not create depends on the schema steampipe_internal (see the log): drop it first"
         );
-        leader.settle(|_| ()).await?;
+        leader.run_until_settled(|_| ()).await?;
         let rows = states(&session.client, None).await?;
         if !rows.is_empty() {
             follow::report(&[], &rows);

@@ -62,27 +62,27 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
         desired.adapt_to_other_encoding();
     }
     let tunnels = Tunnels::new(&settings.state_dir, &endpoint);
-    let looked = match doubt_vanished(&mut config, &session.client, &mut desired).await {
-        Ok(()) => look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await,
+    let planned = match keep_vanished_files(&mut config, &session.client, &mut desired).await {
+        Ok(()) => plan_pass(&endpoint, &tunnels, &session.client, &desired, args.refresh).await,
         Err(error) => Err(error),
     };
-    let behind = preview_gateways(&gateways, args).await;
+    let gateway_previews = preview_gateways(&gateways, args).await;
     drop(tunnels);
     drop(session);
     gateways.stop().await;
     if let Some(cluster) = cluster {
         cluster.stop().await;
     }
-    let (plan, observed) = looked?;
-    let behind = behind?;
-    let is_nothing = plan.is_empty() && behind.iter().all(GatewayPreview::is_empty);
+    let (plan, observed) = planned?;
+    let gateway_previews = gateway_previews?;
+    let is_nothing = plan.is_empty() && gateway_previews.iter().all(GatewayPreview::is_empty);
     if args.json {
-        show_json(&plan, &observed, &behind)?;
+        show_json(&plan, &observed, &gateway_previews)?;
     } else if args.sql {
         let mut out = super::terminal::output(false);
         out.write_all(planner::show_sql(&plan, &observed).as_bytes())?;
-        for behind in &behind {
-            out.write_all(behind.sql().as_bytes())?;
+        for gateway_previews in &gateway_previews {
+            out.write_all(gateway_previews.sql().as_bytes())?;
         }
     } else if is_nothing {
         writeln!(super::terminal::output(false), "nothing to do")?;
@@ -92,8 +92,8 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
     } else {
         let mut out = super::terminal::output(false);
         out.write_all(planner::show(&plan, &observed).as_bytes())?;
-        for behind in &behind {
-            out.write_all(behind.text().as_bytes())?;
+        for gateway_previews in &gateway_previews {
+            out.write_all(gateway_previews.text().as_bytes())?;
         }
     }
     let mut errors = 0;
@@ -129,7 +129,7 @@ enum GatewayChange {
     New(usize),
     /// It is one of several and cannot be reached.
     Away(String),
-    Known(Box<(Plan, Observed)>),
+    Planned(Box<(Plan, Observed)>),
 }
 
 impl GatewayPreview {
@@ -137,25 +137,27 @@ impl GatewayPreview {
         match &self.change {
             GatewayChange::None | GatewayChange::Away(_) => true,
             GatewayChange::New(_) => false,
-            GatewayChange::Known(looked) => looked.0.is_empty(),
+            GatewayChange::Planned(planned) => planned.0.is_empty(),
         }
     }
 
     fn text(&self) -> String {
         match &self.change {
             GatewayChange::New(count) => format!("+ a private gateway, for {count} connections\n"),
-            GatewayChange::Known(looked) if !self.is_empty() => {
-                let plan = planner::show(&looked.0, &looked.1);
+            GatewayChange::Planned(planned) if !self.is_empty() => {
+                let plan = planner::show(&planned.0, &planned.1);
                 format!("in {}:\n{plan}", self.title)
             }
-            GatewayChange::None | GatewayChange::Away(_) | GatewayChange::Known(_) => String::new(),
+            GatewayChange::None | GatewayChange::Away(_) | GatewayChange::Planned(_) => {
+                String::new()
+            }
         }
     }
 
     fn sql(&self) -> String {
         match &self.change {
-            GatewayChange::Known(looked) if !self.is_empty() => {
-                let sql = planner::show_sql(&looked.0, &looked.1);
+            GatewayChange::Planned(planned) if !self.is_empty() => {
+                let sql = planner::show_sql(&planned.0, &planned.1);
                 format!("-- in {}\n{sql}", self.title)
             }
             _ => String::new(),
@@ -167,15 +169,19 @@ impl GatewayPreview {
             GatewayChange::None => None,
             GatewayChange::New(count) => Some(serde_json::json!({"new_connections": count})),
             GatewayChange::Away(error) => Some(serde_json::json!({"error": error})),
-            GatewayChange::Known(looked) => Some(planner::show_json(&looked.0, &looked.1)),
+            GatewayChange::Planned(planned) => Some(planner::show_json(&planned.0, &planned.1)),
         }
     }
 }
 
-fn show_json(plan: &Plan, observed: &Observed, behind: &[GatewayPreview]) -> anyhow::Result<()> {
+fn show_json(
+    plan: &Plan,
+    observed: &Observed,
+    gateway_previews: &[GatewayPreview],
+) -> anyhow::Result<()> {
     let mut shown = planner::show_json(plan, observed);
     // Several gateways are keyed by their names.
-    let gateway = match behind {
+    let gateway = match gateway_previews {
         [] => None,
         [one] => one.json(),
         many => {
@@ -228,13 +234,13 @@ async fn preview_gateway(gateway: &OpenGateway, args: PlanArgs) -> anyhow::Resul
     let endpoint = Arc::new(endpoint.clone());
     let session = endpoint.connect("plan").await?;
     let tunnels = Tunnels::new(&own.state_dir, &endpoint);
-    doubt_vanished(&mut config, &session.client, &mut desired).await?;
-    let looked = look(&endpoint, &tunnels, &session.client, &desired, args.refresh).await?;
-    Ok(GatewayChange::Known(Box::new(looked)))
+    keep_vanished_files(&mut config, &session.client, &mut desired).await?;
+    let planned = plan_pass(&endpoint, &tunnels, &session.client, &desired, args.refresh).await?;
+    Ok(GatewayChange::Planned(Box::new(planned)))
 }
 
 /// Marks connections of missing files as unknown, so that they are not dropped.
-async fn doubt_vanished(
+async fn keep_vanished_files(
     config: &mut Config,
     client: &Client,
     desired: &mut DesiredState,
@@ -245,7 +251,7 @@ async fn doubt_vanished(
         names = config_files::check(&known, roots)?;
         known = config_files::renamed(known, &names);
     }
-    config.doubt_vanished(&known, desired);
+    config.keep_vanished(&known, desired);
     // The rows still have the old names.
     for (from, to) in &names {
         let before = |doubt: &UnknownInput| {
@@ -329,7 +335,7 @@ async fn read_files(
 }
 
 /// Returns the plan and its inputs. With `refresh`, also asks the sources.
-async fn look(
+async fn plan_pass(
     endpoint: &Arc<Endpoint>,
     tunnels: &Arc<Tunnels>,
     client: &Client,
@@ -366,10 +372,10 @@ async fn look(
         let (name, import) = (name.to_owned(), import.clone());
         asked.spawn(async move {
             let _slot = slots.acquire().await;
-            let led = tunnels.ready_unless_kept(&import.target).await;
+            let tunnel = tunnels.ready_unless_kept(&import.target).await;
             let mut answer = preview::preview_import(&endpoint, &name, &import).await;
             // The source is reachable only through its tunnel.
-            if let (Err(why), Ok((_, ahead))) = (&led, &mut answer)
+            if let (Err(why), Ok((_, ahead))) = (&tunnel, &mut answer)
                 && ahead.tables.is_err()
             {
                 ahead.tables = Err(why.to_string());

@@ -154,7 +154,7 @@ async fn lead_once(
         .with_state(&settings.state_dir)
         .beside(gateways.links.clone());
     if let Some(mut leader) = LeaderSession::begin_once(endpoint, settings, &mut config).await? {
-        leader.settle(|_| ()).await?;
+        leader.run_until_settled(|_| ()).await?;
         leader.resign().await;
     }
     Ok(gateways)
@@ -360,13 +360,13 @@ fn describe(error: &Error, sql: &str) -> String {
         cause = at.source();
     }
     let mut lines = Vec::new();
-    if let Some(said) = server {
-        lines.push(format!("{}:  {}", said.severity(), said.message()));
-        if let Some(ErrorPosition::Original(at)) = said.position() {
+    if let Some(error) = server {
+        lines.push(format!("{}:  {}", error.severity(), error.message()));
+        if let Some(ErrorPosition::Original(at)) = error.position() {
             lines.extend(marked(sql, *at));
         }
-        lines.extend(said.detail().map(|detail| format!("DETAIL:  {detail}")));
-        lines.extend(said.hint().map(|hint| format!("HINT:  {hint}")));
+        lines.extend(error.detail().map(|detail| format!("DETAIL:  {detail}")));
+        lines.extend(error.hint().map(|hint| format!("HINT:  {hint}")));
     }
     match error {
         Error::Connection { .. } | Error::TimedOut { .. } => lines.push(format!("spcd: {error}")),

@@ -59,7 +59,7 @@ pub async fn init(layout: &Layout, owner: &Owner, programs: &Programs) -> Result
     let _ = fs::remove_file(&pwfile);
     let output = output.map_err(failed("run initdb for", &layout.dir))?;
     if !output.status.success() {
-        let said = last_lines(&String::from_utf8_lossy(&output.stderr));
+        let output = last_lines(&String::from_utf8_lossy(&output.stderr));
         let _ = fs::remove_dir_all(&new);
         return Err(ClusterError::Failed {
             what: format!(
@@ -67,7 +67,7 @@ pub async fn init(layout: &Layout, owner: &Owner, programs: &Programs) -> Result
                 layout.shown(),
                 layout.disk()
             ),
-            said,
+            output,
         });
     }
     fs::rename(&new, &layout.data)
@@ -125,7 +125,7 @@ pub async fn renew_password(
                 layout.shown(),
                 layout.disk()
             ),
-            said: last_lines(&String::from_utf8_lossy(&output.stderr)),
+            output: last_lines(&String::from_utf8_lossy(&output.stderr)),
         });
     }
     layout.remember_password(&password)

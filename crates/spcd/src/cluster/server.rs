@@ -104,9 +104,9 @@ impl Server {
             if layout.port() == Some(preferred) {
                 left_free(preferred).await;
             }
-            let needs = |said: String| ClusterError::Failed {
+            let needs = |output: String| ClusterError::Failed {
                 what: "the private cluster needs a port on 127.0.0.1".to_owned(),
-                said,
+                output,
             };
             port = free_port(preferred)
                 .ok_or_else(|| needs(format!("every port from {preferred} on is in use")))?;
@@ -141,7 +141,7 @@ impl Server {
                 layout.shown(),
                 layout.disk()
             ),
-            said: layout.startup_log(),
+            output: layout.startup_log(),
         })
     }
 

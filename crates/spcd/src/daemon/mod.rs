@@ -240,8 +240,11 @@ impl<'a> LeaderSession<'a> {
     }
 
     /// Runs passes until nothing is left to do, for `spcd apply` without a daemon.
-    pub async fn settle(&mut self, mut progress: impl FnMut(usize)) -> Result<(), HubError> {
-        self.ask_mirrors().await;
+    pub async fn run_until_settled(
+        &mut self,
+        mut progress: impl FnMut(usize),
+    ) -> Result<(), HubError> {
+        self.read_mirrors().await;
         loop {
             self.outcome = None;
             self.handle(Event::Woken).await?;

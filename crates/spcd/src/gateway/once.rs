@@ -132,7 +132,7 @@ impl OpenGateway {
         let leader = LeaderSession::begin_once(&endpoint, &self.settings, &mut config).await?;
         if let Some(mut leader) = leader {
             prepare(&endpoint).await?;
-            leader.settle(|_| ()).await?;
+            leader.run_until_settled(|_| ()).await?;
             leader.resign().await;
         }
         self.read(endpoint).await

@@ -63,7 +63,7 @@ impl Client {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// Whether nobody serves it any more.
+    /// Whether the server no longer serves it.
     async fn is_cut_off(&self) -> bool {
         // Everybody else's turn first.
         sleep(Duration::from_millis(1)).await;

@@ -160,7 +160,7 @@ fn make_private(dir: &Path) -> std::io::Result<()> {
 /// Unknown texts are returned unchanged.
 fn explain(tunnel: &Tunnel, error: &Error) -> String {
     use std::error::Error as _;
-    let said = match error.source() {
+    let message = match error.source() {
         Some(source) => source.to_string(),
         None => error.to_string(),
     };
@@ -171,24 +171,28 @@ fn explain(tunnel: &Tunnel, error: &Error) -> String {
         .map(|port| format!("-p {port} "))
         .unwrap_or_default();
     let scan = format!("ssh-keyscan {port}{} >>{known_hosts}", ssh.host);
-    if said.contains("IDENTIFICATION HAS CHANGED") || said.contains("HOST KEY DOES NOT MATCH") {
+    if message.contains("IDENTIFICATION HAS CHANGED") || message.contains("HOST KEY DOES NOT MATCH")
+    {
         return format!(
             "the server showed another host key than the one in {known_hosts}: another host may be in \
              between. If the server has a new key, replace the old one there"
         );
     }
-    if said.contains("host key is known") || said.contains("Host key verification failed") {
+    if message.contains("host key is known") || message.contains("Host key verification failed") {
         return format!(
             "the server's host key is not known: compare it with the server's own, then add it with \
              `{scan}`"
         );
     }
-    if said.contains("Permission denied (") {
+    if message.contains("Permission denied (") {
         let user = ssh.user.as_deref().unwrap_or("this user");
         return format!("the server does not let {user} in with this key");
     }
     // The last line is the reason. Notes precede it.
-    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut lines = message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     lines
         .next_back()
         .unwrap_or("ssh ended without a word")

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use spcd_protocol::Status;
 
-use super::{World, applied, block, table};
+use super::{World, block, table};
 use crate::aggregator;
 use crate::diff::{Blockers, BrokenBy, Dependent, Table, TableWarning};
 use crate::model::ForeignSource;
-use crate::observed::{ConfigSnapshot, Detail, Presence};
+use crate::observed::{Applied, ConfigSnapshot, Detail, Presence};
 use crate::planner::{
     Bookkeeping, Import, Reason, RemoteSchema, WriteUnit, drop_unit, error_unit, grant_unit,
     resolve_import, resolve_new_import,
@@ -304,7 +304,7 @@ fn a_grant_says_that_it_changes_something() {
 #[test]
 fn a_connection_is_dropped_in_pieces_and_its_row_goes_or_stays() {
     let tables: Vec<String> = (0..61).map(|n| format!("t{n}")).collect();
-    let made = applied("hash");
+    let made = Applied::complete("hash");
     let unit = drop_unit("a", Status::Ready, &made, &tables, None, false);
     let locks: Vec<usize> = unit.chunks.iter().map(|chunk| chunk.locks).collect();
     assert_eq!((locks, unit.locks), (vec![90, 90], 6 + 61 * 3));

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{World, aggregator, applied, block, table};
+use super::{World, aggregator, block, table};
 use crate::diff::{Blockers, BrokenBy, Dependent};
-use crate::observed::{Attempt, Extension, ImportPreview, Presence, Role, Views};
+use crate::observed::{Applied, Attempt, Extension, ImportPreview, Presence, Role, Views};
 use crate::planner::{RemoteSchema, show, show_json, show_sql};
 
 /// A little of everything: what each part of the plan shows as.
@@ -116,7 +116,7 @@ fn why_something_is_done_is_told() {
     let mut world = World::settled(&(block("a", "") + &aggregator("z")));
     let shape = world.observed.connections["a"].schema_hash.clone();
     let hash = crate::aggregator::target_hash([("a", shape.as_deref())]);
-    *world.made("z") = applied(&hash);
+    *world.made("z") = Applied::complete(&hash);
     world.made("z").server = Presence::Absent;
     let whys = |world: &World| {
         let json = show_json(&world.plan(), &world.observed);

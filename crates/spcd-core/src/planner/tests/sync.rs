@@ -2,9 +2,9 @@
 
 use spcd_protocol::Status;
 
-use super::{World, aggregator as block_of_aggregator, applied, block, table};
+use super::{World, aggregator as block_of_aggregator, block, table};
 use crate::aggregator::{self, AggregatorInput, ExistingView};
-use crate::observed::{Attempt, Presence, Views};
+use crate::observed::{Applied, Attempt, Presence, Views};
 use crate::planner::{AggregatorSync, Bookkeeping, Reason, Task, resolve_aggregator};
 
 /// Two members and their aggregator, all as they should be.
@@ -12,7 +12,7 @@ fn settled() -> World {
     let text = block("a", "") + &block("b", "") + &block_of_aggregator("z");
     let mut world = World::settled(&text);
     let hash = hash(&mut world);
-    *world.made("z") = applied(&hash);
+    *world.made("z") = Applied::complete(&hash);
     world.made("z").server = Presence::Absent;
     assert!(world.plan().is_empty());
     world
@@ -195,7 +195,7 @@ fn a_new_aggregator_gets_a_schema_and_a_view_for_each_table() {
 #[test]
 fn what_a_connection_of_its_name_had_goes_first() {
     let mut sync = sync(&["a"]);
-    sync.applied = Some(applied("of a source"));
+    sync.applied = Some(Applied::complete("of a source"));
     sync.reason = Reason::Drift;
     let units = resolve_aggregator("z", Status::Ready, &sync, &input(&["a"]));
     let begin = "DROP FOREIGN TABLE \"z\".\"old\";\n\
@@ -212,7 +212,7 @@ fn what_a_connection_of_its_name_had_goes_first() {
 fn readers_get_back_what_they_lost() {
     let mut sync = sync(&[]);
     let mut input = input(&[]);
-    let mut made = applied(&input.target_hash);
+    let mut made = Applied::complete(&input.target_hash);
     made.server = Presence::Absent;
     made.readable = false;
     sync.applied = Some(made);
@@ -239,7 +239,7 @@ fn an_aggregator_that_is_asked_again_writes_only_what_differs() {
     sync.reason = Reason::Refresh;
     sync.readers = false;
     let mut input = input(&[]);
-    let mut made = applied(&input.target_hash);
+    let mut made = Applied::complete(&input.target_hash);
     made.server = Presence::Absent;
     sync.applied = Some(made);
     assert_eq!(resolve_aggregator("z", Status::Ready, &sync, &input), []);

@@ -82,7 +82,8 @@ impl LeaderSession<'_> {
                 return Ok(Some(Event::Answered(id)));
             }
             Command::ForgetCrash(name) => {
-                crash_guard::forget(&self.lead.control.client, self.lead.epoch, &name).await?;
+                crash_guard::delete_record(&self.lead.control.client, self.lead.epoch, &name)
+                    .await?;
                 return Ok(Some(Event::CrashForgotten(name)));
             }
             Command::ReportStart { running } => self.log_start(running).await?,

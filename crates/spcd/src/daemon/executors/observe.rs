@@ -28,7 +28,7 @@ impl LeaderSession<'_> {
                 observe::observe_database(&self.lead.control.client).await?,
                 diagnostics,
             ),
-            None => self.look_at_files_and_hub().await?,
+            None => self.read_files_and_hub().await?,
         };
         let desired = self.desired.clone();
         observe::complete_observation(&self.lead.control.client, &desired, &mut observed).await?;
@@ -85,7 +85,7 @@ impl LeaderSession<'_> {
     }
 
     /// Reads the files once they have settled, while the database answers.
-    async fn look_at_files_and_hub(&mut self) -> Result<(Observed, Value), HubError> {
+    async fn read_files_and_hub(&mut self) -> Result<(Observed, Value), HubError> {
         self.take_mirrors().await?;
         let client = &self.lead.control.client;
         let (observed, vanished, loaded) = tokio::join!(
@@ -106,7 +106,7 @@ impl LeaderSession<'_> {
     }
 
     /// Waits for the first answers of the sources of mirrors.
-    pub(in crate::daemon) async fn ask_mirrors(&mut self) {
+    pub(in crate::daemon) async fn read_mirrors(&mut self) {
         let loaded = load(&mut self.watcher, self.config).await;
         self.mirrors.keep(&loaded.desired.mirrors);
         self.mirrors.answered().await;
@@ -121,7 +121,7 @@ impl LeaderSession<'_> {
         let mut desired = loaded.desired;
         // Vanished files that another session gave up.
         self.inputs.give_up(vanished);
-        let inputs = self.config.doubt_vanished(&self.inputs, &mut desired);
+        let inputs = self.config.keep_vanished(&self.inputs, &mut desired);
         if inputs != self.inputs {
             // Recorded before it is used: later disappearances must be detected.
             let client = &self.lead.control.client;
@@ -131,7 +131,9 @@ impl LeaderSession<'_> {
         self.tunnels.keep(&desired);
         self.mirrors.keep(&desired.mirrors);
         let (client, epoch) = (&self.lead.control.client, self.lead.epoch);
-        self.mirrors.forget(client, epoch, &desired.mirrors).await?;
+        self.mirrors
+            .delete_stale(client, epoch, &desired.mirrors)
+            .await?;
         self.desired = Arc::new(desired);
         Ok(diagnostics_json(&loaded.diagnostics))
     }

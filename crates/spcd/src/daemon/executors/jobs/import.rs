@@ -164,26 +164,30 @@ impl JobContext {
             let (detail, blockers) = (Detail::default(), Blockers::default());
             let unit =
                 planner::resolve_import(name, job.status, import, &detail, remote, &blockers);
-            return Ok((settled(unit)?, None));
+            return Ok((written(unit)?, None));
         }
         if careful && import.target.exclusive_library().is_some() {
             // The savepoint check runs the wrapper's validator.
             let session = self.sources.bound(&import.target, job.priority).await?;
             let client = session.client();
-            let settled = self.settle(client, job, import, remote, careful).await;
-            session.give_back_after(&settled);
-            settled
+            let written = self
+                .resolve_and_write(client, job, import, remote, careful)
+                .await;
+            session.give_back_after(&written);
+            written
         } else {
             let session = self.sources.session(job.priority).await?;
             let client = session.client();
-            let settled = self.settle(client, job, import, remote, careful).await;
-            session.give_back_after(&settled);
-            settled
+            let written = self
+                .resolve_and_write(client, job, import, remote, careful)
+                .await;
+            session.give_back_after(&written);
+            written
         }
     }
 
     /// Returns the unit to write if the connection has objects already.
-    async fn settle(
+    async fn resolve_and_write(
         &self,
         client: &Client,
         job: &Job,
@@ -238,7 +242,7 @@ impl JobContext {
             (first, last) =
                 aggregators::follow_statements(client, &followers, &step, scope).await?;
         }
-        let mut unit = settled(planner::resolve_import(
+        let mut unit = written(planner::resolve_import(
             name, status, import, &detail, remote, &blockers,
         ))?;
         if let Some(unit) = &mut unit {
@@ -248,8 +252,8 @@ impl JobContext {
     }
 }
 
-fn settled(settled: Result<Option<WriteUnit>, String>) -> Result<Option<WriteUnit>, HubError> {
-    settled.map_err(|text| HubError::StatementFailed {
+fn written(written: Result<Option<WriteUnit>, String>) -> Result<Option<WriteUnit>, HubError> {
+    written.map_err(|text| HubError::StatementFailed {
         text,
         code: SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
     })

@@ -27,8 +27,6 @@ use schedule::Schedule;
 use servers::Servers;
 use world::World;
 
-use crate::support::{DEADLINE, eventually};
-
 /// Number of seeds in a run of the tests.
 const SEEDS: u64 = 30;
 /// Number of worlds at a time. Most of a schedule is waiting.
@@ -59,14 +57,8 @@ async fn run(schedule: Schedule, servers: Arc<Servers>) -> Duration {
     let mut world = World::new(schedule, servers).await;
     world.begin().await;
     if world.schedule.is_settled {
-        eventually("everything is made", DEADLINE, || async {
-            world
-                .difference()
-                .await
-                .is_ok_and(|found| found.is_none())
-                .then_some(())
-        })
-        .await;
+        let settled = world.settle(Instant::now()).await;
+        settled.expect("everything is made");
     }
     for step in world.schedule.steps.clone() {
         // Some steps come before the ones before have had an effect.

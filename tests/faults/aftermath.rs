@@ -8,7 +8,7 @@ use spcd_protocol::Status;
 use super::model::SECRET;
 use super::sql_session::{must, read};
 use super::world::World;
-use crate::support::DEADLINE;
+use crate::support::{Cluster, DEADLINE, Spcd};
 
 /// Schemas that are there beside the connections'.
 const OTHER_SCHEMAS: &str =
@@ -106,8 +106,15 @@ impl World {
 
     /// No password or token is where it could be read.
     pub async fn check_secrets(&self) -> Result<(), String> {
+        let mut daemons = self.spcd.lock().await.log();
+        for retired in &self.retired {
+            daemons.push_str(&retired.lock().await.log());
+        }
+        daemons.extend(self.second.iter().map(Spcd::log));
+        let gateway = self.servers.gateway.lock().await.as_ref().map(Cluster::log);
         let texts = [
-            ("the daemon's log", self.spcd.lock().await.log()),
+            ("a daemon's log", daemons),
+            ("the gateway's log", gateway.unwrap_or_default()),
             ("the hub's log", self.servers.hub.lock().await.log()),
             ("the source's log", self.servers.source.lock().await.log()),
             ("notifications", self.watch.text()),

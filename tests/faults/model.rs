@@ -29,6 +29,8 @@ pub struct Model {
     pub members: Vec<Member>,
     /// What the tokens of the connections behind the gateway are.
     pub tokens: [usize; 2],
+    /// Which of the changing csv files exist.
+    pub csv: [bool; 2],
     pub things: Vec<Thing>,
     pub next_number: usize,
 }
@@ -55,6 +57,7 @@ impl Model {
         Self {
             members: members.collect(),
             tokens: [0; 2],
+            csv: [false; 2],
             things: Vec::new(),
             next_number: 0,
         }

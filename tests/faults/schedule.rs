@@ -54,19 +54,43 @@ pub enum Step {
     Kill { pause: u64 },
     /// The daemon is stopped by SIGSTOP for a time.
     Freeze { pause: u64 },
-    /// A server is stopped at once and started again.
-    Crash { server: Server, pause: u64 },
+    /// A server is stopped at once or killed, and started again.
+    Crash {
+        server: Server,
+        kill: bool,
+        pause: u64,
+    },
+    /// All processes of a server are stopped by SIGSTOP for a time.
+    FreezeServer { server: Server, pause: u64 },
     /// Sessions of spcd are terminated.
     Terminate { pick: u64 },
     /// The way to a server is slow, held or refused for a time, and perhaps cut at its end.
     Disturb {
-        way: Way,
+        server: Server,
         traffic: Traffic,
         pause: u64,
         cut: bool,
     },
     /// All connections on a way are closed, or only their direction to the server.
-    Cut { way: Way, half: bool },
+    Cut { server: Server, half: bool },
+    /// A config directory is replaced by something else for a time.
+    Replace { by: Stray, pause: u64 },
+    /// A second daemon starts, or the one that leads is killed and the other takes over.
+    Second { stop: bool },
+    /// A user's transaction holds the locks of a statement.
+    Lock {
+        member: usize,
+        sql: String,
+        pause: u64,
+    },
+    /// The source's password changes, and later the files follow.
+    Password { pause: u64 },
+    /// A file of the csv connection is written, or removed.
+    Csv { name: u64, exists: bool },
+    /// A client reads a table that ends its server process in the gateway.
+    Panic { wrapper: usize },
+    /// A block makes the import end its server process in the gateway, until it is mended.
+    BadWrapper { wrapper: usize, pause: u64 },
     /// Nothing happens.
     Rest { pause: u64 },
 }
@@ -82,16 +106,19 @@ pub enum ThingKind {
     Table,
 }
 
-/// A way that leads through a [`super::link::Link`].
+/// What takes the place of a config directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// From the daemon.
-    ToHub,
-    /// From the hub.
-    ToSource,
+pub enum Stray {
+    Nothing,
+    EmptyDirectory,
+    File,
+    /// A link to a file.
+    LinkToFile,
+    /// A link to the directory itself, which changes nothing.
+    LinkToDirectory,
 }
 
-/// A server of a world.
+/// A server of a world, to which a link leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
     Hub,
@@ -131,6 +158,14 @@ const DAMAGES: [&str; 8] = [
     "DROP USER MAPPING FOR PUBLIC SERVER {}",
     "DROP FOREIGN TABLE IF EXISTS {}.x1 CASCADE",
     "REVOKE ALL ON SCHEMA {} FROM spcd_users",
+];
+
+/// Statements that lock objects of a member, of which `{}` is the quoted name.
+const LOCKS: [&str; 4] = [
+    "EXPLAIN SELECT * FROM {}.t",
+    "ALTER FOREIGN TABLE {}.t OPTIONS (ADD batch_size '7')",
+    "LOCK TABLE \"all\".t IN ACCESS EXCLUSIVE MODE",
+    "ALTER SERVER {} OPTIONS (ADD batch_size '7')",
 ];
 
 impl Schedule {
@@ -183,8 +218,11 @@ fn step(random: &mut Random, has_gateway: bool) -> Step {
     let source = random.below(SOURCES as u64) as usize;
     let pause = random.between(0, 400);
     let long = random.between(100, 1_000);
-    let way = random.pick(&[Way::ToHub, Way::ToSource]);
-    match random.below(110) {
+    let server = random.pick(match has_gateway {
+        true => &[Server::Hub, Server::Source, Server::Gateway],
+        false => &[Server::Hub, Server::Source],
+    });
+    match random.below(if has_gateway { 138 } else { 132 }) {
         0..10 => Step::Edit { member, source },
         10..14 => Step::Break {
             member: loose,
@@ -225,18 +263,15 @@ fn step(random: &mut Random, has_gateway: bool) -> Step {
         74..80 => Step::Kill { pause },
         80..83 => Step::Freeze { pause: long },
         83..89 => Step::Crash {
-            server: match random.below(if has_gateway { 3 } else { 2 }) {
-                0 => Server::Hub,
-                1 => Server::Source,
-                _ => Server::Gateway,
-            },
+            server,
+            kill: random.once_in(3),
             pause: long,
         },
         89..94 => Step::Terminate {
             pick: random.below(1_000),
         },
         94..101 => Step::Disturb {
-            way,
+            server,
             traffic: match random.below(3) {
                 0 => Traffic::Slow(random.between(2, 60)),
                 1 => Traffic::Held,
@@ -246,9 +281,43 @@ fn step(random: &mut Random, has_gateway: bool) -> Step {
             cut: random.once_in(2),
         },
         101..106 => Step::Cut {
-            way,
+            server,
             half: random.once_in(2),
         },
-        _ => Step::Rest { pause: long },
+        106..108 => Step::FreezeServer {
+            server,
+            pause: long,
+        },
+        108..112 => Step::Replace {
+            by: random.pick(&[
+                Stray::Nothing,
+                Stray::EmptyDirectory,
+                Stray::File,
+                Stray::LinkToFile,
+                Stray::LinkToDirectory,
+            ]),
+            pause: long,
+        },
+        112..117 => Step::Second {
+            stop: random.once_in(2),
+        },
+        117..122 => Step::Lock {
+            member,
+            sql: random.pick(&LOCKS).to_owned(),
+            pause: 2 * long,
+        },
+        122..124 => Step::Password { pause },
+        124..127 => Step::Csv {
+            name: random.below(2),
+            exists: random.once_in(2),
+        },
+        127..132 => Step::Rest { pause: long },
+        132..135 => Step::Panic {
+            wrapper: random.below(2) as usize,
+        },
+        _ => Step::BadWrapper {
+            wrapper: random.below(2) as usize,
+            pause: long,
+        },
     }
 }

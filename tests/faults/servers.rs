@@ -2,6 +2,7 @@
 
 use tokio::sync::Mutex;
 
+use super::schedule::Server;
 use crate::support::{Cluster, query, steampipe};
 
 /// A hub, a source and perhaps a gateway, each a server of its own.
@@ -12,6 +13,19 @@ pub struct Servers {
 }
 
 impl Servers {
+    /// Runs an action on one of the servers, and nothing else meanwhile.
+    pub async fn with(&self, server: Server, action: impl AsyncFnOnce(&mut Cluster)) {
+        match server {
+            Server::Hub => action(&mut *self.hub.lock().await).await,
+            Server::Source => action(&mut *self.source.lock().await).await,
+            Server::Gateway => {
+                if let Some(gateway) = self.gateway.lock().await.as_mut() {
+                    action(gateway).await;
+                }
+            }
+        }
+    }
+
     pub async fn start() -> Self {
         // What is committed must outlive an immediate stop, else events would vanish.
         let durable = "synchronous_commit = on";
@@ -33,8 +47,8 @@ impl Servers {
         }
     }
 
-    /// A new database of the gateway, which is started by the first call; its URL.
-    pub async fn gateway_database(&self) -> String {
+    /// A new database of the gateway, which is started by the first call; its URL and port.
+    pub async fn gateway_database(&self) -> (String, u16) {
         let mut gateway = self.gateway.lock().await;
         if gateway.is_none() {
             *gateway = Some(steampipe::gateway().await);
@@ -42,6 +56,6 @@ impl Servers {
         let gateway = gateway.as_ref().expect("a gateway");
         let database = gateway.database().await;
         steampipe::install(&database.url).await;
-        database.url
+        (database.url, gateway.port())
     }
 }

@@ -1,19 +1,21 @@
 //! Carrying out the steps of a schedule.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use spcd_core::sql::{ident, literal};
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::people::{AGGREGATOR, Thing};
-use super::schedule::{MEMBERS, Server, Step, ThingKind, Way};
+use super::schedule::{MEMBERS, Server, Step, Stray, ThingKind};
 use super::sql_session::{insist, must};
 use super::world::World;
 use crate::support::link::{Link, Traffic};
-use crate::support::try_query;
+use crate::support::{Cluster, DEADLINE, Spcd, connect, try_query};
 
 /// How long a waiting client waits.
 pub const WAIT: Duration = Duration::from_secs(20);
@@ -67,15 +69,45 @@ impl World {
                 spcd.start();
             }
             Step::Freeze { pause } => self.freeze(pause),
-            Step::Crash { server, pause } => self.crash(server, pause),
+            Step::Crash {
+                server,
+                kill,
+                pause,
+            } => self.crash(server, kill, pause),
+            Step::FreezeServer { server, pause } => self.freeze_server(server, pause),
+            Step::Replace { by, pause } => self.replace(by, pause).await,
+            Step::Second { stop } => self.second_daemon(stop).await,
+            Step::Lock { member, sql, pause } => self.lock(member, &sql, pause),
+            Step::Password { pause } => self.change_password(pause).await,
+            Step::Csv { name, exists } => self.change_csv(name as usize, exists),
+            Step::Panic { wrapper } => {
+                let url = self.hub.clone();
+                let sql = format!("SELECT * FROM w{wrapper}.panic");
+                self.faults.spawn(async move {
+                    let ended = tokio::time::timeout(DEADLINE, try_query(&url, &sql)).await;
+                    assert!(
+                        ended.is_ok(),
+                        "a query of a wrapper that crashes did not end"
+                    );
+                });
+            }
+            Step::BadWrapper { wrapper, pause } => {
+                self.save_wrapper_with(wrapper, "panic = \"import\"");
+                sleep(Duration::from_millis(pause)).await;
+                self.model.tokens[wrapper] += 1;
+                self.save_wrapper(wrapper);
+            }
             Step::Disturb {
-                way,
+                server,
                 traffic,
                 pause,
                 cut,
-            } => self.disturb(way, traffic, pause, cut),
-            Step::Cut { way, half: true } => self.link(way).half_close(),
-            Step::Cut { way, half: false } => self.link(way).cut(),
+            } => self.disturb(server, traffic, pause, cut),
+            Step::Cut { server, half: true } => self.link(server).half_close(),
+            Step::Cut {
+                server,
+                half: false,
+            } => self.link(server).cut(),
             Step::Terminate { pick } => {
                 let sql = format!(
                     "SELECT pg_terminate_backend(pid) FROM (
@@ -98,6 +130,7 @@ impl World {
         if !self.model.members[member].is_present {
             return;
         }
+        self.has_removed = true;
         self.model.may_lose_tables(MEMBERS[member]);
         self.model.members[member].is_present = false;
         fs::remove_file(self.config_dir.join(self.model.file_name(member))).unwrap();
@@ -105,6 +138,7 @@ impl World {
 
     fn rename(&mut self, member: usize) {
         let from = self.config_dir.join(self.model.file_name(member));
+        self.has_removed = true;
         self.model.members[member].file += 1;
         if self.model.members[member].is_present {
             let to = self.config_dir.join(self.model.file_name(member));
@@ -195,43 +229,126 @@ impl World {
         });
     }
 
-    fn crash(&mut self, server: Server, pause: u64) {
+    fn crash(&mut self, server: Server, kill: bool, pause: u64) {
         let servers = self.servers.clone();
         let pause = Duration::from_millis(pause);
         self.faults.spawn(async move {
-            match server {
-                Server::Hub => {
-                    let mut hub = servers.hub.lock().await;
-                    hub.stop_immediately();
-                    sleep(pause).await;
-                    hub.start_again();
+            let restart = async |cluster: &mut Cluster| {
+                match kill {
+                    true => cluster.kill9(),
+                    false => cluster.stop_immediately(),
                 }
-                Server::Source => {
-                    let mut source = servers.source.lock().await;
-                    source.stop_immediately();
-                    sleep(pause).await;
-                    source.start_again();
-                }
-                Server::Gateway => {
-                    if let Some(gateway) = servers.gateway.lock().await.as_mut() {
-                        gateway.stop_immediately();
-                        sleep(pause).await;
-                        gateway.start_again();
-                    }
-                }
+                sleep(pause).await;
+                cluster.start_again();
+            };
+            servers.with(server, restart).await;
+        });
+    }
+
+    fn freeze_server(&mut self, server: Server, pause: u64) {
+        let servers = self.servers.clone();
+        let pause = Duration::from_millis(pause);
+        self.faults.spawn(async move {
+            let freeze = async |cluster: &mut Cluster| {
+                cluster.freeze(true);
+                sleep(pause).await;
+                cluster.freeze(false);
+            };
+            servers.with(server, freeze).await;
+        });
+    }
+
+    /// The config directory is away for a time, or is something else.
+    async fn replace(&mut self, by: Stray, pause: u64) {
+        let (dir, aside) = (
+            self.config_dir.clone(),
+            self.config_dir.with_file_name("aside"),
+        );
+        fs::rename(&dir, &aside).unwrap();
+        match by {
+            Stray::Nothing => {}
+            Stray::EmptyDirectory => fs::create_dir(&dir).unwrap(),
+            Stray::File => fs::write(&dir, "no directory").unwrap(),
+            Stray::LinkToFile => symlink("/etc/hostname", &dir).unwrap(),
+            Stray::LinkToDirectory => symlink(&aside, &dir).unwrap(),
+        }
+        sleep(Duration::from_millis(pause)).await;
+        if fs::remove_file(&dir).is_err() && by == Stray::EmptyDirectory {
+            fs::remove_dir(&dir).unwrap();
+        }
+        fs::rename(&aside, &dir).unwrap();
+        self.has_vanished = true;
+    }
+
+    /// Starts a second daemon, or ends the first one, so that the second takes over.
+    async fn second_daemon(&mut self, stop: bool) {
+        let Some(second) = self.second.take() else {
+            let mut second = Spcd::beside(&*self.spcd.lock().await);
+            for (name, value) in &self.env {
+                second.env(name, value);
+            }
+            second.start();
+            self.second = Some(second);
+            return;
+        };
+        let mut first = self.spcd.lock().await;
+        match stop {
+            true => first.stop(),
+            false => first.kill9(),
+        }
+        drop(first);
+        let first = std::mem::replace(&mut self.spcd, Arc::new(Mutex::new(second)));
+        self.retired.push(first);
+    }
+
+    /// A user's transaction that ends by itself.
+    fn lock(&mut self, member: usize, sql: &str, pause: u64) {
+        let url = self.hub.clone();
+        let sql = format!("BEGIN; {}", sql.replace("{}", &ident(MEMBERS[member])));
+        self.faults.spawn(async move {
+            if let Ok(session) = connect(&url).await
+                && session.batch_execute(&sql).await.is_ok()
+            {
+                sleep(Duration::from_millis(pause)).await;
+                let _ = session.batch_execute("ROLLBACK").await;
             }
         });
     }
 
-    fn link(&self, way: Way) -> &Arc<Link> {
-        match way {
-            Way::ToHub => &self.hub_link,
-            Way::ToSource => &self.source_link,
+    async fn change_password(&mut self, pause: u64) {
+        self.addresses.password.push('x');
+        let password = literal(&self.addresses.password);
+        let sql = format!("ALTER ROLE source_reader PASSWORD {password}");
+        must(&self.sources[0], &sql).await;
+        sleep(Duration::from_millis(pause)).await;
+        self.save_base();
+        for member in 0..MEMBERS.len() {
+            // A broken block keeps the old password in the hub.
+            self.model.members[member].is_damaged = true;
+            self.save_present(member);
         }
     }
 
-    fn disturb(&mut self, way: Way, traffic: Traffic, pause: u64, cut: bool) {
-        let link = self.link(way).clone();
+    fn change_csv(&mut self, name: usize, exists: bool) {
+        let path = self.data_dir().join(format!("d{name}.csv"));
+        match exists {
+            true => fs::write(path, "day\n2026-01-01\n").unwrap(),
+            // It may never have been there.
+            false => drop(fs::remove_file(path)),
+        }
+        self.model.csv[name] = exists;
+    }
+
+    fn link(&self, server: Server) -> &Arc<Link> {
+        match server {
+            Server::Hub => &self.hub_link,
+            Server::Source => &self.source_link,
+            Server::Gateway => self.gateway_link.as_ref().expect("a gateway"),
+        }
+    }
+
+    fn disturb(&mut self, server: Server, traffic: Traffic, pause: u64, cut: bool) {
+        let link = self.link(server).clone();
         self.faults.spawn(async move {
             link.set(traffic);
             sleep(Duration::from_millis(pause)).await;

@@ -28,7 +28,18 @@ pub struct World {
     pub addresses: Addresses,
     pub hub_link: Arc<Link>,
     pub source_link: Arc<Link>,
+    pub gateway_link: Option<Arc<Link>>,
     pub spcd: Arc<Mutex<Spcd>>,
+    /// A second daemon, which waits to take over.
+    pub second: Option<Spcd>,
+    /// Daemons that were stopped, for their logs.
+    pub retired: Vec<Arc<Mutex<Spcd>>>,
+    /// Settings of each daemon.
+    pub env: Vec<(&'static str, String)>,
+    /// Whether a config directory was away.
+    pub has_vanished: bool,
+    /// Whether a file was removed or renamed.
+    pub has_removed: bool,
     pub config_dir: PathBuf,
     pub model: Model,
     pub watch: Arc<Watch>,
@@ -88,10 +99,23 @@ impl World {
             sources.push(database);
         }
         drop(source);
-        let gateway = match schedule.has_gateway {
-            true => Some(servers.gateway_database().await),
-            false => None,
-        };
+        let (mut gateway, mut gateway_link) = (None, None);
+        let mut env: Vec<(&str, String)> = [
+            ("SPCD_HEALTH_ENABLED", "true"),
+            ("SPCD_HEALTH_INTERVAL", "500ms"),
+            ("SPCD_HEALTH_TIMEOUT", "2s"),
+            ("SPCD_HEALTH_PAUSE", "200ms"),
+            ("SPCD_HUB_BACKOFF_MAX", "1s"),
+        ]
+        .map(|(name, value)| (name, value.to_owned()))
+        .to_vec();
+        if schedule.has_gateway {
+            let (url, port) = servers.gateway_database().await;
+            let link = Link::to(port).await;
+            let through_link = url.replace(&format!(":{port}/"), &format!(":{}/", link.port()));
+            env.push(("SPCD_GATEWAY", through_link));
+            (gateway, gateway_link) = (Some(url), Some(Arc::new(link)));
+        }
         let addresses = Addresses {
             source_port: source_link.port(),
             source_databases: [0, 1].map(|n| sources[n].name.clone()),
@@ -101,17 +125,8 @@ impl World {
             .url
             .replace(&format!(":{hub_port}/"), &format!(":{}/", hub_link.port()));
         let mut spcd = Spcd::new(&through_link);
-        for (name, value) in [
-            ("SPCD_HEALTH_ENABLED", "true"),
-            ("SPCD_HEALTH_INTERVAL", "500ms"),
-            ("SPCD_HEALTH_TIMEOUT", "2s"),
-            ("SPCD_HEALTH_PAUSE", "200ms"),
-            ("SPCD_HUB_BACKOFF_MAX", "1s"),
-        ] {
+        for (name, value) in &env {
             spcd.env(name, value);
-        }
-        if let Some(gateway) = &gateway {
-            spcd.env("SPCD_GATEWAY", gateway);
         }
         let watch = Watch::start(hub.url.clone());
         Self {
@@ -124,6 +139,12 @@ impl World {
             addresses,
             hub_link: Arc::new(hub_link),
             source_link: Arc::new(source_link),
+            gateway_link,
+            second: None,
+            retired: Vec::new(),
+            env,
+            has_vanished: false,
+            has_removed: false,
             spcd: Arc::new(Mutex::new(spcd)),
             model: Model::new(),
             watch,
@@ -137,10 +158,23 @@ impl World {
 
     /// Writes all files, and starts the daemon.
     pub async fn begin(&mut self) {
-        let data = self.config_dir.with_file_name("data");
+        let data = self.data_dir();
         fs::create_dir(&data).unwrap();
         give_to_server(&data);
         fs::write(data.join("c.csv"), "id,name\n1,one\n2,two\n").unwrap();
+        self.save_base();
+        if self.gateway.is_some() {
+            self.save_wrapper(0);
+            self.save_wrapper(1);
+        }
+        for member in 0..MEMBERS.len() {
+            self.save_member(member);
+        }
+        self.spcd.lock().await.start();
+    }
+
+    /// Writes the file of the connections that no step changes.
+    pub fn save_base(&self) {
         let base = format!(
             "{}connection \"{AGGREGATOR}\" {{\n  plugin = \"postgres\"\n  type = \"aggregator\"\n  \
              connections = [\"[mM]*\"]\n}}\n\
@@ -150,14 +184,11 @@ impl World {
                 .block("off", 0, "  import_schema = \"disabled\"\n"),
         );
         self.save("base.spc", &base);
-        if self.gateway.is_some() {
-            self.save_wrapper(0);
-            self.save_wrapper(1);
-        }
-        for member in 0..MEMBERS.len() {
-            self.save_member(member);
-        }
-        self.spcd.lock().await.start();
+    }
+
+    /// The directory of the csv connection.
+    pub fn data_dir(&self) -> PathBuf {
+        self.config_dir.with_file_name("data")
     }
 
     /// Writes a file by renaming it into place.
@@ -173,9 +204,12 @@ impl World {
     }
 
     pub fn save_wrapper(&self, wrapper: usize) {
-        let plugin = ["a", "b"][wrapper];
         let token = format!("token = \"{}\"", self.model.token(wrapper));
-        let text = steampipe::connection(&format!("w{wrapper}"), plugin, &token);
+        self.save_wrapper_with(wrapper, &token);
+    }
+
+    pub fn save_wrapper_with(&self, wrapper: usize, body: &str) {
+        let text = steampipe::connection(&format!("w{wrapper}"), ["a", "b"][wrapper], body);
         self.save(&format!("w{wrapper}.spc"), &text);
     }
 }

@@ -134,6 +134,33 @@ impl Cluster {
         self.end(Signal::SIGKILL);
     }
 
+    /// Stops all of its processes by SIGSTOP, or lets them go on.
+    pub fn freeze(&self, is_frozen: bool) {
+        let signal = match is_frozen {
+            true => Signal::SIGSTOP,
+            false => Signal::SIGCONT,
+        };
+        // The postmaster first, so that it starts no process meanwhile.
+        self.signal(signal);
+        let postmaster = self
+            .server
+            .as_ref()
+            .expect("a running server")
+            .id()
+            .to_string();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // `pid (name) state ppid …`
+            let after_name = stat.rsplit(')').next().unwrap_or_default();
+            if after_name.split_whitespace().nth(1) == Some(postmaster.as_str())
+                && let Ok(pid) = entry.file_name().to_string_lossy().parse()
+            {
+                // It may have ended.
+                let _ = kill(Pid::from_raw(pid), signal);
+            }
+        }
+    }
+
     /// Lets it reread its configuration files.
     pub fn reload(&self) {
         self.signal(Signal::SIGHUP);

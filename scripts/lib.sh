@@ -133,7 +133,25 @@ need_pgbouncer() {
         unpack "$dir" pgbouncer libevent-2.1-7 libc-ares2
     fi
     PATH=$dir/usr/sbin:$PATH
-    export LD_LIBRARY_PATH="$(dirname "$(find "$dir" -name 'libevent-*.so*' | head -n 1)")"
+    export LD_LIBRARY_PATH="$(dirname "$(find "$dir/" -name 'libevent-*.so*' | head -n 1)")"
+}
+
+# Patroni and etcd for the tests, unpacked below target/ unless they are installed: the packages would
+# start services. The libraries that Patroni uses are Debian's. Fails if the packages are not to be had.
+need_patroni() {
+    local dir=$PWD/target/patroni
+    if [ ! -x "$dir/usr/bin/etcd" ]; then
+        command -v patroni >/dev/null && command -v etcd >/dev/null && return
+        command -v apt-get >/dev/null && [ -n "$(apt-cache madison patroni)" ] && [ -n "$(apt-cache madison etcd-server)" ] ||
+            return 1
+        unpack "$dir" patroni etcd-server
+    fi
+    /usr/bin/python3 -c 'import cdiff, click, dateutil, etcd, pkg_resources, prettytable, psutil, psycopg2, urllib3, yaml' 2>/dev/null ||
+        need_packages python3 python3-cdiff python3-click python3-dateutil python3-etcd python3-pkg-resources \
+            python3-prettytable python3-psutil python3-psycopg2 python3-urllib3 python3-yaml
+    PATH=$dir/usr/bin:$PATH
+    export PYTHONPATH=$dir/usr/lib/python3/dist-packages
+    command -v patroni >/dev/null && command -v etcd >/dev/null
 }
 
 # An ssh server for the tests, unpacked below target/ unless it is installed. The client is the

@@ -42,6 +42,10 @@ need_promtool
 need_drivers
 need_wrappers
 need_c_wrappers
+need_patroni || {
+    say "SKIPPED: tests::patroni, since there are no packages of Patroni and etcd here"
+    export SPCD_TEST_WITHOUT_PATRONI=1
+}
 need_chromium
 need_cargo_deny
 for part in rustfmt clippy; do

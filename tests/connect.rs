@@ -198,6 +198,21 @@ async fn of_several_hosts_the_one_that_takes_writes_is_found() {
     assert!(done.stderr.contains("read-only"), "{done:?}");
 }
 
+#[tokio::test]
+async fn a_host_that_says_nothing_does_not_keep_the_next_one_waiting() {
+    let writer = shared().database().await;
+    // The kernel accepts the connection, and no process answers: a primary that is paused.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let spcd = Spcd::new(&format!(
+        "postgres://postgres@{},127.0.0.1:{}/{}?connect_timeout=3600",
+        silent.local_addr().unwrap(),
+        shared().port(),
+        writer.name
+    ));
+    let done = spcd.spcd(&["apply"]);
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
 #[test]
 fn a_server_that_is_not_there_or_says_nothing_is_given_up_and_named() {
     let spcd = Spcd::with_private_cluster();

@@ -40,6 +40,7 @@ mod ordinary_role;
 mod page;
 mod partial;
 mod pass;
+mod patroni;
 mod patterns;
 mod plain_words;
 mod query;

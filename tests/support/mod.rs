@@ -11,6 +11,8 @@ pub mod link;
 pub mod listen;
 pub mod mariadb;
 pub mod nginx;
+pub mod patroni;
+pub mod pooler;
 mod postgres;
 pub mod prometheus;
 pub mod proxy;

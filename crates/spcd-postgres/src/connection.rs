@@ -1,5 +1,6 @@
 //! Sessions with the hub: connection strings, TLS, session settings and the session pool.
 
+mod any_host;
 pub mod context;
 pub mod crowded;
 mod error;
@@ -12,10 +13,9 @@ mod typed;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use spcd_core::config::{ForeignSource, HubSettings};
@@ -24,6 +24,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 
+use crate::connection::any_host::Candidate;
 use crate::connection::context::HubContext;
 use crate::connection::tls::{Handshake, TlsMode, TlsSettings};
 use error::AuthenticationFailure;
@@ -56,11 +57,13 @@ pub struct Endpoint {
     channel_binding: ChannelBinding,
     attributes: SessionAttributes,
     load_balance: bool,
+    /// Index of the host that the last session was opened with. It is tried first.
+    last_host: Arc<AtomicUsize>,
     connect_timeout: Duration,
     keepalives: Keepalives,
     tcp_user_timeout: Duration,
-    /// Whether a check has found no pooler in transaction mode.
-    is_direct: Arc<AtomicBool>,
+    /// For each host, whether a check has found no pooler in transaction mode.
+    is_direct: Arc<[AtomicBool]>,
     context: Arc<HubContext>,
 }
 
@@ -152,10 +155,11 @@ impl Endpoint {
             channel_binding: ChannelBinding::Prefer,
             attributes: SessionAttributes::Any,
             load_balance: false,
+            last_host: Arc::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             keepalives: Keepalives::default(),
             tcp_user_timeout: DEFAULT_TCP_USER_TIMEOUT,
-            is_direct: Arc::new(AtomicBool::new(true)),
+            is_direct: Arc::new([AtomicBool::new(true)]),
             context: HubContext::new(HubSettings::without_timeouts()),
         }
     }
@@ -259,37 +263,6 @@ impl Endpoint {
             .collect()
     }
 
-    async fn connect_any(&self, purpose: &str) -> Result<Session, ConnectError> {
-        let mut order: Vec<usize> = (0..self.hosts.len()).collect();
-        if self.load_balance {
-            let seed = std::hash::RandomState::new().build_hasher().finish();
-            let offset = usize::try_from(seed % (order.len().max(1) as u64)).unwrap_or(0);
-            order.rotate_left(offset);
-        }
-        let passes: &[SessionAttributes] = match self.attributes {
-            SessionAttributes::PreferStandby => {
-                &[SessionAttributes::Standby, SessionAttributes::Any]
-            }
-            _ => std::slice::from_ref(&self.attributes),
-        };
-        let mut last_error = None;
-        for required in passes {
-            for host in order.iter().filter_map(|index| self.hosts.get(*index)) {
-                match self.connect_host(host, *required, purpose).await {
-                    Ok(session) => return Ok(session),
-                    Err(error @ ConnectError::Configuration(_)) => return Err(error),
-                    // The error of a host that answers is more useful than that of one that does not.
-                    Err(error) => match (&last_error, &error) {
-                        (Some(ConnectError::Refused { .. }), ConnectError::Unreachable { .. }) => {}
-                        _ => last_error = Some(error),
-                    },
-                }
-            }
-        }
-        Err(last_error
-            .unwrap_or_else(|| ConnectError::Configuration("no host is given".to_owned())))
-    }
-
     fn from_params(params: &Params, system_user: Option<String>) -> Result<Self, String> {
         let text = |name: &str| params.get(name).filter(|value| !value.is_empty()).cloned();
         let user = text("user").or(system_user).ok_or(
@@ -308,46 +281,25 @@ impl Endpoint {
             channel_binding: typed::channel_binding(params)?,
             attributes: typed::session_attributes(params, hosts.len())?,
             load_balance: typed::load_balance(params)?,
+            last_host: Arc::default(),
             connect_timeout: typed::seconds(params, "connect_timeout", DEFAULT_CONNECT_TIMEOUT)?,
             keepalives: typed::keepalives(params)?,
             tcp_user_timeout: typed::tcp_user_timeout(params)?,
-            is_direct: Arc::default(),
+            is_direct: hosts.iter().map(|_| AtomicBool::new(false)).collect(),
             context: HubContext::new(HubSettings::without_timeouts()),
             hosts,
         })
     }
 
-    async fn connect_host(
-        &self,
-        host: &Host,
-        required: SessionAttributes,
-        purpose: &str,
-    ) -> Result<Session, ConnectError> {
-        let attempt = async {
-            let mut session = self.open(host, purpose).await?;
-            self.check_direct(host, &session).await?;
-            let tcp = matches!(host.name, HostName::Tcp(_));
-            let state = session::prepare(&mut session, tcp, self.context.settings())
-                .await
-                .map_err(|error| self.classify_error(host, error))?;
-            match state.mismatch(required) {
-                None => Ok(session),
-                Some(why) => Err(self.refused(host, "give the host of another server", why.into())),
-            }
-        };
-        match tokio::time::timeout(self.connect_timeout, attempt).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectError::Unreachable {
-                target: host.to_string(),
-                source: format!("no answer within {} s", self.connect_timeout.as_secs()).into(),
-            }),
-        }
-    }
-
     /// Refuses a pooler in transaction mode, behind which locks, LISTEN and settings would reach
-    /// other clients' connections. Runs before the settings are applied, and once per endpoint.
-    async fn check_direct(&self, host: &Host, session: &Session) -> Result<(), ConnectError> {
-        if self.is_direct.load(Ordering::Relaxed) {
+    /// other clients' connections. Runs before the settings are applied, and once per host.
+    async fn check_direct(
+        &self,
+        (index, host): Candidate<'_>,
+        session: &Session,
+    ) -> Result<(), ConnectError> {
+        let is_direct = self.is_direct.get(index);
+        if is_direct.is_some_and(|is_direct| is_direct.load(Ordering::Relaxed)) {
             return Ok(());
         }
         let other = self.open(host, "probe").await?;
@@ -358,7 +310,9 @@ impl Endpoint {
             let advice = "spcd needs sessions of its own: connect to Postgres itself, or let the pooler use pool_mode = session";
             return Err(self.refused(host, advice, "a pooler in transaction mode answers".into()));
         }
-        self.is_direct.store(true, Ordering::Relaxed);
+        if let Some(is_direct) = is_direct {
+            is_direct.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 

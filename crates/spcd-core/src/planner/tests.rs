@@ -372,3 +372,16 @@ fn a_closer_look_is_taken_where_something_may_differ() {
     world.desired = load("");
     assert_eq!(needs(&world), ["", "a", ""], "its tables are to be dropped");
 }
+
+#[test]
+fn a_connection_that_is_disabled_for_its_aggregator_keeps_its_status_until_it_is_hidden() {
+    let mut world = World::settled(&(block("a", "") + &aggregator("z")));
+    world.desired = load(&(block("a", "  import_schema = \"disabled\"\n") + &aggregator("z")));
+    assert!(world.import("a").hidden);
+    // Renaming its schema makes the row `disabled`, in the same commit.
+    assert_eq!(world.row("a"), None);
+    let hidden = crate::aggregator::hidden_schema("a");
+    world.made("a").hidden_schema = Some(hidden);
+    world.observed.ask.insert("a".into());
+    assert_eq!(world.row("a"), Some((Status::Disabled, String::new())));
+}

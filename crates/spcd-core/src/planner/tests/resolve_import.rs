@@ -8,7 +8,7 @@ use super::{World, block, table};
 use crate::aggregator;
 use crate::diff::{Blockers, BrokenBy, Dependent, Table, TableWarning};
 use crate::model::ForeignSource;
-use crate::observed::{Applied, ConfigSnapshot, Detail, Presence};
+use crate::observed::{Applied, ConfigSnapshot, Detail, OtherOwner, Presence};
 use crate::planner::{
     Bookkeeping, Import, Reason, RemoteSchema, WriteUnit, drop_unit, error_unit, grant_unit,
     resolve_import, resolve_new_import,
@@ -378,4 +378,29 @@ fn what_the_gateway_left_out_is_recorded_in_the_hub() {
         (record(&unit).left_out.as_slice(), unit.sql.as_str()),
         (&[left_out][..], "")
     );
+}
+
+#[test]
+fn a_closed_table_is_a_warning_only_where_readers_are_to_read_it() {
+    let (mut import, mut detail) = refresh();
+    detail.unreadable = vec!["t".into()];
+    let other = OtherOwner {
+        owner: "o".into(),
+        role: "r".into(),
+    };
+    detail.other_owners.insert("t".into(), other);
+    for (readers, hidden, is_warned) in [
+        (true, false, true),
+        (false, false, false),
+        (true, true, false),
+    ] {
+        (import.readers, import.hidden) = (readers, hidden);
+        let unit = written(&import, &detail, &detail.tables);
+        let warnings = unit.and_then(|unit| unit.row.warnings).unwrap_or_default();
+        assert_eq!(
+            !warnings.is_empty(),
+            is_warned,
+            "{readers} {hidden}: {warnings:?}"
+        );
+    }
 }

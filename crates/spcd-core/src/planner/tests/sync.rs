@@ -294,3 +294,14 @@ fn members_that_show_nothing_and_too_many_members_are_warnings() {
         assert_eq!(is_told(&few_locks), told);
     }
 }
+
+#[test]
+fn current_views_stay_ready_while_the_gateway_is_waited_for() {
+    let mut world = settled();
+    let waiting = world.desired.connections.get_mut("z").unwrap();
+    std::sync::Arc::make_mut(waiting).awaits_source = true;
+    assert!(world.plan().is_empty());
+    world.known("a").schema_hash = Some("other".into());
+    assert_eq!(world.row("z"), Some((Status::Updating, String::new())));
+    assert!(world.plan().work.is_empty());
+}

@@ -202,3 +202,34 @@ fn time_outs_become_rare_once_the_attempts_are_used_up() {
     let expected = [5, 10, 20, 60, 120, 240, 480, 960, 1_920, 3_600];
     assert_eq!(pauses, expected);
 }
+
+#[test]
+fn queued_requests_are_read_once_one_that_is_held_is_answered() {
+    for is_crowded in [true, false] {
+        let mut harness = Harness::settled(&plain(&["a"]));
+        harness.step(Event::Woken);
+        harness.step(Event::Idle);
+        harness.step(Event::Requested {
+            requests: vec![(1, refresh(Some(&["unknown"])))],
+            is_crowded,
+        });
+        let mut seen = seen(&harness);
+        seen.drift = Some(harness.drift(&[]));
+        harness.step(Event::AllObserved(Box::new(seen)));
+        assert!(!harness.state.is_pass_due());
+        harness.step(Event::Answered(1));
+        assert_eq!(harness.state.is_pass_due(), is_crowded);
+    }
+}
+
+#[test]
+fn a_refresh_of_an_aggregator_repeats_the_failed_imports_of_its_members() {
+    let mut harness = aggregating();
+    harness.request(refresh(Some(&["a"])));
+    assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
+    let outcome = failed(&harness.desired, "a", FailureKind::Timeout);
+    harness.ends("a", outcome);
+    assert_eq!(started(&harness.pass(Some(&[]))), [""; 0]);
+    harness.request(refresh(Some(&["all"])));
+    assert!(started(&harness.pass(Some(&[]))).contains(&"a"));
+}

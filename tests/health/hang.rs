@@ -81,12 +81,12 @@ async fn sources_that_hang_in_their_wrapper_affect_no_other() {
         (
             "connection_state",
             "error LIKE '%a session still waits for it in mysql_fdw%'
-             OR error LIKE 'it is not asked: % in mysql_fdw for sources that do not answer%'",
+             OR error LIKE 'the source is not queried: % in mysql_fdw for sources that do not answer%'",
         ),
         (
             "connection_health",
             "last_failure LIKE '%did not answer within 1 s%'
-             OR last_failure LIKE 'it is not asked: %'",
+             OR last_failure LIKE 'the source is not queried: %'",
         ),
     ] {
         let told = format!(

@@ -19,7 +19,7 @@ pub(crate) enum RetryDecision {
     Retry,
 }
 
-/// What earlier failures of the statement have shown.
+/// Facts that earlier failures of the statement have shown.
 #[derive(Debug, Default)]
 pub(crate) struct RetryHistory {
     /// States of the named schemas when no connection was loading.

@@ -153,11 +153,11 @@ pub struct Connection {
     pub in_gateway: bool,
     /// The hub waits until the gateway, or the source of a mirror, has its tables.
     pub awaits_source: bool,
-    /// What an aggregator reads from the gateway, instead of its members' tables.
+    /// Views of the gateway that an aggregator reads instead of its members' tables.
     pub gateway: Option<GatewayAggregator>,
     /// Tables of the source that the gateway has left out.
     pub left_out: Vec<TableWarning>,
-    /// What a mirrored connection is at the source.
+    /// Properties of a mirrored connection at the source.
     pub mirror: Option<MirrorOrigin>,
     pub(crate) hash: TargetHash,
 }
@@ -245,7 +245,7 @@ pub struct ForeignSource {
     /// Hash of its tables in the gateway, if other connections of its plugin instance have the same
     /// ones: then one of them is asked for all.
     pub shared_shape: Option<String>,
-    /// The source lists its connections, and has a connection's tables only while it says `ready`.
+    /// The source lists its connections, and has a connection's tables only while its state is `ready`.
     pub follows: Option<SourceKind>,
 }
 

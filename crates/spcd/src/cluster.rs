@@ -177,7 +177,7 @@ pub fn become_its_user(settings: &Settings) -> Result<(), ClusterError> {
     Err(user.go_on_as(settings))
 }
 
-/// What this machine provides for a private cluster.
+/// Prerequisites of a private cluster on this machine.
 #[derive(Debug)]
 pub struct Machine {
     /// User of the server.
@@ -280,7 +280,7 @@ impl Running {
                             .to_owned(),
                     };
                 }
-                // What ended the server may end it again during the start.
+                // The cause that ended the server may end it again during the start.
                 Err(error @ ClusterError::Failed { .. }) if failures < MAX_FAILED_STARTS => {
                     failures += 1;
                     tracing::error!(%error, "cannot start the private cluster; trying again");

@@ -14,13 +14,13 @@ static UNREADABLE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Reports that the daemon has started. The database may not be reachable yet.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
 /// Sets the line of `systemctl status`. It must not contain secrets.
 pub fn status(text: &str) {
     // A line break would end the message.
-    tell(&[NotifyState::Status(&text.replace('\n', " "))]);
+    notify(&[NotifyState::Status(&text.replace('\n', " "))]);
 }
 
 /// Called in each iteration of the loops. If no loop calls it within the unit's `WatchdogSec`, systemd
@@ -29,7 +29,7 @@ pub fn alive() {
     let mut last = LAST.lock();
     if last.is_none_or(|last| last.elapsed() >= WATCHDOG_INTERVAL) {
         *last = Some(Instant::now());
-        tell(&[NotifyState::Watchdog]);
+        notify(&[NotifyState::Watchdog]);
     }
 }
 
@@ -51,17 +51,17 @@ pub fn unreadable() -> Vec<String> {
 /// Reports that the settings are being read again. [`ready`] follows.
 pub fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
+        notify(&[NotifyState::Reloading, now]);
     }
 }
 
 /// Reports that the daemon stops on request.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd cannot be told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }

@@ -68,7 +68,8 @@ fn lane_part(lane: &AggregatorLane, table: &Table, made: &[&ExistingView]) -> La
     let server = lane.lane.server();
     let text = statements(&foreign, &server, &lane.members);
     let stem = hash([text.as_str()]);
-    // One that was altered by hand cannot be replaced while the view reads it: the other name is free.
+    // A part that was altered by hand cannot be replaced while the view reads it, so the new one gets
+    // the other name.
     let find = |name: &str| {
         made.iter()
             .find(|view| view.hidden && view.exists && view.name == name)

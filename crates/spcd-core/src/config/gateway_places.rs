@@ -20,7 +20,7 @@ impl GatewayPlace {
     /// Returns what is meant by a list of texts; `None` if it is empty.
     ///
     /// # Errors
-    /// What is wrong, without a text that may contain a password.
+    /// The error, without a text that may contain a password.
     pub fn of(texts: &[Secret]) -> Result<Option<Self>, &'static str> {
         let mut servers: Vec<Secret> = Vec::new();
         for text in texts.iter().flat_map(split) {

@@ -42,7 +42,8 @@ pub struct HubSettings {
     pub backoff_min: u64,
     /// Longest pause before reconnecting to the hub.
     pub backoff_max: u64,
-    /// How long one of several gateways may be away before its lanes are made on another.
+    /// Time without an answer after which other gateways take over the lanes of one of several, in
+    /// milliseconds.
     pub gateway_patience: u64,
 }
 

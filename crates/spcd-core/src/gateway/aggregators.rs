@@ -315,7 +315,7 @@ mod tests {
             ["a", "b"],
             "what the views show, not what they are to show"
         );
-        // What is there goes on serving while the gateway looks at it again.
+        // Existing views stay in use while the gateway checks them.
         let (waits, again) = in_hub(Some(lane_row(Status::Pending, &expected)), false);
         assert!(waits);
         assert_eq!(again, lanes);

@@ -376,7 +376,7 @@ mod tests {
             (Present, Settled, "a", "a"),
             (Away, Settled, "a", "b"),
             (Away, Present, "a", "b"),
-            // One that comes back is not used at once, nor after a restart of the daemon.
+            // A gateway that returns is not used at once, nor after a restart of the daemon.
             (Returning, Settled, "b", "b"),
             // It is back before its lanes have moved.
             (Returning, Settled, "a", "a"),
@@ -466,7 +466,7 @@ mod tests {
             (None, 69, Present),
             (None, 70, Settled),
             (Some(false), 80, Present),
-            // What is said again is no news.
+            // A repeated report changes nothing.
             (Some(false), 100, Present),
             (None, 140, Away),
             (Some(true), 150, Returning),

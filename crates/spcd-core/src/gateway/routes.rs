@@ -393,7 +393,7 @@ mod tests {
         world.row(1, "a", Some(Status::Ready));
         world.row(1, "b", Some(Status::Error));
         assert_eq!(world.leads_to(), Some(1));
-        // One that the other gateway does not write is waited for as well as one that it does not have.
+        // While the other gateway cannot be reached, the lane stays.
         world.view(1).error = Some("refused".into());
         assert_eq!(world.leads_to(), None);
     }

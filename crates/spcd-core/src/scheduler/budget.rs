@@ -1,7 +1,7 @@
 //! Limits of concurrent work, and the order in which waiting jobs get permits.
 //!
-//! Permits are given between the events of the loop: a look at the database may take longer than an
-//! import, and no import waits for it. So this is a state of its own, which [`super::step`] does not see.
+//! This state is separate from that of [`super::step`], since permits are granted between the events of
+//! the loop: an observation of the database may take longer than an import, and no import waits for it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -251,16 +251,19 @@ impl PermitQueue {
     }
 }
 
-/// Returns the reason why a source of `wrapper` is not asked while `count` of its sessions are stuck.
+/// Returns the reason why a source of `wrapper` is not queried while `count` of its sessions are stuck.
 pub fn stuck_sessions(wrapper: &str, count: usize) -> String {
     let sessions = match count {
-        0 => return "it is not asked: as many sources are asked as may be at a time".to_owned(),
+        0 => {
+            return "the source is not queried: the limit of concurrent queries is reached"
+                .to_owned();
+        }
         1 => "a session waits".to_owned(),
         count => format!("{count} sessions wait"),
     };
     format!(
-        "it is not asked: {sessions} in {wrapper} for sources that do not answer, which cannot be \
-         stopped while it connects"
+        "the source is not queried: {sessions} in {wrapper} for sources that do not answer, and it \
+         cannot be cancelled while it connects"
     )
 }
 
@@ -409,8 +412,8 @@ mod tests {
     #[test]
     fn it_is_told_how_many_sessions_are_stuck() {
         let told = |count| stuck_sessions("w", count);
-        assert!(told(0).ends_with("as many sources are asked as may be at a time"));
-        assert!(told(1).starts_with("it is not asked: a session waits in w for"));
-        assert!(told(2).starts_with("it is not asked: 2 sessions wait in w for"));
+        assert!(told(0).ends_with("the limit of concurrent queries is reached"));
+        assert!(told(1).starts_with("the source is not queried: a session waits in w for"));
+        assert!(told(2).starts_with("the source is not queried: 2 sessions wait in w for"));
     }
 }

@@ -270,7 +270,7 @@ impl State {
                 }
             }
             None if is_asked => {}
-            // What was deferred waits for the answer.
+            // Deferred work waits for the answer.
             None => commands.push(self.ask_drift(self.needs_drift)),
         }
         commands

@@ -163,12 +163,12 @@ impl JobOutcome {
     }
 }
 
-/// What is known of the servers of lanes.
+/// State of the servers of lanes.
 #[derive(Debug, Default)]
 pub(super) struct LaneRecord {
-    /// Those that cannot be made or altered, and why.
+    /// Servers that cannot be created or altered, with the reasons.
     pub(super) refused: BTreeMap<String, String>,
-    /// Whether the last look found any.
+    /// Whether the last observation found any.
     pub(super) are_there: bool,
 }
 

@@ -27,7 +27,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         true => &settings.config_dirs,
         false => &args.paths,
     };
-    let (inspection, look) = Config::new(dirs, settings.extensions, false)
+    let (inspection, scan) = Config::new(dirs, settings.extensions, false)
         .with_gateway(gateway::is_on(settings))
         .inspect(args.offline);
     let count = |severity| {
@@ -35,7 +35,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         diagnostics.filter(|d| d.severity == severity).count()
     };
     // Unreadable directories have no diagnostic.
-    let unseen: Vec<String> = look
+    let unseen: Vec<String> = scan
         .unknown_inputs
         .iter()
         .map(|input| match &input.error {
@@ -54,7 +54,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         count(Severity::Warning),
     );
     if args.json {
-        let object = Report::of(&inspection, &look.sources, &unseen, args.show_values);
+        let object = Report::of(&inspection, &scan.sources, &unseen, args.show_values);
         let mut out = terminal::output(true);
         serde_json::to_writer_pretty(&mut out, &object).context("cannot write the report")?;
         writeln!(out)?;
@@ -73,7 +73,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
             colours: std::io::stdout().is_terminal(),
             ..style
         };
-        let report = report::render(&inspection.loaded, &look.sources, style);
+        let report = report::render(&inspection.loaded, &scan.sources, style);
         terminal::control_stdout(&report);
     } else {
         let style = RenderStyle {
@@ -81,7 +81,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
             ..style
         };
         // The report escapes what it quotes; its colours are to act.
-        let report = report::render(&inspection.loaded, &look.sources, style);
+        let report = report::render(&inspection.loaded, &scan.sources, style);
         terminal::control_stderr(&report);
     }
     let mirrors = match inspection.loaded.desired.mirrors.len() {
@@ -90,7 +90,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     };
     println!(
         "{}, {}{mirrors}: {}, {}",
-        counted(look.sources.len(), "file"),
+        counted(scan.sources.len(), "file"),
         counted(inspection.connections.len(), "connection"),
         counted(errors, "error"),
         counted(warnings, "warning")
@@ -99,7 +99,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         show_values(&inspection);
     }
     // The process ends here, and freeing each value would take as long as reading it.
-    std::mem::forget((inspection, look));
+    std::mem::forget((inspection, scan));
     Ok(ExitCode::from(u8::from(errors > 0)))
 }
 

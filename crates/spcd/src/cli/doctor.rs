@@ -37,7 +37,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         findings.extend(hub(settings, &desired, &mut session).await?);
     }
     let client = session.as_ref().map(|session| &session.client);
-    findings.extend(gateway::look(settings, &desired, client).await);
+    findings.extend(gateway::check(settings, &desired, client).await);
     drop(session);
     if let Some(running) = running {
         running.stop().await;

@@ -115,7 +115,7 @@ pub async fn run(settings: &Settings, args: PlanArgs) -> anyhow::Result<ExitCode
     }))
 }
 
-/// What a pass would do in one gateway.
+/// Changes that a pass would make in one gateway.
 struct GatewayPreview {
     /// The gateway's name in messages.
     title: String,

@@ -83,7 +83,7 @@ async fn query(
         }
         (None, file) => {
             if file.is_none() && io::stdin().is_terminal() {
-                look(&mut client, "", args.timeout).await;
+                refresh_and_wait(&mut client, "", args.timeout).await;
                 progress.clear();
                 return shell::run(settings, client, cancel, progress, args.output).await;
             }
@@ -94,7 +94,7 @@ async fn query(
             (text, SCRIPT_FAILED)
         }
     };
-    look(&mut client, &text, args.timeout).await;
+    refresh_and_wait(&mut client, &text, args.timeout).await;
     let cut = statements(&text);
     let rest = Some(cut.rest).filter(|rest| !rest.is_empty());
     let mut out = output(args.output);
@@ -203,12 +203,12 @@ pub fn connector(endpoint: &Arc<Endpoint>, cancel: &Cancel) -> Connector {
     })
 }
 
-/// Has the daemon read the files, then waits for the connections that the text mentions or the search
-/// path contains. Returns false if there is no daemon or no right to post a request: the statements then
-/// see the current tables.
-async fn look(client: &mut Client, text: &str, limit: Duration) -> bool {
+/// Requests that the daemon reads the files, then waits for the connections that the text mentions or
+/// the search path contains. Returns `false` without a daemon or the right to post a request: the
+/// statements then see the current tables.
+async fn refresh_and_wait(client: &mut Client, text: &str, limit: Duration) -> bool {
     let until = Instant::now() + limit;
-    let Some(names) = looked(client, text, until).await else {
+    let Some(names) = request_pass(client, text, until).await else {
         return false;
     };
     // A statement that uses a failed connection reports its error.
@@ -218,8 +218,8 @@ async fn look(client: &mut Client, text: &str, limit: Duration) -> bool {
     true
 }
 
-/// Has the daemon read the files. Returns the connections to wait for.
-async fn looked(client: &mut Client, text: &str, until: Instant) -> Option<Vec<String>> {
+/// Requests that the daemon reads the files, and waits for that. Returns the connections to wait for.
+async fn request_pass(client: &mut Client, text: &str, until: Instant) -> Option<Vec<String>> {
     let session = client.session().await.ok()?;
     let row = session
         .query_one("SELECT spcd.refresh('{}')", &[])

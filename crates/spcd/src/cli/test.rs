@@ -31,7 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const UNREACHED_BY_SSH: &str = "ssh gets in, but its server does not get through to the source: is the source \
     running, and are `host` and `port` those it listens on, as seen from the ssh server?";
 
-/// What a source answered.
+/// Answer of a source.
 struct Report {
     latency: Duration,
     facts: SourceInfo,

@@ -20,7 +20,7 @@ use spcd_postgres::{HubError, has_relation, secrets};
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Checks the gateways if a connection uses one. `hub` is a session with the hub, if it answers.
-pub async fn look(
+pub async fn check(
     settings: &Settings,
     desired: &DesiredState,
     hub: Option<&Client>,

@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use super::completion::Completions;
 use super::meta::{self, MetaCommand};
-use super::{Cancel, Failure, ProgressLine, describe, execute, look, tag};
+use super::{Cancel, Failure, ProgressLine, describe, execute, refresh_and_wait, tag};
 use crate::cli::Output;
 use crate::settings::Settings;
 
@@ -118,7 +118,7 @@ impl Shell {
             && is_missing(error)
             // Several statements may have committed a part.
             && !matches!(tag(sql, 0).as_str(), "CALL" | "DO")
-            && look(client, sql, WAIT).await
+            && refresh_and_wait(client, sql, WAIT).await
         {
             outcome = execute(client, &self.cancel, sql, self.output, &mut out).await;
         }

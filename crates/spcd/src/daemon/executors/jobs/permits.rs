@@ -264,7 +264,7 @@ mod tests {
         };
         let permit = acquire(0, "a", false).await.unwrap();
         let why = acquire(1, "b", false).await.err().unwrap();
-        assert!(why.contains("as many sources are asked"), "{why}");
+        assert!(why.contains("limit of concurrent queries"), "{why}");
         let stuck = permits.stuck(permit);
         let why = acquire(2, "b", true).await.err().unwrap();
         assert!(why.contains("a session waits in mysql_fdw"), "{why}");

@@ -69,7 +69,8 @@ impl Sources {
     /// Returns which of these shared tables a connection's role cannot read.
     ///
     /// # Errors
-    /// What the hub refuses, or a session that is lost. An error of the source is a warning.
+    /// A statement that the hub refuses, or a session that is lost. An error of the source is a
+    /// warning.
     pub(super) async fn privileges(
         &self,
         target: &ForeignSource,

@@ -163,6 +163,14 @@ pub async fn until_count(hub: &Database, sql: &str, count: usize) {
     }
 }
 
+/// Waits until a connection is ready, to the millisecond, in a session that is open already.
+pub async fn until_row_ready(client: &Client, name: &str) {
+    let sql = "SELECT FROM spcd.connection_state WHERE connection_name = $1 AND status = 'ready'";
+    while client.query(sql, &[&name]).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// How often what is measured and its reference take turns: a machine is not equally fast all the time.
 pub const TURNS: usize = 3;
 

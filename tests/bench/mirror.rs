@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::measure::{
     connection, daemon_cpu, median, name, scaled, seconds, server, server_cpu, session, source,
-    tables, two_sessions, until_ready,
+    tables, two_sessions, until_ready, until_row_ready,
 };
 use crate::support::hub::STATIC;
 use crate::support::{Spcd, query};
@@ -71,19 +71,13 @@ pub async fn run() {
     crate::measure::report("mirror", took, "the bare DDL", native, 1.2);
 
     let (one, two) = (session(&first.url).await, session(&second.url).await);
-    let is_ready =
-        "SELECT FROM spcd.connection_state WHERE connection_name = $1 AND status = 'ready'";
     let mut lags = Vec::new();
     for n in 0..ADDED {
         let name = format!("added{n}");
         at_source.write(&format!("{name}.spc"), &of_plugin(&name));
-        while one.query(is_ready, &[&name]).await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until_row_ready(&one, &name).await;
         let committed = Instant::now();
-        while two.query(is_ready, &[&name]).await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until_row_ready(&two, &name).await;
         lags.push(committed.elapsed());
     }
     let lag = median(lags);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -14,9 +14,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::files::WatchPoint;
 
-/// Time without another change before a scan begins: editors write a file in several steps, a few
+/// Time without another event before a scan begins: editors write a file in several steps, a few
 /// milliseconds apart.
 const DEBOUNCE: Duration = Duration::from_millis(40);
+
+/// The same if no event suggests that a file is incomplete.
+const BRIEF_DEBOUNCE: Duration = Duration::from_millis(10);
 
 /// Maximum wait for a writer that never pauses.
 const MAX_DEBOUNCE: Duration = Duration::from_millis(500);
@@ -29,18 +32,28 @@ pub struct Watcher {
     /// `None` if the kernel supports no watches.
     notify: Option<RecommendedWatcher>,
     wake: Arc<Notify>,
-    interest: Arc<Mutex<WatchedPaths>>,
+    state: Arc<Mutex<WatchState>>,
     /// Watched directories, with their device and inode.
     watched: HashMap<PathBuf, Option<(u64, u64)>>,
     polling: bool,
-    /// Time of the first change since the last scan. Kept here and not in a future, so that a cancelled wait
+    /// Time of the first wake-up since the last scan. Kept here and not in a future, so that a cancelled wait
     /// loses nothing.
     since: Option<Instant>,
 }
 
+/// Events since the last scan.
+struct Burst {
+    /// Time of the last event.
+    last: Instant,
+    /// Time without another event after which the burst has ended.
+    quiet: Duration,
+}
+
 /// Shared with the thread that delivers events.
 #[derive(Default)]
-struct WatchedPaths {
+struct WatchState {
+    /// `None` if there was no event, so that a wake-up has another cause.
+    burst: Option<Burst>,
     /// Entries that matter, by directory; `None` stands for all entries.
     watch_points: HashMap<PathBuf, Option<BTreeSet<OsString>>>,
     /// Directories that were removed or renamed. A new directory at the same path needs a new watch, which
@@ -52,19 +65,20 @@ impl Watcher {
     /// Returns a watcher without directories.
     pub fn new() -> Self {
         let wake = Arc::new(Notify::new());
-        let interest = Arc::new(Mutex::new(WatchedPaths::default()));
-        let (waker, interesting) = (wake.clone(), interest.clone());
+        let state = Arc::new(Mutex::new(WatchState::default()));
+        let (waker, shared) = (wake.clone(), state.clone());
         let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let mut interest = interesting.lock();
+            let mut state = shared.lock();
             // An error may mean lost events.
-            if event.as_ref().map_or(true, |event| interest.takes(event)) {
+            if event.as_ref().map_or(true, |event| state.takes(event)) {
+                state.extend_burst(event.as_ref().map_or(DEBOUNCE, debounce_of));
                 waker.notify_one();
             }
         });
         let mut watcher = Self {
             notify: None,
             wake,
-            interest,
+            state,
             watched: HashMap::new(),
             polling: false,
             since: None,
@@ -76,7 +90,8 @@ impl Watcher {
         watcher
     }
 
-    /// Returns a handle that wakes the watcher like a change.
+    /// Returns a handle that wakes the watcher without a change of files, so that it does not wait for one to
+    /// settle.
     pub fn waker(&self) -> Arc<Notify> {
         self.wake.clone()
     }
@@ -84,15 +99,15 @@ impl Watcher {
     /// Watches these directories and no others. Wakes itself if one is new, since a change after the scan may
     /// have been missed.
     pub fn follow(&mut self, watch_points: &[WatchPoint]) {
-        // Updated before the first watch, so that no event is compared with the old interest. The lock must
+        // Updated before the first watch, so that no event is compared with the old directories. The lock must
         // be free then: the thread that delivers events takes it, and must answer `watch`.
         let gone = {
-            let mut interest = self.interest.lock();
-            interest.watch_points = watch_points
+            let mut state = self.state.lock();
+            state.watch_points = watch_points
                 .iter()
                 .map(|place| (place.dir.clone(), place.only.clone()))
                 .collect();
-            std::mem::take(&mut interest.gone)
+            std::mem::take(&mut state.gone)
         };
         let Some(notify) = &mut self.notify else {
             return;
@@ -110,7 +125,7 @@ impl Watcher {
             }
             same
         });
-        let mut failure = None;
+        let (mut failure, mut is_new) = (None, false);
         for place in watch_points {
             if before.contains_key(&place.dir) {
                 continue;
@@ -118,14 +133,19 @@ impl Watcher {
             match notify.watch(&place.dir, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     before.insert(place.dir.clone(), place.identity);
-                    self.wake.notify_one();
+                    is_new = true;
                 }
                 // Removed after it was listed: the watch of its parent reports that.
-                Err(_) if !place.dir.exists() => self.wake.notify_one(),
+                Err(_) if !place.dir.exists() => is_new = true,
                 Err(error) => failure = Some(error),
             }
         }
         self.watched = before;
+        if is_new {
+            // Files in it may just be being written.
+            self.state.lock().extend_burst(DEBOUNCE);
+            self.wake.notify_one();
+        }
         match failure {
             Some(error) => self.poll(&error),
             None if self.polling => {
@@ -159,13 +179,12 @@ impl Watcher {
 
     /// Waits until something has [changed](Self::noticed) and then settled.
     pub async fn settled(&mut self) {
-        let since = self.noticed().await;
-        let latest = since + MAX_DEBOUNCE;
-        while Instant::now() < latest {
-            let quiet = (Instant::now() + DEBOUNCE).min(latest);
-            if timeout_at(quiet, self.wake.notified()).await.is_err() {
-                break;
-            }
+        let latest = self.noticed().await + MAX_DEBOUNCE;
+        loop {
+            let burst_end = self.state.lock().take_burst(latest);
+            let Some(burst_end) = burst_end else { break };
+            // A wake-up now belongs to the burst, which it may prolong.
+            let _ = timeout_at(burst_end, self.wake.notified()).await;
         }
         self.since = None;
     }
@@ -190,7 +209,47 @@ impl Watcher {
     }
 }
 
-impl WatchedPaths {
+/// Returns how long no other event may follow until what is read is complete.
+fn debounce_of(event: &Event) -> Duration {
+    let is_complete = matches!(
+        event.kind,
+        EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))
+    );
+    // They are not read, only renamed into place.
+    let is_hidden = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b".")
+    };
+    match is_complete || !event.paths.is_empty() && event.paths.iter().all(is_hidden) {
+        true => BRIEF_DEBOUNCE,
+        false => DEBOUNCE,
+    }
+}
+
+impl WatchState {
+    /// Adds an event to the burst. An event that needs a long quiet needs it after all others, too.
+    fn extend_burst(&mut self, quiet: Duration) {
+        let before = self
+            .burst
+            .take()
+            .map_or(Duration::ZERO, |burst| burst.quiet);
+        self.burst = Some(Burst {
+            last: Instant::now(),
+            quiet: quiet.max(before),
+        });
+    }
+
+    /// Returns when the burst will have ended, `latest` at the latest. Discards it if it has.
+    fn take_burst(&mut self, latest: Instant) -> Option<Instant> {
+        let burst = self.burst.as_ref()?;
+        let until = (burst.last + burst.quiet).min(latest);
+        if until > Instant::now() {
+            return Some(until);
+        }
+        self.burst = None;
+        None
+    }
+
     /// Whether an event may mean that a scan finds changes.
     fn takes(&mut self, event: &Event) -> bool {
         // The daemon's own reading opens and closes files.

@@ -343,7 +343,7 @@ async fn a_scan_does_not_wake_the_watcher() {
     let mut fixture = Fixture::new(|conf| fs::write(conf.join("a.spc"), "1").unwrap()).await;
     let dir = fixture.path("");
     let event = |kind| Event::new(kind).add_path(dir.join("a.spc"));
-    let takes = |event: &Event| fixture.watcher.interest.lock().takes(event);
+    let takes = |event: &Event| fixture.watcher.state.lock().takes(event);
     for mode in [AccessMode::Read, AccessMode::Any, AccessMode::Execute] {
         assert!(!takes(&event(EventKind::Access(AccessKind::Open(mode)))));
         assert!(!takes(&event(EventKind::Access(AccessKind::Close(mode)))));
@@ -368,18 +368,18 @@ async fn a_scan_does_not_wake_the_watcher() {
 async fn changes_beside_the_config_directory_do_not_wake_the_watcher() {
     let fixture = Fixture::new(|_| ()).await;
     let top = fs::canonicalize(fixture.dir.path()).unwrap();
-    let mut interest = fixture.watcher.interest.lock();
+    let mut state = fixture.watcher.state.lock();
     let create = |path: PathBuf| Event::new(EventKind::Create(CreateKind::Any)).add_path(path);
-    assert!(interest.takes(&create(top.join("conf"))));
-    assert!(!interest.takes(&create(top.join("other"))));
+    assert!(state.takes(&create(top.join("conf"))));
+    assert!(!state.takes(&create(top.join("other"))));
 }
 
 #[tokio::test]
 async fn after_an_overflow_everything_is_watched_anew() {
     let fixture = Fixture::new(|_| ()).await;
-    let mut interest = fixture.watcher.interest.lock();
-    assert!(interest.takes(&Event::new(EventKind::Other).set_flag(Flag::Rescan)));
-    assert_eq!(interest.gone.len(), fixture.files.watch_points().len());
+    let mut state = fixture.watcher.state.lock();
+    assert!(state.takes(&Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+    assert_eq!(state.gone.len(), fixture.files.watch_points().len());
 }
 
 #[tokio::test]
@@ -393,4 +393,40 @@ async fn without_the_kernel_s_help_changes_are_found_by_looking() {
     fixture
         .awaits("the change", |scan| is(scan, "a.spc", "1"))
         .await;
+}
+
+#[tokio::test]
+async fn a_wake_up_that_is_no_change_of_files_waits_for_nothing() {
+    let mut fixture = Fixture::new(|_| ()).await;
+    fixture.watcher.waker().notify_one();
+    tokio::select! {
+        biased;
+        () = fixture.watcher.settled() => {}
+        () = std::future::ready(()) => panic!("it waits for files to settle"),
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_renamed_into_place_is_complete_and_one_being_written_is_not() {
+    let quiet = |kind, names: &[&str]| {
+        let event = names
+            .iter()
+            .fold(Event::new(kind), |event, name| event.add_path(name.into()));
+        debounce_of(&event)
+    };
+    let rename = |mode| EventKind::Modify(ModifyKind::Name(mode));
+    assert_eq!(quiet(rename(RenameMode::To), &["/c/a.spc"]), BRIEF_DEBOUNCE);
+    let both = ["/c/.new", "/c/a.spc"];
+    assert_eq!(quiet(rename(RenameMode::Both), &both), BRIEF_DEBOUNCE);
+    let create = EventKind::Create(CreateKind::Any);
+    assert_eq!(quiet(create, &["/c/.new"]), BRIEF_DEBOUNCE);
+    assert_eq!(quiet(create, &["/c/a.spc"]), DEBOUNCE);
+    // Some editors rename the file away before they write it.
+    assert_eq!(quiet(rename(RenameMode::From), &["/c/a.spc"]), DEBOUNCE);
+    assert_eq!(quiet(EventKind::Other, &[]), DEBOUNCE);
+
+    let mut state = WatchState::default();
+    state.extend_burst(DEBOUNCE);
+    state.extend_burst(BRIEF_DEBOUNCE);
+    assert!(state.burst.is_some_and(|burst| burst.quiet == DEBOUNCE));
 }

@@ -229,7 +229,7 @@ pub fn step(state: &mut State, event: Event, now: u64) -> Vec<Command> {
             requests,
             is_crowded,
         } => return state.requested(requests, is_crowded),
-        Event::FilesRead(desired) => return state.files_read(&desired),
+        Event::FilesRead(desired) => return state.files_read(desired),
         Event::Observed(observed) => return state.observed(*observed, now),
         Event::AllObserved(input) => return state.all_observed(*input, now),
         Event::DriftAnswered(drift) => return state.drift_answered(drift, now),

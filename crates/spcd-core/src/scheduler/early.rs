@@ -2,8 +2,9 @@
 //! full observation.
 //!
 //! The files and the last pass tell which connections these are. Their objects are observed again, so
-//! that no decision rests on old knowledge. The full observation follows in the same pass, while their
-//! jobs run.
+//! that no decision rests on old knowledge. If nothing else differs, the full observation waits until
+//! their jobs have ended, or for [`CONFIRMATION_DELAY`]: among thousands of connections it costs as much
+//! as the jobs, and would delay them. Otherwise it follows at once.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -11,12 +12,24 @@ use std::sync::Arc;
 use super::Command;
 use super::state::{EarlyPass, State};
 use crate::aggregator;
-use crate::model::{Connection, ConnectionKind, DesiredState};
+use crate::model::{ConnectionKind, DesiredState};
 use crate::observed::Observed;
 use crate::planner::{self, Plan};
 
 /// Maximum number of changed connections. With more, the full observation costs little in comparison.
 const MAX_EARLY: usize = 100;
+
+/// Maximum time from an early part to the full observation that confirms it, in milliseconds.
+const CONFIRMATION_DELAY: u64 = 250;
+
+/// What a load of the files changes.
+struct Changes {
+    /// Connections that are new, have another source, or have other tables at their source, and whose jobs
+    /// depend on no other work.
+    early: Vec<String>,
+    /// The full observation may find more to do.
+    are_there_others: bool,
+}
 
 impl State {
     /// Returns the command that begins the observation: reading the files, if they may have changed, or
@@ -31,18 +44,20 @@ impl State {
     }
 
     /// Observes the connections that changed in the files.
-    pub(super) fn files_read(&mut self, desired: &DesiredState) -> Vec<Command> {
-        let changed = self.changed_connections(desired);
-        if changed.is_empty() || changed.len() > MAX_EARLY {
+    pub(super) fn files_read(&mut self, files: Arc<DesiredState>) -> Vec<Command> {
+        let changes = self.changes(&files);
+        if changes.early.is_empty() || changes.early.len() > MAX_EARLY {
             return self.observe_all.take().into_iter().collect();
         }
-        let desired = desired.only(&changed);
+        let desired = files.only(&changes.early);
         self.follow_sources(&desired);
         self.early = Some(EarlyPass {
+            files,
             desired,
             work: Vec::new(),
+            is_all: !changes.are_there_others,
         });
-        vec![Command::Observe(changed)]
+        vec![Command::Observe(changes.early)]
     }
 
     /// Plans the connections that changed.
@@ -54,11 +69,15 @@ impl State {
             self.record(name).merge_into(&mut observed, name, now);
         }
         let plan = planner::plan(&early.desired, &observed, &self.running(now));
-        if plan.work.is_empty() {
+        let connections = early.desired.connections.values();
+        let waiting = connections.filter(|one| one.awaits_source).count();
+        let is_handled = plan.work.len() + waiting == early.desired.connections.len();
+        if plan.work.is_empty() && !(is_handled && early.is_all) {
             return self.observe_all.take().into_iter().collect();
         }
         let Plan { rows, work, .. } = plan;
         early.work = work;
+        early.is_all &= is_handled;
         self.early = Some(early);
         vec![Command::Publish {
             rows,
@@ -67,43 +86,81 @@ impl State {
         }]
     }
 
-    /// Starts the jobs of connections that changed. The full observation follows.
-    pub(super) fn start_early(&mut self, early: EarlyPass, generation: i64) -> Vec<Command> {
-        self.started_early = early.work.len();
+    /// Starts the jobs of connections that changed. The full observation follows at once or later.
+    pub(super) fn start_early(
+        &mut self,
+        early: EarlyPass,
+        generation: i64,
+        now: u64,
+    ) -> Vec<Command> {
+        self.started_early += early.work.len();
         let mut commands = Vec::with_capacity(early.work.len() + 1);
         for work in early.work {
             commands.push(self.start(work, &early.desired, generation));
         }
-        commands.extend(self.observe_all.take());
+        let observe_all = self.observe_all.take();
+        match early.is_all && self.is_confirmation_optional(observe_all.as_ref(), now) {
+            true => {
+                self.desired = Some(early.files);
+                let at = *self.confirm_at.get_or_insert(now + CONFIRMATION_DELAY);
+                self.wake_at = self.wake_at.min(at);
+            }
+            false => commands.extend(observe_all),
+        }
         commands
     }
 
-    /// Returns the connections that are new, have another source, or have other tables at their source,
-    /// and whose jobs depend on no other work.
-    fn changed_connections(&self, desired: &DesiredState) -> Vec<String> {
+    /// Whether the full observation of this pass may be left to a later one.
+    fn is_confirmation_optional(&self, observe_all: Option<&Command>, now: u64) -> bool {
+        // Requests that the pass has read, and drift that was detected, concern all connections.
+        let concerns_all = !self.requested.is_empty()
+            || self.requests.is_pass_awaited()
+            || !matches!(observe_all, Some(Command::ObserveAll { drift: None, .. }));
+        !concerns_all && self.confirm_at.is_none_or(|at| now < at)
+    }
+
+    /// Returns what differs from the files that the last full observation, or an early part since, followed.
+    fn changes(&self, desired: &DesiredState) -> Changes {
         let before = self.desired.as_deref();
-        let is_changed = |(name, connection): &(&String, &Arc<Connection>)| {
-            let before = before.and_then(|before| before.connections.get(*name));
+        let mut early = Vec::new();
+        let mut are_there_others = before.is_none_or(|before| {
+            let is_gone = |name: &String| !desired.connections.contains_key(name);
+            before.database != desired.database
+                || before.unknown_inputs != desired.unknown_inputs
+                || before.connections.keys().any(is_gone)
+        });
+        for (name, connection) in &desired.connections {
+            let before = before.and_then(|before| before.connections.get(name));
             let is_same = before.is_some_and(|before| {
-                Arc::ptr_eq(before, connection) || before.target_hash() == connection.target_hash()
+                Arc::ptr_eq(before, connection)
+                    || before.target_hash() == connection.target_hash()
+                        && before.enabled == connection.enabled
             });
-            let has_changed = !is_same || self.changed_stamp(name, connection).is_some();
+            if is_same && self.changed_stamp(name, connection).is_none() {
+                continue;
+            }
             let is_plain = connection.enabled
-                && !connection.awaits_source
                 && connection.kind == ConnectionKind::Plugin
                 && (connection.target.as_ref()).is_ok_and(|source| source.csv.is_none());
             let record = self.get(name);
-            has_changed && is_plain && record.is_none_or(|one| one.job.is_none() && !one.paused)
-        };
-        let changed = desired.connections.iter().filter(is_changed);
-        let mut changed: Vec<String> = changed.map(|(name, _)| name.clone()).collect();
-        if !changed.is_empty() {
+            let is_left_alone = record.is_some_and(|one| one.job.is_some() || one.paused);
+            match is_plain && !is_left_alone {
+                true => early.push(name.clone()),
+                false => are_there_others = true,
+            }
+        }
+        if !early.is_empty() {
             // An aggregator is `updating` before one of its members is `ready` with other tables.
             let members = aggregator::members(desired, &BTreeMap::new());
             let members: HashSet<&str> = members.into_values().flatten().collect();
-            changed.retain(|name| !members.contains(name.as_str()));
+            let all = early.len();
+            early.retain(|name| !members.contains(name.as_str()));
+            are_there_others |= early.len() < all;
         }
-        changed
+        Changes {
+            early,
+            are_there_others,
+        }
     }
 }
 
@@ -111,10 +168,11 @@ impl State {
 mod tests {
     use spcd_protocol::Status;
 
-    use super::MAX_EARLY;
+    use super::{CONFIRMATION_DELAY, MAX_EARLY};
+    use crate::health::FailureKind;
     use crate::observed::{Extension, Observed, Presence};
-    use crate::scheduler::tests::{Harness, desired, plain, rows, started};
-    use crate::scheduler::{Command, Event, Request};
+    use crate::scheduler::tests::{Harness, desired, failed, plain, rows, started};
+    use crate::scheduler::{Action, Command, Event, JobOutcome, ProbeCommand, Request};
 
     impl Harness {
         /// Saves a file, up to the command that follows once it is read.
@@ -172,11 +230,80 @@ mod tests {
         assert_eq!(rows(&commands), [("a", a), ("c", c)]);
         let commands = harness.step(Event::Published { generation: 2 });
         assert_eq!(started(&commands), ["a", "c"]);
-        assert!(is_look(&commands[2..]), "{commands:?}");
-        // The look finds their jobs running.
+        // Nothing else differs: the look comes after their jobs.
+        assert_eq!(commands.len(), 2, "{commands:?}");
+        harness.ends("c", JobOutcome::Done);
+        assert!(!harness.state.is_pass_due(), "a's job is running");
+        harness.ends("a", JobOutcome::Done);
+        assert!(harness.state.is_pass_due());
+    }
+
+    #[test]
+    fn the_look_does_not_wait_for_a_job_that_takes_long() {
+        let mut harness = Harness::settled(&plain(&["a", "b"]));
+        let files = |a: &str, b: &str| block("a", a, "") + &block("b", b, "");
+        let begin = |harness: &mut Harness, text: &str, name: &str| {
+            assert_eq!(harness.save(text), observe(&[name]));
+            harness.observe(&[name]);
+            let mut commands = harness.step(Event::Published { generation: 2 });
+            assert_eq!(started(&commands), [name]);
+            commands.split_off(1)
+        };
+        let now = harness.now;
+        assert!(begin(&mut harness, &files("i", "h"), "a").is_empty());
+        assert_eq!(harness.state.wake_at(), now + CONFIRMATION_DELAY);
+        // Another save does not postpone it, however many follow.
+        harness.now += CONFIRMATION_DELAY - 1;
+        assert!(begin(&mut harness, &files("i", "i"), "b").is_empty());
+        assert_eq!(harness.state.wake_at(), now + CONFIRMATION_DELAY);
+        harness.now += 1;
+        let text = files("i", "i") + &block("c", "h", "");
+        assert!(is_look(&begin(&mut harness, &text, "c")));
+        // It finds their jobs running.
         let commands = harness.pass(Some(&[]));
         assert_eq!(started(&commands), [""; 0]);
-        assert_eq!(harness.state.running_jobs(), 2);
+        assert_eq!(harness.state.running_jobs(), 3);
+    }
+
+    #[test]
+    fn the_look_follows_at_once_where_it_has_more_to_do() {
+        let begun = || Harness::settled(&plain(&["a", "b"]));
+        let begin = |harness: &mut Harness, text: &str| {
+            assert_eq!(harness.save(text), observe(&["a"]));
+            harness.observe(&["a"]);
+            let mut commands = harness.step(Event::Published { generation: 2 });
+            assert_eq!(started(&commands), ["a"]);
+            is_look(&commands.split_off(1))
+        };
+        let a = block("a", "i", "");
+        assert!(!begin(&mut begun(), &(a.clone() + &block("b", "h", ""))));
+        assert!(begin(&mut begun(), &a), "b is gone");
+        let disabled = block("b", "h", "import_schema = \"disabled\"");
+        assert!(begin(&mut begun(), &(a.clone() + &disabled)));
+        let path = "options \"database\" {\n search_path = \"a\"\n}\n";
+        assert!(begin(&mut begun(), &(a + &block("b", "h", "") + path)));
+    }
+
+    #[test]
+    fn the_look_follows_at_once_for_a_client_that_waits() {
+        let mut harness = Harness::settled(&plain(&["a"]));
+        harness.desired = desired(&block("a", "i", ""));
+        harness.step(Event::FilesChanged);
+        harness.step(Event::Idle);
+        let request = Request {
+            action: Action::Refresh,
+            names: Some(Vec::new()),
+            retries_refused: false,
+        };
+        let commands = harness.step(Event::Requested {
+            requests: vec![(1, request)],
+            is_crowded: false,
+        });
+        assert!(matches!(commands.last(), Some(Command::ReadFiles)));
+        harness.step(Event::FilesRead(harness.desired.clone()));
+        harness.observe(&["a"]);
+        let commands = harness.step(Event::Published { generation: 2 });
+        assert!(is_look(&commands[1..]), "{commands:?}");
     }
 
     #[test]
@@ -241,6 +368,29 @@ mod tests {
         harness.pass(Some(&[]));
         assert_eq!(harness.state.running_jobs(), 1);
         assert!(is_look(&harness.save(&block("a", "j", ""))));
+    }
+
+    #[test]
+    fn probes_that_learn_of_a_new_target_late_do_not_send_rejected_credentials_again() {
+        let mut harness = Harness::settled(&plain(&["a"]));
+        harness.save(&block("a", "i", ""));
+        harness.observe(&["a"]);
+        harness.step(Event::Published { generation: 2 });
+        let outcome = failed(&harness.desired, "a", FailureKind::Authentication);
+        harness.ends("a", outcome);
+        let commands = harness.pass(Some(&[]));
+        let mut probes = commands.iter().filter_map(|command| match command {
+            Command::Probe(command) => Some(command),
+            _ => None,
+        });
+        let Some(ProbeCommand::Watch { importing, .. }) = probes.next() else {
+            panic!("{commands:?}");
+        };
+        assert!(importing.contains("a"), "it is probed at once");
+        let Some(ProbeCommand::CredentialsRejected { target_hash, .. }) = probes.next() else {
+            panic!("{commands:?}");
+        };
+        assert_eq!(target_hash, harness.desired.target_hash("a"));
     }
 
     #[test]

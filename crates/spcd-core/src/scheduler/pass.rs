@@ -124,6 +124,7 @@ impl State {
             self.drift_took = drift.took;
         }
         self.desired = Some(desired.clone());
+        self.confirm_at = None;
         self.lanes.are_there = !observed.lanes.is_empty();
         self.follow_members(&desired);
         // A client may send any names: unknown ones take no memory.
@@ -227,7 +228,7 @@ impl State {
     /// Ends a pass whose changes are published: starts its jobs and answers requests.
     pub(super) fn published(&mut self, generation: i64, now: u64) -> Vec<Command> {
         if let Some(early) = self.early.take() {
-            return self.start_early(early, generation);
+            return self.start_early(early, generation, now);
         }
         let Some(pass) = self.current.take() else {
             return Vec::new();
@@ -432,24 +433,24 @@ impl State {
         names.filter(is_without).cloned().collect()
     }
 
-    /// Returns what the probes are to know of sources that they did not watch when an import's
+    /// Returns what the probes are to know of targets that they did not watch when an import's
     /// credentials were rejected.
-    fn newly_watched_rejections(&self, before: &[WatchedSource]) -> Vec<ProbeCommand> {
-        let names = before.iter().map(|one| one.connection.name.as_str());
-        let before: BTreeSet<&str> = names.collect();
+    fn newly_watched_rejections(&self, before: &[WatchedSource]) -> Vec<(String, ProbeCommand)> {
+        let before: BTreeSet<(&str, &str)> = before.iter().map(watched_target).collect();
         let new = (self.watched.iter())
-            .map(|one| &one.connection)
-            .filter(|connection| !before.contains(connection.name.as_str()));
+            .filter(|one| !before.contains(&watched_target(one)))
+            .map(|one| &one.connection);
         new.filter_map(|connection| {
             let failure = self.get(&connection.name)?.failure.as_ref()?;
             let is_rejected = failure.next == NextAttempt::OnRequest
                 && failure.target_hash == connection.target_hash();
-            is_rejected.then(|| ProbeCommand::CredentialsRejected {
+            let rejected = || ProbeCommand::CredentialsRejected {
                 name: connection.name.clone(),
                 target_hash: failure.target_hash.clone(),
                 error: failure.error.clone(),
                 is_requested: false,
-            })
+            };
+            is_rejected.then(|| (connection.name.clone(), rejected()))
         })
         .collect()
     }
@@ -471,10 +472,16 @@ impl State {
             let before = std::mem::replace(&mut self.watched, watched.clone());
             let names = watched.iter().map(|one| one.connection.name.as_str());
             let importing = names.filter(|name| self.is_running(name));
-            let importing = importing.map(str::to_owned).collect();
+            let mut importing: BTreeSet<String> = importing.map(str::to_owned).collect();
             let rejected = self.newly_watched_rejections(&before);
+            // No probe may start before the next command.
+            importing.extend(rejected.iter().map(|(name, _)| name.clone()));
             commands.push(Command::Probe(ProbeCommand::Watch { watched, importing }));
-            commands.extend(rejected.into_iter().map(Command::Probe));
+            commands.extend(
+                rejected
+                    .into_iter()
+                    .map(|(_, rejection)| Command::Probe(rejection)),
+            );
         }
         for (name, record) in &mut self.connections {
             let place = |one: &WatchedSource| one.connection.name.as_str().cmp(name);
@@ -488,6 +495,11 @@ impl State {
         }
         commands
     }
+}
+
+/// Returns the name and the target of a watched source.
+fn watched_target(source: &WatchedSource) -> (&str, &str) {
+    (&source.connection.name, source.connection.target_hash())
 }
 
 /// Whether a connection has a block or a row.

@@ -65,7 +65,7 @@ pub struct State {
     pub(super) is_pass_due: bool,
     /// Files may have changed since the last pass.
     pub(super) are_files_changed: bool,
-    /// The desired state of the last pass.
+    /// The desired state that the last pass followed.
     pub(super) desired: Option<Arc<DesiredState>>,
     /// Part of this pass that starts before the full observation.
     pub(super) early: Option<EarlyPass>,
@@ -73,6 +73,8 @@ pub struct State {
     pub(super) observe_all: Option<Command>,
     /// Number of jobs that were started before it.
     pub(super) started_early: usize,
+    /// When it is due at the latest, if it was left to a later pass.
+    pub(super) confirm_at: Option<u64>,
     /// The drift for the next pass.
     pub(super) drift: Option<DriftReport>,
     /// The number of the last pass, and when it began.
@@ -118,9 +120,13 @@ pub(super) struct PassInProgress {
 /// The part of a pass that starts before the full observation.
 #[derive(Debug)]
 pub(super) struct EarlyPass {
+    /// The whole desired state.
+    pub files: Arc<DesiredState>,
     /// The changed connections alone.
     pub desired: DesiredState,
     pub work: Vec<Work>,
+    /// Nothing else is known to differ.
+    pub is_all: bool,
 }
 
 /// The recorded state with which a leader starts.

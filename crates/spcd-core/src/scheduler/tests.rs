@@ -20,7 +20,7 @@ pub(super) struct Harness {
     pub desired: Arc<DesiredState>,
     pub observed: Observed,
     requests: Vec<(i64, Request)>,
-    now: u64,
+    pub now: u64,
 }
 
 pub(super) fn desired(text: &str) -> Arc<DesiredState> {
@@ -51,7 +51,7 @@ fn new_row(status: Status, written: ConfigSnapshot) -> ObservedConnection {
     }
 }
 
-fn failed(desired: &DesiredState, name: &str, kind: FailureKind) -> JobOutcome {
+pub(super) fn failed(desired: &DesiredState, name: &str, kind: FailureKind) -> JobOutcome {
     JobOutcome::Failed {
         target_hash: desired.target_hash(name).to_owned(),
         error: kind.as_str().to_owned(),
@@ -142,7 +142,7 @@ impl Harness {
         step(&mut self.state, event, self.now)
     }
 
-    fn ends(&mut self, name: &str, outcome: JobOutcome) -> Vec<Command> {
+    pub fn ends(&mut self, name: &str, outcome: JobOutcome) -> Vec<Command> {
         let name = name.to_owned();
         self.step(Event::JobEnded { name, outcome })
     }

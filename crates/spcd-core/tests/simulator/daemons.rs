@@ -55,6 +55,10 @@ impl World {
         self.each_daemon(|world| world.event(Event::Woken))
     }
 
+    pub fn files_saved(&mut self) -> Result<(), String> {
+        self.each_daemon(|world| world.event(Event::FilesChanged))
+    }
+
     /// The daemon that acts ends. Where it led, another one leads soon.
     pub fn die(&mut self) {
         let Some(daemon) = self.daemon.take() else {

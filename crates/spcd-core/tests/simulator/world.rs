@@ -194,11 +194,11 @@ impl World {
             Act::Write(index, definition) => {
                 self.files.insert(*index, *definition);
                 self.forgive(|name| name == NAMES[*index]);
-                self.wake()?;
+                self.files_saved()?;
             }
             Act::Remove(index) => {
                 self.files.remove(index);
-                self.wake()?;
+                self.files_saved()?;
             }
             Act::Source(index, behaviour) => {
                 self.sources[*index].behaviour = *behaviour;

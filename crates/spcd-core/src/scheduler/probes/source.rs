@@ -22,7 +22,7 @@ pub enum ProbeCommand {
     Watch {
         /// The sources.
         watched: Vec<WatchedSource>,
-        /// Connections whose import runs.
+        /// Connections whose import runs, or has just answered: none of them is probed at once.
         importing: BTreeSet<String>,
     },
     /// A client requests a probe of each.

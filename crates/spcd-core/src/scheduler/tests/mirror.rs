@@ -118,12 +118,15 @@ fn what_is_ready_at_the_source_is_asked_for_before_everything_is_looked_at() {
     });
     assert_eq!(commands, [Command::ReadFiles]);
     let commands = hub.step(Event::FilesRead(hub.desired.clone()));
-    assert_eq!(commands, [Command::Observe(vec!["b".to_owned()])]);
+    let names = ["b", "n"].map(str::to_owned);
+    assert_eq!(commands, [Command::Observe(names.to_vec())]);
     let mut observed = hub.observed.clone();
     observed.connections.retain(|name, _| name == "b");
-    hub.step(Event::Observed(Box::new(observed)));
+    let commands = hub.step(Event::Observed(Box::new(observed)));
+    assert_eq!(rows(&commands), [("n", Some(Status::Pending))]);
     let commands = hub.step(Event::Published { generation: 2 });
     assert_eq!(started(&commands), ["b"]);
+    assert_eq!(commands.len(), 1, "the look waits: {commands:?}");
     // It is asked for once.
     hub.pass(Some(&[]));
     hub.ends("b", JobOutcome::Same);

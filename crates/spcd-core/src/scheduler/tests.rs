@@ -1,5 +1,6 @@
 //! Decisions, by value, under a clock that the test steps.
 
+mod ended;
 mod follow;
 mod hear;
 mod mirror;

@@ -1,0 +1,76 @@
+//! Consequences of the end of a job.
+
+use super::follow::answers;
+use super::*;
+use crate::observed::ObservedLane;
+use crate::scheduler::NextAttempt;
+
+#[test]
+fn a_drop_causes_another_pass_only_where_a_lane_may_be_left_without_tables() {
+    for has_lanes in [true, false] {
+        let mut harness = Harness::settled(&plain(&["a", "b"]));
+        if has_lanes {
+            let lane = ObservedLane::default();
+            harness.observed.lanes.insert("lane".into(), lane);
+        }
+        harness.desired = desired(&plain(&["b"]));
+        harness.step(Event::Woken);
+        harness.step(Event::Idle);
+        harness.step(Event::Requested {
+            requests: Vec::new(),
+            is_crowded: false,
+        });
+        harness.step(Event::AllObserved(Box::new(super::follow::seen(&harness))));
+        let commands = harness.step(Event::Published { generation: 1 });
+        assert_eq!(started(&commands), ["a"]);
+        harness.ends("a", JobOutcome::Done);
+        assert_eq!(harness.state.is_pass_due(), has_lanes);
+    }
+}
+
+#[test]
+fn a_job_that_waits_imports_again_although_nothing_is_known_to_differ() {
+    let mut harness = Harness::settled(&plain(&["a"]));
+    harness.request(refresh(Some(&["a"])));
+    assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
+    harness.ends("a", JobOutcome::Waits);
+    assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
+}
+
+#[test]
+fn the_repetitions_of_many_failed_imports_are_spread() {
+    let names: Vec<String> = (0..600).map(|n| format!("c{n:03}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut harness = Harness::settled(&plain(&names));
+    harness.request(refresh(None));
+    assert_eq!(started(&harness.pass(Some(&[]))).len(), names.len());
+    for name in &names {
+        let outcome = failed(&harness.desired, name, FailureKind::Dns);
+        harness.ends(name, outcome);
+    }
+    let due = |name: &str| match &harness.state.get(name).unwrap().failure {
+        Some(Failure {
+            next: NextAttempt::At(at),
+            ..
+        }) => *at,
+        other => panic!("{other:?}"),
+    };
+    let alone = due(names[0]);
+    assert_eq!(due(names[9]), alone);
+    // 50 probes in a second: the last of 600 failures waits 12 s.
+    assert_eq!((due(names[599]), alone < 12_000), (11_980, true));
+}
+
+#[test]
+fn a_rejected_probe_is_an_error_of_a_request_only_if_the_request_waits_for_it() {
+    let mut harness = Harness::settled(&plain(&["a", "b"]));
+    harness.request(refresh(Some(&["a", "b"])));
+    assert_eq!(started(&harness.pass(Some(&[]))), ["a", "b"]);
+    harness.ends("a", JobOutcome::Same);
+    harness.step(Event::CredentialsRejected {
+        name: "a".into(),
+        target_hash: harness.desired.target_hash("a").to_owned(),
+        error: "rejected".into(),
+    });
+    assert_eq!(answers(&harness.ends("b", JobOutcome::Same)), [None]);
+}

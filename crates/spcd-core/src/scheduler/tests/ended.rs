@@ -1,6 +1,6 @@
 //! Consequences of the end of a job.
 
-use super::follow::answers;
+use super::follow::{answers, look, seen};
 use super::*;
 use crate::observed::ObservedLane;
 use crate::scheduler::NextAttempt;
@@ -20,7 +20,7 @@ fn a_drop_causes_another_pass_only_where_a_lane_may_be_left_without_tables() {
             requests: Vec::new(),
             is_crowded: false,
         });
-        harness.step(Event::AllObserved(Box::new(super::follow::seen(&harness))));
+        harness.step(Event::AllObserved(Box::new(seen(&harness))));
         let commands = harness.step(Event::Published { generation: 1 });
         assert_eq!(started(&commands), ["a"]);
         harness.ends("a", JobOutcome::Done);
@@ -73,4 +73,73 @@ fn a_rejected_probe_is_an_error_of_a_request_only_if_the_request_waits_for_it() 
         error: "rejected".into(),
     });
     assert_eq!(answers(&harness.ends("b", JobOutcome::Same)), [None]);
+}
+
+#[test]
+fn the_start_is_reported_once() {
+    let is_report = |command: &Command| matches!(command, Command::ReportStart { .. });
+    let mut harness = Harness::new(&plain(&["a", "b"]));
+    assert_eq!(started(&harness.pass(Some(&[]))), ["a", "b"]);
+    assert!(!harness.ends("a", JobOutcome::Done).iter().any(is_report));
+    assert!(harness.ends("b", JobOutcome::Done).iter().any(is_report));
+    assert!(!harness.ends("b", JobOutcome::Done).iter().any(is_report));
+}
+
+#[test]
+fn an_import_that_succeeds_outweighs_a_probe_that_was_rejected_meanwhile() {
+    let mut harness = Harness::settled(&plain(&["a"]));
+    harness.request(refresh(Some(&["a"])));
+    assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
+    harness.step(Event::SourceAsked("a".into()));
+    harness.step(Event::CredentialsRejected {
+        name: "a".into(),
+        target_hash: harness.desired.target_hash("a").to_owned(),
+        error: "rejected".into(),
+    });
+    assert_eq!(harness.state.failures(), 1);
+    harness.ends("a", JobOutcome::Same);
+    assert_eq!(harness.state.failures(), 0);
+}
+
+#[test]
+fn a_rejection_of_earlier_credentials_says_nothing_of_the_new_ones() {
+    let with_user = |user: &str| {
+        let block = plain(&["a"]).replace("host", &format!("user = {user:?}\n  host"));
+        desired(&block)
+    };
+    let mut harness = Harness::settled(&plain(&["a"]));
+    harness.request(refresh(Some(&["a"])));
+    harness.pass(Some(&[]));
+    let outcome = failed(&harness.desired, "a", FailureKind::Authentication);
+    harness.ends("a", outcome);
+    harness.desired = with_user("u");
+    let rejects = |command: &Command| {
+        matches!(
+            command,
+            Command::Probe(ProbeCommand::CredentialsRejected { .. })
+        )
+    };
+    assert!(!harness.pass(Some(&[])).iter().any(rejects));
+}
+
+#[test]
+fn a_request_waits_for_files_that_are_searched_and_for_nothing_else() {
+    let file = "connection \"f\" {\n  plugin = \"csv\"\n  paths = [\"/files/*.csv\"]\n}\n";
+    for is_late in [true, false] {
+        let mut harness = Harness::settled(file);
+        harness.request(refresh(Some(&["unknown"])));
+        let mut seen = seen(&harness);
+        seen.files.late = is_late.then(|| "f".to_owned()).into_iter().collect();
+        look(&mut harness, seen);
+        harness.step(Event::Published { generation: 1 });
+        assert_eq!(harness.state.wake_at() <= State::found_until(0), is_late);
+    }
+}
+
+#[test]
+fn a_request_may_name_a_connection_that_only_the_files_have() {
+    let mut harness = Harness::new(&plain(&["a"]));
+    harness.request(refresh(Some(&["a"])));
+    assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
+    assert_eq!(answers(&harness.ends("a", JobOutcome::Done)), [None]);
 }

@@ -233,3 +233,13 @@ fn a_refresh_of_an_aggregator_repeats_the_failed_imports_of_its_members() {
     harness.request(refresh(Some(&["all"])));
     assert!(started(&harness.pass(Some(&[]))).contains(&"a"));
 }
+
+#[test]
+fn an_aggregator_that_waits_goes_on_when_its_member_has_not_changed() {
+    let mut harness = aggregating();
+    shows(&mut harness, "other");
+    assert_eq!(started(&harness.pass(Some(&["a"]))), ["a"]);
+    harness.ends("a", JobOutcome::Same);
+    assert!(harness.state.is_pass_due());
+    assert_eq!(started(&harness.pass(Some(&[]))), ["all"]);
+}

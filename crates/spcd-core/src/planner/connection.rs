@@ -92,7 +92,9 @@ impl<'a> Importer<'a> {
         if self.connection.awaits_source {
             return self.plan_wait(plan);
         }
-        if let Some(error) = obstacle(self.connection, self.target, self.applied(), self.observed) {
+        if let Some(error) =
+            import_error(self.connection, self.target, self.applied(), self.observed)
+        {
             return self.fail(plan, &error);
         }
         let reason = match self.compare() {
@@ -309,7 +311,7 @@ impl<'a> Importer<'a> {
 }
 
 /// Returns the error of a connection that cannot be imported into this database.
-fn obstacle(
+fn import_error(
     connection: &Connection,
     target: &ForeignSource,
     applied: Option<&Applied>,

@@ -228,7 +228,12 @@ impl State {
 
     /// Reports the start once the jobs of the first pass have ended, except slow ones.
     pub(super) fn report_start(&mut self, now: u64) -> Option<Command> {
-        let is_over = || !self.connections.values().any(|record| record.is_brisk(now));
+        let is_over = || {
+            !self
+                .connections
+                .values()
+                .any(|record| record.has_fast_job(now))
+        };
         if self.is_start_reported || self.awaits_preparation || !is_over() {
             return None;
         }

@@ -194,7 +194,7 @@ impl ConnectionRecord {
     }
 
     /// Whether its job runs and is not slow.
-    pub fn is_brisk(&self, now: u64) -> bool {
+    pub fn has_fast_job(&self, now: u64) -> bool {
         self.job.as_ref().is_some_and(|job| !job.is_slow(now))
     }
 

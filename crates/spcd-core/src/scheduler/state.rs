@@ -462,7 +462,7 @@ impl State {
 
     /// Whether aggregators can be updated: a member has changed, and no other one is about to.
     pub(super) fn can_aggregators_follow(&self, now: u64) -> bool {
-        let is_changing = |record: &ConnectionRecord| record.shown && record.is_brisk(now);
+        let is_changing = |record: &ConnectionRecord| record.shown && record.has_fast_job(now);
         self.are_members_due && !self.connections.values().any(is_changing)
     }
 

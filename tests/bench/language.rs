@@ -23,11 +23,11 @@ pub fn run() {
     measure(&many, "in files of one", Duration::from_millis(1500));
 }
 
-fn connection(n: usize) -> String {
+pub fn connection(n: usize) -> String {
     format!(
         "# The shop of region {n}.\nconnection \"shop_{n:05}\" {{\n  plugin   = \"postgres\"\n  \
          host     = \"db-{n}.example.com\"\n  port     = {}\n  dbname   = \"shop_${{{n} + 1}}\"\n  \
-         user     = \"reader\"\n  password = \"secret-{n}\"\n  sslmode  = \"verify-full\"\n\n  \
+         user     = \"reader\"\n  password = \"secret-{n}\"\n  sslmode  = \"require\"\n\n  \
          import {{\n    schema  = \"public\"\n    exclude = [\"*_old\", \"tmp_?\"]\n  }}\n}}\n\n",
         5432 + n % 10
     )

@@ -23,6 +23,7 @@ mod many;
 mod measure;
 mod mirror;
 mod page;
+mod planner;
 mod united;
 
 #[tokio::main]
@@ -37,6 +38,9 @@ async fn main() {
     };
     if runs(&["language"]) {
         language::run();
+    }
+    if runs(&["planner"]) {
+        planner::run();
     }
     if runs(&["first_light"]) {
         first_light::run().await;

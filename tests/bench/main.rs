@@ -24,6 +24,7 @@ mod measure;
 mod mirror;
 mod page;
 mod planner;
+mod scale;
 mod united;
 
 #[tokio::main]
@@ -86,6 +87,9 @@ async fn main() {
     }
     if runs(&["idle"]) {
         page::idle().await;
+    }
+    if runs(&["scale"]) {
+        scale::run().await;
     }
     if runs(&["probed"]) {
         page::probed().await;

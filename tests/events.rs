@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::hub::{made_by, postgres, serving, until};
 use crate::support::kept::to;
-use crate::support::{DEADLINE, connect, eventually, query, shared, value};
+use crate::support::{DEADLINE, Spcd, connect, eventually, query, shared, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_shown_in_order_with_their_errors() {
@@ -84,4 +84,23 @@ async fn an_event_of_a_source_has_the_status_that_another_session_commits_before
     let last =
         "SELECT previous, status, health FROM spcd.connection_event ORDER BY id DESC LIMIT 1";
     assert_eq!(query(&hub.url, last).await, [["error", "error", "lost"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_kept_for_thirty_days() {
+    let hub = shared().database().await;
+    let mut spcd = Spcd::new(&hub.url);
+    assert_eq!(spcd.spcd(&["migrate"]).code, 0);
+    let old = "INSERT INTO spcd.connection_event (time, connection_name, status, generation)
+               SELECT now() - make_interval(days => days), 'd' || days, 'ready', 0
+               FROM unnest(ARRAY[29, 31]) AS days";
+    query(&hub.url, old).await;
+    spcd.start();
+    let kept = "SELECT string_agg(connection_name, ' ') FROM spcd.connection_event
+                WHERE connection_name ~ '^d'";
+    eventually("the older one is gone", DEADLINE, || async {
+        (value(&hub.url, kept).await == "d29").then_some(())
+    })
+    .await;
+    spcd.stop();
 }

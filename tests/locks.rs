@@ -146,7 +146,7 @@ async fn the_schema_dropped_under_a_running_daemon_is_made_again() {
     let mut spcd = serving(&hub, &source, &["a"]).await;
     // It returns: nothing waits for a lock of the daemon's without end.
     query(&hub.url, "DROP SCHEMA spcd CASCADE").await;
-    let error = until_error(&hub.url, "a", "did not make").await;
+    let error = until_error(&hub.url, "a", "did not create").await;
     assert!(error.contains("spcd adopt"), "{error}");
     assert_eq!(value(&hub.url, "SELECT count(*) FROM a.t").await, "0");
     query(

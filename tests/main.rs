@@ -9,6 +9,7 @@ mod adopt;
 mod aggregate;
 mod alone;
 mod ask;
+mod attacks;
 mod bad_input;
 mod by_hand;
 mod client;

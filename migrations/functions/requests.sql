@@ -1,5 +1,5 @@
 -- Requests of clients.
--- Revision 1.
+-- Revision 2.
 
 -- Returns the distinct names of a request. Every role that can use the schema may call it and its
 -- requests are stored, so number and length of names are limited to what connections can have.
@@ -29,8 +29,8 @@ END $$;
 
 -- Fails if a role has made too many requests: p_most in the last minute, or more open ones than the
 -- daemon holds for one role. The owner of the schema, its members and superusers are not limited.
--- Every name and operator is qualified, because it runs with the owner's rights under the caller's
--- search path.
+-- It runs with the owner's rights. Its callers set their search path, and every name and operator is
+-- qualified all the same.
 CREATE OR REPLACE FUNCTION spcd.limit_requests(p_names text[], p_most integer) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -73,7 +73,7 @@ END $$;
 -- Records a durable request to read the files and import from the sources; returns its id. NULL
 -- selects all connections; an empty array reads only files and database.
 CREATE OR REPLACE FUNCTION spcd.refresh(connections text[] DEFAULT NULL) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     v_id bigint;
@@ -99,14 +99,14 @@ $$;
 -- Records a durable request to probe sources now, including those that were refused or
 -- disconnected; returns its id.
 CREATE OR REPLACE FUNCTION spcd.reconnect(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
-AS $$ SELECT spcd.request(connections, 'reconnect') $$;
+SET search_path = pg_catalog, pg_temp AS $$ SELECT spcd.request(connections, 'reconnect') $$;
 
 -- Records a durable request to pause sources until spcd.reconnect; returns its id. Their tables
 -- stay.
 CREATE OR REPLACE FUNCTION spcd.disconnect(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
-AS $$ SELECT spcd.request(connections, 'disconnect') $$;
+SET search_path = pg_catalog, pg_temp AS $$ SELECT spcd.request(connections, 'disconnect') $$;
 
 -- Records a durable request to import at once from connections whose wrapper ended its server
 -- process; returns its id.
 CREATE OR REPLACE FUNCTION spcd.retry(connections text[]) RETURNS bigint LANGUAGE sql SECURITY DEFINER
-AS $$ SELECT spcd.request(connections, 'retry') $$;
+SET search_path = pg_catalog, pg_temp AS $$ SELECT spcd.request(connections, 'retry') $$;

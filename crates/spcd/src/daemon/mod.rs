@@ -303,7 +303,11 @@ impl<'a> LeaderSession<'a> {
                 drift = self.drift.answer() => drift.map(Event::DriftAnswered).map(Some),
                 event = probed(&mut self.probes) => return Ok(event),
                 message = self.listener.messages.recv() => match message {
-                    Some(_) => return Ok(Event::Woken),
+                    Some(_) => {
+                        // Any role can send any number of them: all that have arrived make one pass.
+                        while self.listener.messages.try_recv().is_ok() {}
+                        return Ok(Event::Woken);
+                    }
                     None => return Err(HubError::NoSession),
                 },
                 _ = clocks.cleanup.tick() => leader::delete_expired_rows(client, epoch).await.map(|_| None),

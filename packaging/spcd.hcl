@@ -1,16 +1,16 @@
-# The daemon's own settings. A change is noticed; what needs a restart, the log says.
+# Settings of the daemon, which applies changes at once. The log names settings that need a restart.
 
-# The database that is to hold the schemas, as a URL or a keyword string. Without it spcd keeps a
-# private Postgres in state_dir (install the package postgresql for it).
+# Database for the schemas, as a URL or a keyword string. The default is a private Postgres in
+# state_dir, which needs the package postgresql.
 #
 # database = "postgres://spcd@localhost/warehouse?sslmode=verify-full&sslrootcert=/etc/ssl/certs/ca.pem"
 # database = credential("database")
 
-# Where the files with connections are.
+# Directories of the files with connections.
 #
 # config = ["/etc/spcd/conf.d"]
 
-# Where the private Postgres is kept.
+# Directory of the private Postgres.
 #
 # state_dir = "/var/lib/spcd"
 
@@ -20,16 +20,16 @@
 #
 # gateway = "private"
 
-# A name of its own, where several daemons keep databases of one server.
+# Name of this daemon, if several use the same database.
 #
 # instance = "spcd"
 
-# What is logged: error, warn, info, debug, trace, or a filter like "info,spcd=debug".
+# Log filter: error, warn, info, debug, trace, or a filter like "info,spcd=debug".
 #
 # log = "info"
 
-# Where the page, the API and the metrics are: an address, "unix:/path" or "off". Whoever changes
-# something there shows the token.
+# Address of the page, the API and the metrics: an address, "unix:/path" or "off". Actions require
+# the token.
 #
 # http            = "127.0.0.1:7733"
 # http_token_file = "/etc/spcd/credentials/http_token"

@@ -93,8 +93,9 @@ expect "everything is the service's" "$(inside find /var/lib/spcd ! -user spcd)"
 inside env SHOP_HOST=/tmp SHOP_PORT=5432 spcd doctor
 
 say "a full disk"
+# Room for a cluster, and for the 16 MB of a new segment of its write-ahead log.
 mkdir "$root/mnt/state"
-mount -t tmpfs -o size=60m,mode=755 tmpfs "$root/mnt/state"
+mount -t tmpfs -o size=96m,mode=755 tmpfs "$root/mnt/state"
 chroot "$root" chown spcd /mnt/state
 elsewhere() { inside env SPCD_STATE_DIR=/mnt/state "$@"; }
 elsewhere spcd migrate >/dev/null
@@ -178,4 +179,4 @@ inside env -C /root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 cp "$root/operations.log" target/package/operations.log
 expect "what is left of it" "$(inside find / -xdev -name '*spcd*' ! -path '/proc/*' ! -path '/usr/lib/postgresql/*' ! -name '*.deb' ! -path '/run/*' \
     ! -path '/var/log/*' ! -path '/var/backups/*' ! -path '/tmp/*')" ""
-say "the package lives and dies as it should"
+say "the package installs, runs, upgrades and purges"

@@ -87,6 +87,11 @@ impl Model {
         (self.things.iter()).any(|thing| thing.on == name && thing.keeps_connection())
     }
 
+    /// Whether users' objects keep a connection's schema.
+    pub fn keeps_schema(&self, name: &str) -> bool {
+        (self.things.iter()).any(|thing| thing.on == name && thing.keeps_schema())
+    }
+
     /// Forgets what goes with the tables of a connection that may be dropped from now on.
     pub fn may_lose_tables(&mut self, name: &str) {
         self.things

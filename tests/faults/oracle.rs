@@ -147,7 +147,7 @@ impl World {
         let status = match block {
             block if !block.is_present => is_kept.then_some("error"),
             block if block.is_broken => Some("error"),
-            block if !block.is_enabled && is_kept => Some("error"),
+            block if !block.is_enabled && self.model.keeps_schema(name) => Some("error"),
             block if !block.is_enabled => Some("disabled"),
             _ => Some("ready"),
         };

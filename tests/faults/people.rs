@@ -45,9 +45,15 @@ impl Thing {
         )
     }
 
-    /// Whether spcd must keep the connection's objects for its sake.
+    /// Whether spcd must keep the connection's objects for its sake when its block is removed.
     pub fn keeps_connection(&self) -> bool {
         !self.goes_with_table()
+    }
+
+    /// Whether the connection cannot be disabled for its sake. An aggregator shows it, so its tables
+    /// stay with their views, in another schema.
+    pub fn keeps_schema(&self) -> bool {
+        self.kind == ThingKind::Table
     }
 
     /// Whether both cannot be there together.

@@ -206,9 +206,10 @@ impl<'a> Importer<'a> {
         let is_shown = (self.applied()).is_some_and(|applied| applied.hidden_schema.is_none());
         match (reason, self.known) {
             // Its schema is renamed and its status changed in one commit, after the import.
-            (_, Some(known)) if self.hidden && is_shown && failed.is_none() => {
-                (known.status, known.error.as_deref())
-            }
+            (_, Some(known)) if self.hidden && is_shown => match failed {
+                Some(attempt) => (Status::Error, Some(&attempt.error)),
+                None => (known.status, known.error.as_deref()),
+            },
             _ if self.hidden => (Status::Disabled, None),
             (Reason::Refresh, _) => self.kept_status(),
             (reason, known) => status_at_work(reason, failed, known),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use spcd_protocol::Status;
 
-use schema::{admit_readers, schema_statements};
+use schema::{admit_readers, check_others, schema_statements};
 use server::{has_mapping, server_statements};
 use tables::decide_tables;
 
@@ -337,6 +337,7 @@ pub fn resolve_import(
     blockers: &Blockers,
 ) -> Result<Option<WriteUnit>, String> {
     let target = &import.target;
+    check_others(name, import, detail)?;
     let tables = decide_tables(import, detail, remote, blockers)?;
     let (schema, server) = (import.schema(name), target.server_name(name));
     let names = tables.after.iter().map(|table| table.name.clone());

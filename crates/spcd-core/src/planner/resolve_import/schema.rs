@@ -16,6 +16,19 @@ fn schema_state(name: &str, import: &Import) -> (bool, bool) {
     (is_there, is_there && moves)
 }
 
+/// Refuses to rename the schema of a disabled member that holds relations of users: they would be moved
+/// to a schema that users do not know.
+pub(super) fn check_others(name: &str, import: &Import, detail: &Detail) -> Result<(), String> {
+    let (_, moves) = schema_state(name, import);
+    match detail.others.first() {
+        Some(other) if moves && import.hidden => Err(format!(
+            "the schema {name:?} holds {other:?}, which spcd did not create: drop it or move it to \
+             another schema, so that the connection can be disabled"
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the statements that create or rename the schema and drop the views of a former aggregator.
 pub(super) fn schema_statements(name: &str, import: &Import) -> String {
     let (is_there, moves) = schema_state(name, import);

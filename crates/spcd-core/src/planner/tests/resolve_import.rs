@@ -239,6 +239,11 @@ fn the_schema_of_a_disabled_member_is_hidden_and_comes_back() {
     assert!(sql[1].starts_with("REVOKE") && sql.len() == 2);
     assert_eq!(unit.row.route, [Status::Disabled]);
     assert_eq!(record(&unit).hidden_schema.as_ref(), Some(&hidden));
+    // What users have in it would be moved along.
+    detail.others = vec!["mine".into()];
+    let refused = answered(&import, &detail, &tables, &Blockers::default()).unwrap_err();
+    assert!(refused.contains("holds \"mine\""), "{refused}");
+    detail.others.clear();
     import.hidden = false;
     import.applied.as_mut().unwrap().hidden_schema = Some(hidden.clone());
     detail.unreadable = vec!["t".into()];

@@ -305,3 +305,18 @@ fn current_views_stay_ready_while_the_gateway_is_waited_for() {
     assert_eq!(world.row("z"), Some((Status::Updating, String::new())));
     assert!(world.plan().work.is_empty());
 }
+
+#[test]
+fn a_disabled_member_whose_schema_cannot_be_hidden_is_in_error() {
+    let text = block("a", "  import_schema = \"disabled\"\n") + &block_of_aggregator("z");
+    let mut world = World::settled(&text);
+    world.known("a").status = Status::Ready;
+    assert_eq!(
+        world.row("a"),
+        None,
+        "the commit that hides it changes its status"
+    );
+    let target = world.desired.target_hash("a").to_owned();
+    world.observed.attempts.insert("a".into(), refused(&target));
+    assert_eq!(world.row("a"), Some((Status::Error, "no".into())));
+}

@@ -4,9 +4,9 @@
 use spcd_core::sql::{ident, literal};
 
 use crate::support::http::Http;
-use crate::support::hub::{made_by, postgres, until, until_commented};
+use crate::support::hub::{made_by, postgres, postgres_with, until, until_commented};
 use crate::support::{
-    Cluster, DEADLINE, Database, Spcd, connect, eventually, query, shared, value,
+    Cluster, DEADLINE, Database, Spcd, connect, eventually, query, shared, try_query, value,
 };
 
 /// A hub with a role that may read, and that has a schema of its own.
@@ -202,5 +202,34 @@ async fn a_flood_of_notifications_makes_few_passes() {
     }
     assert!(is_quiet, "passes go on");
     assert_eq!(value(&hub.url, "SELECT epoch FROM spcd.daemon").await, "1");
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_cannot_use_the_server_or_the_mapping_of_a_connection() {
+    let ((_server, hub, attacker), source) = (
+        hub_with_attacker().await,
+        made_by("CREATE TABLE t (id integer)").await,
+    );
+    let mut spcd = Spcd::new(&hub.url);
+    let secret = "  password = \"hunter2hunter2\"\n";
+    spcd.write("a.spc", &postgres_with("a", &source, secret));
+    spcd.start();
+    until(&hub.url, &["a ready"]).await;
+    for statement in [
+        "CREATE USER MAPPING FOR CURRENT_USER SERVER a",
+        "ALTER USER MAPPING FOR PUBLIC SERVER a OPTIONS (SET user 'other')",
+        "ALTER SERVER a OPTIONS (SET host 'elsewhere')",
+        "CREATE FOREIGN TABLE evil.mine (id integer) SERVER a",
+        "IMPORT FOREIGN SCHEMA public FROM SERVER a INTO evil",
+        "CREATE TABLE a.mine (id integer)",
+        "ALTER FOREIGN TABLE a.t OPTIONS (SET table_name 'other')",
+    ] {
+        let error = try_query(&attacker, statement).await.unwrap_err();
+        let code = error.code().map(|code| code.code());
+        assert_eq!(code, Some("42501"), "{statement}: {error:?}");
+    }
+    let options = "SELECT count(*), count(umoptions) FROM pg_user_mappings";
+    assert_eq!(query(&attacker, options).await, [["1", "0"]]);
     spcd.stop();
 }

@@ -231,3 +231,21 @@ async fn a_readers_refresh_sends_no_refused_credentials_again() {
     assert!(refusals() > before);
     spcd.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_made_while_no_daemon_runs_is_answered_by_the_next() {
+    let hub = shared().database().await;
+    let source = made_by("CREATE TABLE t (id integer)").await;
+    let mut spcd = serving(&hub, &source, &["a"]).await;
+    spcd.stop();
+    query(&source.url, "ALTER TABLE t ADD more text").await;
+    let id = value(&hub.url, "SELECT spcd.refresh('{a}')").await;
+    spcd.start();
+    let answered = format!("SELECT done_at IS NOT NULL FROM spcd.refresh_request WHERE id = {id}");
+    eventually("it is answered", DEADLINE, || async {
+        (value(&hub.url, &answered).await == "t").then_some(())
+    })
+    .await;
+    query(&hub.url, "SELECT more FROM a.t").await;
+    spcd.stop();
+}

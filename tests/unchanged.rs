@@ -1,6 +1,6 @@
 //! Where nothing differs, a pass only reads: counted by the server, statement by statement.
 
-use crate::support::hub::{postgres_with, until, until_commented};
+use crate::support::hub::{columns, made_by, postgres_with, serving, until, until_commented};
 use crate::support::{Cluster, DEADLINE, Spcd, eventually, query, shared, value};
 
 /// What was executed that does more than read. The daemon's heartbeat is none of a pass.
@@ -119,5 +119,21 @@ async fn a_pass_without_a_difference_only_reads() {
     for word in ["pg_notify", "INSERT INTO spcd.connection_event"] {
         assert!(written.contains(word), "{word} is not in {written}");
     }
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_order_of_the_sources_columns_is_no_change() {
+    let hub = shared().database().await;
+    let source = made_by("CREATE TABLE t (a integer, b text)").await;
+    let mut spcd = serving(&hub, &source, &["s"]).await;
+    let state = "SELECT c.oid, c.xmin, s.generation, s.time_changed
+                 FROM pg_class c, spcd.connection_state s WHERE c.oid = 's.t'::regclass";
+    let before = query(&hub.url, state).await;
+    let other = "ALTER TABLE t DROP COLUMN a; ALTER TABLE t ADD a integer";
+    query(&source.url, other).await;
+    assert_eq!(spcd.spcd(&["refresh", "s", "--wait"]).code, 0);
+    assert_eq!(query(&hub.url, state).await, before);
+    assert_eq!(columns(&hub.url, "s.t").await, ["a integer", "b text"]);
     spcd.stop();
 }

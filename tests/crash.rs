@@ -238,7 +238,7 @@ async fn one_of_another_instance_does_not_lead_here() {
     spcd.stop();
 }
 
-/// Found by random faults: a connection that was cut during an import was taken for the wrapper's crash,
+/// A connection that was cut during an import was taken for the wrapper's crash,
 /// and not asked again for a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_loses_its_connection_with_the_hub_is_no_crash() {

@@ -151,7 +151,7 @@ need_patroni() {
             python3-prettytable python3-psutil python3-psycopg2 python3-urllib3 python3-yaml
     PATH=$dir/usr/bin:$PATH
     export PYTHONPATH=$dir/usr/lib/python3/dist-packages
-    command -v patroni >/dev/null && command -v etcd >/dev/null
+    patroni --version >/dev/null 2>&1 && etcd --version >/dev/null 2>&1
 }
 
 # An ssh server for the tests, unpacked below target/ unless it is installed. The client is the

@@ -78,14 +78,20 @@ end() {
     kill -CONT "${processes[@]}" 2>/dev/null || true
     # Patroni stops its Postgres when it is told to end, unless it was killed before.
     kill "${processes[@]:1}" 2>/dev/null || true
-    wait "${processes[@]:1}" 2>/dev/null || true
     local pid name
+    # Not `wait`: in a trap that has interrupted another `wait` it may never return.
+    for pid in "${processes[@]:1}"; do
+        for _ in {1..100}; do
+            kill -0 "$pid" 2>/dev/null || break
+            sleep 0.1
+        done
+    done
     for name in one two; do
-        pid=$(head -n 1 "$name/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null
+        pid=$(head -n 1 "$name/data/postmaster.pid" 2>/dev/null) || continue
+        kill -QUIT "$pid" 2>/dev/null || true
     done
     # In order it would take seconds.
     kill -KILL "${processes[0]}" 2>/dev/null || true
-    wait
 }
 trap end EXIT
 trap 'exit 0' INT TERM

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -47,6 +48,7 @@ impl Patroni {
             .args(ports.map(|port| port.to_string()))
             .env("SPCD_TEST_BINDIR", bindir())
             .env(MARK, mark())
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -220,10 +222,9 @@ impl Drop for Patroni {
             }
             signal(&[node.patroni()], Signal::SIGKILL);
         }
-        let _ = kill(
-            Pid::from_raw(i32::try_from(self.script.id()).unwrap()),
-            Signal::SIGTERM,
-        );
+        // With etcd, in the same process group.
+        let group = Pid::from_raw(i32::try_from(self.script.id()).unwrap());
+        let _ = killpg(group, Signal::SIGKILL);
         let _ = self.script.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }

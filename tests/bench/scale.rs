@@ -54,12 +54,6 @@ async fn of_size(all: usize) {
     added(&spcd, &hub, all, &text).await;
     sessions(&hub).await;
     dumped(&hub);
-
-    spcd.stop();
-    let began = Instant::now();
-    spcd.start();
-    until_ready(&hub, "c%", all + TIMES).await;
-    println!("restart with nothing changed: {}", seconds(began.elapsed()));
     spcd.stop();
 }
 

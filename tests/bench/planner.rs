@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use spcd_core::config::{Cache, DesiredState, LoadContext, SourceFile, load};
 use spcd_core::diff::{Blockers, Column, Table};
 use spcd_core::observed::{
-    Applied, ConfigSnapshot, Detail, Extension, Observed, ObservedConnection, Presence,
+    Applied, ConfigSnapshot, Detail, Extension, Observed, ObservedConnection,
 };
 use spcd_core::planner::{self, Import, Plan, Reason, Running, Task};
 use spcd_core::remote_schema::RemoteSchema;
@@ -108,19 +108,6 @@ fn tables_of_one() -> Vec<Table> {
 /// Records every connection as applied.
 fn record_all(desired: &DesiredState, observed: &mut Observed) {
     for (name, connection) in &desired.connections {
-        let applied = Applied {
-            target_hash: connection.target_hash().to_owned(),
-            schema: Presence::Ours,
-            server: Presence::Ours,
-            intact: true,
-            readable: true,
-            warnings: Vec::new(),
-            left_out: 0,
-            server_name: None,
-            hidden_schema: None,
-            extension_version: None,
-            types: Default::default(),
-        };
         let known = ObservedConnection {
             status: Status::Ready,
             error: None,
@@ -128,7 +115,7 @@ fn record_all(desired: &DesiredState, observed: &mut Observed) {
             comments_set: true,
             written: ConfigSnapshot::of(connection),
             schema_hash: Some("hash".to_owned()),
-            applied: Some(applied),
+            applied: Some(Applied::complete(connection.target_hash())),
             waits_for: None,
         };
         observed.connections.insert(name.clone(), known);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::measure::{
-    TURNS, Turns, connection, frame, median, name, scaled, seconds, server, session, source,
-    tables, two_sessions, until_ready, until_row_ready,
+    ADDED, TURNS, Turns, added, connection, frame, median, name, scaled, seconds, server, session,
+    source, tables, two_sessions, until_ready,
 };
 use crate::support::hub::STATIC;
 use crate::support::steampipe::{self, plugins};
@@ -17,8 +17,6 @@ const ROWS: usize = 5000;
 /// How often a session is opened to measure its first query.
 const SESSIONS: usize = 20;
 const TABLES: usize = 40;
-/// How many connections are added, one after the other.
-const ADDED: usize = 11;
 /// Sets of tables in one transaction of the reference.
 const TOGETHER: usize = 12;
 
@@ -169,17 +167,7 @@ pub async fn cold() {
         native,
         2.2,
     );
-    let client = session(&hub.url).await;
-    let mut times = Vec::new();
-    for n in all..all + ADDED {
-        // The passes that follow a save are no part of the next one.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let began = Instant::now();
-        spcd.write("all.spc", &text(n + 1));
-        until_row_ready(&client, &name(n)).await;
-        times.push(began.elapsed());
-    }
-    let took = median(times);
+    let took = added(&spcd, &hub, all, text).await;
     let missed = if took > Duration::from_millis(150) {
         " MISSED"
     } else {

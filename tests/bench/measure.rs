@@ -171,6 +171,29 @@ pub async fn until_row_ready(client: &Client, name: &str) {
     }
 }
 
+/// How many connections are added to measure how long one takes.
+pub const ADDED: usize = 11;
+
+/// The median time until a connection is ready that is added to `all` others in one file.
+pub async fn added(
+    spcd: &Spcd,
+    hub: &Database,
+    all: usize,
+    text: impl Fn(usize) -> String,
+) -> Duration {
+    let client = session(&hub.url).await;
+    let mut times = Vec::new();
+    for n in all..all + ADDED {
+        // The passes that follow a save are no part of the next one.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let began = Instant::now();
+        spcd.write("all.spc", &text(n + 1));
+        until_row_ready(&client, &name(n)).await;
+        times.push(began.elapsed());
+    }
+    median(times)
+}
+
 /// How often what is measured and its reference take turns: a machine is not equally fast all the time.
 pub const TURNS: usize = 3;
 

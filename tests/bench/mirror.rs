@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::measure::{
-    connection, daemon_cpu, median, name, scaled, seconds, server, server_cpu, session, source,
-    tables, two_sessions, until_ready, until_row_ready,
+    ADDED, connection, daemon_cpu, median, name, scaled, seconds, server, server_cpu, session,
+    source, tables, two_sessions, until_ready, until_row_ready,
 };
 use crate::support::hub::STATIC;
 use crate::support::{Spcd, query};
@@ -12,8 +12,6 @@ use crate::support::{Spcd, query};
 const TABLES: usize = 40;
 /// Sets of tables in one transaction of the reference.
 const TOGETHER: usize = 12;
-/// How many connections are added, one after the other.
-const ADDED: usize = 11;
 
 /// `mirror`: the connections of a hub in another one, beside the bare DDL on one server.
 pub async fn run() {

@@ -1,18 +1,18 @@
 //! How far one hub goes: sizes up to half a million foreign tables.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::measure::{
-    connection, daemon_cpu, median, memory, name, scaled, seconds, server, server_cpu, session,
-    source, until_ready, until_row_ready,
+    ADDED, added, connection, daemon_cpu, median, memory, name, scaled, seconds, server,
+    server_cpu, session, source, until_ready,
 };
 use crate::support::hub::STATIC;
 use crate::support::{Database, Spcd, bindir, value};
 
 const TABLES: usize = 50;
 const SIZES: [usize; 3] = [1000, 3000, 10_000];
-/// How often a session is opened, and how many connections are added.
+/// How often a session is opened.
 const TIMES: usize = 11;
 
 /// `scale`: a static plugin at growing sizes, each on a server of its own.
@@ -51,25 +51,11 @@ async fn of_size(all: usize) {
         "its largest session of spcd: {} MB",
         backend_megabytes(&hub, "spcd").await
     );
-    added(&spcd, &hub, all, &text).await;
+    let took = added(&spcd, &hub, all, text).await;
+    println!("one added, median of {ADDED}: {}", seconds(took));
     sessions(&hub).await;
     dumped(&hub);
     spcd.stop();
-}
-
-/// Connections added one after the other.
-async fn added(spcd: &Spcd, hub: &Database, all: usize, text: &impl Fn(usize) -> String) {
-    let client = session(&hub.url).await;
-    let mut times = Vec::new();
-    for n in all..all + TIMES {
-        // The passes that follow a save are no part of the next one.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let began = Instant::now();
-        spcd.write("all.spc", &text(n + 1));
-        until_row_ready(&client, &name(n)).await;
-        times.push(began.elapsed());
-    }
-    println!("one added, median of {TIMES}: {}", seconds(median(times)));
 }
 
 /// The start of a session, and the first plan in it.

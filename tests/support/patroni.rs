@@ -174,13 +174,20 @@ impl Node {
     }
 
     fn postmaster(&self) -> Pid {
-        let file = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
-        Pid::from_raw(file.lines().next().unwrap().parse().unwrap())
+        self.running_postmaster().expect("its server is running")
+    }
+
+    fn running_postmaster(&self) -> Option<Pid> {
+        let file = fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?;
+        Some(Pid::from_raw(file.lines().next()?.parse().ok()?))
     }
 
     /// The postmaster and its processes.
     fn servers(&self) -> Vec<Pid> {
-        let postmaster = self.postmaster();
+        self.processes_of(self.postmaster())
+    }
+
+    fn processes_of(&self, postmaster: Pid) -> Vec<Pid> {
         let mut servers = vec![postmaster];
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let name = entry.file_name();
@@ -217,8 +224,9 @@ impl Drop for Patroni {
         }
         // What is paused cannot end in order.
         for node in &self.nodes {
-            if node.dir.join("data/postmaster.pid").exists() {
-                signal(&node.servers(), Signal::SIGKILL);
+            // Its file is gone if the server is just being restarted.
+            if let Some(postmaster) = node.running_postmaster() {
+                signal(&node.processes_of(postmaster), Signal::SIGKILL);
             }
             signal(&[node.patroni()], Signal::SIGKILL);
         }

@@ -36,6 +36,8 @@ pub struct Watcher {
     /// Watched directories, with their device and inode.
     watched: HashMap<PathBuf, Option<(u64, u64)>>,
     polling: bool,
+    /// When polling wakes next. Kept here, as `since`: other events cancel the wait every few seconds.
+    poll_at: Option<Instant>,
     /// Time of the first wake-up since the last scan. Kept here and not in a future, so that a cancelled wait
     /// loses nothing.
     since: Option<Instant>,
@@ -81,6 +83,7 @@ impl Watcher {
             state,
             watched: HashMap::new(),
             polling: false,
+            poll_at: None,
             since: None,
         };
         match notify {
@@ -163,7 +166,9 @@ impl Watcher {
             Some(since) => since,
             None => {
                 if self.polling {
-                    let _ = tokio::time::timeout(POLL, self.wake.notified()).await;
+                    let poll_at = *self.poll_at.get_or_insert_with(|| Instant::now() + POLL);
+                    let _ = timeout_at(poll_at, self.wake.notified()).await;
+                    self.poll_at = None;
                 } else {
                     self.wake.notified().await;
                 }

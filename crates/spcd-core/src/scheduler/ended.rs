@@ -49,7 +49,11 @@ impl State {
                 target_hash,
                 error,
                 kind,
-            } => commands.extend(self.job_failed(name, target_hash, error, kind, now)),
+                is_unwritten,
+            } => {
+                again |= is_unwritten;
+                commands.extend(self.job_failed(name, target_hash, error, kind, now));
+            }
             JobOutcome::Later { reason, is_lock } => {
                 let record = self.record(name);
                 // The drift may be one that only an import can show.

@@ -135,6 +135,8 @@ pub enum JobOutcome {
         error: String,
         /// The kind of the source's failure; `None` if the hub refused what was to be done.
         kind: Option<FailureKind>,
+        /// The error could not be written to the row: a pass is to write it.
+        is_unwritten: bool,
     },
     /// Another session blocked the job, which is repeated after a pause.
     Later {

@@ -57,6 +57,7 @@ pub(super) fn failed(desired: &DesiredState, name: &str, kind: FailureKind) -> J
         target_hash: desired.target_hash(name).to_owned(),
         error: kind.as_str().to_owned(),
         kind: Some(kind),
+        is_unwritten: false,
     }
 }
 

@@ -234,6 +234,7 @@ impl World {
                 target_hash,
                 error,
                 kind: Some(kind),
+                is_unwritten: false,
             });
         }
         self.write_error(name, target_hash, error, Some(kind))
@@ -265,6 +266,7 @@ impl World {
             target_hash,
             error,
             kind,
+            is_unwritten: !says_so && !can_write,
         })
     }
 }

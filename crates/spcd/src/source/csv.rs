@@ -24,21 +24,47 @@ const MAX_WHOLE_BYTES: u64 = 16 << 20;
 /// Number of bytes that are read of a larger file. They must contain the header.
 const PREFIX_BYTES: u64 = 1 << 20;
 
+/// Maximum number of reads of files that vanish while they are read.
+const MAX_READS: usize = 3;
+
 /// Reads the files of a connection. Blocks on the file system.
 ///
 /// # Errors
 /// The files cannot be listed.
 pub fn read(csv: &CsvSettings, import: &Import) -> Result<CsvFiles, String> {
+    read_found(csv, import, || find_files(&csv.paths).found)
+}
+
+/// Reads the files that `find` lists. If one vanishes before it is read, lists them again: its whole
+/// directory may be out of reach, which must not look as if the files had been deleted.
+fn read_found(
+    csv: &CsvSettings,
+    import: &Import,
+    mut find: impl FnMut() -> FoundFiles,
+) -> Result<CsvFiles, String> {
+    let mut reads = 0;
+    loop {
+        let mut found = find();
+        if let Some(error) = found.error.take() {
+            return Err(error);
+        }
+        let (files, has_vanished) = read_once(found, csv, import);
+        reads += 1;
+        if !has_vanished || reads == MAX_READS {
+            return Ok(files);
+        }
+    }
+}
+
+/// Reads these files. Returns also whether one of them has vanished.
+fn read_once(found: FoundFiles, csv: &CsvSettings, import: &Import) -> (CsvFiles, bool) {
     let FoundFiles {
         files,
         warnings,
         left_out,
-        error,
         ..
-    } = find_files(&csv.paths).found;
-    if let Some(error) = error {
-        return Err(error);
-    }
+    } = found;
+    let mut has_vanished = false;
     let mut all = CsvFiles::default();
     all.remote.warnings = warnings;
     all.remote.left_out = left_out;
@@ -77,6 +103,7 @@ pub fn read(csv: &CsvSettings, import: &Import) -> Result<CsvFiles, String> {
             continue;
         }
         let Some(table) = read_table(&path, (name, whole), csv, &mut all, &mut separators) else {
+            has_vanished = true;
             continue;
         };
         all.remote.tables.push(table);
@@ -85,7 +112,7 @@ pub fn read(csv: &CsvSettings, import: &Import) -> Result<CsvFiles, String> {
     let warnings = &mut all.remote.warnings;
     warnings.extend(unmatched_patterns(import, &names));
     warnings.extend(separators.iter().map(separator_warning));
-    Ok(all)
+    (all, has_vanished)
 }
 
 /// Returns the table of a file, or `None` if the file was deleted after it was found.
@@ -278,6 +305,34 @@ mod tests {
         let warnings = read.remote.warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("costs"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_directory_that_vanishes_during_a_read_is_an_error() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("data");
+        std::fs::create_dir(&dir).unwrap();
+        for name in ["a.csv", "b.csv"] {
+            std::fs::write(dir.join(name), "a\n1\n").unwrap();
+        }
+        let csv = CsvSettings {
+            paths: vec![dir.join("*.csv").display().to_string()],
+            ..CsvSettings::default()
+        };
+        let files_after = |mut change: Box<dyn FnMut()>| {
+            let find = || {
+                let found = find_files(&csv.paths).found;
+                change();
+                found
+            };
+            read_found(&csv, &Import::default(), find).map(|files| files.paths.len())
+        };
+        let file = dir.join("a.csv");
+        let deleted = files_after(Box::new(move || drop(std::fs::remove_file(&file))));
+        assert_eq!(deleted, Ok(1));
+        let aside = top.path().join("aside");
+        let error = files_after(Box::new(move || drop(std::fs::rename(&dir, &aside))));
+        assert!(error.unwrap_err().ends_with("is missing"));
     }
 
     #[test]

@@ -430,3 +430,19 @@ async fn a_file_that_is_renamed_into_place_is_complete_and_one_being_written_is_
     state.extend_burst(BRIEF_DEBOUNCE);
     assert!(state.burst.is_some_and(|burst| burst.quiet == DEBOUNCE));
 }
+
+#[tokio::test(start_paused = true)]
+async fn polling_goes_on_although_other_events_cancel_each_wait() {
+    let mut watcher = Watcher::new();
+    watcher.poll(&notify::Error::generic("out of watches"));
+    for _ in 0..3 {
+        let mut cancelled = 0;
+        while tokio::time::timeout(POLL / 2, watcher.settled())
+            .await
+            .is_err()
+        {
+            cancelled += 1;
+            assert!(cancelled < 10);
+        }
+    }
+}

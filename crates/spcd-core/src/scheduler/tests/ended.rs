@@ -38,6 +38,21 @@ fn a_job_that_waits_imports_again_although_nothing_is_known_to_differ() {
 }
 
 #[test]
+fn an_error_that_could_not_be_written_is_written_by_another_pass() {
+    for is_lost in [true, false] {
+        let mut harness = Harness::settled(&plain(&["a"]));
+        harness.request(refresh(Some(&["a"])));
+        assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
+        let mut outcome = failed(&harness.desired, "a", FailureKind::Dns);
+        if let JobOutcome::Failed { is_unwritten, .. } = &mut outcome {
+            *is_unwritten = is_lost;
+        }
+        harness.ends("a", outcome);
+        assert_eq!(harness.state.is_pass_due(), is_lost);
+    }
+}
+
+#[test]
 fn the_repetitions_of_many_failed_imports_are_spread() {
     let names: Vec<String> = (0..600).map(|n| format!("c{n:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

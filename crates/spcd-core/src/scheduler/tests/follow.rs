@@ -8,6 +8,7 @@ fn dropped(error: &str) -> JobOutcome {
         target_hash: String::new(),
         error: error.into(),
         kind: None,
+        is_unwritten: false,
     }
 }
 

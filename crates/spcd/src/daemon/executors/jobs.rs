@@ -354,8 +354,8 @@ impl JobContext {
         }
     }
 
-    /// Writes a job's error to its row, unless the row has it already. If that fails, the next pass writes
-    /// it: repeating the job would ask the source again, with credentials that it may have rejected.
+    /// Writes a job's error to its row, unless the row has it already. If that fails, a pass writes it:
+    /// repeating the job would ask the source again, with credentials that it may have rejected.
     pub(super) async fn failed(
         &self,
         job: &Job,
@@ -363,16 +363,19 @@ impl JobContext {
         error: String,
         kind: Option<FailureKind>,
     ) -> JobOutcome {
+        let mut is_unwritten = false;
         if job.status != Status::Error || job.error.as_ref() != Some(&error) {
             let unit = planner::error_unit(&job.name, job.status, error.clone());
             if let Err(error) = self.writer.write(unit, job.generation).await {
                 tracing::debug!(connection = job.name, %error, "the error of a job is not written yet");
+                is_unwritten = true;
             }
         }
         JobOutcome::Failed {
             target_hash,
             error,
             kind,
+            is_unwritten,
         }
     }
 

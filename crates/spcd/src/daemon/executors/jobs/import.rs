@@ -63,6 +63,7 @@ impl JobContext {
                     target_hash: hash,
                     kind,
                     error: error.to_string(),
+                    is_unwritten: false,
                 }
             }
             Err(error) => self.failed(job, hash, error.to_string(), kind).await,

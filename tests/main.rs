@@ -64,3 +64,4 @@ mod vanished;
 mod wait;
 mod watch;
 mod wrappers;
+mod writers;

@@ -18,6 +18,7 @@ mod requests;
 mod state;
 #[cfg(test)]
 mod tests;
+mod writers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use probes::{HealthBatch, MAX_HEALTHY_PROBES, ProbeCommand, ProbeScheduler, 
 pub use record::{Failure, JobOutcome, NextAttempt};
 pub use requests::{Action, Request};
 pub use state::{Start, State};
+pub use writers::WriterCount;
 
 use crate::model::DesiredState;
 use crate::observed::Observed;

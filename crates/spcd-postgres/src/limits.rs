@@ -1,5 +1,7 @@
 //! The server's limits of sessions and locks, and their distribution.
 
+use spcd_core::config::HubSettings;
+use spcd_core::scheduler::MAX_HEALTHY_PROBES;
 use tokio_postgres::Client;
 
 use crate::HubError;
@@ -43,7 +45,11 @@ impl Limits {
 /// Minimum and maximum number of concurrent probes of sources that do not answer.
 const UNREACHABLE_PROBES: (usize, usize) = (4, 16);
 
-/// Maximum number of sessions for the daemon's permanent tasks.
+/// Maximum number of writer sessions.
+const MAX_WRITERS: usize = HubSettings::MAX_WRITERS;
+/// Number of locks that a writer needs for batches of a good size.
+const LOCKS_PER_WRITER: usize = 400;
+/// Maximum number of sessions for the daemon's permanent tasks, with the minimum of writers.
 const OWN_SESSIONS: usize = 10;
 /// Below this number of sessions the daemon uses fewer and closes idle ones.
 const FEW_SESSIONS: usize = 14;
@@ -58,9 +64,27 @@ impl Limits {
         self.sessions < FEW_SESSIONS
     }
 
-    /// Number of writer sessions.
+    /// Minimum number of writer sessions. Two are 1.3 times as fast as one on two cores.
     pub fn for_writers(self) -> usize {
         if self.are_few() { 1 } else { 2 }
+    }
+
+    /// Maximum number of writer sessions if their number follows the throughput.
+    pub fn max_writers(self) -> usize {
+        let enough_locks = self.locks / 2 / LOCKS_PER_WRITER;
+        self.max_fixed_writers()
+            .min(enough_locks)
+            .max(self.for_writers())
+    }
+
+    /// Maximum number of writer sessions if the settings say their number.
+    pub fn max_fixed_writers(self) -> usize {
+        let others = OWN_SESSIONS
+            + self.for_pool()
+            + self.for_imports()
+            + self.for_probes(MAX_HEALTHY_PROBES);
+        let unused = (self.sessions - self.sessions / 8).saturating_sub(others);
+        (self.for_writers() + unused).min(MAX_WRITERS)
     }
 
     /// Maximum size of the session pool.
@@ -107,6 +131,13 @@ mod tests {
                 "{sessions}: {all}"
             );
         }
+        for sessions in 60..300 {
+            let limits = Limits { sessions, locks: 0 };
+            let (imports, probes) = (limits.for_imports(), limits.for_probes(4));
+            let more = limits.max_fixed_writers() - limits.for_writers();
+            let all = OWN_SESSIONS + limits.for_pool() + imports + probes + more;
+            assert!(all <= sessions - sessions / 8, "{sessions}: {all}");
+        }
         let hundred = Limits {
             sessions: 100,
             locks: 0,
@@ -117,5 +148,19 @@ mod tests {
             hundred.for_probes(4),
         );
         assert_eq!(shared, (10, 33, 24));
+    }
+
+    #[test]
+    fn writers_take_what_sessions_and_locks_leave() {
+        let writers = |sessions, locks| {
+            let limits = Limits { sessions, locks };
+            let max = (limits.max_writers(), limits.max_fixed_writers());
+            (limits.for_writers(), max.0, max.1)
+        };
+        assert_eq!(writers(8, 512), (1, 1, 1));
+        assert_eq!(writers(20, 1280), (2, 2, 2));
+        assert_eq!(writers(100, 1000), (2, 2, 13));
+        assert_eq!(writers(100, 6400), (2, 8, 13));
+        assert_eq!(writers(300, 300 * 256), (2, 16, 16));
     }
 }

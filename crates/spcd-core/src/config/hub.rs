@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use spcd_lang::settings::NestedBlock;
 use spcd_lang::syntax::Problem;
 
-/// Settings: name, default, minimum and maximum. All but `pool_size` are milliseconds.
-const SETTINGS: [HubSetting; 7] = [
+/// Settings: name, default, minimum and maximum. All but [`COUNTS`] are milliseconds.
+const SETTINGS: [HubSetting; 8] = [
     // A server allows 100 sessions by default.
     HubSetting::new("pool_size", 10, 1, 1000),
+    // The default says that the number follows the throughput.
+    HubSetting::new("writers", 0, 1, HubSettings::MAX_WRITERS as u64),
     HubSetting::new("keepalive", 60_000, 1000, 86_400_000),
     HubSetting::new("statement_timeout", 300_000, 5000, 86_400_000).or_zero(),
     // Readers queue behind a write that waits for a lock.
@@ -17,6 +19,9 @@ const SETTINGS: [HubSetting; 7] = [
     HubSetting::new("backoff_max", 10_000, 100, 3_600_000),
     HubSetting::new("gateway_patience", 60_000, 1000, 86_400_000),
 ];
+
+/// Settings that are numbers.
+const COUNTS: [&str; 2] = ["pool_size", "writers"];
 
 struct HubSetting {
     name: &'static str,
@@ -32,6 +37,8 @@ struct HubSetting {
 pub struct HubSettings {
     /// Number of pooled sessions.
     pub pool_size: u64,
+    /// Number of writing sessions; 0 if it follows the throughput.
+    pub writers: u64,
     /// Interval of a statement on an idle session.
     pub keepalive: u64,
     /// Limit of one statement; 0 disables it.
@@ -67,7 +74,7 @@ impl HubSetting {
     }
 
     fn expectation(&self) -> String {
-        if self.name == "pool_size" {
+        if COUNTS.contains(&self.name) {
             return format!("expected a number from {} to {}", self.min, self.max);
         }
         let none = if self.zero_disables {
@@ -81,6 +88,9 @@ impl HubSetting {
 }
 
 impl HubSettings {
+    /// Maximum number of writing sessions. More have not been measured.
+    pub const MAX_WRITERS: usize = 16;
+
     /// Combines given values: for each setting the first one counts.
     pub fn of(given: &[&HubOverrides]) -> Self {
         let value = |name: &str| {
@@ -91,6 +101,7 @@ impl HubSettings {
         let backoff_min = value("backoff_min");
         Self {
             pool_size: value("pool_size"),
+            writers: value("writers"),
             keepalive: value("keepalive"),
             statement_timeout: value("statement_timeout"),
             lock_timeout: value("lock_timeout"),
@@ -126,7 +137,7 @@ pub fn hub_value(name: &str, text: &str) -> Result<u64, String> {
     };
     let text = text.trim();
     let value = match name {
-        "pool_size" => text.parse().ok(),
+        _ if COUNTS.contains(&name) => text.parse().ok(),
         _ => crate::duration::milliseconds(text),
     };
     value
@@ -188,10 +199,13 @@ mod tests {
         assert_eq!(hub_value("keepalive", "2 m"), Ok(120_000));
         assert_eq!(hub_value("lock_timeout", "500ms"), Ok(500));
         assert_eq!(hub_value("pool_size", "20"), Ok(20));
+        assert_eq!(hub_value("writers", "16"), Ok(16));
         assert_eq!(hub_value("statement_timeout", "0"), Ok(0));
         for (name, text) in [
             ("pool_size", "0"),
             ("pool_size", "10s"),
+            ("writers", "0"),
+            ("writers", "17"),
             ("keepalive", "0"),
             ("keepalive", "-1"),
             ("keepalive", "soon"),
@@ -217,6 +231,7 @@ mod tests {
         ]);
         let settings = HubSettings::of(&[&flags, &file]);
         assert_eq!((settings.keepalive, settings.pool_size), (1000, 3));
+        assert_eq!(settings.writers, 0);
         // The longest pause is not shorter than the first.
         assert_eq!(settings.backoff_max, 20_000);
     }

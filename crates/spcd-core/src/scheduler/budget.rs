@@ -9,8 +9,8 @@ use std::fmt;
 /// How many sources that answer quickly are asked at a time: each keeps a core of the server busy, so
 /// more would only be slower.
 const MAX_QUICK: usize = 4;
-/// Maximum number of tables on their way to the writer, which takes some hundreds at a time: enough to
-/// keep it busy, and no more than fit into memory as text.
+/// Initial maximum number of tables on their way to the writers, which take some hundreds at a time:
+/// enough to keep two busy, and no more than fit into memory as text.
 const MAX_UNWRITTEN_TABLES: usize = 4_000;
 /// Time for which a stuck session keeps its source from being asked again, in milliseconds. If the
 /// network drops all packets silently, the session is stuck forever.
@@ -125,6 +125,12 @@ impl SessionBudget {
         self.queue(kind).give_back(size)
     }
 
+    /// Changes the number of permits of a kind. Returns the requests that are granted now, with their
+    /// sizes.
+    pub fn resize(&mut self, kind: PermitKind, max: usize) -> Vec<(Priority, usize)> {
+        self.queue(kind).resize(max)
+    }
+
     /// Lets a job go before all others. Returns the priorities of its requests before and after that.
     pub fn prioritize(&mut self, number: u64) -> Vec<(PermitKind, Priority, Priority)> {
         let urgency = Urgency::Requested;
@@ -229,6 +235,13 @@ impl PermitQueue {
         is_given
     }
 
+    fn resize(&mut self, max: usize) -> Vec<(Priority, usize)> {
+        let size = |max: usize| i64::try_from(max).unwrap_or(i64::MAX);
+        let more = size(max) - size(self.max);
+        self.max = max;
+        self.give_back(more)
+    }
+
     fn give_back(&mut self, size: i64) -> Vec<(Priority, usize)> {
         self.free += size;
         let mut given = Vec::new();
@@ -295,6 +308,20 @@ mod tests {
         };
         assert_eq!(max(33), [4, 16, 8, 33, 22, 4_000]);
         assert_eq!(max(1), [4, 1, 1, 1, 1, 4_000]);
+    }
+
+    #[test]
+    fn a_resized_kind_grants_what_fits_and_takes_nothing_back() {
+        let mut budget = SessionBudget::new(2);
+        let kind = PermitKind::Session;
+        let given = (1..=5).filter(|number| budget.request(kind, change(*number), 1));
+        assert_eq!(given.count(), 2);
+        let given = budget.resize(kind, 4);
+        let given: Vec<_> = given.iter().map(|(priority, _)| priority.number).collect();
+        assert_eq!(given, [3, 4]);
+        assert_eq!(budget.resize(kind, 3), []);
+        assert_eq!(next(&mut budget, kind), None);
+        assert_eq!(next(&mut budget, kind), Some(5));
     }
 
     #[test]

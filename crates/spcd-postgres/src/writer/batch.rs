@@ -18,7 +18,7 @@ const MAX_ATTEMPTS: usize = 3;
 pub(super) struct BatchWriter<'a> {
     pub(super) client: &'a Client,
     pub(super) epoch: i64,
-    pub(super) on_commit: fn(Committed),
+    pub(super) on_commit: &'a (dyn Fn(Committed) + Sync),
 }
 
 impl BatchWriter<'_> {
@@ -157,6 +157,7 @@ impl BatchWriter<'_> {
             connections: units.len(),
             tables: units.iter().map(|unit| unit.tables).sum(),
             // Each statement ends a line. A literal with such a line makes little difference.
+            bytes: text.len(),
             statements: text.lines().filter(|line| line.ends_with(';')).count(),
         });
         Ok(())

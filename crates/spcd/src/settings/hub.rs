@@ -10,6 +10,10 @@ pub struct HubFlags {
     #[arg(long = "hub-pool-size", env = "SPCD_HUB_POOL_SIZE", value_name = "NUMBER",
           value_parser = |text: &str| value("pool_size", text), global = true, hide_short_help = true)]
     pool_size: Option<OptionalSetting>,
+    /// Number of sessions that write [default: as many as raise the throughput]
+    #[arg(long = "hub-writers", env = "SPCD_HUB_WRITERS", value_name = "NUMBER",
+          value_parser = |text: &str| value("writers", text), global = true, hide_short_help = true)]
+    writers: Option<OptionalSetting>,
     /// Interval of a statement on idle sessions (60s)
     #[arg(long = "hub-keepalive", env = "SPCD_HUB_KEEPALIVE", value_name = "TIME",
           value_parser = |text: &str| value("keepalive", text), global = true, hide_short_help = true)]
@@ -45,6 +49,7 @@ impl HubFlags {
     pub fn given(&self) -> HubOverrides {
         [
             ("pool_size", self.pool_size),
+            ("writers", self.writers),
             ("keepalive", self.keepalive),
             ("statement_timeout", self.statement_timeout),
             ("lock_timeout", self.lock_timeout),

@@ -239,6 +239,7 @@ pub fn observe(observation: Observation<'_>) {
             connections,
             tables,
             statements,
+            ..
         }) => {
             metrics.transactions.inc();
             metrics.written_connections.inc_by(connections as u64);

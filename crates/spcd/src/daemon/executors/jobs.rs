@@ -397,6 +397,7 @@ impl JobContext {
     pub(super) async fn permit_to_write(&self, job: &Job, tables: usize) -> Permit {
         let size = CONNECTION_SIZE + tables;
         let permits = &self.sources.permits;
+        permits.resize(PermitKind::Unwritten, self.writer.busy_tables());
         let permit = permits.acquire_many(PermitKind::Unwritten, job.priority, size);
         permit.await
     }

@@ -109,6 +109,11 @@ impl Permits {
         })
     }
 
+    /// Changes the number of permits of a kind.
+    pub fn resize(self: &Arc<Self>, kind: PermitKind, max: usize) {
+        self.grant(kind, |budget| budget.resize(kind, max));
+    }
+
     /// Gives a job precedence over all others.
     pub fn prioritize(&self, number: u64) {
         let mut state = self.state.lock();
@@ -153,9 +158,18 @@ impl Permits {
     }
 
     fn give_back(self: &Arc<Self>, kind: PermitKind, size: usize) {
+        self.grant(kind, |budget| budget.give_back(kind, size));
+    }
+
+    /// Changes the budget, and hands out the permits that it grants then.
+    fn grant(
+        self: &Arc<Self>,
+        kind: PermitKind,
+        change: impl FnOnce(&mut SessionBudget) -> Vec<(Priority, usize)>,
+    ) {
         let mut given = Vec::new();
         let mut state = self.state.lock();
-        for (priority, size) in state.budget.give_back(kind, size) {
+        for (priority, size) in change(&mut state.budget) {
             let waiter = state.waiting.remove(&(kind, priority));
             given.push((waiter, self.permit(kind, size)));
         }

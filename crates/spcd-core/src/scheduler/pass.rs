@@ -125,6 +125,8 @@ impl State {
         }
         self.desired = Some(desired.clone());
         self.confirm_at = None;
+        // Before anything in this pass schedules another one, be it for this very moment.
+        self.later = self.later.filter(|later| *later > now);
         self.lanes.are_there = !observed.lanes.is_empty();
         self.follow_members(&desired);
         // A client may send any names: unknown ones take no memory.

@@ -342,7 +342,6 @@ impl State {
             self.refresh(desired, all);
         }
         self.take_turns(desired, now);
-        self.later = self.later.filter(|later| *later > now);
         for (name, record) in &mut self.connections {
             record.merge_into(observed, name, now);
         }

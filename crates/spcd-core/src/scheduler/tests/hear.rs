@@ -60,6 +60,18 @@ fn a_file_that_changes_is_read_whatever_failed_before() {
 }
 
 #[test]
+fn files_that_are_to_be_read_later_have_another_pass_whenever_that_is() {
+    for pause in [0, 1, 300] {
+        let mut harness = Harness::settled(FILE);
+        let mut seen = seen(&harness);
+        seen.files.again = Some(pause);
+        look(&mut harness, seen);
+        harness.step(Event::Published { generation: 1 });
+        assert_eq!(harness.state.wake_at(), harness.now + pause);
+    }
+}
+
+#[test]
 fn files_of_a_cancelled_job_are_not_read() {
     let mut harness = Harness::settled(FILE);
     changed(&mut harness, true);

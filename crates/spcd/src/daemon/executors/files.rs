@@ -126,7 +126,7 @@ impl CsvWatch {
                 wait = wait.max(RECHECK_DELAY);
             }
             if !wait.is_zero() {
-                let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                let wait = whole_millis(wait);
                 files.again = Some(files.again.map_or(wait, |again| again.min(wait)));
             }
             if since.is_none_or(|since| since >= min_interval) {
@@ -230,6 +230,11 @@ impl ConnectionFiles {
     }
 }
 
+/// Returns a wait in milliseconds, rounded up: a pass that comes too early has to wait again.
+fn whole_millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
@@ -252,6 +257,12 @@ mod tests {
             has_gateway: false,
         };
         load(&[source], &mut context, &mut Cache::default()).desired
+    }
+
+    #[test]
+    fn a_wait_of_less_than_a_millisecond_is_none_of_zero() {
+        let waits = [1, 999_999, 1_000_000, 1_000_001].map(Duration::from_nanos);
+        assert_eq!(waits.map(whole_millis), [1, 1, 1, 2]);
     }
 
     #[tokio::test]

@@ -28,7 +28,6 @@ impl State {
             self.are_members_due = true;
             again |= !matches!(outcome, JobOutcome::Later { .. } | JobOutcome::Same);
         }
-        again |= self.confirm_at.is_some() && self.running_jobs() == 0;
         let mut commands = self.crash_is_over(name, &outcome);
         if !matches!(outcome, JobOutcome::Later { .. } | JobOutcome::Cancelled) {
             self.record(name).locks.holder = None;

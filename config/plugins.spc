@@ -122,8 +122,9 @@ plugin "postgres" {
     "statement_timeout", "target_session_attrs", "tcp_user_timeout", "truncatable", "updatable",
     "use_remote_estimate",
   ]
-  # Postgres 15 cannot be interrupted while postgres_fdw connects.
-  defaults = { connect_timeout = 10 }
+  # Postgres 15 cannot be interrupted while postgres_fdw connects. An aggregator reads all its members
+  # at once if their servers are async_capable.
+  defaults = { async_capable = true, connect_timeout = 10 }
   ask      = { keep_connections = "off" }
   since    = { load_balance_hosts = "Postgres 16", parallel_abort = "Postgres 16" }
 }

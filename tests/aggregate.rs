@@ -428,7 +428,7 @@ async fn disabled_members_take_part_without_a_schema_of_their_own() {
         "other disabled",
     ];
     until(&hub.url, &states).await;
-    let members = "SELECT string_agg(connection_name, ' ' ORDER BY 1) FROM g.t";
+    let members = "SELECT string_agg(connection_name, ' ' ORDER BY connection_name) FROM g.t";
     let all = format!("m_a m_b {long}");
     eventually("the disabled ones take part", DEADLINE, || async {
         let rows = try_query(&hub.url, members).await.ok()?;

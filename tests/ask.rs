@@ -148,6 +148,8 @@ fn dump(database: &Database, schema: &str) -> BTreeSet<String> {
             .lines()
             // psql's own commands hold a number that is another one each time.
             .filter(|line| !line.is_empty() && !line.starts_with("--") && !line.starts_with('\\'))
+            // spcd sets it, an import does not.
+            .filter(|line| !line.trim_start().starts_with("fetch_size '"))
             .collect();
         let statement = lines.join("\n").replace(schema, "SCHEMA");
         let redundant = statement.contains(" ALTER COLUMN ") && {

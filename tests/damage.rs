@@ -22,7 +22,7 @@ const DAMAGE: &[&str] = &[
     "ALTER FOREIGN TABLE m1.t ALTER COLUMN note SET NOT NULL",
     "ALTER FOREIGN TABLE m1.t ALTER COLUMN note OPTIONS (ADD column_name 'gone')",
     "ALTER FOREIGN TABLE m1.t OPTIONS (SET table_name 'gone')",
-    "ALTER FOREIGN TABLE m1.t OPTIONS (ADD fetch_size '7')",
+    "ALTER FOREIGN TABLE m1.t OPTIONS (ADD batch_size '7')",
     "ALTER FOREIGN TABLE m1.t RENAME TO renamed",
     "ALTER FOREIGN TABLE m1.t SET SCHEMA aside",
     "ALTER FOREIGN TABLE m1.t RENAME TO swap; ALTER FOREIGN TABLE m1.u RENAME TO t;
@@ -38,7 +38,7 @@ const DAMAGE: &[&str] = &[
     "DROP VIEW \"all\".t CASCADE; CREATE TABLE \"all\".t (mine integer)",
     "DROP VIEW \"all\".t, \"all\".u CASCADE",
     "ALTER SERVER m1 OPTIONS (SET dbname 'gone')",
-    "ALTER SERVER m1 OPTIONS (ADD fetch_size '7')",
+    "ALTER SERVER m1 OPTIONS (ADD batch_size '7')",
     "ALTER SERVER m1 RENAME TO renamed_server",
     "DROP SERVER m1 CASCADE",
     "ALTER USER MAPPING FOR PUBLIC SERVER m1 OPTIONS (SET user 'gone')",

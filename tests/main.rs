@@ -58,6 +58,7 @@ mod steampipe;
 mod stop;
 mod support;
 mod told;
+mod tuning;
 mod tunnel;
 mod unchanged;
 mod vanished;

@@ -1,6 +1,6 @@
 -- Fingerprints of spcd's objects: equal sums of the row versions in the catalog mean that nothing
 -- changed.
--- Revision 5.
+-- Revision 6.
 
 -- Returns one row per connection: whether its schema and server are the ones that spcd created, and
 -- a text that changes when any of its objects does. A sum of row versions only grows as rows
@@ -134,9 +134,9 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 BEGIN
     INSERT INTO spcd.applied
         (connection_name, target_hash, schema_oid, server_oid, tables, members, warnings,
-         extension_version, hidden_schema, types, server_name, fingerprint)
+         extension_version, hidden_schema, types, tuning, server_name, fingerprint)
     SELECT r.name, r.target_hash, n.oid, s.oid, r.tables, r.members, r.warnings, r.extension_version,
-           r.hidden_schema, r.types, r.server_name,
+           r.hidden_schema, r.types, r.tuning, r.server_name,
            CASE WHEN r.columns IS NULL THEN ''
            ELSE pg_catalog.concat_ws('/', n.oid, s.oid,
                CASE WHEN r.server_name IS NULL THEN
@@ -149,7 +149,7 @@ BEGIN
     FROM pg_catalog.jsonb_to_recordset(p_made)
          AS r (name text, target_hash text, tables text[], members text[], warnings text[],
                extension_version text, columns bigint, hidden_schema text, types jsonb,
-               server_name text)
+               tuning jsonb, server_name text)
     CROSS JOIN (SELECT (age('3'::xid)::bigint - age(pg_catalog.pg_current_xact_id()::xid))
                        & 4294967295) AS v (row)
     JOIN pg_catalog.pg_namespace n ON n.nspname = coalesce(r.hidden_schema, r.name)
@@ -160,7 +160,7 @@ BEGIN
         target_hash = excluded.target_hash, schema_oid = excluded.schema_oid,
         server_oid = excluded.server_oid, tables = excluded.tables, members = excluded.members,
         warnings = excluded.warnings, extension_version = excluded.extension_version,
-        hidden_schema = excluded.hidden_schema, types = excluded.types,
+        hidden_schema = excluded.hidden_schema, types = excluded.types, tuning = excluded.tuning,
         server_name = excluded.server_name,
         fingerprint = excluded.fingerprint;
     DELETE FROM spcd.left_out_table l USING pg_catalog.jsonb_array_elements(p_made) r

@@ -46,7 +46,7 @@ async fn until_complete(hub: &Database, members: &[&str], what: &str) {
         &ready.iter().map(String::as_str).collect::<Vec<_>>(),
     )
     .await;
-    let rows = "SELECT string_agg(connection_name, ' ' ORDER BY 1) FROM g.t";
+    let rows = "SELECT string_agg(connection_name, ' ' ORDER BY connection_name) FROM g.t";
     assert_eq!(value(&hub.url, rows).await, members.join(" "), "{what}");
     let shown = "SELECT DISTINCT schemas FROM public.shown";
     assert_eq!(

@@ -25,7 +25,7 @@ async fn what_is_altered_by_hand_is_mended_and_what_people_add_stays() {
     .await;
     assert_eq!(spcd.spcd(&["wait"]).code, 0);
     until(&hub.url, &["a ready", "b ready", "g ready"]).await;
-    let rows = "SELECT string_agg(connection_name, ' ' ORDER BY 1) FROM";
+    let rows = "SELECT string_agg(connection_name, ' ' ORDER BY connection_name) FROM";
     assert_eq!(value(&hub.url, &format!("{rows} g.t")).await, "a b");
     assert_eq!(value(&hub.url, &format!("{rows} g.mine")).await, "a b");
     assert_eq!(value(&hub.url, "SELECT count(*) FROM g.u").await, "0");

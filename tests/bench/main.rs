@@ -24,6 +24,7 @@ mod measure;
 mod mirror;
 mod page;
 mod planner;
+mod queries;
 mod scale;
 mod united;
 
@@ -81,6 +82,9 @@ async fn main() {
     }
     if runs(&["one_file"]) {
         united::one_file().await;
+    }
+    if runs(&["queries"]) {
+        queries::run().await;
     }
     if runs(&["page"]) {
         page::page().await;

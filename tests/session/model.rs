@@ -483,7 +483,8 @@ async fn shapes(hub: &Client, schema: &str) -> BTreeMap<String, Shape> {
                     k.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid), k.attgenerated,
                     coalesce((SELECT o.option_value FROM pg_options_to_table(k.attfdwoptions) o
                               WHERE o.option_name = 'column_name'), k.attname)),
-                format_type(k.atttypid, k.atttypmod), f.ftoptions
+                format_type(k.atttypid, k.atttypmod),
+                ARRAY(SELECT o FROM unnest(f.ftoptions) o WHERE o !~ '^fetch_size=')
          FROM pg_class c
          JOIN pg_foreign_table f ON f.ftrelid = c.oid
          LEFT JOIN pg_attribute k ON k.attrelid = c.oid AND k.attnum > 0 AND NOT k.attisdropped

@@ -15,6 +15,9 @@ pub use blockers::{
 use names::name_error;
 pub use names::{MAX_NAME_BYTES, mark_truncated};
 
+/// Option of postgres_fdw for the number of rows of a fetch.
+pub const FETCH_SIZE: &str = "fetch_size";
+
 /// Foreign table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
@@ -72,6 +75,8 @@ pub struct WrapperTraits<'a> {
     pub positional: bool,
     /// Column option for the remote name. It is left out if it equals the column's own name.
     pub column_name_option: Option<&'a str>,
+    /// Whether spcd sets the table option `fetch_size`, which is then no part of the hash.
+    pub is_tuned: bool,
 }
 
 /// Smallest change of one table.
@@ -189,7 +194,8 @@ pub fn hash(tables: &[Table], traits: WrapperTraits<'_>) -> String {
     for table in tables {
         put("table");
         put(&table.name);
-        for (name, value) in &table.options {
+        let is_tuned = |name: &String| traits.is_tuned && name == FETCH_SIZE;
+        for (name, value) in table.options.iter().filter(|(name, _)| !is_tuned(name)) {
             put(name);
             put(value);
         }
@@ -462,10 +468,12 @@ mod tests {
     const BY_NAME: WrapperTraits<'_> = WrapperTraits {
         positional: false,
         column_name_option: Some("column_name"),
+        is_tuned: false,
     };
     const BY_POSITION: WrapperTraits<'_> = WrapperTraits {
         positional: true,
         column_name_option: None,
+        is_tuned: false,
     };
 
     fn shown(changes: &[TableChange]) -> Vec<String> {

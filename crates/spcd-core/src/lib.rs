@@ -70,6 +70,7 @@
 //! | `spcd-core` | [`config`], [`plugin`], [`pattern`], [`report`] | from blocks to connections and diagnostics |
 //! | | [`model`], [`observed`], [`remote_schema`], [`diff`] | plain data that the others share: desired state, observed state, a source's tables, changes of tables |
 //! | | [`csv`] | columns and types of CSV files, by the rules of the server's COPY |
+//! | | [`tuning`] | options that make queries of Postgres sources fast |
 //! | | [`planner`], [`sql`] | from desired and observed state to statements |
 //! | | [`aggregator`], [`search_path`] | views of aggregators; search paths of the members of `spcd_users` |
 //! | | [`scheduler`] | state of each connection between events, and every decision: passes, jobs, retries, requests, probes |
@@ -120,3 +121,4 @@ pub mod search_path;
 pub mod secret;
 pub mod sql;
 pub mod terminal;
+pub mod tuning;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use crate::csv::CsvSettings;
-use crate::diff::{TableWarning, WrapperTraits};
+use crate::diff::{FETCH_SIZE, TableWarning, WrapperTraits};
 use crate::hash::Hasher;
 use crate::health;
 use crate::pattern::Pattern;
@@ -20,6 +20,13 @@ pub use lane::{
 };
 pub use mirror::{MAX_MIRROR_NAME_BYTES, Mirror, MirrorOrigin, SourceKind};
 pub use tunnel::{Ssh, Tunnel};
+
+/// Server and table options that spcd sets where it can, so that queries of a Postgres source are fast
+/// (see [`crate::tuning`]). A value in a file or one that a user sets by ALTER wins.
+pub const TUNED_OPTIONS: [&str; 3] = ["async_capable", "extensions", FETCH_SIZE];
+
+/// The one of them for which `config/plugins.spc` has a default.
+const SHIPPED_TUNING: (&str, &str) = ("async_capable", "true");
 
 /// Desired state: everything that the files ask for.
 #[derive(Debug, Clone, Default)]
@@ -236,6 +243,8 @@ pub struct ForeignSource {
     pub csv: Option<CsvSettings>,
     /// The wrapper runs in the gateway, and the hub reads its tables from there.
     pub in_gateway: bool,
+    /// Whether the plugin is one for which spcd sets [`TUNED_OPTIONS`].
+    pub has_tuned_wrapper: bool,
     /// Number of lanes of the plugin; `None` means the default.
     pub lanes: Option<u32>,
     /// Server that it shares with other connections, instead of one of its own name.
@@ -289,7 +298,22 @@ impl ForeignSource {
         WrapperTraits {
             positional: self.positional,
             column_name_option: self.column_name_option.as_deref(),
+            is_tuned: self.is_tuned(),
         }
+    }
+
+    /// Returns whether spcd sets [`TUNED_OPTIONS`]: it imports the tables by themselves, over a server
+    /// of their own.
+    pub fn is_tuned(&self) -> bool {
+        self.has_tuned_wrapper && self.dynamic && self.lane.is_none()
+    }
+
+    /// Returns whether a file gives this option of the server: its value is not the shipped default.
+    pub fn has_written_option(&self, option: &str) -> bool {
+        self.server.get(option).is_some_and(|given| {
+            !(self.default_options.contains(option)
+                && SHIPPED_TUNING == (option, given.value.as_str()))
+        })
     }
 
     /// Returns the server's options as the catalog holds them.
@@ -306,7 +330,12 @@ impl ForeignSource {
         put(&self.wrapper);
         // A shared server is followed by itself, and may lead to another gateway.
         let is_own = |name: &String| self.lane.is_none() || name == TOUCH_OPTION;
-        for (name, option) in self.server.iter().filter(|(name, _)| is_own(name)) {
+        // An import sets it, and no difference of it alone requires one.
+        let is_tuned = |name: &String| {
+            TUNED_OPTIONS.contains(&name.as_str()) && !self.has_written_option(name)
+        };
+        let options = self.server.iter();
+        for (name, option) in options.filter(|(name, _)| is_own(name) && !is_tuned(name)) {
             put(name);
             put(&option.value);
         }
@@ -323,6 +352,10 @@ impl ForeignSource {
         }
         if let Some(unknown_types) = self.import.unknown_types {
             put(&format!("{unknown_types:?}"));
+        }
+        if let Some(fetch_size) = self.import.fetch_size {
+            put(FETCH_SIZE);
+            put(&fetch_size.to_string());
         }
         for (name, value) in &self.import_options {
             put(name);
@@ -395,6 +428,8 @@ pub struct Import {
     pub timeout: Option<u64>,
     /// Treatment of columns whose types the hub does not have; `None` means the plugin's.
     pub unknown_types: Option<UnknownTypePolicy>,
+    /// Number of rows of a fetch from each table; `None` means the default.
+    pub fetch_size: Option<u32>,
 }
 
 /// Treatment of a column of another Postgres whose type the hub does not have.

@@ -10,6 +10,7 @@ use crate::model::{Connection, ConnectionKind, ForeignSource};
 use crate::remote_schema::RemoteSchema;
 use crate::secret::Secret;
 use crate::sql;
+use crate::tuning::{Existing, Tuning};
 
 /// The observed state of a database.
 #[derive(Debug, Clone, Default)]
@@ -314,6 +315,8 @@ pub struct Detail {
     pub other_owners: BTreeMap<String, OtherOwner>,
     /// Names of relations in the schema that spcd did not create. No new table can have them.
     pub others: Vec<String>,
+    /// Options for speed that spcd has set.
+    pub tuning: Tuning,
 }
 
 /// Owner of a table of whose rights spcd's role has none.
@@ -338,6 +341,20 @@ impl OtherOwner {
 }
 
 impl Detail {
+    /// Returns what decides about the options for speed of a target.
+    pub fn existing(&self, target: &ForeignSource) -> Existing<'_> {
+        let is_same = |(wrapper, _): &&(String, _)| *wrapper == target.wrapper;
+        Existing {
+            server: self
+                .server
+                .as_ref()
+                .filter(is_same)
+                .map(|(_, options)| options),
+            tables: &self.tables,
+            tuning: &self.tuning,
+        }
+    }
+
     /// Returns the alterations that spcd's role may not make, by table, with the reason. A table can be
     /// dropped and created again by the owner of its schema.
     pub fn refused_alterations(&self, changes: &[TableChange]) -> BTreeMap<String, String> {

@@ -19,6 +19,8 @@ pub struct RemoteSchema {
     pub left_out: Vec<TableWarning>,
     /// Notices of the server during the import.
     pub notices: Vec<ImportNotice>,
+    /// Extensions that both the source and the hub have, in byte order; `None` if it is not known.
+    pub extensions: Option<Vec<String>>,
     /// Error of the privilege check, for the log. A warning reports it too.
     pub failed_check: Option<String>,
 }

@@ -8,11 +8,13 @@ mod many;
 mod partial;
 pub mod preview;
 mod privileges;
+mod shared_extensions;
 pub(crate) mod source_catalog;
 pub mod source_info;
 mod source_state;
 pub(crate) mod temporary_server;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use spcd_core::config::ForeignSource;
@@ -20,6 +22,7 @@ use spcd_core::diff;
 use spcd_core::planner::RemoteSchema;
 use spcd_core::secret;
 use spcd_core::sql;
+use spcd_core::tuning;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -183,12 +186,17 @@ async fn read_catalog(
         remote.left_out.extend(odd.left_out);
         remote.notices.extend(odd.notices);
     }
+    tuning::set_fetch_sizes(&mut remote.tables, &catalog.statistics, target);
     diff::normalize(&mut remote.tables, target.wrapper_traits());
     // Connections that share their tables have roles of their own: see [`check_privileges`].
     if target.dynamic && !remote.tables.is_empty() {
         privileges::check(client, name, target, &mut remote).await?;
     }
-    Ok((remote != RemoteSchema::default()).then_some(remote))
+    if remote == RemoteSchema::default() {
+        return Ok(None);
+    }
+    remote.extensions = shared_extensions::find(client, name, target).await?;
+    Ok(Some(remote))
 }
 
 async fn import_schema(
@@ -200,6 +208,7 @@ async fn import_schema(
     session.client.batch_execute(&text).await?;
     source_state::ensure_ready(&session.client, name, target).await?;
     let (mut remote, others) = partial::import(session, target, name, name, None).await?;
+    tuning::set_fetch_sizes(&mut remote.tables, &BTreeMap::new(), target);
     let selected: Vec<String> = remote.tables.iter().map(|t| t.name.clone()).collect();
     let selected: Vec<&str> = selected.iter().map(String::as_str).collect();
     let others: Option<Vec<&str>> =

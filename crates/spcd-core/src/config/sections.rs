@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::diff::FETCH_SIZE;
 use crate::duration;
 use crate::health;
 use crate::model::{Import, UnknownTypePolicy};
@@ -51,13 +52,14 @@ pub(super) fn health(section: &NestedBlock, problems: &mut Vec<Problem>) -> heal
 }
 
 pub(super) fn import(section: &NestedBlock, problems: &mut Vec<Problem>) -> Import {
-    const ATTRIBUTES: [&str; 6] = [
+    const ATTRIBUTES: [&str; 7] = [
         "schema",
         "tables",
         "exclude",
         "refresh_interval",
         "timeout",
         "unknown_types",
+        FETCH_SIZE,
     ];
     let settings = &section.settings;
     section.report_unknown("attribute", &ATTRIBUTES, problems);
@@ -70,6 +72,7 @@ pub(super) fn import(section: &NestedBlock, problems: &mut Vec<Problem>) -> Impo
         refresh_interval: seconds(settings, "refresh_interval", problems),
         timeout: seconds(settings, "timeout", problems),
         unknown_types: unknown_types(settings, problems),
+        fetch_size: fetch_size(settings, problems),
     }
 }
 
@@ -87,6 +90,20 @@ pub(super) fn patterns(
         }
     }
     Some(patterns)
+}
+
+/// Reads a number of rows that postgres_fdw accepts.
+fn fetch_size(settings: &Settings, problems: &mut Vec<Problem>) -> Option<u32> {
+    let setting = settings.get(FETCH_SIZE)?;
+    let text = setting.text(problems)?;
+    let rows = text.trim().parse().ok();
+    let rows = rows.filter(|rows| (1..=i32::MAX.unsigned_abs()).contains(rows));
+    if rows.is_none() {
+        let message = "this is not a number of rows for `fetch_size`";
+        let problem = Problem::new(setting.value_span, message);
+        problems.push(problem.hint("write a whole number from 1, such as `10000`"));
+    }
+    rows
 }
 
 fn unknown_types(settings: &Settings, problems: &mut Vec<Problem>) -> Option<UnknownTypePolicy> {

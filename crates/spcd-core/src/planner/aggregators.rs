@@ -318,6 +318,7 @@ pub fn resolve_aggregator(
             extension_version: None,
             columns: None,
             types: ColumnTypes::new(),
+            tuning: None,
         }))
     };
 

@@ -10,6 +10,7 @@ use crate::model::{Connection, ConnectionKind, DesiredState, ForeignSource, Unkn
 use crate::observed::{
     Applied, Attempt, ConfigSnapshot, Detail, Extension, Observed, ObservedConnection, Presence,
 };
+use crate::tuning;
 
 pub(super) fn plan_desired(
     plan: &mut Plan,
@@ -275,7 +276,7 @@ impl<'a> Importer<'a> {
         let hash = diff::hash(&detail.tables, self.target.wrapper_traits());
         // The server that a lane shares is compared by itself.
         let is_server_same = self.target.lane.is_some()
-            || detail.server == Some((self.target.wrapper.clone(), self.target.server_options()))
+            || tuning::is_tuned_as_desired(self.target, detail.existing(self.target))
                 && detail.mapping.as_ref() == Some(&self.target.mapping);
         is_server_same && self.known.and_then(|known| known.schema_hash.as_ref()) == Some(&hash)
     }

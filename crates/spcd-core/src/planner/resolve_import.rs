@@ -21,6 +21,7 @@ use crate::model::Lane;
 use crate::observed::{Applied, ConfigSnapshot, Detail, Presence};
 use crate::secret::Secret;
 use crate::sql;
+use crate::tuning::{self, Existing, Tuning};
 
 /// Statements for one connection, written in one transaction with its state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,6 +100,9 @@ pub struct Record {
     /// Column types that were inferred from the values of files.
     #[serde(skip_serializing_if = "ColumnTypes::is_empty")]
     pub types: ColumnTypes,
+    /// Options for speed that spcd has set; `None` where it sets none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
 }
 
 /// Locks: a dropped table takes three, a created one takes one, schema, server and mapping a few.
@@ -118,6 +122,7 @@ impl Import {
 
     /// Returns the changes from the existing tables to those of the source. Both are normalized.
     pub fn changes(&self, detail: &Detail, desired: &[Table]) -> Vec<TableChange> {
+        let desired = &*tuning::tuned_tables(&self.target, detail.existing(&self.target), desired);
         match self.keeps_server(detail) {
             true => diff::diff(&detail.tables, desired, self.target.wrapper_traits()),
             // Neither a server's wrapper nor a table's server can be altered.
@@ -174,7 +179,16 @@ pub fn resolve_new_import(
     }
     let names = desired.iter().map(|table| table.name.as_str());
     let types = certain_column_types(desired, desired, &ColumnTypes::new());
-    let record = record_of(import, names.clone().map(str::to_owned).collect(), types);
+    let nothing = Existing {
+        server: None,
+        tables: &[],
+        tuning: &Tuning::default(),
+    };
+    let tuning = tuning::tuning_after(target, nothing, &target.server_options(), desired);
+    let record = Record {
+        tuning: target.is_tuned().then_some(tuning),
+        ..record_of(import, names.clone().map(str::to_owned).collect(), types)
+    };
     let new: Vec<&Table> = desired.iter().collect();
     let chunks = create_in_chunks(name, (name, &server), &new, &[], &record, &mut sql);
     if import.readers {
@@ -219,6 +233,7 @@ fn record_of(import: &Import, tables: Vec<String>, types: ColumnTypes) -> Record
         compare_again: false,
         hidden_schema: None,
         types,
+        tuning: None,
     }
 }
 
@@ -341,7 +356,12 @@ pub fn resolve_import(
     let tables = decide_tables(import, detail, remote, blockers)?;
     let (schema, server) = (import.schema(name), target.server_name(name));
     let names = tables.after.iter().map(|table| table.name.clone());
+    let existing = detail.existing(target);
+    let options = tuning::server_options(target, existing, remote.extensions.as_deref());
+    let tuning = tuning::tuning_after(target, existing, &options, &tables.after);
+    let is_tuning_same = tuning == detail.tuning;
     let record = Record {
+        tuning: target.is_tuned().then_some(tuning),
         warnings: tables.warnings.clone(),
         left_out: [tables.left_out.as_slice(), &import.left_out].concat(),
         compare_again: import.reason == Reason::Drift,
@@ -354,7 +374,7 @@ pub fn resolve_import(
             sql::change_table(&schema, &server, change, &mut sql);
         }
     }
-    sql.push_str(&server_statements(name, import, detail));
+    sql.push_str(&server_statements(name, import, detail, &options));
     let chunks = change_tables(
         name,
         (&schema, &server),
@@ -379,6 +399,7 @@ pub fn resolve_import(
     let same = sql.is_empty() && chunks.is_empty() && mapping_is_there;
     let hash = diff::hash(&tables.after, target.wrapper_traits());
     if same
+        && is_tuning_same
         && import.is_recorded_as(&record)
         && import.reason == Reason::Refresh
         && status != Status::Error

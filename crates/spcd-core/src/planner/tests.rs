@@ -16,6 +16,7 @@ use crate::observed::{
     Applied, Attempt, ConfigSnapshot, Detail, Extension, Observed, ObservedConnection, Presence,
     Role,
 };
+use crate::tuning;
 
 /// What the files want, and what the database holds.
 struct World {
@@ -88,7 +89,13 @@ impl World {
             };
             world.observed.connections.insert(name.clone(), known);
             let server = connection.target.as_ref().ok();
+            let nothing = Detail::default();
+            let tuning = server.map(|target| {
+                let options = target.server_options();
+                tuning::tuning_after(target, nothing.existing(target), &options, &tables)
+            });
             let detail = Detail {
+                tuning: tuning.unwrap_or_default(),
                 server: server.map(|target| (target.wrapper.clone(), target.server_options())),
                 mapping: server.map(|target| target.mapping.clone()),
                 tables: tables.to_vec(),

@@ -10,6 +10,7 @@ use super::{PluginDefinition, files, parameter_names, shipped_definitions, visib
 use crate::conninfo;
 use crate::csv::CsvSettings;
 use crate::csv::Encoding;
+use crate::diff::FETCH_SIZE;
 use crate::model::{ForeignSource, Import, OptionValue, Ssh, Tunnel};
 use crate::secret::Secret;
 use spcd_lang::nearest::nearest;
@@ -77,6 +78,7 @@ pub(crate) fn build_target(
         positional: definition.positional,
         column_name_option: definition.column_name.clone(),
         lanes: definition.lanes,
+        has_tuned_wrapper: definition.wrapper == "postgres_fdw" && !definition.verbatim,
         import: Import {
             unknown_types: import.unknown_types.or(definition.unknown_types),
             ..import
@@ -552,7 +554,23 @@ impl Builder<'_, '_> {
         }
     }
 
+    /// Refuses the number of rows of a fetch where it is no option of the tables.
+    fn fetch_size(&mut self) {
+        if self.target.import.fetch_size.is_some() && !self.target.has_tuned_wrapper {
+            let message = format!(
+                "`import {{ fetch_size = … }}` is for Postgres sources, not for `{}`",
+                self.context.plugin
+            );
+            let hint = match self.definition.server.contains_key(FETCH_SIZE) {
+                true => "write `fetch_size = …` outside of the block `import`",
+                false => "remove it",
+            };
+            self.problem(self.context.span, message, Some(hint.to_owned()));
+        }
+    }
+
     fn defaults(&mut self) {
+        self.fetch_size();
         for (option, value) in &self.definition.defaults {
             if !self.target.server.contains_key(option) {
                 let public = self.definition.is_public(option);

@@ -340,6 +340,7 @@ pub async fn details(
     for (key, table) in foreign_tables::tables(client, RECORDED, &names).await? {
         details.entry(key).or_default().tables.push(table);
     }
+    read_tuning(client, names, &mut details).await?;
     read_privileges(client, names, readers, &mut details).await?;
     let sql = "SELECT a.connection_name, c.relname::text
                FROM spcd.applied a
@@ -359,6 +360,21 @@ pub async fn details(
         }
     }
     Ok(details)
+}
+
+/// Adds the options for speed that spcd has set. A value that another version wrote counts as none.
+async fn read_tuning(
+    client: &Client,
+    names: &[String],
+    details: &mut BTreeMap<String, Detail>,
+) -> Result<(), HubError> {
+    let sql = "SELECT connection_name, tuning FROM spcd.applied
+               WHERE connection_name = ANY ($1) AND tuning IS NOT NULL";
+    for row in client.query(sql, &[&names]).await? {
+        let tuning = serde_json::from_value(row.try_get(1)?).unwrap_or_default();
+        details.entry(row.try_get(0)?).or_default().tuning = tuning;
+    }
+    Ok(())
 }
 
 /// Adds the tables that readers cannot read, and those that the session's role does not own.

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use spcd_core::config::ForeignSource;
 use spcd_core::diff::{Column, Table, TableWarning};
 use spcd_core::sql;
+use spcd_core::tuning::TableStatistics;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::HubError;
@@ -33,6 +34,8 @@ pub struct CatalogTables {
     pub warnings: Vec<String>,
     /// Tables whose name the hub cannot represent.
     pub left_out: Vec<TableWarning>,
+    /// Statistics of the tables that have any.
+    pub statistics: BTreeMap<String, TableStatistics>,
 }
 
 /// Wrapper whose sources have PostgreSQL's catalog.
@@ -45,8 +48,12 @@ pub fn is_supported(target: &ForeignSource) -> bool {
         && target.wrapper == POSTGRES_FDW
 }
 
-/// Number of columns of the query. The last one is the schema.
-const COLUMN_COUNT: usize = 9;
+/// Number of columns of the query.
+const COLUMN_COUNT: usize = 12;
+/// Column of the schema.
+const SCHEMA_COLUMN: usize = 8;
+/// First of the three columns of the statistics.
+const STATISTICS_COLUMN: usize = 9;
 
 /// Returns the statement that creates a foreign table over a catalog table of the source. Schema and
 /// server of that name exist.
@@ -101,6 +108,9 @@ pub(super) fn catalog_tables(name: &str) -> String {
                 ("relnamespace", "oid"),
                 ("relkind", "\"char\""),
                 ("relispartition", "boolean"),
+                ("relpages", "integer"),
+                ("reltuples", "real"),
+                ("reltoastrelid", "oid"),
             ],
         ),
         table(
@@ -187,22 +197,40 @@ const UNKNOWN_TYPE: &str = "???";
 /// collation other than the type's must be named, which an import does. Of the built-in types, `name`
 /// and its array have "C" (950) and the others the default (100) or none. A lookup of each in `pg_type`
 /// would take a third of the total processor time.
-fn tables_query(name: &str, schemas: &[&str], only: Option<&[u32]>) -> String {
+fn tables_query(
+    name: &str,
+    target: &ForeignSource,
+    schemas: &[&str],
+    only: Option<&[u32]>,
+) -> String {
     let table = |table: &str| sql::qualified(name, table);
+    let (statistics, toast) = match target.is_tuned() {
+        true => (
+            "c.relpages, c.reltuples, o.relpages",
+            format!(
+                "LEFT JOIN {} o ON o.oid = c.reltoastrelid ",
+                table("pg_class")
+            ),
+        ),
+        false => ("NULL, NULL, NULL", String::new()),
+    };
     format!(
         "SELECT c.relname, k.attnum, k.attname,
                 pg_catalog.format_type(k.atttypid, k.atttypmod), k.attnotnull,
                 CASE WHEN k.attgenerated <> '' OR k.attcollation NOT IN (0, 100, 950)
                        OR (k.attcollation = 950) <> (k.atttypid IN (19, 1003))
                      THEN k.attgenerated::pg_catalog.text || k.attcollation::pg_catalog.text END,
-                CASE WHEN k.atttypid >= 10000 THEN k.atttypid END, k.atttypmod, n.nspname
+                CASE WHEN k.atttypid >= 10000 THEN k.atttypid END, k.atttypmod, n.nspname,
+                {}
          FROM {} n
          JOIN {} c ON c.relnamespace = n.oid
          LEFT JOIN {} k ON k.attrelid = c.oid AND k.attnum > 0 AND NOT k.attisdropped
-         {}{};\n",
+         {}{}{};\n",
+        statistics,
         table("pg_namespace"),
         table("pg_class"),
         table("pg_attribute"),
+        toast,
         schema_condition(schemas),
         only.map(oid_condition).unwrap_or_default(),
     )
@@ -242,7 +270,7 @@ pub async fn read(
     let text = [
         before,
         &catalog_tables(name),
-        &tables_query(name, &[&target.import.schema], None),
+        &tables_query(name, target, &[&target.import.schema], None),
     ]
     .concat();
     let mut rows = CatalogRows::default();
@@ -260,7 +288,7 @@ pub async fn read_in_parts(
 ) -> Result<CatalogTables, HubError> {
     let create = format!("SAVEPOINT spcd_parts;\n{}", catalog_tables(name));
     client.batch_execute(&create).await?;
-    let part = |oids: &[u32]| tables_query(name, &[&target.import.schema], Some(oids));
+    let part = |oids: &[u32]| tables_query(name, target, &[&target.import.schema], Some(oids));
     let (messages, unrepresentable) = query_in_parts(client, name, target, part).await?;
     let mut rows = CatalogRows::default();
     rows.add(&messages, target)?;
@@ -359,6 +387,7 @@ struct CatalogRows {
     /// Errors of tables that cannot be imported.
     errors: BTreeMap<String, String>,
     warnings: Vec<String>,
+    statistics: BTreeMap<String, TableStatistics>,
     /// No column is generated or has another collation than its type: names of types describe them.
     are_plain: bool,
 }
@@ -423,6 +452,11 @@ impl CatalogRows {
         if special.is_some() || (oid.is_none() && data_type.starts_with(UNKNOWN_TYPE)) {
             self.import_only.push(table.to_owned());
         }
+        if !self.statistics.contains_key(table)
+            && let Some(statistics) = statistics(row)?
+        {
+            self.statistics.insert(table.to_owned(), statistics);
+        }
         let columns = self.columns.entry(table.to_owned()).or_default();
         let Some(number) = row.try_get(1)?.and_then(|number| number.parse().ok()) else {
             return Ok(());
@@ -478,8 +512,26 @@ impl CatalogRows {
             unselected: self.unselected,
             warnings: self.warnings,
             left_out: Vec::new(),
+            statistics: self.statistics,
         }
     }
+}
+
+/// Returns the statistics in a row of [`tables_query`].
+fn statistics(row: &SimpleQueryRow) -> Result<Option<TableStatistics>, HubError> {
+    let number = |at: usize| -> Result<Option<f64>, HubError> {
+        let text = row.try_get(STATISTICS_COLUMN + at)?;
+        Ok(text.and_then(|number| number.parse().ok()))
+    };
+    let (pages, rows) = (number(0)?, number(1)?);
+    Ok(match (pages, rows) {
+        (Some(pages), Some(rows)) => Some(TableStatistics {
+            pages,
+            rows,
+            toast_pages: number(2)?.unwrap_or_default(),
+        }),
+        _ => None,
+    })
 }
 
 fn is_true(row: &SimpleQueryRow, column: usize) -> Result<bool, HubError> {

@@ -1,5 +1,7 @@
 //! The server of a connection's tables, and its mapping.
 
+use std::collections::BTreeMap;
+
 use super::super::{Import, lanes};
 use crate::model::Lane;
 use crate::observed::{Applied, Detail, Presence};
@@ -29,7 +31,12 @@ pub(super) fn has_mapping(import: &Import, detail: &Detail) -> bool {
 }
 
 /// Returns the statements that create or alter the server of a connection.
-pub(super) fn server_statements(name: &str, import: &Import, detail: &Detail) -> String {
+pub(super) fn server_statements(
+    name: &str,
+    import: &Import,
+    detail: &Detail,
+    options: &BTreeMap<String, String>,
+) -> String {
     let target = &import.target;
     let has_server = has_own_server(import);
     if target.lane.is_some() {
@@ -44,11 +51,10 @@ pub(super) fn server_statements(name: &str, import: &Import, detail: &Detail) ->
                 &target.also_read_by,
             );
     }
-    let options = target.server_options();
-    let create = || sql::create_server(name, &target.wrapper, &options);
+    let create = || sql::create_server(name, &target.wrapper, options);
     match &detail.server {
         Some((_, old)) if has_server && import.keeps_server(detail) => {
-            sql::alter_server(name, old, &options)
+            sql::alter_server(name, old, options)
         }
         Some(_) if has_server => format!("{}{}", sql::drop_server(name), create()),
         _ => create(),

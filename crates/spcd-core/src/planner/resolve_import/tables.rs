@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::super::{Import, RemoteSchema, merged};
 use crate::diff::{self, Blockers, ColumnTypes, Table, TableChange, TableWarning};
 use crate::observed::Detail;
+use crate::tuning;
 
 /// Decision about a connection's tables.
 pub(super) struct TableDecision {
@@ -33,6 +34,7 @@ pub(super) fn decide_tables(
     let remote = remote.with_skipped_tables(&detail.tables, &target.import);
     let mut of_tables = remote.left_out.clone();
     let desired = without_clashes(&remote.tables, detail, &mut of_tables);
+    let desired = tuning::tuned_tables(target, detail.existing(target), &desired);
     let (changes, mut refused) = diff::separate_blocked(import.changes(detail, &desired), blockers);
     if let (false, Some((wrapper, _)), [first, ..]) =
         (import.keeps_server(detail), &detail.server, &refused[..])

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use spcd_core::config::ForeignSource;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{COLUMN_COUNT, CatalogRows, CatalogTables, catalog_tables, tables_query, types};
+use super::{
+    COLUMN_COUNT, CatalogRows, CatalogTables, SCHEMA_COLUMN, catalog_tables, tables_query, types,
+};
 use crate::HubError;
 
 /// Separates schema and table in a key. No name contains this character.
@@ -23,14 +25,14 @@ pub async fn read_many(
     let text = [
         before,
         &catalog_tables(name),
-        &tables_query(name, schemas, None),
+        &tables_query(name, target, schemas, None),
     ]
     .concat();
     let mut found: BTreeMap<String, CatalogRows> = BTreeMap::new();
     for message in client.simple_query(&text).await? {
         match message {
             SimpleQueryMessage::Row(row) if row.len() == COLUMN_COUNT => {
-                let schema = row.try_get(COLUMN_COUNT - 1)?.unwrap_or_default();
+                let schema = row.try_get(SCHEMA_COLUMN)?.unwrap_or_default();
                 if !found.contains_key(schema) {
                     found.insert(schema.to_owned(), CatalogRows::default());
                 }

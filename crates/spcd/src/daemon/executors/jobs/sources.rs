@@ -504,7 +504,8 @@ impl SourceTables {
         let fits = |table: &Table| table.import_error.is_none();
         Self {
             hash: diff::hash(&remote.tables, target.wrapper_traits()),
-            is_plain: remote.warnings.is_empty()
+            is_plain: remote.extensions.as_ref().is_none_or(Vec::is_empty)
+                && remote.warnings.is_empty()
                 && remote.left_out.is_empty()
                 && remote.notices.is_empty()
                 && remote.tables.iter().all(fits),

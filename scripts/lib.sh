@@ -167,6 +167,16 @@ need_sshd() {
     fi
 }
 
+# libfaketime for the tests of clocks that jump, unpacked below target/ unless it is installed. Fails if
+# the package is not to be had.
+need_faketime() {
+    local dir=$PWD/target/faketime
+    ! compgen -G "$dir/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null &&
+        ! compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || return 0
+    command -v apt-get >/dev/null && [ -n "$(apt-cache madison libfaketime)" ] || return 1
+    unpack "$dir" libfaketime
+}
+
 # nginx for the test of its example, unpacked below target/ unless it is installed.
 need_nginx() {
     local dir=$PWD/target/nginx

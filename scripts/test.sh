@@ -46,6 +46,10 @@ need_patroni || {
     say "SKIPPED: tests::patroni, since there are no packages of Patroni and etcd here"
     export SPCD_TEST_WITHOUT_PATRONI=1
 }
+need_faketime || {
+    say "SKIPPED: tests::clock, since there is no package of libfaketime here"
+    export SPCD_TEST_WITHOUT_FAKETIME=1
+}
 need_chromium
 need_cargo_deny
 for part in rustfmt clippy; do

@@ -2,7 +2,7 @@
 
 use crate::support::alone::{connection, plugins, wrappers};
 use crate::support::hub::{until, until_error};
-use crate::support::{Cluster, DEADLINE, Database, Spcd, eventually, query, value};
+use crate::support::{Cluster, DEADLINE, Database, Spcd, eventually, query, try_query, value};
 
 /// Whether the server's log tells of a process that ended by a signal or by itself.
 fn crashed(server: &Cluster) -> bool {
@@ -118,6 +118,24 @@ async fn a_wrapper_that_ends_its_server_process_is_not_asked_again_at_once() {
     until(&hub.url, &settled).await;
     assert_eq!(value(&hub.url, recorded).await, "bad 2 300");
 
+    // A clock that is set back by a day lengthens no pause.
+    spcd.stop();
+    let set_back = "UPDATE spcd.wrapper_crash SET crashed_at = clock_timestamp() + '1 day',
+                    next_attempt = clock_timestamp() + '1 day 100 ms'";
+    query(&hub.url, set_back).await;
+    spcd.start();
+    eventually("it crashed again", DEADLINE, || async {
+        (crashes() == 4).then_some(())
+    })
+    .await;
+    eventually("that is recorded", DEADLINE, || async {
+        // The server may still be in recovery.
+        let rows = try_query(&hub.url, recorded).await.ok()?;
+        (rows.first()?[0].as_deref() == Some("bad 3 1800")).then_some(())
+    })
+    .await;
+    until(&hub.url, &settled).await;
+
     // Mended, it is ready and forgotten.
     std::fs::remove_file(&crash).unwrap();
     let retried = spcd.spcd(&["retry", "bad"]);
@@ -129,6 +147,6 @@ async fn a_wrapper_that_ends_its_server_process_is_not_asked_again_at_once() {
     })
     .await;
     query(&hub.url, "SELECT FROM pg_foreign_table").await;
-    assert_eq!(crashes(), 3);
+    assert_eq!(crashes(), 4);
     spcd.stop();
 }

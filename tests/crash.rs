@@ -176,6 +176,40 @@ async fn another_daemon_waits_and_takes_over_also_from_one_that_hangs() {
     third.stop();
 }
 
+/// The settings of the session that holds the lock, or waits for it, were rolled back: it was cancelled
+/// after `statement_timeout`, and ended after the server's `idle_in_transaction_session_timeout`.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_limit_ends_the_session_that_holds_the_lead_or_waits_for_it() {
+    let server = Cluster::start(&["idle_in_transaction_session_timeout = '3s'"]);
+    let hub = server.database().await;
+    let mut first = Spcd::new(&hub.url);
+    first.env("SPCD_HUB_STATEMENT_TIMEOUT", "5s");
+    first.start();
+    let heartbeat = async |epoch: &str, since: &str| {
+        let sql =
+            format!("SELECT heartbeat - since > '{since}' FROM spcd.daemon WHERE epoch = {epoch}");
+        eventually("the leader lives", DEADLINE, || async {
+            let rows = try_query(&hub.url, &sql).await.ok()?;
+            (rows.first()?[0].as_deref() == Some("t")).then_some(())
+        })
+        .await;
+    };
+    heartbeat("1", "0").await;
+    let mut second = Spcd::beside(&first);
+    second.env("SPCD_HUB_STATEMENT_TIMEOUT", "5s");
+    second.start();
+    second.logged("another daemon leads");
+    // Longer than both limits.
+    heartbeat("1", "12 s").await;
+    first.kill9();
+    heartbeat("2", "6 s").await;
+    assert!(!second.log().contains("trying again"), "{}", second.log());
+    let log = server.log();
+    assert!(!log.contains("due to statement timeout"), "{log}");
+    assert!(!log.contains("idle-in-transaction timeout"), "{log}");
+    second.stop();
+}
+
 /// Makes `CREATE EXTENSION` wait until `public.go` has a row.
 const SLOW_EXTENSION: &str = "
     CREATE TABLE public.go ();

@@ -1,11 +1,11 @@
 //! Input that vanished deletes nothing, whenever it is noticed; what its user removes goes.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use crate::support::hub::{guarded, made_by, postgres, reader, serving, statuses, until};
-use crate::support::{Database, Spcd, query, shared, steampipe, value};
+use crate::support::{Database, Spcd, give_to_server, query, shared, steampipe, value};
 
 const PASSWORD: &str = "hunter2hunter2";
 
@@ -109,7 +109,9 @@ async fn what_vanished_before_the_first_look_is_an_error_and_stays() {
     let spcd = applied(&hub, &source, &["a", "sub/b"]).await;
     let (dir, aside) = (spcd.config_dir(), spcd.dir().join("aside"));
     let (sub, sub_aside) = (dir.join("sub"), spcd.dir().join("sub-aside"));
-    let ways: [(&str, Replace); 4] = [
+    let ways: [(&str, Replace); 5] = [
+        // A link to itself: ELOOP.
+        ("cannot be read", |path| symlink(path, path).unwrap()),
         ("no longer a directory", |path| fs::write(path, "").unwrap()),
         ("no longer a directory", |path| {
             symlink("/etc/hostname", path).unwrap();
@@ -144,7 +146,7 @@ async fn what_vanished_before_the_first_look_is_an_error_and_stays() {
         assert_eq!(spcd.spcd(&["apply"]).code, 0);
         until(&hub.url, &["a ready", "b ready"]).await;
     }
-    for (reason, replace) in &ways[..3] {
+    for (reason, replace) in &ways[..4] {
         fs::rename(&sub, &sub_aside).unwrap();
         replace(&sub);
         assert_eq!(spcd.spcd(&["apply"]).code, 1);
@@ -164,6 +166,47 @@ async fn what_vanished_before_the_first_look_is_an_error_and_stays() {
     assert_eq!(spcd.spcd(&["apply"]).code, 1);
     assert_eq!(spcd.spcd(&["apply", "--allow-empty"]).code, 0);
     assert!(statuses(&hub.url).await.is_empty());
+}
+
+/// A user's mistake with `chmod`. Tests that run as root have the daemon run as another user.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_keeps_its_connections() {
+    let (hub, source) = (shared().database().await, source().await);
+    let mut spcd = Spcd::new(&hub.url);
+    spcd.unprivileged();
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.write("sub/b.spc", &postgres("b", &source));
+    let dir = spcd.config_dir();
+    let (file, sub) = (dir.join("a.spc"), dir.join("sub"));
+    for path in [&file, &sub] {
+        give_to_server(path);
+    }
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready"]).await;
+    for (path, left) in [
+        (&dir, ["a error", "b error"]),
+        (&sub, ["a ready", "b error"]),
+        (&file, ["a error", "b ready"]),
+    ] {
+        let before = fs::metadata(path).unwrap().permissions();
+        fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
+        // A change of permissions is no event for every kind of watch.
+        spcd.spcd(&["refresh"]);
+        until(&hub.url, &left).await;
+        for state in left {
+            if let Some(name) = state.strip_suffix(" error") {
+                let error = error_of(&hub, name).await;
+                assert!(error.contains("ermission denied"), "{error}");
+            }
+        }
+        serves(&hub, "a").await;
+        serves(&hub, "b").await;
+        assert_eq!(spcd.spcd(&["plan"]).code, 1);
+        fs::set_permissions(path, before).unwrap();
+        spcd.spcd(&["refresh"]);
+        until(&hub.url, &["a ready", "b ready"]).await;
+    }
+    spcd.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

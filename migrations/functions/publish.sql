@@ -1,5 +1,5 @@
 -- States with their events and notifications.
--- Revision 5.
+-- Revision 6.
 
 -- Serializes the writers of events, so that events are committed in the order of their ids: a
 -- client that has read an event has read all earlier ones. A batch takes seconds at most, so a
@@ -69,8 +69,10 @@ BEGIN
            CASE WHEN r.step = 1 THEN s.status ELSE c.change->'route'->>(r.step::integer - 2) END,
            r.status,
            CASE WHEN r.status = 'error' THEN c.change->>'error' END,
+           -- The clock may have been set back.
            CASE WHEN r.step = 1
-                THEN pg_catalog.clock_timestamp() - s.time_changed ELSE interval '0' END
+                THEN greatest(pg_catalog.clock_timestamp() - s.time_changed, interval '0')
+                ELSE interval '0' END
     FROM pg_catalog.jsonb_array_elements(p_changes) WITH ORDINALITY AS c (change, n)
     LEFT JOIN spcd.connection_state s ON s.connection_name = c.change->>'name'
     LEFT JOIN spcd.before_start b ON b.connection_name = s.connection_name

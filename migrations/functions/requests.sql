@@ -1,5 +1,5 @@
 -- Requests of clients.
--- Revision 2.
+-- Revision 3.
 
 -- Returns the distinct names of a request. Every role that can use the schema may call it and its
 -- requests are stored, so number and length of names are limited to what connections can have.
@@ -51,7 +51,9 @@ BEGIN
     FROM spcd.refresh_request r
     WHERE r.requested_by OPERATOR(pg_catalog.=) SESSION_USER::pg_catalog.text
       AND r.requested_at OPERATOR(pg_catalog.>)
-          (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval);
+          (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval)
+      -- Later ones were made before the clock was set back.
+      AND r.requested_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp();
     IF v_open OPERATOR(pg_catalog.>=) 30 THEN
         RAISE EXCEPTION 'role "%" has % requests that are not answered yet, and 30 is the limit',
                 SESSION_USER, v_open

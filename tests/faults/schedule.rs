@@ -112,6 +112,8 @@ pub enum Stray {
     Nothing,
     EmptyDirectory,
     File,
+    /// A link that leads to itself.
+    LinkToItself,
     /// A link to a file.
     LinkToFile,
     /// A link to the directory itself, which changes nothing.
@@ -293,6 +295,7 @@ fn step(random: &mut Random, has_gateway: bool) -> Step {
                 Stray::Nothing,
                 Stray::EmptyDirectory,
                 Stray::File,
+                Stray::LinkToItself,
                 Stray::LinkToFile,
                 Stray::LinkToDirectory,
             ]),

@@ -269,6 +269,7 @@ impl World {
             Stray::Nothing => {}
             Stray::EmptyDirectory => fs::create_dir(&dir).unwrap(),
             Stray::File => fs::write(&dir, "no directory").unwrap(),
+            Stray::LinkToItself => symlink(&dir, &dir).unwrap(),
             Stray::LinkToFile => symlink("/etc/hostname", &dir).unwrap(),
             Stray::LinkToDirectory => symlink(&aside, &dir).unwrap(),
         }

@@ -4,6 +4,7 @@
 
 pub mod alone;
 pub mod authority;
+pub mod clock;
 pub mod http;
 pub mod hub;
 pub mod kept;

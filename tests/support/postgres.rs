@@ -34,6 +34,9 @@ pub struct Cluster {
     port: u16,
     server: Option<Child>,
     databases: AtomicU32,
+    env: Vec<(&'static str, String)>,
+    /// Whether its directory is a file system of its own.
+    is_mounted: bool,
 }
 
 /// A database of its own in a cluster.
@@ -106,12 +109,46 @@ impl Cluster {
             port: free_port(),
             server: None,
             databases: AtomicU32::new(0),
+            env: Vec::new(),
+            is_mounted: false,
         };
         let sockets = format!("unix_socket_directories = '{}'\n", cluster.dir.display());
         let lines: String = conf.iter().map(|line| format!("{line}\n")).collect();
         cluster.write("postgresql.conf", &[CONF, &sockets, &lines].concat());
         cluster.write_port();
         cluster
+    }
+
+    /// Starts a server with these variables in its environment.
+    pub fn with_env(env: &[(&'static str, String)], conf: &[&str]) -> Self {
+        let mut cluster = Self::stopped(conf);
+        cluster.env = env.to_vec();
+        cluster.start_again();
+        cluster
+    }
+
+    /// Starts a server whose directory is a disk of this size; `None` where none can be mounted, which it
+    /// says.
+    pub fn on_small_disk(size: &str, conf: &[&str]) -> Option<Self> {
+        let mut cluster = Self::stopped(conf);
+        let moved = cluster.dir.with_extension("moved");
+        fs::rename(&cluster.dir, &moved).unwrap();
+        fs::create_dir(&cluster.dir).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "spcd-tests"]);
+        let mounted = mount.arg(&cluster.dir).stderr(Stdio::null()).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: no file system can be mounted here");
+            return None;
+        }
+        cluster.is_mounted = true;
+        give_to_server(&cluster.dir);
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(moved.join("data")).arg(&cluster.dir);
+        assert!(copy.status().unwrap().success());
+        fs::remove_dir_all(&moved).unwrap();
+        cluster.start_again();
+        Some(cluster)
     }
 
     /// Starts it again, on the same port.
@@ -241,6 +278,7 @@ impl Cluster {
             .arg(self.data())
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
+            .envs(self.env.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -289,6 +327,9 @@ impl Drop for Cluster {
             );
         }
         self.end(Signal::SIGQUIT);
+        if self.is_mounted {
+            let _ = Command::new("umount").arg("-l").arg(&self.dir).status();
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -25,6 +25,9 @@ done
 find "$run" -name postmaster.pid 2>/dev/null | while read -r file; do
     kill -QUIT "$(head -n 1 "$file")" 2>/dev/null
 done
+grep -o " $run/[^ ]* tmpfs " /proc/mounts | while read -r dir type; do
+    umount -l "$dir"
+done
 for i in 1 2 3 4 5 6 7 8 9 10; do
     rm -rf "$run" 2>/dev/null && break
     sleep 0.2

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::role;
-use super::run::{MARK, fresh_dir, mark};
+use super::run::{MARK, as_server_user, fresh_dir, give_to_server, mark};
 use super::{DEADLINE, eventually_now};
 
 /// A config directory, a state directory, and the daemon and commands that use them. Dropping it
@@ -20,6 +20,7 @@ pub struct Spcd {
     config_dir: PathBuf,
     database: Option<String>,
     env: Vec<(String, String)>,
+    is_unprivileged: bool,
     daemon: Option<Child>,
 }
 
@@ -62,6 +63,7 @@ impl Spcd {
             dir,
             database: None,
             env: Vec::new(),
+            is_unprivileged: false,
             daemon: None,
         }
     }
@@ -69,6 +71,14 @@ impl Spcd {
     /// Sets an environment variable for all that is started from now on.
     pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets all that is started from now on run as the server's user, and gives it the config directory:
+    /// root can read every file.
+    pub fn unprivileged(&mut self) -> &mut Self {
+        give_to_server(&self.config_dir);
+        self.is_unprivileged = true;
         self
     }
 
@@ -130,6 +140,9 @@ impl Spcd {
             .stdin(Stdio::null());
         if let Some(database) = &self.database {
             command.env("SPCD_DATABASE", database);
+        }
+        if self.is_unprivileged {
+            as_server_user(&mut command);
         }
         command
     }

@@ -135,7 +135,9 @@ pub async fn recorded(client: &Client) -> Result<BTreeMap<String, RecordedCrash>
                       reason || '; asked again at '
                       || pg_catalog.to_char(next_attempt AT TIME ZONE 'UTC', 'HH24:MI') || ' UTC, when '
                       || 'its definition changes, or on `spcd retry ' || connection_name || '`',
-                      greatest(extract(epoch FROM next_attempt - pg_catalog.clock_timestamp())::float8, 0)
+                      -- The clock may have been set back.
+                      greatest(extract(epoch FROM least(next_attempt - pg_catalog.clock_timestamp(),
+                                                        next_attempt - crashed_at))::float8, 0)
                FROM spcd.wrapper_crash";
     let rows = client.query(sql, &[]).await?;
     rows.iter()

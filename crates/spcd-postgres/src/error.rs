@@ -99,6 +99,14 @@ impl HubError {
         matches!(self, HubError::StatementFailed { code, .. } if code.code().starts_with("53"))
     }
 
+    /// Whether the server's state is the reason, and not the statements: a lack of resources, a cancelled
+    /// statement, a server that stops or starts, an error of its disk (SQLSTATE classes 53, 57 and 58).
+    pub fn is_of_the_server(&self) -> bool {
+        let classes = ["53", "57", "58"];
+        matches!(self, HubError::StatementFailed { code, .. }
+                 if classes.iter().any(|class| code.code().starts_with(class)))
+    }
+
     /// Whether the error is transient and needs no pause before a retry. A lock may be held for long.
     pub fn is_retryable_at_once(&self) -> bool {
         self.is_transient() && !self.is_lock_timeout()

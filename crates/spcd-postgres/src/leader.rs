@@ -2,7 +2,7 @@
 //! Each write asserts the leader's epoch, so that a former leader cannot write.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::time::timeout;
@@ -102,9 +102,11 @@ async fn acquire_with(
     lock.client
         .batch_execute(
             "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; \
-             SET lock_timeout = 0; BEGIN",
+             SET lock_timeout = 0",
         )
         .await?;
+    // Not in one message with the settings: the rollback below would take these back.
+    lock.client.batch_execute("BEGIN").await?;
     match lock
         .client
         .batch_execute(&format!("{LOCK_LEAD} NOWAIT"))
@@ -145,7 +147,8 @@ async fn acquire_with(
 
 /// Waits for the leader lock, and terminates the sessions of a leader whose heartbeat is stale.
 async fn wait_for_lock(lock: &Client, control: &Client, alive: fn()) -> anyhow::Result<()> {
-    let leader = check_heartbeat(control).await?;
+    let mut heartbeat = LastHeartbeat::default();
+    let leader = check_heartbeat(control, &mut heartbeat).await?;
     tracing::info!(leader, "another daemon leads; waiting to take over");
     let granted = lock.batch_execute(LOCK_LEAD);
     tokio::pin!(granted);
@@ -154,7 +157,7 @@ async fn wait_for_lock(lock: &Client, control: &Client, alive: fn()) -> anyhow::
         tokio::select! {
             result = &mut granted => return result.context("cannot take the leader lock"),
             () = tokio::time::sleep(LEADER_POLL_INTERVAL) => {
-                check_heartbeat(control).await?;
+                check_heartbeat(control, &mut heartbeat).await?;
             }
         }
     }
@@ -227,12 +230,34 @@ async fn has_waiting_schema_change(client: &Client) -> Result<bool, HubError> {
     Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }
 
+/// The heartbeat as a waiting daemon saw it last, and since when it has not changed.
+#[derive(Debug, Default)]
+struct LastHeartbeat(Option<(Option<String>, Instant)>);
+
+impl LastHeartbeat {
+    /// Whether the leader is considered dead. The server's clock, by which the heartbeat `looks_stale`,
+    /// may have been set: it is believed only if the leader then misses a heartbeat.
+    fn is_stale(&mut self, heartbeat: Option<String>, looks_stale: bool, now: Instant) -> bool {
+        let unchanged = match &self.0 {
+            Some((last, since)) if *last == heartbeat => now.saturating_duration_since(*since),
+            _ => {
+                self.0 = Some((heartbeat, now));
+                Duration::ZERO
+            }
+        };
+        let has_heartbeat = matches!(&self.0, Some((Some(_), _)));
+        has_heartbeat
+            && (unchanged >= HEARTBEAT_TIMEOUT
+                || looks_stale && unchanged >= 2 * HEARTBEAT_INTERVAL)
+    }
+}
+
 /// Terminates the sessions of a leader whose heartbeat is stale. Returns the leader's name.
-async fn check_heartbeat(client: &Client) -> Result<String, HubError> {
+async fn check_heartbeat(client: &Client, last: &mut LastHeartbeat) -> Result<String, HubError> {
     let row = client
         .query_opt(
             &format!(
-                "SELECT coalesce(leader, 'none'),
+                "SELECT coalesce(leader, 'none'), heartbeat::text,
                         coalesce(heartbeat < pg_catalog.clock_timestamp() - interval '{} s', false)
                  FROM spcd.daemon",
                 HEARTBEAT_TIMEOUT.as_secs()
@@ -244,7 +269,7 @@ async fn check_heartbeat(client: &Client) -> Result<String, HubError> {
         return Ok("none".into());
     };
     let leader: String = row.get(0);
-    if row.get(1) {
+    if last.is_stale(row.get(1), row.get(2), Instant::now()) {
         tracing::warn!(
             leader,
             timeout_seconds = HEARTBEAT_TIMEOUT.as_secs(),
@@ -356,4 +381,37 @@ fn hostname() -> String {
         .ok()
         .and_then(|name| name.into_string().ok())
         .unwrap_or_else(|| "localhost".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_stale_when_it_stops_and_not_when_the_clock_is_set() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let beat = |number: u64| Some(number.to_string());
+        // The clock is set ahead: until the next heartbeat the last one looks old.
+        let mut last = LastHeartbeat::default();
+        assert!(!last.is_stale(beat(1), false, at(0)));
+        assert!(!last.is_stale(beat(1), true, at(4)));
+        assert!(!last.is_stale(beat(2), false, at(5)));
+        // The leader hangs. A daemon that comes later believes the clock after two missed heartbeats.
+        assert!(!last.is_stale(beat(2), false, at(24)));
+        assert!(last.is_stale(beat(2), true, at(25)));
+        let mut late = LastHeartbeat::default();
+        assert!(!late.is_stale(beat(2), true, at(60)));
+        assert!(!late.is_stale(beat(2), true, at(69)));
+        assert!(late.is_stale(beat(2), true, at(70)));
+        // The clock was set back, and the leader hangs before its next heartbeat.
+        let mut last = LastHeartbeat::default();
+        assert!(!last.is_stale(beat(9), false, at(0)));
+        assert!(!last.is_stale(beat(9), false, at(19)));
+        assert!(last.is_stale(beat(9), false, at(20)));
+        // No daemon leads.
+        let mut none = LastHeartbeat::default();
+        assert!(!none.is_stale(None, false, at(0)));
+        assert!(!none.is_stale(None, false, at(100)));
+    }
 }

@@ -120,7 +120,7 @@ async fn wait_for_password(endpoint: &Endpoint) {
 fn is_final(error: &anyhow::Error) -> bool {
     use spcd_postgres::connection::ConnectError;
     if let Some(error @ HubError::StatementFailed { .. }) = error.downcast_ref() {
-        return !error.is_transient();
+        return !error.is_transient() && !error.is_of_the_server();
     }
     matches!(error.downcast_ref(), Some(ConnectError::Configuration(_)))
         || error.downcast_ref::<leader::OtherInstance>().is_some()

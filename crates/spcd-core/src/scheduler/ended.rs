@@ -117,7 +117,7 @@ impl State {
             now,
         );
         record.failure = Some(failure);
-        if let Some(at) = record.next_due(now) {
+        if let Some(at) = record.next_due() {
             self.wake_at = self.wake_at.min(at);
         }
         match kind {

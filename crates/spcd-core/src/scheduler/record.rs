@@ -216,14 +216,14 @@ impl ConnectionRecord {
         pause
     }
 
-    /// Returns when the next pass is due: to repeat a failed attempt, or after a lock time-out's pause.
-    pub fn next_due(&self, now: u64) -> Option<u64> {
+    /// Returns when the next pass is due: to repeat a failed attempt, or after a lock time-out's pause. The
+    /// time may have passed since the last plan, which still found the pause.
+    pub fn next_due(&self) -> Option<u64> {
         let repetition = match self.failure.as_ref().map(|failure| failure.next) {
             Some(NextAttempt::At(at)) => Some(at),
             _ => None,
         };
-        let pause = self.locks.until.filter(|until| *until > now);
-        repetition.into_iter().chain(pause).min()
+        repetition.into_iter().chain(self.locks.until).min()
     }
 
     /// Adds the scheduler's knowledge of a connection to the observed state.
@@ -241,6 +241,7 @@ impl ConnectionRecord {
             };
             observed.attempts.insert(name.to_owned(), attempt);
         }
+        self.locks.until = self.locks.until.filter(|until| *until > now);
         for (is_so, names) in [
             (self.refresh, &mut observed.ask),
             (self.urgent, &mut observed.urgent),

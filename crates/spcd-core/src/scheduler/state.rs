@@ -450,7 +450,7 @@ impl State {
         let took = now - self.pass_began + self.drift_took;
         let full = now + MAX_PASS_INTERVAL.max(took.saturating_mul(MIN_PASS_INTERVAL_FACTOR));
         let records = self.connections.values();
-        let repetitions = records.filter_map(|record| record.next_due(now));
+        let repetitions = records.filter_map(|record| record.next_due());
         let turn = (self.connections.values())
             .filter_map(|record| Some(record.turn?.at))
             .min();

@@ -377,3 +377,22 @@ fn only_work_that_needs_an_extension_waits_until_it_is_created() {
     harness.request(refresh(Some(&["a"])));
     assert!(harness.pass(Some(&[])).contains(&create));
 }
+
+#[test]
+fn a_pause_that_ends_while_a_pass_is_published_is_not_lost() {
+    let mut harness = Harness::new(&plain(&["a"]));
+    harness.pass(Some(&[]));
+    let later = JobOutcome::Later {
+        reason: "session 7 holds it".into(),
+        is_lock: true,
+    };
+    harness.ends("a", later);
+    harness.now += 999;
+    let seen = seen(&harness);
+    look(&mut harness, seen);
+    harness.now += 5;
+    let commands = harness.step(Event::Published { generation: 2 });
+    assert_eq!(started(&commands), [""; 0], "the plan was made before");
+    assert_eq!(harness.state.wake_at(), harness.now - 4);
+    assert_eq!(started(&harness.pass(Some(&[]))), ["a"]);
+}

@@ -69,6 +69,8 @@ impl World {
                 diagnostics,
                 refresh_fingerprints,
             } => {
+                // The pass was planned some time ago.
+                self.now += self.random.skewed(0, 200);
                 // A generation alone is no write.
                 if !rows.is_empty() || !refresh_fingerprints.is_empty() || diagnostics.is_some() {
                     self.write()?;
@@ -184,6 +186,9 @@ impl World {
 
     pub fn look(&mut self, waits: bool, drift: Option<DriftReport>, is_awaited: bool) -> Event {
         self.now += self.random.skewed(0, 200);
+        if let Some(daemon) = &mut self.daemon {
+            daemon.pauses.looked(self.now);
+        }
         let drift = match (waits, &mut self.daemon) {
             (true, Some(daemon)) => daemon.drift.take().map(|pass| DriftReport {
                 names: self.hub.drifted(),

@@ -7,6 +7,7 @@ use spcd_core::scheduler::{
 };
 
 use crate::files::ModelFile;
+use crate::pauses::Pauses;
 use crate::permits::SESSIONS;
 use crate::world::{MAX_LOST, ModelJob, Timer, World};
 
@@ -23,6 +24,7 @@ pub struct Daemon {
     pub drift_again: Option<u64>,
     pub ended: BTreeSet<String>,
     pub file: Option<ModelFile>,
+    pub pauses: Pauses,
     /// Targets whose credentials were rejected since a client last asked for another attempt.
     pub rejected: BTreeSet<(String, String)>,
 }
@@ -139,6 +141,7 @@ impl World {
             drift_again: None,
             ended: BTreeSet::new(),
             file: None,
+            pauses: Pauses::default(),
             rejected: BTreeSet::new(),
         });
     }

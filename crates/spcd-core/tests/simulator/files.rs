@@ -47,6 +47,11 @@ impl ModelFile {
         self.read_at = Some(now);
     }
 
+    /// Whether a change was found that has not been read.
+    pub fn is_unread(&self) -> bool {
+        !self.is_late && self.found.is_some() && self.found != self.read
+    }
+
     /// The file was not read after all.
     pub fn unread(&mut self) {
         self.read = None;

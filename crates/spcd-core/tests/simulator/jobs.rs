@@ -70,6 +70,9 @@ impl World {
             false => self.carry_out(name, job)?,
         };
         self.give_back(permits)?;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.pauses.job_ended(name, &outcome, self.now);
+        }
         let name = name.to_owned();
         self.event(Event::JobEnded { name, outcome })
     }

@@ -13,6 +13,7 @@ mod golden;
 mod hub;
 mod jobs;
 mod objects;
+mod pauses;
 mod permits;
 mod probes;
 mod random;

@@ -285,7 +285,7 @@ impl World {
         for _ in 0..10 {
             let is_due = |daemon: &Daemon| daemon.state.is_pass_due();
             if !self.daemon.as_ref().is_some_and(is_due) {
-                return Ok(());
+                return self.check_pauses();
             }
             self.handle(Event::Idle)?;
         }

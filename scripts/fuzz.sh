@@ -18,6 +18,8 @@ if [ -n "${1:-}" ]; then targets=("$1"); else mapfile -t targets < <(cargo fuzz 
 seeds() {
     local dir=$1 from
     mkdir -p "$dir"
+    # What earlier runs have found, for the formats that no other file of the repository has.
+    [ ! -d "fuzz/seeds/$2" ] || cp "fuzz/seeds/$2"/* "$dir"
     case $2 in
         pattern)
             printf 'a*b?[c-e]\\*\nab/dd*' >"$dir/seed-1"
@@ -26,6 +28,18 @@ seeds() {
         csv)
             printf 'id,name,at\n1,"a, ""b""\nc",2024-01-02 03:04:05\n007,,\n' >"$dir/seed-1"
             ;;
+        conninfo)
+            printf "host=a port=5432 password='it''s \\\\ x' dbname = d" >"$dir/seed-1"
+            printf 'postgresql://u:p%%20q@[::1]:5433,b/d?sslmode=require&host=/tmp' >"$dir/seed-2"
+            ;;
+        notification)
+            printf '{"version":1,"resync":true}' >"$dir/seed-1"
+            printf '{"version":1,"generation":7,"changes":[{"connection":"a","status":"error","previous":null,"time":"2026-01-01T00:00:00Z","event":12,"error":"x","health":"lost"}]}' >"$dir/seed-2"
+            ;;
+        settings)
+            printf 'database = "postgres://h/d"\nconfig = ["a", "b"]\nhub {\n  writers = 4\n  keepalive = "1m"\n}\nhealth {\n  interval = "5s"\n}\nhttp {\n  listen = "127.0.0.1:1"\n}\n' >"$dir/seed-1"
+            ;;
+        steampipe_json) for from in tests/spc/*.json; do cp "$from" "$dir/$(basename "$from")"; done ;;
         json) for from in tests/spc/*.json; do cp "$from" "$dir/$(basename "$from")"; done ;;
         yaml) for from in tests/spc/*.y*ml; do cp "$from" "$dir/$(basename "$from")"; done ;;
         *)
@@ -53,7 +67,7 @@ for target in "${targets[@]}"; do
     seeds "fuzz/corpus/$target" "$target"
     mkdir -p "fuzz/artifacts/$target"
     options=(-artifact_prefix="fuzz/artifacts/$target/" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1)
-    [ "$target" = pattern ] || [ "$target" = csv ] || options+=(-dict=fuzz/spc.dict)
+    case $target in pattern | csv | conninfo | notification) ;; *) options+=(-dict=fuzz/spc.dict) ;; esac
     log=fuzz/artifacts/$target.log
     : >"$log"
     count_used

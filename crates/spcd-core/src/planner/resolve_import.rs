@@ -11,7 +11,7 @@ use spcd_protocol::Status;
 
 use schema::{admit_readers, check_others, schema_statements};
 use server::{has_mapping, server_statements};
-use tables::decide_tables;
+use tables::{TableDecision, decide_tables};
 
 use super::{Import, Imported, Reason, RemoteSchema, RowChange, lanes, merged};
 use crate::aggregator;
@@ -354,7 +354,6 @@ pub fn resolve_import(
     let target = &import.target;
     check_others(name, import, detail)?;
     let tables = decide_tables(import, detail, remote, blockers)?;
-    let (schema, server) = (import.schema(name), target.server_name(name));
     let names = tables.after.iter().map(|table| table.name.clone());
     let existing = detail.existing(target);
     let options = tuning::server_options(target, existing, remote.extensions.as_deref());
@@ -365,34 +364,10 @@ pub fn resolve_import(
         warnings: tables.warnings.clone(),
         left_out: [tables.left_out.as_slice(), &import.left_out].concat(),
         compare_again: import.reason == Reason::Drift,
-        hidden_schema: import.hidden.then(|| schema.clone()),
-        ..record_of(import, names.collect(), tables.types)
+        hidden_schema: import.hidden.then(|| import.schema(name)),
+        ..record_of(import, names.collect(), tables.types.clone())
     };
-    let mut sql = schema_statements(name, import);
-    for change in &tables.changes {
-        if matches!(change, TableChange::Drop(_)) {
-            sql::change_table(&schema, &server, change, &mut sql);
-        }
-    }
-    sql.push_str(&server_statements(name, import, detail, &options));
-    let chunks = change_tables(
-        name,
-        (&schema, &server),
-        &tables.changes,
-        detail,
-        &record,
-        &mut sql,
-    );
-    if import.readers && !import.hidden {
-        admit_readers(
-            name,
-            import,
-            detail,
-            &tables.changes,
-            &tables.after,
-            &mut sql,
-        );
-    }
+    let (sql, chunks) = statements(name, import, detail, &tables, &options, &record);
 
     let mapping_is_there = has_mapping(import, detail);
     let warnings = merged(tables.warnings.iter().chain(&import.warnings));
@@ -426,6 +401,32 @@ pub fn resolve_import(
         },
         record: Bookkeeping::Made(Box::new(record)),
     }))
+}
+
+/// Returns the statements of an import, and the chunks that may be committed ahead of them.
+fn statements(
+    name: &str,
+    import: &Import,
+    detail: &Detail,
+    tables: &TableDecision,
+    options: &BTreeMap<String, String>,
+    record: &Record,
+) -> (String, Vec<WriteChunk>) {
+    let (schema, server) = (import.schema(name), import.target.server_name(name));
+    let mut sql = schema_statements(name, import);
+    for change in &tables.changes {
+        if matches!(change, TableChange::Drop(_)) {
+            sql::change_table(&schema, &server, change, &mut sql);
+        }
+    }
+    sql.push_str(&server_statements(name, import, detail, options));
+    let place = (schema.as_str(), server.as_str());
+    let chunks = change_tables(name, place, &tables.changes, detail, record, &mut sql);
+    if import.readers && !import.hidden {
+        let (changes, after) = (&tables.changes, &tables.after);
+        admit_readers(name, import, detail, changes, after, &mut sql);
+    }
+    (sql, chunks)
 }
 
 fn locks(changes: &[TableChange]) -> usize {

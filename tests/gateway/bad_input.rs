@@ -209,6 +209,32 @@ async fn a_gateway_that_is_the_hub_itself_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_recovers_is_waited_for() {
+    let (server, mut gateway) = (Cluster::start(&[]), gateway().await);
+    let hub = server.database().await;
+    // A standby that allows no queries refuses sessions as a server in recovery does.
+    gateway.stop();
+    gateway.configure(&["hot_standby = off"]);
+    let standby = gateway.write("standby.signal", "");
+    gateway.start_again();
+    let mut spcd = daemon(&hub.url, &gateway).await;
+    spcd.write("a.spc", &stand_in());
+    let refused = "FATAL:  the database system is not accepting connections";
+    eventually(
+        "sessions are tried one after the other",
+        DEADLINE,
+        || async { (gateway.log().matches(refused).count() >= 20).then_some(()) },
+    )
+    .await;
+    until(&hub.url, &["a pending"]).await;
+    gateway.stop();
+    fs::remove_file(standby).unwrap();
+    gateway.start_again();
+    until(&hub.url, &["a ready"]).await;
+    spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_serves_one_hub() {
     let (server, gateway) = (Cluster::start(&[]), gateway().await);
     let (hub, other_hub) = (server.database().await, server.database().await);

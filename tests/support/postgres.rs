@@ -293,7 +293,8 @@ impl Cluster {
             let text = fs::read_to_string(&pid_file).unwrap_or_default();
             let mut lines = text.lines();
             let own = lines.next() == Some(pid.as_str());
-            (own && lines.nth(6).is_some_and(|state| state.trim() == "ready")).then_some(true)
+            let is_up = |state: &str| ["ready", "standby"].contains(&state.trim());
+            (own && lines.nth(6).is_some_and(is_up)).then_some(true)
         });
         if up {
             self.server = Some(server);

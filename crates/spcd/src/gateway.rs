@@ -44,6 +44,8 @@ const RESTART_GRACE: Duration = Duration::from_secs(60);
 /// only some milliseconds in which it accepts one.
 const RECONNECT: Duration = Duration::from_millis(50);
 
+/// Interval of attempts while the gateway's server restarts.
+const RESTART_POLL: Duration = Duration::from_millis(250);
 /// Pauses between attempts to start the gateway, in milliseconds.
 const RETRY: Backoff = Backoff::new(500, 30_000);
 /// Pause between attempts while another daemon uses the private cluster.
@@ -280,6 +282,7 @@ async fn keep_trying(
     hub: &Endpoint,
 ) -> Infallible {
     let mut failures = 0_u32;
+    let mut restarting: Option<Instant> = None;
     loop {
         let began = Instant::now();
         let Err(error) = serve(settings, link, cluster, health, hub).await;
@@ -293,7 +296,15 @@ async fn keep_trying(
             continue;
         }
         if began.elapsed() > UNREACHABLE_GRACE {
-            failures = 0;
+            (failures, restarting) = (0, None);
+        }
+        // It will accept sessions soon, and a growing pause would delay that.
+        if is_restarting(&error)
+            && restarting.get_or_insert_with(Instant::now).elapsed() < RESTART_GRACE
+        {
+            tracing::debug!(error = format!("{error:#}"), "the gateway restarts");
+            tokio::time::sleep(RESTART_POLL).await;
+            continue;
         }
         failures = failures.saturating_add(1);
         let pause = Duration::from_millis(RETRY.pause(failures));

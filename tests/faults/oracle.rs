@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use spcd_core::sql::ident;
 
-use super::model::columns_of;
+use super::model::{Member, columns_of};
 use super::people::AGGREGATOR;
 use super::schedule::MEMBERS;
 use super::sql_session::{insist, read};
@@ -32,10 +32,7 @@ impl World {
         })
         .await;
         if self.has_vanished && self.has_removed {
-            // If the daemon saw the file vanish together with its directory, it waits for a user's word.
-            let apply = self.spcd.lock().await.command(&["apply", "--allow-empty"]);
-            let ended = tokio::task::spawn_blocking(|| finish(apply)).await;
-            ended.map_err(|error| error.to_string())?;
+            self.give_up_files(begin).await?;
         }
         self.settle(begin).await?;
         let took = begin.elapsed();
@@ -50,6 +47,21 @@ impl World {
         self.check_sessions().await?;
         self.check_secrets().await?;
         Ok(took)
+    }
+
+    /// Gives up files that were removed. If the daemon saw them vanish together with their directory, it
+    /// waits for a user's word. A user says so again if the servers were not back yet.
+    async fn give_up_files(&self, begin: Instant) -> Result<(), String> {
+        let waiting = "SELECT 1 FROM spcd.connection_state WHERE error LIKE '%--allow-empty%'";
+        loop {
+            let apply = self.spcd.lock().await.command(&["apply", "--allow-empty"]);
+            let ended = tokio::task::spawn_blocking(|| finish(apply)).await;
+            ended.map_err(|error| error.to_string())?;
+            let left = read(&self.hub, waiting).await;
+            if left.is_ok_and(|rows| rows.is_empty()) || begin.elapsed() > limit() {
+                return Ok(());
+            }
+        }
     }
 
     /// Waits until nothing differs from the model.
@@ -186,8 +198,11 @@ impl World {
     /// What the aggregator shows.
     async fn aggregator_difference(&self) -> Result<Option<String>, String> {
         let blocks = || MEMBERS.iter().zip(&self.model.members);
-        // Only what is not broken is mended.
-        if blocks().any(|(_, block)| block.is_broken && block.is_damaged) {
+        // Only a connection that is in no error is mended.
+        let is_in_error = |name: &str, block: &Member| {
+            block.is_broken || !block.is_enabled && self.model.keeps_schema(name)
+        };
+        if blocks().any(|(name, block)| block.is_damaged && is_in_error(name, block)) {
             return Ok(None);
         }
         let mut wanted: Vec<Vec<String>> = blocks()

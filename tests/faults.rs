@@ -27,6 +27,8 @@ use schedule::Schedule;
 use servers::Servers;
 use world::World;
 
+use crate::support::DEADLINE;
+
 /// Number of seeds in a run of the tests.
 const SEEDS: u64 = 30;
 /// Number of worlds at a time. Most of a schedule is waiting.
@@ -57,7 +59,7 @@ async fn run(schedule: Schedule, servers: Arc<Servers>) -> Duration {
     let mut world = World::new(schedule, servers).await;
     world.begin().await;
     if world.schedule.is_settled {
-        let settled = world.settle(Instant::now()).await;
+        let settled = world.settle(Instant::now(), DEADLINE).await;
         settled.expect("everything is made");
     }
     for step in world.schedule.steps.clone() {

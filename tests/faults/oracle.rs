@@ -34,7 +34,7 @@ impl World {
         if self.has_vanished && self.has_removed {
             self.give_up_files(begin).await?;
         }
-        self.settle(begin).await?;
+        self.settle(begin, limit()).await?;
         let took = begin.elapsed();
         self.check_events().await?;
         self.check_watch()?;
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// Waits until nothing differs from the model.
-    pub async fn settle(&self, begin: Instant) -> Result<(), String> {
+    pub async fn settle(&self, begin: Instant, limit: Duration) -> Result<(), String> {
         loop {
             let found = self.difference().await;
             let Some(found) = found.unwrap_or_else(Some) else {
@@ -75,7 +75,7 @@ impl World {
             if self.is_verbose {
                 super::say(&format!("{elapsed:?}: {found}"));
             }
-            if elapsed > limit() {
+            if elapsed > limit {
                 let states = self.states().await;
                 return Err(format!("{elapsed:?} after the faults: {found}\n{states}"));
             }

@@ -268,8 +268,8 @@ async fn check_heartbeat(client: &Client, last: &mut LastHeartbeat) -> Result<St
     let Some(row) = row else {
         return Ok("none".into());
     };
-    let leader: String = row.get(0);
-    if last.is_stale(row.get(1), row.get(2), Instant::now()) {
+    let leader: String = row.try_get(0)?;
+    if last.is_stale(row.try_get(1)?, row.try_get(2)?, Instant::now()) {
         tracing::warn!(
             leader,
             timeout_seconds = HEARTBEAT_TIMEOUT.as_secs(),

@@ -371,6 +371,7 @@ async fn read_tuning(
     let sql = "SELECT connection_name, tuning FROM spcd.applied
                WHERE connection_name = ANY ($1) AND tuning IS NOT NULL";
     for row in client.query(sql, &[&names]).await? {
+        // With a record that cannot be read, all values count as the user's and stay.
         let tuning = serde_json::from_value(row.try_get(1)?).unwrap_or_default();
         details.entry(row.try_get(0)?).or_default().tuning = tuning;
     }

@@ -80,7 +80,7 @@ pub fn run(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
             colours: std::io::stderr().is_terminal(),
             ..style
         };
-        // The report escapes what it quotes; its colours are to act.
+        // The report escapes what it quotes. Its own colours must reach the terminal.
         let report = report::render(&inspection.loaded, &scan.sources, style);
         terminal::control_stderr(&report);
     }

@@ -325,7 +325,7 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             match error.downcast_ref::<SettingsError>() {
-                // The report escapes what it quotes; its colours are to act.
+                // The report escapes what it quotes. Its own colours must reach the terminal.
                 Some(error) => {
                     terminal::control_stderr(&error.report(std::io::stderr().is_terminal()));
                 }

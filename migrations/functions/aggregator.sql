@@ -1,5 +1,5 @@
 -- Functions for the views of aggregators.
--- Revision 2.
+-- Revision 3.
 
 -- Fails if another session changed one of the views since they were observed. p_views: an array of
 -- {hidden, name, was}; "was" is the hash of the definition that was observed.
@@ -44,7 +44,8 @@ CREATE OR REPLACE FUNCTION spcd.view_definition_hash(p_view oid) RETURNS text LA
 $$;
 
 -- Records created views: an array of {hidden, name, table, definition}, without definition for a
--- dropped view.
+-- dropped view. The aggregator's tables are what clients see until its own job has run: a change of a
+-- member replaces the views of an aggregator that is ready.
 CREATE OR REPLACE FUNCTION spcd.record_views(p_connection text, p_views jsonb) RETURNS void
 LANGUAGE sql AS $$
     DELETE FROM spcd.aggregator_view v
@@ -62,7 +63,18 @@ LANGUAGE sql AS $$
     WHERE w.definition IS NOT NULL
     ON CONFLICT (connection_name, hidden, name) DO UPDATE SET
         table_name = excluded.table_name, statement_hash = excluded.statement_hash,
-        definition_hash = excluded.definition_hash
+        definition_hash = excluded.definition_hash;
+    WITH changed AS (
+        SELECT pg_catalog.array_agg(w.name) AS names,
+               coalesce(pg_catalog.array_agg(w.name) FILTER (WHERE w.definition IS NOT NULL), '{}') AS made
+        FROM pg_catalog.jsonb_to_recordset(p_views) AS w (hidden boolean, name text, definition text)
+        WHERE NOT w.hidden
+    )
+    UPDATE spcd.applied a SET tables = ARRAY(
+        (SELECT pg_catalog.unnest(a.tables) EXCEPT SELECT pg_catalog.unnest(c.names))
+        UNION SELECT pg_catalog.unnest(c.made) ORDER BY 1)
+    FROM changed c
+    WHERE a.connection_name = p_connection AND c.names IS NOT NULL
 $$;
 
 -- Drops a view, or a foreign table that is a part of one; another kind of object of that name stays. Users' dependent objects make it fail,

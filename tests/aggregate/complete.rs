@@ -115,3 +115,51 @@ async fn what_was_dropped_before_a_look_a_start_or_a_take_over_is_there_when_it_
     until_complete(&hub, &members, "a take-over").await;
     second.stop();
 }
+
+/// Records, at the end of each transaction that changes a view, the views that the aggregator's record names
+/// and that are not there. The row is `ready` then, as a client sees it.
+const RECORD_LACKS: &str = "
+    CREATE TABLE public.changes (lacks text);
+    CREATE FUNCTION public.record_lacks() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO public.changes
+        SELECT coalesce(string_agg(t.name, ' ') FILTER (WHERE v.oid IS NULL), '')
+        FROM spcd.connection_state s JOIN spcd.applied a USING (connection_name)
+        CROSS JOIN LATERAL unnest(a.tables) AS t (name)
+        LEFT JOIN pg_class v ON v.relname = t.name AND v.relnamespace = to_regnamespace('g')
+        WHERE s.connection_name = 'g' AND s.status = 'ready'
+        HAVING count(*) > 0;
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER record_lacks AFTER INSERT OR UPDATE OR DELETE ON spcd.aggregator_view
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.record_lacks()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_record_names_no_view_that_a_members_change_has_dropped() {
+    let hub = shared().database().await;
+    let source = made_by("CREATE TABLE t (id integer); CREATE TABLE x (id integer)").await;
+    let mut spcd = Spcd::new(&hub.url);
+    let members = ["a", "b"];
+    let blocks = members.map(|name| postgres(name, &source)).concat();
+    spcd.write("m.spc", &(blocks + &aggregator("g", &members)));
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready", "g ready"]).await;
+    query(&hub.url, RECORD_LACKS).await;
+    let steps = [
+        ("DROP TABLE x", "t"),
+        ("CREATE TABLE y (id integer)", "t y"),
+    ];
+    for (change, expected) in steps {
+        query(&source.url, change).await;
+        for name in ["a", "b", "g"] {
+            let done = spcd.spcd(&["refresh", name, "--wait"]);
+            assert_eq!(done.code, 0, "{change}: {done:?}");
+        }
+        let tables = "SELECT array_to_string(tables, ' ') FROM spcd.applied
+                      WHERE connection_name = 'g'";
+        assert_eq!(value(&hub.url, tables).await, expected, "{change}");
+    }
+    let lacks = "SELECT DISTINCT lacks FROM public.changes";
+    assert_eq!(query(&hub.url, lacks).await.concat(), [""]);
+    spcd.stop();
+}

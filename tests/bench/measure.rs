@@ -211,7 +211,12 @@ impl Turns {
         self.reference.push(reference);
     }
 
-    /// One line with the medians, and one with each turn's ratio.
+    /// The medians of both.
+    pub fn medians(self) -> [Duration; 2] {
+        [median(self.ours), median(self.reference)]
+    }
+
+    /// One line with the medians, and one with the ratio of each turn.
     pub fn report(self, what: &str, reference: &str, aim: f64) {
         let each = self.ours.iter().zip(&self.reference);
         let ratio = |(ours, bare): (&Duration, &Duration)| ours.as_secs_f64() / bare.as_secs_f64();

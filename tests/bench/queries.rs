@@ -89,7 +89,7 @@ async fn search_of_an_extension() {
     let (source, hub) = (server.database().await, server.database().await);
     let table = format!(
         "CREATE EXTENSION ltree;
-         CREATE TABLE tree AS SELECT n AS id, ('a' || n % 1000 || '.b' || n)::ltree AS path
+         CREATE TABLE tree AS SELECT n AS id, ('a' || n % 4 || '.b' || n % 1000 || '.c' || n)::ltree AS path
          FROM generate_series(1, {rows}) n;
          CREATE INDEX ON tree USING gist (path); ANALYZE tree"
     );
@@ -102,7 +102,8 @@ async fn search_of_an_extension() {
     );
     spcd.start();
     until_ready(&hub, "a", 1).await;
-    let search = |table: &str| format!("SELECT count(*) FROM {table} WHERE path <@ 'a7'");
+    let search =
+        |table: &str, below: &str| format!("SELECT count(*) FROM {table} WHERE path <@ '{below}'");
     let (there, here) = (session(&source.url).await, session(&hub.url).await);
     // The operator is not in pg_catalog.
     for client in [&there, &here] {
@@ -111,9 +112,12 @@ async fn search_of_an_extension() {
             .await
             .unwrap();
     }
-    let bare = timed(&there, &search("tree")).await + timed(&there, "SELECT 1").await;
-    let own = timed(&here, &search("a.tree")).await;
-    report("ltree", own, "the source and a round trip", bare, 1.2);
+    for (name, below) in [("ltree_quarter", "a3"), ("ltree_100_rows", "a3.b7")] {
+        let round_trip = timed(&there, "SELECT 1").await;
+        let bare = timed(&there, &search("tree", below)).await + round_trip;
+        let own = timed(&here, &search("a.tree", below)).await;
+        report(name, own, "the source and a round trip", bare, 1.2);
+    }
     spcd.stop();
 }
 

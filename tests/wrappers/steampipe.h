@@ -21,6 +21,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "portability/instr_time.h"
 #include "utils/wait_event.h"
 
 PG_MODULE_MAGIC;
@@ -34,6 +35,7 @@ typedef struct Configuration
 	char	   *token;
 	int			seconds;
 	int			rows;
+	int			row_microseconds;
 	struct Configuration *next;
 } Configuration;
 
@@ -98,6 +100,8 @@ configuration_of(const char *connection, ForeignServer *server)
 			_exit(2);
 		else if (strcmp(name, "rows") == 0)
 			sscanf(line, " rows = %d", &found->rows);
+		else if (strcmp(name, "row_microseconds") == 0)
+			sscanf(line, " row_microseconds = %d", &found->row_microseconds);
 		else
 			ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
 							errmsg("failed to parse connection config for connection '%s': "
@@ -157,6 +161,23 @@ act(ForeignScanState *state, const char *connection, const char *table, Configur
 		}
 }
 
+/* A row takes processor time, which no other row of the session gets meanwhile. */
+static void
+work(int microseconds)
+{
+	instr_time	began;
+	instr_time	now;
+
+	if (microseconds <= 0)
+		return;
+	INSTR_TIME_SET_CURRENT(began);
+	do
+	{
+		INSTR_TIME_SET_CURRENT(now);
+		INSTR_TIME_SUBTRACT(now, began);
+	} while (INSTR_TIME_GET_MICROSEC(now) < microseconds);
+}
+
 static void
 begin_scan(ForeignScanState *state, int flags)
 {
@@ -180,6 +201,7 @@ next_row(ForeignScanState *state)
 		return slot;
 	if ((*returned)++ == 0)
 		act(state, connection, RelationGetRelationName(relation), configuration);
+	work(configuration->row_microseconds);
 	for (int n = 0; n < slot->tts_tupleDescriptor->natts; n++)
 	{
 		char	   *name = NameStr(TupleDescAttr(slot->tts_tupleDescriptor, n)->attname);

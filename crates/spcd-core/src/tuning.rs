@@ -60,7 +60,7 @@ const MAX_FETCH_SIZE: u32 = 50_000;
 const MAX_UNKNOWN_FETCH_SIZE: u32 = 1_000;
 /// Limit for one with statistics that name no values out of line: only VACUUM counts their pages, which
 /// autovacuum runs once there are about 2 MiB of them.
-const MAX_UNBOUNDED_FETCH_SIZE: u32 = 10_000;
+const MAX_UNBOUNDED_FETCH_SIZE: u32 = 20_000;
 /// Size of the header of a row, and the assumed size of a value without limit, in bytes.
 const ROW_HEADER_BYTES: u32 = 24;
 const UNBOUNDED_BYTES: u32 = 64;

@@ -86,6 +86,16 @@ async fn run(schedule: Schedule, servers: Arc<Servers>) -> Duration {
     took
 }
 
+/// Why a schedule failed. The test runner prints it with the logs, but only at the end.
+fn reason(error: tokio::task::JoinError) -> String {
+    let panic = error
+        .try_into_panic()
+        .unwrap_or_else(|error| panic!("{error}"));
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or(panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no reason").to_owned()
+}
+
 /// Runs seeds from `from` on until there are `count`, the time is over or, where `stops` says so, one
 /// has failed. Returns the failed ones.
 async fn run_many(from: u64, count: u64, until: Option<Instant>, stops: bool) -> Vec<u64> {
@@ -107,9 +117,11 @@ async fn run_many(from: u64, count: u64, until: Option<Instant>, stops: bool) ->
                 }
                 match tokio::spawn(run(schedule_of(seed), servers.clone())).await {
                     Ok(took) => slowest = slowest.max(took),
-                    Err(_) => {
-                        let listing = schedule_of(seed).listing();
-                        say(&format!("SPCD_FAULT_SEED={seed} fails:\n{listing}"));
+                    Err(error) => {
+                        let (listing, reason) = (schedule_of(seed).listing(), reason(error));
+                        say(&format!(
+                            "SPCD_FAULT_SEED={seed} fails: {reason}\n{listing}"
+                        ));
                         failed.push(seed);
                         has_failed.store(true, Ordering::Relaxed);
                         // A server may be stopped.

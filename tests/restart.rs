@@ -2,6 +2,7 @@
 
 use spcd_protocol::Status;
 
+use crate::support::dump::restore;
 use crate::support::hub::{made_by, postgres, serving, until, until_error};
 use crate::support::{DEADLINE, Spcd, connect, eventually, eventually_now, query, shared, value};
 
@@ -341,4 +342,47 @@ async fn the_log_says_what_is_repaired_and_what_fails_while_a_daemon_runs() {
         (!lines(&parts).is_empty()).then_some(())
     });
     spcd.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_from_a_dump_goes_on_with_what_was_restored() {
+    let source = made_by("CREATE TABLE t (id integer); INSERT INTO t VALUES (1)").await;
+    let (hub, restored) = (shared().database().await, shared().database().await);
+    let mut spcd = Spcd::new(&hub.url);
+    let group = "connection \"g\" {\n  plugin = \"postgres\"\n  type = \"aggregator\"\n  connections = [\"*\"]\n}\n";
+    spcd.write("a.spc", &postgres("a", &source));
+    spcd.write("b.spc", &(postgres("b", &source) + group));
+    spcd.start();
+    until(&hub.url, &["a ready", "b ready", "g ready"]).await;
+    query(
+        &hub.url,
+        "CREATE SCHEMA mine; CREATE VIEW mine.of_a AS SELECT id FROM a.t; CREATE TABLE a.own (n integer)",
+    )
+    .await;
+    spcd.stop();
+    restore(&hub, &restored);
+    let relations = "SELECT c.oid, c.oid::regclass::text FROM pg_class c
+                     WHERE c.relnamespace::regnamespace::text IN ('a', 'b', 'g', 'mine') ORDER BY 1";
+    let before = query(&restored.url, relations).await;
+    assert_eq!(before.len(), 5, "{before:?}");
+
+    let mut again = Spcd::new(&restored.url);
+    again.env("SPCD_CONFIG", &spcd.config_dir().display().to_string());
+    again.start();
+    until(&restored.url, &["a ready", "b ready", "g ready"]).await;
+    // Asked, too, it finds nothing to change.
+    assert_eq!(again.spcd(&["refresh", "--wait"]).code, 0);
+    assert_eq!(query(&restored.url, relations).await, before);
+    assert_eq!(value(&restored.url, "SELECT id FROM mine.of_a").await, "1");
+    // What it made it drops; what it did not make stays.
+    spcd.remove("b.spc");
+    until(&restored.url, &["a ready"]).await;
+    let gone = "SELECT to_regnamespace('b') IS NULL AND to_regnamespace('g') IS NULL
+                AND (SELECT count(*) FROM pg_foreign_server WHERE srvname = 'b') = 0";
+    assert_eq!(value(&restored.url, gone).await, "t");
+    spcd.write("a.spc", &postgres("c", &source));
+    until_error(&restored.url, "a", "mine.of_a").await;
+    query(&restored.url, "DROP VIEW mine.of_a; DROP TABLE a.own").await;
+    until(&restored.url, &["c ready"]).await;
+    again.stop();
 }

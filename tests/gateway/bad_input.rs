@@ -9,11 +9,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::daemon;
+use crate::support::dump::restore;
 use crate::support::hub::{guarded, reader, until, until_error};
 use crate::support::steampipe::{connection, gateway, plugins};
 use crate::support::{
-    Cluster, DEADLINE, Database, Spcd, as_server_user, bindir, eventually, eventually_now,
-    free_port, fresh_dir, query, try_query, value,
+    Cluster, DEADLINE, Database, Spcd, as_server_user, eventually, eventually_now, free_port,
+    fresh_dir, query, try_query, value,
 };
 
 const PASSWORD: &str = "hunter2hunter2";
@@ -272,21 +273,7 @@ async fn a_hub_from_a_dump_and_a_new_gateway_find_each_other() {
     query(&hub.url, "CREATE VIEW mine AS SELECT token FROM a.account").await;
     spcd.stop();
     let restored = server.database().await;
-    let dump = Command::new(bindir().join("pg_dump"))
-        .arg(&hub.url)
-        .output()
-        .unwrap();
-    assert!(dump.status.success());
-    let text = String::from_utf8(dump.stdout).unwrap();
-    let script = fresh_dir("dump").join("dump.sql");
-    fs::write(&script, text).unwrap();
-    let restore = Command::new(bindir().join("psql"))
-        .args(["--no-psqlrc", "--quiet", "--file"])
-        .arg(&script)
-        .arg(&restored.url)
-        .output()
-        .unwrap();
-    assert!(restore.status.success());
+    restore(&hub, &restored);
     let before = relations(&restored).await;
     assert_eq!(before.len(), 6);
 

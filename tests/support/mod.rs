@@ -5,6 +5,7 @@
 pub mod alone;
 pub mod authority;
 pub mod clock;
+pub mod dump;
 pub mod http;
 pub mod hub;
 pub mod kept;

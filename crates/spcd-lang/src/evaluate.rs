@@ -1,15 +1,19 @@
 //! Evaluates expressions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::functions::too_large;
 use super::number::{Number, arithmetic, checked, fraction, number};
-use super::operations::{boolean, check_depth, equal, index_value, size};
+use super::operations::{boolean, check_depth, equal, size};
 use super::syntax::{
-    BinaryOperator, Call, Expression, ExpressionKind, ForExpression, MAX_DEPTH, Problem, Span,
-    Step, TemplatePart, UnaryOperator,
+    BinaryOperator, Expression, ExpressionKind, ForExpression, MAX_DEPTH, Problem, Span,
+    TemplatePart, UnaryOperator,
 };
 use super::value::Value;
-use crate::nearest::suggestion;
+
+mod call;
+mod place;
 
 /// Maximum work for one attribute: elements iterated over plus bytes of text built. It bounds
 /// nested loops.
@@ -18,9 +22,6 @@ const MAX_WORK: usize = 4 << 20;
 /// Maximum depth of evaluation, lists in lists included. It is larger than [`MAX_DEPTH`] because
 /// `[*]` and `for` descend into values, and small enough for the stack of any thread.
 const MAX_EVALUATION_DEPTH: usize = 2 * MAX_DEPTH;
-
-/// Work that a function call counts as: it may read a file.
-const CALL_WORK: usize = 256;
 
 /// Functions that are evaluated outside of this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,15 +50,6 @@ impl Function {
     }
 }
 
-/// `trimspace("text")`: removes white space around a text.
-const TRIMSPACE: &str = "trimspace";
-
-/// Returns whether a name looks like an environment variable's.
-fn is_environment_variable_name(name: &str) -> bool {
-    let belongs = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-    name.bytes().all(belongs) && name.bytes().any(|byte| byte.is_ascii_uppercase())
-}
-
 /// Reason why an expression has no value.
 #[derive(Debug)]
 pub enum EvaluationError {
@@ -75,10 +67,27 @@ impl From<Box<Problem>> for EvaluationError {
 
 pub(super) type Result<T> = std::result::Result<T, EvaluationError>;
 
+/// Variable from outside of the expression.
+#[derive(Debug, Clone)]
+pub enum Variable {
+    /// Its value. `local.name` is one variable: the attribute is part of its name.
+    Known(Arc<Value>),
+    /// The value cannot be known here, and that is no error of the expression.
+    Unknown,
+    /// There is no value: the message and a hint.
+    Missing(String, Option<String>),
+}
+
 /// Interface to everything outside of the text. A closure evaluates functions without a budget.
 pub trait Environment {
     /// Evaluates a function; the error is the reason why it has no result.
     fn call(&mut self, function: Function, argument: &str) -> std::result::Result<String, String>;
+
+    /// Returns a variable; `None` if there is none of that name. For `local`, `attribute` is the name
+    /// of the local value, or `None` if there is none behind `local`.
+    fn variable(&mut self, _name: &str, _attribute: Option<&str>) -> Option<Variable> {
+        None
+    }
 
     /// Returns whether functions are evaluated. If not, an expression that calls one has no value,
     /// and that is no error.
@@ -115,6 +124,7 @@ pub fn evaluate(expression: &Expression, lookup: &mut DynEnvironment<'_>) -> Res
         variables: Vec::new(),
         work: 0,
         depth: 0,
+        is_fatal: false,
     };
     let value = evaluation.value(expression)?;
     Ok(check_depth(value, expression.span)?)
@@ -123,9 +133,12 @@ pub fn evaluate(expression: &Expression, lookup: &mut DynEnvironment<'_>) -> Res
 struct Evaluation<'a, 'l> {
     lookup: &'a mut DynEnvironment<'l>,
     /// Variables of `for`, innermost last.
-    variables: Vec<(Box<str>, Value)>,
+    variables: Vec<(Box<str>, Arc<Value>)>,
     work: usize,
     depth: usize,
+    /// Whether the last problem is one that `try` must not hide: a word without a meaning, or too
+    /// much work.
+    is_fatal: bool,
 }
 
 pub(super) fn fail<T>(problem: Problem) -> Result<T> {
@@ -177,7 +190,7 @@ impl Evaluation<'_, '_> {
                 }
                 Ok(Value::Object(object))
             }
-            ExpressionKind::Variable(name) => self.variable(name, span),
+            ExpressionKind::Variable(_) => self.traversal(expression, &[], span),
             ExpressionKind::Call(call) => self.call(call),
             ExpressionKind::Unary(operator, operand) => {
                 let value = self.value(operand)?;
@@ -208,46 +221,22 @@ impl Evaluation<'_, '_> {
                 })
             }
             ExpressionKind::For(expression) => self.for_expression(expression),
-            ExpressionKind::Traversal(base, steps) => {
-                let value = self.value(base)?;
-                Ok(check_depth(self.steps(value, steps)?, span)?)
-            }
+            ExpressionKind::Traversal(base, steps) => self.traversal(base, steps, span),
         }
     }
 
     fn spend(&mut self, work: usize, span: Span) -> Result<()> {
         self.work = self.work.saturating_add(work);
         if self.work > MAX_WORK {
-            return fail(Problem::new(span, "this value grows too large"));
+            self.is_fatal = true;
+            return fail(too_large(span));
         }
         if !self.lookup.spend(work) {
+            self.is_fatal = true;
             let problem = Problem::new(span, "the values of all files together take too much work");
             return fail(problem.hint("compute less here or in the blocks before"));
         }
         Ok(())
-    }
-
-    fn variable(&mut self, name: &str, span: Span) -> Result<Value> {
-        let found = self
-            .variables
-            .iter()
-            .rev()
-            .find(|(known, _)| **known == *name);
-        if let Some((_, value)) = found {
-            let value = value.clone();
-            self.spend(size(&value), span)?;
-            return Ok(value);
-        }
-        let problem = Problem::new(span, "a bare word is not a value");
-        fail(match name.to_ascii_lowercase().as_str() {
-            "yes" | "on" | "true" => problem.hint("write `true`, or a text in quotes: `\"…\"`"),
-            "no" | "off" | "false" => problem.hint("write `false`, or a text in quotes: `\"…\"`"),
-            "nil" | "none" | "null" => problem.hint("write `null`, or leave the attribute out"),
-            _ if is_environment_variable_name(name) => problem.hint(
-                "write `env(\"NAME\")` for a variable of the environment, or put a text in quotes",
-            ),
-            _ => problem.hint("put a text in quotes: `\"…\"`"),
-        })
     }
 
     fn key(&mut self, key: &Expression) -> Result<Box<str>> {
@@ -329,9 +318,10 @@ impl Evaluation<'_, '_> {
         let element = check_depth(element, head.collection.span)?;
         let before = self.variables.len();
         if let Some(name) = &head.key {
-            self.variables.push((name.clone(), key));
+            self.variables.push((name.clone(), Arc::new(key)));
         }
-        self.variables.push((head.element.clone(), element));
+        self.variables
+            .push((head.element.clone(), Arc::new(element)));
         Ok(before)
     }
 
@@ -384,54 +374,6 @@ impl Evaluation<'_, '_> {
         Ok(Some((key, self.value(&head.result)?)))
     }
 
-    fn call(&mut self, call: &Call) -> Result<Value> {
-        let function = Function::from_name(&call.name);
-        if function.is_none() && *call.name != *TRIMSPACE {
-            let problem = Problem::new(call.span, "there is no function of this name");
-            let names = Function::ALL.iter().map(|(name, _)| *name);
-            let hint = suggestion(&call.name, names.chain([TRIMSPACE])).unwrap_or_else(|| {
-                "the functions are `env`, `file`, `credential` and `trimspace`".to_owned()
-            });
-            return fail(problem.hint(hint));
-        }
-        let mut arguments = Vec::new();
-        for argument in &call.arguments {
-            arguments.push((self.value(argument)?, argument.span));
-        }
-        if call.spread
-            && let Some((Value::List(values), span)) = arguments.pop()
-        {
-            arguments.extend(values.into_iter().map(|value| (value, span)));
-        }
-        let [(Value::String(argument), span)] = arguments.as_slice() else {
-            let message = format!("`{}` takes one text", call.name);
-            return fail(
-                Problem::new(call.span, message).hint(format!("write `{}(\"…\")`", call.name)),
-            );
-        };
-        let Some(function) = function else {
-            return Ok(Value::String(argument.trim().into()));
-        };
-        if !self.lookup.evaluates_functions() {
-            return Err(EvaluationError::Reported);
-        }
-        self.spend(CALL_WORK, call.span)?;
-        let outcome = self.lookup.call(function, argument);
-        match outcome {
-            Ok(text) => {
-                self.spend(text.len(), call.span)?;
-                Ok(Value::String(text.into()))
-            }
-            Err(reason) => fail(Problem::new(*span, reason).hint(match function {
-                Function::Env => "set the variable where spcd runs, or give the value here",
-                Function::File => "a relative path begins at the directory of this file",
-                Function::Credential => {
-                    "name a file in $CREDENTIALS_DIRECTORY (LoadCredential= in the service's unit)"
-                }
-            })),
-        }
-    }
-
     fn binary(
         &mut self,
         operator: BinaryOperator,
@@ -465,53 +407,5 @@ impl Evaluation<'_, '_> {
             BinaryOperator::GreaterEqual => Value::Bool(order.is_ge()),
             _ => arithmetic(operator, left, right, span)?,
         })
-    }
-
-    fn steps(&mut self, mut value: Value, steps: &[Step]) -> Result<Value> {
-        let mut rest = steps;
-        while let Some((step, after)) = rest.split_first() {
-            rest = after;
-            match step {
-                Step::Get(name, at) => {
-                    let span = *at;
-                    let Value::Object(mut object) = value else {
-                        let message = format!("{} has no attributes", value.kind());
-                        return fail(Problem::new(span, message));
-                    };
-                    let Some(found) = object.remove(name) else {
-                        return fail(Problem::new(span, "there is no attribute of this name"));
-                    };
-                    value = found;
-                }
-                Step::Index(expression) => {
-                    let span = expression.span;
-                    let index = self.value(expression)?;
-                    value = index_value(value, &index, span)?;
-                }
-                Step::Splat { full, span: at } => {
-                    let values = match value {
-                        Value::Null => Vec::new(),
-                        Value::List(values) => values,
-                        other => vec![other],
-                    };
-                    let taken = if *full {
-                        rest.len()
-                    } else {
-                        rest.iter()
-                            .take_while(|step| matches!(step, Step::Get(..)))
-                            .count()
-                    };
-                    let (inner, after) = rest.split_at(taken);
-                    rest = after;
-                    self.spend(values.len(), *at)?;
-                    let each = |this: &mut Self| {
-                        let taken = values.into_iter().map(|value| this.steps(value, inner));
-                        taken.collect::<Result<_>>()
-                    };
-                    value = Value::List(self.nested(*at, each)?);
-                }
-            }
-        }
-        Ok(value)
     }
 }

@@ -15,13 +15,13 @@ pub fn parse_literal(text: &str) -> File {
     parse_as(text, Texts::Literal)
 }
 
+/// Returns the value of a JSON text. The span of a problem counts from its start.
+pub(super) fn decode(text: &str) -> Result<Value> {
+    Reader::new(text).document()?.into_value()
+}
+
 fn parse_as(text: &str, texts: Texts) -> File {
-    let mut reader = Reader {
-        text,
-        at: 0,
-        depth: 0,
-    };
-    match reader.document() {
+    match Reader::new(text).document() {
         Ok(root) => File::of_root(&root, texts),
         Err(problem) => File::broken(*problem),
     }
@@ -36,12 +36,20 @@ struct Reader<'a> {
     depth: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            at: 0,
+            depth: 0,
+        }
+    }
+
     fn document(&mut self) -> Result<Node> {
         let node = self.node()?;
         match self.byte() {
             None => Ok(node),
-            Some(_) => self.fail("expected nothing after the last `}`"),
+            Some(_) => self.fail("expected nothing after the value"),
         }
     }
 
@@ -180,6 +188,10 @@ impl Reader<'_> {
             .position(|byte| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
             .unwrap_or(rest.len());
         let text = &rest[..length];
+        let digits = text.trim_start_matches('-').as_bytes();
+        if matches!(digits, [b'0', b'0'..=b'9', ..]) {
+            return self.fail("JSON has no number with a leading zero: put it in quotes");
+        }
         let value = match text.parse::<i128>() {
             Ok(integer) => Some(Value::Integer(integer)),
             // A double represents any 15 digits exactly.

@@ -17,6 +17,7 @@ pub mod value;
 
 pub mod block_splitter;
 mod expression;
+mod functions;
 pub mod json;
 pub mod lex;
 pub mod nearest;

@@ -1,6 +1,8 @@
 //! Blocks written as nested objects: block types, then labels, then bodies. HCL's JSON syntax and
 //! YAML files have this form.
 
+use std::collections::BTreeMap;
+
 use super::parse::{MAX_PROBLEMS, Parsed, parse_text};
 use super::syntax::{Attribute, Block, Body, Expression, ExpressionKind, Label, Problem, Span};
 use super::value::Value;
@@ -87,6 +89,29 @@ fn problem_only(problem: Problem) -> Parsed {
 }
 
 impl Node {
+    /// Returns the value. A name may stand only once in an object, since one of two would be lost.
+    pub(super) fn into_value(self) -> Result<Value, Box<Problem>> {
+        Ok(match self.kind {
+            NodeKind::Scalar(value) => value,
+            NodeKind::Array(nodes) => {
+                let values = nodes.into_iter().map(Node::into_value);
+                Value::List(values.collect::<Result<_, _>>()?)
+            }
+            NodeKind::Object(items) => {
+                let mut object = BTreeMap::new();
+                for (name, node) in items {
+                    let span = name.span;
+                    if object.insert(name.text, node.into_value()?).is_some() {
+                        let problem =
+                            Problem::new(span, "this name is written twice in its object");
+                        return Err(Box::new(problem.hint("keep one of the two")));
+                    }
+                }
+                Value::Object(object)
+            }
+        })
+    }
+
     /// Returns the object, or the objects of the array; reports a problem for anything else.
     fn objects<'n>(&'n self, out: &mut Vec<Parsed>) -> Vec<&'n [(Name, Node)]> {
         match &self.kind {

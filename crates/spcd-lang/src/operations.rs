@@ -66,30 +66,41 @@ pub(super) fn equal(left: &Value, right: &Value) -> bool {
     }
 }
 
-pub(super) fn index_value(value: Value, index: &Value, span: Span) -> Result<Value> {
-    match (value, index) {
-        (Value::List(mut values), index) => {
+/// Returns an element of a list or an object.
+pub(super) fn index_value<'v>(value: &'v Value, index: &Value, span: Span) -> Result<&'v Value> {
+    match value {
+        Value::List(values) => {
             let position = match number(index, span)? {
                 Number::Integer(integer) => usize::try_from(integer).ok(),
                 Number::Float(_) => None,
             };
-            match position.filter(|position| *position < values.len()) {
-                Some(position) => Ok(values.swap_remove(position)),
+            match position.and_then(|position| values.get(position)) {
+                Some(value) => Ok(value),
                 None => fail(Problem::new(
                     span,
                     format!("the list has {} elements, counted from 0", values.len()),
                 )),
             }
         }
-        (Value::Object(mut values), index) => {
-            match index.as_text().and_then(|key| values.remove(key.as_str())) {
-                Some(value) => Ok(value),
-                None => fail(Problem::new(span, "the object has no such key")),
-            }
-        }
-        (other, _) => fail(Problem::new(
+        Value::Object(values) => match index.as_text().and_then(|key| values.get(key.as_str())) {
+            Some(value) => Ok(value),
+            None => fail(Problem::new(span, "the object has no such key")),
+        },
+        other => fail(Problem::new(
             span,
             format!("{} has no elements", other.kind()),
         )),
+    }
+}
+
+/// Returns an attribute of an object.
+pub(super) fn attribute<'v>(value: &'v Value, name: &str, span: Span) -> Result<&'v Value> {
+    let Value::Object(object) = value else {
+        let message = format!("{} has no attributes", value.kind());
+        return fail(Problem::new(span, message));
+    };
+    match object.get(name) {
+        Some(value) => Ok(value),
+        None => fail(Problem::new(span, "there is no attribute of this name")),
     }
 }

@@ -28,6 +28,17 @@ pub fn parse(text: &str) -> File {
     }
 }
 
+/// Returns the value of a YAML text; null if it has none. The span of a problem counts from its
+/// start.
+pub(super) fn decode(text: &str) -> Result<Value> {
+    let mut reader = Reader::new(text);
+    reader.copied_per_byte = 1;
+    match reader.document()? {
+        Some(root) => root.into_value(),
+        None => Ok(Value::Null),
+    }
+}
+
 /// Names and values of a file, for masking: everything else may be part of a value or a comment.
 #[derive(Debug, Default, PartialEq)]
 pub struct Ranges {
@@ -105,6 +116,7 @@ struct Reader<'t> {
     anchors: HashMap<usize, Node>,
     depth: usize,
     copied: usize,
+    copied_per_byte: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -120,6 +132,7 @@ impl<'t> Reader<'t> {
             anchors: HashMap::new(),
             depth: 0,
             copied: 0,
+            copied_per_byte: COPIED_PER_BYTE,
         }
     }
 
@@ -263,7 +276,7 @@ impl<'t> Reader<'t> {
             return too_deep(span);
         }
         self.copied += size;
-        if self.copied > MAX_COPIED + COPIED_PER_BYTE * self.position.text.len() {
+        if self.copied > MAX_COPIED + self.copied_per_byte * self.position.text.len() {
             return fail(
                 span,
                 "the aliases of this file expand to too much",

@@ -345,7 +345,7 @@ impl JobContext {
         target_hash: &str,
         kind: Option<FailureKind>,
     ) -> JobOutcome {
-        match outcome_of(result) {
+        match outcome_of(result.or_else(later)) {
             Ok(outcome) => outcome,
             Err(error) => {
                 let (hash, text) = (target_hash.to_owned(), error.to_string());
@@ -382,13 +382,7 @@ impl JobContext {
     /// Writes a job's statements.
     pub(super) async fn write(&self, job: &Job, unit: WriteUnit) -> Result<JobOutcome, HubError> {
         match self.writer.write(unit, job.generation).await {
-            Err(error) if error.is_transient() || error.is_out_of_resources() => {
-                Ok(JobOutcome::Later {
-                    reason: error.to_string(),
-                    is_lock: error.is_lock_timeout(),
-                })
-            }
-            Err(error) => Err(error.with_privilege_advice()),
+            Err(error) => later(error).map_err(HubError::with_privilege_advice),
             Ok(()) => Ok(JobOutcome::Done),
         }
     }
@@ -405,6 +399,18 @@ impl JobContext {
     /// Whether dropped connections take dependent objects of users along.
     pub(super) fn drops_dependents(&self) -> bool {
         self.drop_dependents.load(Ordering::Relaxed)
+    }
+}
+
+/// Returns that a job is repeated if the hub's error passes by itself: what it meets while a user or another
+/// job holds a lock or changes the same objects is no error of the connection.
+pub(super) fn later(error: HubError) -> Result<JobOutcome, HubError> {
+    match error.is_transient() || error.is_out_of_resources() {
+        true => Ok(JobOutcome::Later {
+            reason: error.to_string(),
+            is_lock: error.is_lock_timeout(),
+        }),
+        false => Err(error),
     }
 }
 
@@ -429,5 +435,37 @@ pub(super) fn outcome_of(result: Result<JobOutcome, HubError>) -> Result<JobOutc
             | HubError::NoSession,
         ) => Ok(JobOutcome::Cancelled),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::error::SqlState;
+
+    use super::*;
+
+    #[test]
+    fn a_job_is_repeated_after_an_error_of_the_hub_that_passes() {
+        let outcome = |code: SqlState| {
+            let text = "the views of the aggregator all were changed meanwhile".to_owned();
+            outcome_of(later(HubError::StatementFailed { text, code }))
+        };
+        for (code, is_lock) in [
+            (SqlState::T_R_SERIALIZATION_FAILURE, false),
+            (SqlState::T_R_DEADLOCK_DETECTED, false),
+            (SqlState::LOCK_NOT_AVAILABLE, true),
+            (SqlState::DISK_FULL, false),
+        ] {
+            let found = outcome(code.clone());
+            let Ok(JobOutcome::Later { is_lock: found, .. }) = found else {
+                panic!("{code:?}: {found:?}");
+            };
+            assert_eq!(found, is_lock, "{code:?}");
+        }
+        let found = outcome(SqlState::UNDEFINED_OBJECT);
+        assert!(
+            matches!(found, Err(HubError::StatementFailed { .. })),
+            "{found:?}"
+        );
     }
 }

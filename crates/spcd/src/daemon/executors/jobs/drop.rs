@@ -32,9 +32,7 @@ impl JobContext {
             tables,
         } = dropping;
         let _permit = self.permit_to_write(job, tables.len()).await;
-        let Ok(readers) = self.readers(job).await else {
-            return Ok(JobOutcome::Cancelled);
-        };
+        let readers = self.readers(job).await?;
         if let Some((aggregator, _)) = readers.iter().find(|(_, in_error)| *in_error) {
             let error = format!(
                 "the aggregator {aggregator:?} still shows its tables, and cannot let go of them: see \
@@ -46,8 +44,8 @@ impl JobContext {
             return Ok(JobOutcome::Waits);
         }
         let dependents = self.drops_dependents();
-        if dependents && self.log_dependents(job, &tables).await.is_err() {
-            return Ok(JobOutcome::Cancelled);
+        if dependents {
+            self.log_dependents(job, &tables).await?;
         }
         let (name, keep) = (&job.name, keep.as_deref());
         let unit = planner::drop_unit(name, job.status, &applied, &tables, keep, dependents);

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use super::permits::Permit;
 use super::sources::{ImportContext, SourceTables};
-use super::{Job, JobContext, outcome_of};
+use super::{Job, JobContext, later, outcome_of};
 use crate::telemetry::{self, Observation};
 use spcd_postgres::HubError;
 use spcd_postgres::catalog::aggregators;
@@ -54,7 +54,12 @@ impl JobContext {
             Ok(outcome) => return outcome,
             Err(failed) => failed,
         };
-        match outcome_of(Err(error)) {
+        // What the source says is an error of the source, whatever its code.
+        let outcome = match kind {
+            Some(_) => Err(error),
+            None => later(error),
+        };
+        match outcome_of(outcome) {
             Ok(outcome) => outcome,
             Err(error)
                 if import.reason == planner::Reason::Refresh && import.target.csv.is_none() =>

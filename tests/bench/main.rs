@@ -17,6 +17,7 @@ mod cold;
 #[path = "../page/fill.rs"]
 mod fill;
 mod first_light;
+mod for_each;
 mod gateway;
 mod language;
 mod many;
@@ -79,6 +80,9 @@ async fn main() {
     }
     if runs(&["mirror"]) {
         mirror::run().await;
+    }
+    if runs(&["for_each"]) {
+        for_each::run().await;
     }
     if runs(&["one_file"]) {
         united::one_file().await;

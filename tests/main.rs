@@ -28,6 +28,7 @@ mod events;
 mod examples;
 mod failover;
 mod faults;
+mod for_each;
 mod gateway;
 mod guarded;
 mod health;

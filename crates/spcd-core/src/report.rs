@@ -332,7 +332,7 @@ fn masked_ranges(text: &str, path: &str) -> Vec<MaskedRange> {
                     (tokens.get(from), tokens.get(end.wrapping_sub(1)))
                     && end > from
                 {
-                    let nested = blocks.len() > 1;
+                    let nested = blocks.len() > 1 || blocks == ["locals"];
                     let clean = is_whole(&tokens[from..end]);
                     let key = key.filter(|_| assigned && !nested && clean);
                     let import = import && assigned && clean;

@@ -20,9 +20,19 @@ fn lookup(function: Function, directory: &str, argument: &str) -> Result<String,
         (Function::Env, ..) => Err("it is not set".to_owned()),
         (Function::File, _, "secret") => Ok("SECRET\n".to_owned()),
         (Function::File, _, "key.pem") => Ok("-----\nSECRET\n-----\n".to_owned()),
+        (Function::File, _, "accounts.json") => Ok(ACCOUNTS.to_owned()),
+        (Function::File, _, "half.json") => Ok(ACCOUNTS[..30].to_owned()),
         _ => Err("there is no such file".to_owned()),
     }
 }
+
+/// Accounts of which the third has no host, and the fourth a name that is refused.
+const ACCOUNTS: &str = r#"{
+  "eu": {"host": "eu.example.com", "port": 5432, "password": "SECRET"},
+  "us": {"host": "us.example.com", "port": 5433, "password": "SECRET"},
+  "xx": {"port": 5434, "password": "SECRET"},
+  "zz\u0007": {"host": "zz.example.com", "port": 5435, "password": "SECRET"}
+}"#;
 
 fn shown(inspection: &Inspection, sources: &[SourceFile]) -> String {
     let mut out = render(&inspection.loaded, sources, RenderStyle::default());

@@ -4,10 +4,11 @@ use super::lex::{Lexer, Token, TokenKind, UnclosedToken, line_end};
 use super::syntax::{Problem, Span};
 
 /// Block types at the top level of a file.
-pub const TOP_LEVEL: [&str; 6] = [
+pub const TOP_LEVEL: [&str; 7] = [
     "connection",
     "plugin",
     "mirror",
+    "locals",
     "options",
     "workspace",
     "partition",

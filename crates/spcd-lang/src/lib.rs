@@ -25,6 +25,7 @@ mod number;
 pub mod objects;
 mod operations;
 pub mod parse;
+pub mod references;
 pub mod settings;
 mod template;
 mod word;

@@ -131,6 +131,7 @@ fn top_level(kind: &Name, node: &Node, texts: Texts, out: &mut Vec<Parsed>) {
     }
     let labels = match &*kind.text {
         "partition" => 2,
+        "locals" => 0,
         _ => 1,
     };
     labelled(kind, &mut Vec::new(), labels, node, texts, out);
@@ -195,7 +196,12 @@ fn block(
                     let message = format!("`{}` is written twice in this block", name.text);
                     problems.push(Problem::new(name.span, message).hint("keep one of the two"));
                 }
-                item(name, node, texts, &mut body, problems);
+                let nested = match &*kind.text {
+                    // Its attributes have any names.
+                    "locals" => None,
+                    _ => NESTED.iter().find(|(nested, _)| *nested == &*name.text),
+                };
+                item(name, node, nested, texts, &mut body, problems);
             }
         }
         _ => problems.push(Problem::new(
@@ -213,8 +219,15 @@ fn block(
     }
 }
 
-fn item(name: &Name, node: &Node, texts: Texts, body: &mut Body, problems: &mut Vec<Problem>) {
-    match NESTED.iter().find(|(nested, _)| *nested == &*name.text) {
+fn item(
+    name: &Name,
+    node: &Node,
+    nested: Option<&(&str, usize)>,
+    texts: Texts,
+    body: &mut Body,
+    problems: &mut Vec<Problem>,
+) {
+    match nested {
         Some((_, labels)) if !matches!(node.kind, NodeKind::Scalar(_)) => {
             let mut blocks = Vec::new();
             labelled(name, &mut Vec::new(), *labels, node, texts, &mut blocks);

@@ -198,6 +198,9 @@ pub(super) fn read(
     }
 }
 
+/// The attribute that makes many connections of a block.
+pub(super) const FOR_EACH: &str = "for_each";
+
 /// Evaluates the attributes of a block. Returns the label beside them if `plugin` refers to a plugin
 /// block (`plugin.label`), which has no value.
 fn evaluate(
@@ -208,9 +211,13 @@ fn evaluate(
     let mut attributes = block.body.attributes.iter();
     let plugin = attributes.find(|attribute| &*attribute.name == "plugin");
     let reference = plugin.and_then(|attribute| reference(&attribute.value));
-    let without: &[&str] = match reference.is_some() {
-        true => &["plugin"],
-        false => &[],
+    let is_repeated = (block.body.attributes.iter()).any(|a| *a.name == *FOR_EACH);
+    // `name` is an attribute of the connection, and of a plugin where it is not.
+    let without: &[&str] = match (reference.is_some(), is_repeated) {
+        (true, true) => &["plugin", FOR_EACH, "name"],
+        (true, false) => &["plugin"],
+        (false, true) => &[FOR_EACH, "name"],
+        (false, false) => &[],
     };
     let settings = Settings::of(&block.body, without, lookup, problems);
     (settings, reference)

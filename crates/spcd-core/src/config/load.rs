@@ -17,15 +17,21 @@ use spcd_lang::syntax::{Block, Problem, Span};
 use spcd_lang::value::Value;
 use spcd_lang::{json, objects, parse, yaml};
 
+mod aggregators;
 mod blocks;
 mod budget;
 mod cache;
+mod connections;
 mod diagnostics;
+mod elements;
+mod local_values;
+mod locals;
 mod mirrors;
 
 pub(super) use budget::{Budget, FileEnvironment};
 pub use cache::Cache;
 use cache::{CachedConnection, ParsedText};
+use local_values::Locals;
 
 /// Evaluates a function outside of this crate: the function, the directory of the `.spc` file, the
 /// argument. The error is the reason why there is no result (`No such file or directory …`).
@@ -122,6 +128,19 @@ impl LoadedBlock {
         self.parsed()?.block.as_ref()
     }
 
+    /// Returns the problems of the text itself.
+    fn own_problems(&self) -> impl Iterator<Item = Problem> {
+        let of_text = self
+            .parsed()
+            .into_iter()
+            .flat_map(|parsed| &parsed.problems);
+        of_text.chain(&self.extra).cloned()
+    }
+
+    fn is_locals(&self) -> bool {
+        self.block().is_some_and(|block| &*block.kind == "locals")
+    }
+
     /// Parses the fragment again and discards the cached connection.
     fn parse(&mut self, file: &str, cache: &mut Cache) {
         let text = file.get(self.base..self.end).unwrap_or_default();
@@ -160,6 +179,7 @@ struct Loader<'a, 'g> {
     texts: Vec<SourceText<'a>>,
     given: &'a mut LoadContext<'g>,
     budget: Budget,
+    locals: Locals,
     loaded: Loaded,
     /// Number of problems beyond those kept, by file.
     suppressed: HashMap<usize, usize>,
@@ -183,6 +203,7 @@ impl<'a, 'g> Loader<'a, 'g> {
             texts: Vec::with_capacity(sources.len()),
             given,
             budget: Budget::of(sources.iter().map(length).sum()),
+            locals: Locals::default(),
             loaded: Loaded::default(),
             suppressed: HashMap::new(),
             unknown_files: HashSet::new(),
@@ -195,6 +216,8 @@ impl<'a, 'g> Loader<'a, 'g> {
             pass.read(source, cache, &mut items);
         }
 
+        let (locals, items) = items.into_iter().partition(LoadedBlock::is_locals);
+        pass.locals(locals);
         let mut connections = Vec::new();
         let mut mirrors = Vec::new();
         let mut options = BTreeMap::new();
@@ -203,6 +226,7 @@ impl<'a, 'g> Loader<'a, 'g> {
         }
         pass.report_duplicate_plugins();
         cache.use_instances(pass.instances.key());
+        cache.use_locals(pass.locals.key());
         pass.connections(connections, cache);
         pass.mirrors(&mirrors);
         cache.end();
@@ -356,7 +380,8 @@ impl<'a, 'g> Loader<'a, 'g> {
             kind => {
                 let problem = Problem::new(block.span, format!("there is no block type `{kind}`"));
                 let hint = suggestion(kind, TOP_LEVEL).unwrap_or_else(|| {
-                    "the types are `connection`, `plugin`, `mirror` and `options`".to_owned()
+                    "the types are `connection`, `plugin`, `mirror`, `locals` and `options`"
+                        .to_owned()
                 });
                 problems.insert(0, problem.hint(hint));
                 self.report_errors(&item, &problems, None);

@@ -42,18 +42,6 @@ fn is_environment_variable_name(name: &str) -> bool {
     name.bytes().all(belongs) && name.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
-/// Returns the name in `.name` and `["name"]`.
-fn literal_name(step: &Step) -> Option<&str> {
-    match step {
-        Step::Get(name, _) => Some(name),
-        Step::Index(Expression {
-            kind: ExpressionKind::Literal(Value::String(name)),
-            ..
-        }) => Some(name),
-        _ => None,
-    }
-}
-
 impl Evaluation<'_, '_> {
     /// Evaluates a value and the steps behind it.
     pub(super) fn traversal(
@@ -109,7 +97,7 @@ impl Evaluation<'_, '_> {
         if let Some((_, value)) = found {
             return Ok((value.clone(), steps));
         }
-        let attribute = steps.first().and_then(literal_name);
+        let attribute = steps.first().and_then(Step::literal_name);
         match self.lookup.variable(name, attribute) {
             Some(Variable::Known(value)) if name == "local" => {
                 Ok((value, steps.get(1..).unwrap_or_default()))

@@ -1,8 +1,12 @@
 //! Limits the work of a whole load, so that endless work becomes an error of its own blocks.
 
-use spcd_lang::evaluate::{Environment, Function};
+use std::sync::Arc;
+
+use spcd_lang::evaluate::{Environment, Function, Variable};
+use spcd_lang::value::Value;
 
 use super::LoadContext;
+use super::local_values::Locals;
 
 /// Maximum work of all values and aggregators of a load, besides what the length of the files
 /// allows. A step takes about 25 ns, so this takes less than 2 s. 10,000 connections that are each
@@ -41,8 +45,23 @@ pub(in crate::config) struct FileEnvironment<'a, 'g> {
     given: &'a mut LoadContext<'g>,
     file: &'a str,
     budget: &'a mut Budget,
+    locals: Option<&'a Locals>,
+    /// Meaning of `each`.
+    pub(super) each: Each,
     /// Whether a function was called.
     pub(super) calls: bool,
+    /// Whether a local value was read.
+    pub(super) uses_locals: bool,
+}
+
+/// Meaning of `each`.
+pub(in crate::config) enum Each {
+    /// The block has no `for_each`.
+    Absent,
+    /// The elements are not known.
+    Unknown,
+    /// Key and value of an element.
+    Element(Arc<Value>),
 }
 
 impl<'a, 'g> FileEnvironment<'a, 'g> {
@@ -55,8 +74,17 @@ impl<'a, 'g> FileEnvironment<'a, 'g> {
             given,
             file,
             budget,
+            locals: None,
+            each: Each::Absent,
             calls: false,
+            uses_locals: false,
         }
+    }
+
+    /// Sets the local values, of which the file sees those of its directory.
+    pub(super) fn with_locals(mut self, locals: &'a Locals) -> Self {
+        self.locals = Some(locals);
+        self
     }
 }
 
@@ -64,6 +92,22 @@ impl Environment for FileEnvironment<'_, '_> {
     fn call(&mut self, function: Function, argument: &str) -> Result<String, String> {
         self.calls = true;
         look_up(self.given, self.file, function, argument)
+    }
+
+    fn variable(&mut self, name: &str, attribute: Option<&str>) -> Option<Variable> {
+        match (name, &self.each, self.locals) {
+            ("local", _, Some(locals)) => {
+                self.uses_locals = true;
+                Some(locals.variable(directory_of(self.file), attribute))
+            }
+            ("each", Each::Element(each), _) => Some(Variable::Known(each.clone())),
+            ("each", Each::Unknown, _) => Some(Variable::Unknown),
+            ("each", Each::Absent, _) => Some(Variable::Missing(
+                "`each` has no value here".to_owned(),
+                Some("it has one in the attributes of a connection with `for_each`".to_owned()),
+            )),
+            _ => None,
+        }
     }
 
     fn evaluates_functions(&self) -> bool {
@@ -75,6 +119,15 @@ impl Environment for FileEnvironment<'_, '_> {
     }
 }
 
+/// Returns the directory of a file.
+pub(super) fn directory_of(file: &str) -> &str {
+    match file.rsplit_once('/') {
+        Some(("", _)) => "/",
+        Some((directory, _)) => directory,
+        None => "",
+    }
+}
+
 /// Calls a function for a value of a file.
 fn look_up(
     given: &mut LoadContext<'_>,
@@ -82,11 +135,7 @@ fn look_up(
     function: Function,
     argument: &str,
 ) -> Result<String, String> {
-    let directory = match file.rsplit_once('/') {
-        Some(("", _)) => "/",
-        Some((directory, _)) => directory,
-        None => "",
-    };
+    let directory = directory_of(file);
     let Some(lookup) = &mut given.lookup else {
         return Err("functions are not evaluated".into());
     };

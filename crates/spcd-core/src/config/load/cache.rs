@@ -20,6 +20,8 @@ pub struct Cache {
     connections: HashMap<Key, (u64, CachedConnection)>,
     /// Key of the plugin blocks with which the cached connections were read.
     instances: Key,
+    /// Key of the local values with which they were read.
+    locals: Key,
     /// Attributes whose values may be shown, by plugin instance.
     public: BTreeMap<String, BTreeSet<String>>,
     pass: u64,
@@ -73,6 +75,15 @@ impl Cache {
         }
     }
 
+    /// Drops the connections that were read with other local values.
+    pub(super) fn use_locals(&mut self, locals: Key) {
+        if self.locals != locals {
+            self.locals = locals;
+            self.connections
+                .retain(|_, (_, settled)| !settled.uses_locals);
+        }
+    }
+
     /// Returns the cached connection of a text, if there is one.
     pub(super) fn connection(&mut self, key: &Key) -> Option<CachedConnection> {
         let (used, settled) = self.connections.get_mut(key)?;
@@ -111,6 +122,8 @@ pub(super) struct CachedConnection {
     pub(super) connection: Arc<Connection>,
     /// Work that its values cost.
     pub(super) work: usize,
+    /// Whether a value of it is computed from a local value.
+    pub(super) uses_locals: bool,
 }
 
 impl CachedConnection {
@@ -123,6 +136,7 @@ impl CachedConnection {
         let Self {
             mut connection,
             work,
+            uses_locals,
             ..
         } = self;
         let moved = Arc::make_mut(&mut connection);
@@ -133,6 +147,7 @@ impl CachedConnection {
             line,
             connection,
             work,
+            uses_locals,
         }
     }
 }

@@ -12,15 +12,23 @@ const MAX_DIAGNOSTICS: usize = 100;
 impl Loader<'_, '_> {
     /// Marks a file as unknown input, with the last reported problem as the reason.
     pub(super) fn mark_unknown(&mut self, file: usize) {
-        if let (true, Some(reported)) = (
-            self.unknown_files.insert(file),
-            self.loaded.diagnostics.last(),
-        ) {
+        let last = self.loaded.diagnostics.last();
+        if let Some(error) = last.map(Diagnostic::one_line) {
+            self.mark_unknown_with(file, error);
+        }
+    }
+
+    /// Marks a file as unknown input, with a reason. The first one stays.
+    pub(super) fn mark_unknown_with(&mut self, file: usize, error: String) {
+        let Some(text) = self.texts.get(file) else {
+            return;
+        };
+        if self.unknown_files.insert(file) {
             self.loaded.desired.unknown_inputs.push(UnknownInput {
                 mirror: None,
-                path: reported.file.clone(),
+                path: text.path.to_owned(),
                 is_directory: false,
-                error: Some(reported.one_line()),
+                error: Some(error),
             });
         }
     }
@@ -48,13 +56,30 @@ impl Loader<'_, '_> {
         problems: &[Problem],
         connection: Option<&str>,
     ) -> Option<String> {
-        let before = self.loaded.diagnostics.len();
+        self.report_all(item, Severity::Error, problems, connection);
+        self.error_of(item, problems)
+    }
+
+    /// Reports a block's problems in the order of the text.
+    pub(super) fn report_all(
+        &mut self,
+        item: &LoadedBlock,
+        severity: Severity,
+        problems: &[Problem],
+        connection: Option<&str>,
+    ) {
         let mut problems: Vec<&Problem> = problems.iter().collect();
         problems.sort_by_key(|problem| problem.span.start);
-        for &problem in &problems {
-            self.report(item.file, item.base, Severity::Error, problem, connection);
+        for problem in problems {
+            self.report(item.file, item.base, severity, problem, connection);
         }
-        let first = self.loaded.diagnostics.get(before)?;
+    }
+
+    /// Returns the first of a block's problems in the form of a state's error.
+    pub(super) fn error_of(&self, item: &LoadedBlock, problems: &[Problem]) -> Option<String> {
+        let first = problems.iter().min_by_key(|problem| problem.span.start)?;
+        let text = self.texts.get(item.file)?;
+        let first = text.diagnostic(item.base, Severity::Error, first, None);
         let mut error = first.one_line();
         if problems.len() > 1 {
             error.push_str(&format!(" (and {} more)", problems.len() - 1));

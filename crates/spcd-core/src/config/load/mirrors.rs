@@ -48,7 +48,8 @@ impl Loader<'_, '_> {
     fn mirror(&mut self, item: &LoadedBlock, name: &str, mut problems: Vec<Problem>, whole: bool) {
         let Some(block) = item.block() else { return };
         let path = self.texts.get(item.file).map_or("", |text| text.path);
-        let mut lookup = FileEnvironment::of(self.given, path, &mut self.budget);
+        let mut lookup =
+            FileEnvironment::of(self.given, path, &mut self.budget).with_locals(&self.locals);
         let settings = Settings::of(&block.body, &[], &mut lookup, &mut problems);
         let mut read = mirror::read(&settings, name, path, block.span, whole, &mut problems);
         (read.start_line, read.end_line) = self.brace_lines(item, block);

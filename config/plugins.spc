@@ -17,6 +17,7 @@
 #                        connections of the plugin share one set of tables
 #   probe                method of probing a source: "import" (of a table that does not exist; the
 #                        default), "files" (opens them) or "none"
+#   table_name           table option for the remote name
 #   column_name          column option for the remote name
 #   positional           columns are mapped by position
 #   connection_string    attribute that takes a libpq connection string
@@ -45,6 +46,7 @@ plugin "postgres" {
   package     = "Debian's package postgresql-contrib"
   schema_mode = "dynamic"
   schema      = "public"
+  table_name  = "table_name"
   column_name = "column_name"
 
   schema_attribute  = "schema"
@@ -135,6 +137,9 @@ plugin "mysql" {
   package     = "Debian's package postgresql-NN-mysql-fdw"
   schema_mode = "dynamic"
 
+  # There is no option for a column's name in the source.
+  table_name  = "table_name"
+
   # MySQL's database is the remote schema.
   schema_attribute = "database"
 
@@ -198,6 +203,7 @@ plugin "mssql" {
   package     = "Debian's package postgresql-NN-tds-fdw"
   schema_mode = "dynamic"
   schema      = "dbo"
+  table_name  = "table_name"
   column_name = "column_name"
 
   schema_attribute = "schema"
@@ -241,6 +247,7 @@ plugin "ogr" {
   package     = "Debian's package postgresql-NN-ogr-fdw"
   schema_mode = "dynamic"
   schema      = "ogr_all"
+  table_name  = "layer"
   column_name = "column_name"
 
   schema_attribute = "layers"
@@ -276,11 +283,11 @@ plugin "csv" {
 }
 
 # Any wrapper: `wrapper`, `extension` (if it has another name), the remote `schema`,
-# `column_name`, and the blocks `server` and `mapping` with options as the wrapper wants them.
+# `table_name`, `column_name`, and the blocks `server` and `mapping` with options as the wrapper wants them.
 plugin "fdw" {
   schema_mode = "dynamic"
   verbatim    = true
-  public      = ["wrapper", "extension", "schema", "column_name"]
+  public      = ["wrapper", "extension", "schema", "table_name", "column_name"]
 }
 
 # An undefined plugin may be a Steampipe plugin's standalone extension. {name} is the

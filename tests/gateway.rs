@@ -4,6 +4,7 @@ mod bad_input;
 mod commands;
 mod crashes;
 mod managed;
+mod renamed;
 mod secrecy;
 mod several;
 mod shared_tables;

@@ -42,6 +42,7 @@ mod look;
 mod messages;
 mod migrate;
 mod mirror;
+mod names;
 mod ordinary_role;
 mod page;
 mod partial;

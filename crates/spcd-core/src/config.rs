@@ -14,6 +14,7 @@ mod listen;
 mod load;
 mod lost_plugins;
 mod mirror;
+mod naming;
 mod options;
 mod plugins;
 mod position;

@@ -2,6 +2,7 @@
 
 mod blockers;
 mod names;
+mod renames;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ pub use blockers::{
 };
 use names::name_error;
 pub use names::{MAX_NAME_BYTES, mark_truncated};
+pub use renames::{FoundRenames, Rename, Renames, TableRename, find_renames};
 
 /// Option of postgres_fdw for the number of rows of a fetch.
 pub const FETCH_SIZE: &str = "fetch_size";
@@ -73,6 +75,8 @@ pub type ColumnTypes = BTreeMap<String, BTreeMap<String, String>>;
 pub struct WrapperTraits<'a> {
     /// Whether columns are mapped by position, so that their order is part of the hash.
     pub positional: bool,
+    /// Table option for the remote name.
+    pub table_name_option: Option<&'a str>,
     /// Column option for the remote name. It is left out if it equals the column's own name.
     pub column_name_option: Option<&'a str>,
     /// Whether spcd sets the table option `fetch_size`, which is then no part of the hash.
@@ -467,11 +471,13 @@ mod tests {
 
     const BY_NAME: WrapperTraits<'_> = WrapperTraits {
         positional: false,
+        table_name_option: Some("table_name"),
         column_name_option: Some("column_name"),
         is_tuned: false,
     };
     const BY_POSITION: WrapperTraits<'_> = WrapperTraits {
         positional: true,
+        table_name_option: None,
         column_name_option: None,
         is_tuned: false,
     };

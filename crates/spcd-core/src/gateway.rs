@@ -210,6 +210,7 @@ fn hub_target(
         schema: connection.name.clone(),
         timeout: target.import.timeout,
         unknown_types: target.import.unknown_types,
+        naming: target.import.naming.clone(),
         ..Import::default()
     };
     let mut source = hub_source(address, target.requires.clone(), import);
@@ -242,6 +243,7 @@ fn hub_source(address: &Address, requires: BTreeSet<String>, import: Import) -> 
             ..import
         },
         dynamic: true,
+        table_name_option: Some("table_name".to_owned()),
         column_name_option: Some("column_name".to_owned()),
         probe: ProbeMethod::None,
         ..ForeignSource::default()

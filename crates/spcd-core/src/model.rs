@@ -2,6 +2,7 @@
 
 mod lane;
 mod mirror;
+mod naming;
 mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ pub use lane::{
     TOUCH_OPTION,
 };
 pub use mirror::{MAX_MIRROR_NAME_BYTES, Mirror, MirrorOrigin, SourceKind};
+pub use naming::{NameStyle, Naming};
 pub use tunnel::{Ssh, Tunnel};
 
 /// Server and table options that spcd sets where it can, so that queries of a Postgres source are fast
@@ -232,6 +234,8 @@ pub struct ForeignSource {
     pub dynamic: bool,
     /// Whether the wrapper maps columns by position (file_fdw), so that their order counts.
     pub positional: bool,
+    /// Table option for a remote name (`table_name`).
+    pub table_name_option: Option<String>,
     /// Column option for a remote name (`column_name`). It is left out if it equals the column's
     /// own name.
     pub column_name_option: Option<String>,
@@ -297,6 +301,7 @@ impl ForeignSource {
     pub fn wrapper_traits(&self) -> WrapperTraits<'_> {
         WrapperTraits {
             positional: self.positional,
+            table_name_option: self.table_name_option.as_deref(),
             column_name_option: self.column_name_option.as_deref(),
             is_tuned: self.is_tuned(),
         }
@@ -314,6 +319,12 @@ impl ForeignSource {
             !(self.default_options.contains(option)
                 && SHIPPED_TUNING == (option, given.value.as_str()))
         })
+    }
+
+    /// Returns how its tables and columns are named here; `None`: as in the source. The gateway keeps the
+    /// source's names, and the hub renames what it reads from there.
+    pub fn naming(&self) -> Option<&Naming> {
+        self.import.naming.as_deref().filter(|_| !self.in_gateway)
     }
 
     /// Returns the server's options as the catalog holds them.
@@ -361,6 +372,10 @@ impl ForeignSource {
             put(name);
             put(value);
         }
+        if let Some(naming) = self.naming() {
+            naming.put(&mut hasher);
+        }
+        let mut put = |text: &str| hasher.put(text);
         put(if self.dynamic { "dynamic" } else { "static" });
         // Tables that were left out may be there with one more type.
         self.requires.iter().for_each(|extension| put(extension));
@@ -430,6 +445,8 @@ pub struct Import {
     pub unknown_types: Option<UnknownTypePolicy>,
     /// Number of rows of a fetch from each table; `None` means the default.
     pub fetch_size: Option<u32>,
+    /// Names of tables and columns; `None`: as in the source.
+    pub naming: Option<Arc<Naming>>,
 }
 
 /// Treatment of a column of another Postgres whose type the hub does not have.

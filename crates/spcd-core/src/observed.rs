@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use spcd_protocol::Status;
 
-use crate::diff::{Blockers, ColumnTypes, Table, TableChange, TableWarning};
+use crate::diff::{Blockers, ColumnTypes, Renames, Table, TableChange, TableWarning};
 use crate::model::{Connection, ConnectionKind, ForeignSource};
 use crate::remote_schema::RemoteSchema;
 use crate::secret::Secret;
@@ -353,6 +353,17 @@ impl Detail {
             tables: &self.tables,
             tuning: &self.tuning,
         }
+    }
+
+    /// Renames tables and columns.
+    pub fn rename(&mut self, renames: &Renames) {
+        renames.apply(&mut self.tables);
+        let name = |present: &String| renames.new_table(present).to_owned();
+        self.unreadable = self.unreadable.iter().map(name).collect();
+        let owners = std::mem::take(&mut self.other_owners).into_iter();
+        self.other_owners = owners.map(|(table, owner)| (name(&table), owner)).collect();
+        let sizes = std::mem::take(&mut self.tuning.tables).into_iter();
+        self.tuning.tables = sizes.map(|(table, size)| (name(&table), size)).collect();
     }
 
     /// Returns the alterations that spcd's role may not make, by table, with the reason. A table can be

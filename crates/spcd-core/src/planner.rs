@@ -4,6 +4,7 @@
 //! answers of sources. [`resolve_import()`] turns an answer into statements, also without side effects.
 
 mod aggregators;
+mod alignment;
 mod comments;
 mod connection;
 mod lanes;
@@ -30,6 +31,7 @@ use connection::{
 
 pub use crate::remote_schema::{ImportNotice, RemoteSchema, quoted_names};
 pub use aggregators::{AggregatorSync, resolve_aggregator};
+pub use alignment::Alignment;
 pub use comments::{Comment, comment_units};
 pub(crate) use lanes::LANE_WRAPPER;
 pub use lanes::LaneChange;

@@ -95,6 +95,8 @@ pub struct PluginDefinition {
     pub tunnel: BTreeMap<String, String>,
     /// Whether the wrapper maps columns by position.
     pub positional: bool,
+    /// Table option for the remote name.
+    pub table_name: Option<String>,
     /// Column option for the remote name.
     pub column_name: Option<String>,
     /// Attribute that takes a libpq connection string.
@@ -160,10 +162,11 @@ impl PluginDefinition {
 }
 
 /// Attributes of a connection that itself names wrapper and options.
-const VERBATIM_ATTRIBUTES: [&str; 6] = [
+const VERBATIM_ATTRIBUTES: [&str; 7] = [
     "wrapper",
     "extension",
     "schema",
+    "table_name",
     "column_name",
     "server",
     "mapping",

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::Deref;
 
 use crate::diff::{Table, TableWarning};
-use crate::model::Import;
+use crate::model::ForeignSource;
 
 /// Result of importing a source's schema.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,22 +82,27 @@ impl RemoteSchema {
     /// Adds each table that the wrapper skipped as one that cannot be imported, with the wrapper's
     /// reason. `there` are the tables that were imported before. Tables that the block `import`
     /// excludes are left out of both.
-    pub fn with_skipped_tables(&self, there: &[Table], import: &Import) -> Cow<'_, Self> {
+    pub fn with_skipped_tables(&self, there: &[Table], source: &ForeignSource) -> Cow<'_, Self> {
         if self.notices.is_empty() {
             return Cow::Borrowed(self);
         }
+        let (import, option) = (&source.import, source.table_name_option.as_deref());
         let mut remote = self.clone();
         let mut known: BTreeSet<String> = (remote.tables.iter())
-            .map(|table| table.name.clone())
+            .map(|table| table.remote_name(option).to_owned())
             .collect();
         for notice in std::mem::take(&mut remote.notices) {
             let missing = |table: &&Table| {
-                !known.contains(&table.name)
-                    && notice.is_about(table)
-                    && import.selects(&table.name)
+                let name = table.remote_name(option);
+                !known.contains(name) && notice.is_about(table) && import.selects(name)
             };
-            let skipped: Vec<String> = (there.iter().filter(missing))
-                .map(|table| table.name.clone())
+            let skipped: Vec<Table> = (there.iter().filter(missing))
+                .map(|table| Table {
+                    name: table.name.clone(),
+                    options: table.options.clone(),
+                    import_error: Some(notice.text.clone()),
+                    ..Table::default()
+                })
                 .collect();
             if skipped.is_empty() && notice.is_warning {
                 let warning = format!("the wrapper warns: {}", notice.text);
@@ -115,13 +120,9 @@ impl RemoteSchema {
                     remote.warnings.push(warning);
                 }
             }
-            for name in skipped {
-                remote.tables.push(Table {
-                    name: name.clone(),
-                    import_error: Some(notice.text.clone()),
-                    ..Table::default()
-                });
-                known.insert(name);
+            for table in skipped {
+                known.insert(table.remote_name(option).to_owned());
+                remote.tables.push(table);
             }
         }
         remote.tables.sort_by(|a, b| a.name.cmp(&b.name));
@@ -180,6 +181,7 @@ fn closing(open: char) -> Option<char> {
 mod tests {
     use super::*;
     use crate::diff::Column;
+    use crate::model::Import;
 
     fn table(name: &str) -> Table {
         Table {
@@ -211,7 +213,7 @@ mod tests {
 
     /// The tables that cannot be imported, and the warnings.
     fn result(remote: &RemoteSchema, there: &[Table]) -> (Vec<String>, Vec<String>) {
-        let result = remote.with_skipped_tables(there, &Import::default());
+        let result = remote.with_skipped_tables(there, &ForeignSource::default());
         let failed = result
             .tables
             .iter()
@@ -244,8 +246,12 @@ mod tests {
             exclude: vec!["t".into()],
             ..Import::default()
         };
+        let source = ForeignSource {
+            import,
+            ..ForeignSource::default()
+        };
         let remote = remote(&["good"], &[skipped]);
-        let result = remote.with_skipped_tables(&[table("good"), table("t")], &import);
+        let result = remote.with_skipped_tables(&[table("good"), table("t")], &source);
         assert_eq!(result.tables.len(), 1);
         assert_eq!(result.warnings, Vec::<String>::new());
     }

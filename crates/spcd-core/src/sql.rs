@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::diff::{Column, ColumnChange, Table, TableChange};
+use crate::diff::{Column, ColumnChange, Renames, Table, TableChange};
 
 /// Returns a quoted name. Names are always quoted, so that no list of keywords is needed.
 pub fn ident(name: &str) -> String {
@@ -297,6 +297,26 @@ pub fn change_table(schema: &str, server: &str, change: &TableChange, out: &mut 
             }
         }
     }
+}
+
+/// Renames tables, and then their columns.
+pub fn rename_tables(schema: &str, renames: &Renames) -> String {
+    let mut out = String::new();
+    for step in renames.table_steps() {
+        let (table, to) = (qualified(schema, &step.from), ident(&step.to));
+        let _ = writeln!(out, "ALTER FOREIGN TABLE {table} RENAME TO {to};");
+    }
+    for one in renames.tables() {
+        let table = qualified(schema, &one.table.to);
+        for step in one.column_steps() {
+            let (from, to) = (ident(&step.from), ident(&step.to));
+            let _ = writeln!(
+                out,
+                "ALTER FOREIGN TABLE {table} RENAME COLUMN {from} TO {to};"
+            );
+        }
+    }
+    out
 }
 
 fn alter_column(change: &ColumnChange) -> String {

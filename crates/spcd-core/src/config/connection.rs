@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::naming;
 use super::plugins::{PluginInstances, ResolvedPlugin};
 use super::sections;
 use crate::health;
@@ -160,7 +161,9 @@ pub(super) fn read(
                 plugin: written.as_deref().unwrap_or(""),
                 span: block.span,
             };
-            build_target(&settings, definition, import, &context, &mut problems)
+            let target = build_target(&settings, definition, import, &context, &mut problems);
+            naming::check(&settings, &target, &mut problems);
+            target
         }
         Some(_) => {
             warn_of_aggregator(&settings, block.span, &mut problems, &mut warnings);

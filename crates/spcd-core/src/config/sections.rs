@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::naming;
 use crate::diff::FETCH_SIZE;
 use crate::duration;
 use crate::health;
@@ -62,9 +63,11 @@ pub(super) fn import(section: &NestedBlock, problems: &mut Vec<Problem>) -> Impo
         FETCH_SIZE,
     ];
     let settings = &section.settings;
-    section.report_unknown("attribute", &ATTRIBUTES, problems);
+    let attributes = [&ATTRIBUTES[..], &naming::ATTRIBUTES].concat();
+    section.report_unknown("attribute", &attributes, problems);
     let mut patterns = |name| patterns(settings, name, problems).unwrap_or_default();
     let (tables, exclude) = (patterns("tables"), patterns("exclude"));
+    let exclude_columns = patterns("exclude_columns");
     Import {
         schema: settings.text("schema", problems).unwrap_or_default(),
         tables,
@@ -73,6 +76,7 @@ pub(super) fn import(section: &NestedBlock, problems: &mut Vec<Problem>) -> Impo
         timeout: seconds(settings, "timeout", problems),
         unknown_types: unknown_types(settings, problems),
         fetch_size: fetch_size(settings, problems),
+        naming: naming::read(settings, exclude_columns, problems),
     }
 }
 

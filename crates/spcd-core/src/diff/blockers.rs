@@ -25,6 +25,8 @@ pub struct Blockers {
     pub dependents: Dependents,
     /// Tables whose change the server refuses, with the reason.
     pub refused: BTreeMap<String, String>,
+    /// Tables whose renaming the server refuses, by their present names, with the reason.
+    pub fixed: BTreeMap<String, String>,
 }
 
 /// Least change that breaks or loses a dependent object; each variant includes the ones before it.

@@ -1,4 +1,4 @@
-//! Detects names that are too long for the server.
+//! Names in the source, and names that are too long for the server.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,29 @@ pub const MAX_NAME_BYTES: usize = 63;
 /// Minimum length of a truncated name: the server truncates before a character, which has up to 4
 /// bytes.
 const MIN_TRUNCATED_BYTES: usize = MAX_NAME_BYTES - 3;
+
+impl Table {
+    /// Returns the name in the source: that of the option, or its own.
+    pub fn remote_name(&self, option: Option<&str>) -> &str {
+        remote_name(&self.name, &self.options, option)
+    }
+}
+
+impl Column {
+    /// Returns the name in the source: that of the option, or its own.
+    pub fn remote_name(&self, option: Option<&str>) -> &str {
+        remote_name(&self.name, &self.options, option)
+    }
+}
+
+fn remote_name<'a>(
+    name: &'a str,
+    options: &'a BTreeMap<String, String>,
+    option: Option<&str>,
+) -> &'a str {
+    let remote = option.and_then(|option| options.get(option));
+    remote.map_or(name, String::as_str)
+}
 
 /// Returns why a table cannot be imported under its source's name. The server truncates names that
 /// are too long for it, for example those of a source in another encoding; only an option has the

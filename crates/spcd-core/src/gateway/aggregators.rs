@@ -62,12 +62,15 @@ pub(super) fn desired_lanes(
     all
 }
 
-/// Returns the group of lanes that all members share; `None` if there is none, or if a member is not in the
-/// gateway.
+/// Returns the group of lanes that all members share; `None` if there is none, if a member is not in the
+/// gateway, or if its tables have other names in the hub.
 fn common_group(members: &[&Arc<Connection>]) -> Option<String> {
     let first = members.first()?;
     let is_alike = |member: &&Arc<Connection>| {
-        is_in_gateway(member) && member.plugin_instance == first.plugin_instance
+        let target = member.target.as_ref();
+        is_in_gateway(member)
+            && member.plugin_instance == first.plugin_instance
+            && target.map_or(true, |target| target.import.naming.is_none())
     };
     // An aggregator whose block has an error keeps its members.
     let mut wrappers: Vec<&str> = (members.iter())
@@ -226,6 +229,9 @@ mod tests {
         assert!(!is_there("plugin = \"postgres\"\n  dbname = \"x\""));
         assert!(!is_there(
             "plugin = \"cloud\"\n  import_schema = \"disabled\""
+        ));
+        assert!(!is_there(
+            "plugin = \"cloud\"\n  import {\n    names = \"lower\"\n  }"
         ));
         // With another one, a disabled member is only left out.
         let mixed = x("plugin = \"postgres\"\n  dbname = \"x\"\n  gateway = true")

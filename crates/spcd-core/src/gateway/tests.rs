@@ -273,3 +273,21 @@ fn connections_of_a_static_plugin_share_the_tables_of_the_gateway() {
     assert_eq!(shape("static").as_deref(), Some("s"));
     assert_eq!(shape("dynamic"), None);
 }
+
+#[test]
+fn the_gateway_keeps_the_names_of_the_source_and_the_hub_renames() {
+    let with = |more: &str| {
+        let text = CLOUD.replace("\"t\"", &format!("\"t\"\n{more}"));
+        desired(&text).connections["c"].clone()
+    };
+    let plain = with("");
+    let named = with("  import {\n    names = \"lower\"\n  }\n");
+    assert_eq!(plain.target_hash(), named.target_hash());
+    let parts = [&plain, &named].map(|connection| {
+        let view = view(&[("c", row(connection, Status::Ready))]);
+        part_of(connection, &view)
+    });
+    assert_ne!(parts[0].target_hash(), parts[1].target_hash());
+    assert!(named.target.as_ref().unwrap().naming().is_none());
+    assert!(parts[1].target.as_ref().unwrap().naming().is_some());
+}

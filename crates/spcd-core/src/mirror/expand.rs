@@ -339,6 +339,7 @@ fn target_of(
         },
         since: target.since.clone(),
         dynamic: true,
+        table_name_option: target.table_name_option.clone(),
         column_name_option: target.column_name_option.clone(),
         probe: ProbeMethod::None,
         lane: Some(Lane {

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use spcd_protocol::Status;
 
-use schema::{admit_readers, check_others, schema_statements};
+pub use schema::grant_unit;
+use schema::{admit_readers, check_others, grant, schema_statements};
 use server::{has_mapping, server_statements};
 use tables::{TableDecision, decide_tables};
 
-use super::{Import, Imported, Reason, RemoteSchema, RowChange, lanes, merged};
+use super::{Alignment, Import, Imported, Reason, RemoteSchema, RowChange, lanes, merged};
 use crate::aggregator;
 use crate::csv::{certain_column_types, keep_column_types};
 use crate::diff::{self, Blockers, ColumnTypes, Table, TableChange, TableWarning};
@@ -47,6 +48,8 @@ pub struct WriteUnit {
     pub record: Bookkeeping,
     /// The wrapper whose library the statements load, unless it ships with Postgres.
     pub library: Option<String>,
+    /// Length of the statements at the beginning that rename tables and columns.
+    pub renames_end: usize,
 }
 
 /// Statements for some of many tables.
@@ -110,6 +113,15 @@ const LOCKS_OF_A_DROP: usize = 3;
 const LOCKS_BESIDE_TABLES: usize = 6;
 /// Number of tables that one chunk creates or drops: the smallest lock table has room for them.
 const TABLES_PER_CHUNK: usize = 30;
+
+impl WriteUnit {
+    /// Adds the statements by which aggregators follow: those before the changes, which know the new names
+    /// of tables and columns, and those after them.
+    pub fn follow(&mut self, first: &str, last: &str) {
+        self.sql.insert_str(self.renames_end, first);
+        self.sql.push_str(last);
+    }
+}
 
 impl Import {
     /// Returns the schema of the tables.
@@ -201,6 +213,7 @@ pub fn resolve_new_import(
         library: target.exclusive_library().map(str::to_owned),
         mapping: target.lane.is_none().then(|| target.mapping.clone()),
         mapping_is_new: true,
+        renames_end: 0,
         tables: desired.len(),
         locks: LOCKS_BESIDE_TABLES + desired.len(),
         row: RowChange {
@@ -352,6 +365,12 @@ pub fn resolve_import(
     blockers: &Blockers,
 ) -> Result<Option<WriteUnit>, String> {
     let target = &import.target;
+    let Alignment {
+        detail,
+        remote,
+        renames,
+    } = import.align(detail, remote, &blockers.fixed);
+    let (detail, remote) = (&*detail, &*remote);
     check_others(name, import, detail)?;
     let tables = decide_tables(import, detail, remote, blockers)?;
     let names = tables.after.iter().map(|table| table.name.clone());
@@ -367,7 +386,17 @@ pub fn resolve_import(
         hidden_schema: import.hidden.then(|| import.schema(name)),
         ..record_of(import, names.collect(), tables.types.clone())
     };
+    let renaming = import.rename_statements(name, &renames);
     let (sql, chunks) = statements(name, import, detail, &tables, &options, &record);
+    let (sql, chunks) = match renaming.is_empty() {
+        true => (sql, chunks),
+        // A new table may get the present name of a renamed one.
+        false => {
+            let parts = std::iter::once(renaming.as_str());
+            let parts = parts.chain(chunks.iter().map(|chunk| chunk.sql.as_str()));
+            (parts.chain([sql.as_str()]).collect(), Vec::new())
+        }
+    };
 
     let mapping_is_there = has_mapping(import, detail);
     let warnings = merged(tables.warnings.iter().chain(&import.warnings));
@@ -389,8 +418,9 @@ pub fn resolve_import(
         library: target.exclusive_library().map(str::to_owned),
         mapping: (!mapping_is_there).then(|| target.mapping.clone()),
         mapping_is_new: false,
-        tables: tables.changes.len(),
-        locks: locks(&tables.changes),
+        renames_end: renaming.len(),
+        tables: tables.changes.len() + renames.len(),
+        locks: locks(&tables.changes) + renames.len(),
         chunks,
         row: RowChange {
             name: name.into(),
@@ -433,41 +463,6 @@ fn locks(changes: &[TableChange]) -> usize {
     let drops = |change: &&TableChange| !matches!(change, TableChange::Create(_));
     let drops = changes.iter().filter(drops).count();
     LOCKS_BESIDE_TABLES + changes.len() + drops * (LOCKS_OF_A_DROP - 1)
-}
-
-fn grant(name: &str, schema: bool, tables: BTreeSet<&str>, sql: &mut String) {
-    if schema {
-        sql.push_str(&sql::grant_schema(name));
-    }
-    if !tables.is_empty() {
-        sql.push_str(&sql::grant_tables(name, tables));
-    }
-}
-
-/// Returns the statements that grant `spcd_users` access to existing tables.
-pub fn grant_unit(name: &str, status: Status, tables: &[String]) -> WriteUnit {
-    let mut sql = String::new();
-    grant(
-        name,
-        true,
-        tables.iter().map(String::as_str).collect(),
-        &mut sql,
-    );
-    WriteUnit {
-        name: name.into(),
-        sql,
-        row: RowChange {
-            name: name.into(),
-            route: match status {
-                Status::Ready => vec![Status::Updating, Status::Ready],
-                status => Status::route(Some(status), Status::Ready),
-            },
-            ..RowChange::default()
-        },
-        // The privileges may be revoked again: the next pass compares in full.
-        record: Bookkeeping::Keep,
-        ..WriteUnit::default()
-    }
 }
 
 /// Returns the statements that drop a connection's objects. They fail if objects of users depend on
@@ -526,6 +521,7 @@ pub fn drop_unit(
         sql,
         mapping: None,
         mapping_is_new: false,
+        renames_end: 0,
         tables: tables.len(),
         locks: LOCKS_BESIDE_TABLES + tables.len() * LOCKS_OF_A_DROP,
         chunks,

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{Import, Plan, Reason, RowChange, Task, Work, drop_unit, grant_unit, resolve_import};
+use super::{
+    Alignment, Import, Plan, Reason, RowChange, Task, Work, drop_unit, grant_unit, resolve_import,
+};
 use crate::diff::{self, Blockers};
 use crate::model::ForeignSource;
 use crate::observed::{Applied, Detail, ImportPreview, Observed, Presence};
@@ -354,14 +356,24 @@ fn show_answer(out: &mut String, import: &Import, detail: &Detail, ahead: &Impor
             return;
         }
     };
-    let (changes, refused) =
-        diff::separate_blocked(import.changes(detail, tables), &ahead.blockers);
-    for change in changes {
-        for line in change.to_string().lines() {
-            let _ = writeln!(out, "    {line}");
-        }
+    let Alignment {
+        detail,
+        remote: tables,
+        renames,
+    } = import.align(detail, tables, &ahead.blockers.fixed);
+    let lines = |text: String| -> String {
+        let lines = text.lines().map(|line| format!("    {line}\n"));
+        lines.collect()
+    };
+    for rename in renames.tables() {
+        out.push_str(&lines(rename.to_string()));
     }
-    let invalid = diff::import_error_warnings(&detail.tables, tables);
+    let (changes, refused) =
+        diff::separate_blocked(import.changes(&detail, &tables), &ahead.blockers);
+    for change in changes {
+        out.push_str(&lines(change.to_string()));
+    }
+    let invalid = diff::import_error_warnings(&detail.tables, &tables);
     let of_tables = refused.iter().chain(&invalid).chain(&tables.left_out);
     let of_tables = of_tables.map(|warning| &warning.text);
     for warning in of_tables.chain(&tables.warnings) {

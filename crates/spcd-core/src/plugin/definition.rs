@@ -42,6 +42,7 @@ const ATTRIBUTES: &[&str] = &[
     "since",
     "source",
     "synonyms",
+    "table_name",
     "tunnel",
     "unknown_types",
     "values",
@@ -132,6 +133,7 @@ impl PluginDefinition {
             _ => None,
         };
         let slot = match name {
+            "table_name" => &mut self.table_name,
             "column_name" => &mut self.column_name,
             "body" => &mut self.body,
             "connection_string" => &mut self.connection_string,

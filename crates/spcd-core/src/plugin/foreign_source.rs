@@ -76,6 +76,7 @@ pub(crate) fn build_target(
         dynamic: definition.dynamic,
         probe: definition.probe,
         positional: definition.positional,
+        table_name_option: definition.table_name.clone(),
         column_name_option: definition.column_name.clone(),
         lanes: definition.lanes,
         has_tuned_wrapper: definition.wrapper == "postgres_fdw" && !definition.verbatim,

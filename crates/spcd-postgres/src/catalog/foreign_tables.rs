@@ -21,7 +21,7 @@ pub(super) const RECORDED: &str =
                 WHERE a.connection_name = ANY ($1)";
 
 /// Returns the tables of some connections, not normalized.
-pub(super) async fn recorded(
+pub(crate) async fn recorded(
     client: &Client,
     names: &[String],
 ) -> Result<BTreeMap<String, Vec<Table>>, HubError> {

@@ -1,10 +1,13 @@
 //! Comments on tables and columns of a source, read through its wrapper.
 
+use std::collections::BTreeMap;
+
 use spcd_core::config::ForeignSource;
 use spcd_core::planner::Comment;
 use spcd_core::sql;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::catalog::foreign_tables;
 use crate::import;
 use crate::import::partial::remote_names::{self, MYSQL_WRAPPER};
 use crate::import::source_catalog;
@@ -107,7 +110,8 @@ fn parse_comments(messages: &[SimpleQueryMessage]) -> Result<Vec<Comment>, HubEr
 pub async fn compare(
     client: &Client,
     connection: &str,
-    comments: &[Comment],
+    target: &ForeignSource,
+    comments: Vec<Comment>,
 ) -> Result<Option<CommentDiff>, HubError> {
     let sql = "SELECT generation, comments_set FROM spcd.connection_state
                WHERE connection_name = $1 AND status = 'ready'";
@@ -115,6 +119,10 @@ pub async fn compare(
         return Ok(None);
     };
     let (generation, is_recorded) = (row.try_get(0)?, row.try_get(1)?);
+    let comments = match target.naming() {
+        Some(_) => under_names_here(client, connection, target, comments).await?,
+        None => comments,
+    };
     // Serializing strings cannot fail.
     let texts = serde_json::to_value(comments).unwrap_or_default();
     let sql = "SELECT * FROM spcd.comment_changes($1, $2)";
@@ -131,6 +139,38 @@ pub async fn compare(
         is_recorded,
         generation,
     }))
+}
+
+/// Returns the comments under the names of the connection's tables and columns. Omits those on columns that
+/// are left out.
+async fn under_names_here(
+    client: &Client,
+    connection: &str,
+    target: &ForeignSource,
+    comments: Vec<Comment>,
+) -> Result<Vec<Comment>, HubError> {
+    let names = [connection.to_owned()];
+    let mut tables = foreign_tables::recorded(client, &names).await?;
+    let tables = tables.remove(connection).unwrap_or_default();
+    let traits = target.wrapper_traits();
+    let mut here: BTreeMap<(&str, &str), (&str, &str)> = BTreeMap::new();
+    for table in &tables {
+        let remote = table.remote_name(traits.table_name_option);
+        here.insert((remote, ""), (&table.name, ""));
+        for column in &table.columns {
+            let remote_column = column.remote_name(traits.column_name_option);
+            here.insert((remote, remote_column), (&table.name, &column.name));
+        }
+    }
+    let comment = |comment: Comment| {
+        let (table, column) = here.get(&(comment.table.as_str(), comment.column.as_str()))?;
+        Some(Comment {
+            table: (*table).to_owned(),
+            column: (*column).to_owned(),
+            ..comment
+        })
+    };
+    Ok(comments.into_iter().filter_map(comment).collect())
 }
 
 /// Returns the statements that create the foreign tables for [`postgres_query`].

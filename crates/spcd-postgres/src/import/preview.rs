@@ -1,9 +1,11 @@
 //! Dry run of an import: the source's tables and the objects that block their changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spcd_core::diff::{self, Blockers, TableChange};
+use spcd_core::diff::{self, Blockers, Renames, TableChange};
+use spcd_core::naming;
 use spcd_core::observed::{Detail, ImportPreview};
 use spcd_core::planner::Import;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -40,10 +42,11 @@ pub async fn preview_import(
     let deadline = seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let fetched = async {
         let remote = import::fetch_remote_schema(&session, &import.target).await?;
-        match import.target.dynamic || !import::reports_privileges(&import.target) {
-            true => Ok(remote),
-            false => import::check_privileges(client, &import.target, remote).await,
-        }
+        let remote = match import.target.dynamic || !import::reports_privileges(&import.target) {
+            true => remote,
+            false => import::check_privileges(client, &import.target, remote).await?,
+        };
+        Ok(naming::apply(&remote, &import.target).into_owned())
     };
     let answer = match timeout(deadline, fetched).await {
         Ok(answer) => answer.map_err(|error: HubError| error.to_string()),
@@ -57,10 +60,11 @@ pub async fn preview_import(
         blockers: Blockers::default(),
     };
     if let (Ok(tables), true) = (&ahead.tables, import.applied.is_some()) {
-        let tables = tables.with_skipped_tables(&detail.tables, &import.target.import);
-        let changes = import.changes(&detail, &tables);
+        let aligned = import.align(&detail, tables, &BTreeMap::new());
+        let changes = import.changes(&aligned.detail, &aligned.remote);
         let following = Arc::default();
-        let found = find_blockers(client, name, &detail, &changes, &following);
+        let (detail, renames) = (&aligned.detail, &aligned.renames);
+        let found = find_blockers(client, name, detail, renames, &changes, &following);
         ahead.blockers = found.await?.blockers;
     }
     Ok((detail, ahead))
@@ -77,21 +81,25 @@ pub struct FoundBlockers {
 }
 
 /// Finds the objects that block changes of a connection's tables. Locks `following` first if
-/// aggregators read the tables.
+/// aggregators read the tables. Tables and columns have their new names; in the catalog they still have
+/// those before `renames`.
 pub async fn find_blockers(
     client: &Client,
     name: &str,
     detail: &Detail,
+    renames: &Renames,
     changes: &[TableChange],
     following: &Arc<Mutex<()>>,
 ) -> Result<FoundBlockers, HubError> {
     let tables: Vec<&str> = (changes.iter())
         .filter(|change| change.may_break_dependents())
-        .map(TableChange::table)
+        .map(|change| renames.present_table(change.table()))
         .collect();
+    let dependents = dependents::of_tables(client, name, &tables).await?;
     let mut blockers = Blockers {
-        dependents: dependents::of_tables(client, name, &tables).await?,
+        dependents: renames.rename_dependents(dependents),
         refused: detail.refused_alterations(changes),
+        fixed: BTreeMap::new(),
     };
     let followers = aggregators::followers(client, name, &tables).await?;
     let mut guard = None;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use spcd_core::diff::TableChange;
+use spcd_core::diff::{Rename, Renames, TableChange, TableRename};
 use spcd_core::observed::{Detail, Presence};
 use spcd_core::planner::Import;
 use spcd_core::sql;
@@ -34,6 +34,49 @@ pub async fn refused_changes(
         client.batch_execute("ROLLBACK").await?;
     }
     refused
+}
+
+/// Returns the tables whose columns the server refuses to rename, by their present names, with its errors.
+pub async fn refused_renames(
+    client: &Client,
+    name: &str,
+    import: &Import,
+    renames: &Renames,
+) -> Result<BTreeMap<String, String>, HubError> {
+    client.batch_execute("BEGIN").await?;
+    let refused = try_renames(client, name, import, renames).await;
+    if !matches!(refused, Err(HubError::ConnectionLost(_))) {
+        client.batch_execute("ROLLBACK").await?;
+    }
+    refused
+}
+
+async fn try_renames(
+    client: &Client,
+    name: &str,
+    import: &Import,
+    renames: &Renames,
+) -> Result<BTreeMap<String, String>, HubError> {
+    let mut refused = BTreeMap::new();
+    for one in renames.tables() {
+        // The new name of the table may still belong to another one, which is renamed as well.
+        let (from, to) = (one.table.from.clone(), one.table.from.clone());
+        let columns = Renames::new(vec![TableRename {
+            table: Rename { from, to },
+            columns: one.columns.clone(),
+        }]);
+        let statements = import.rename_statements(name, &columns);
+        let text = format!("SAVEPOINT spcd_trial;\n{statements}");
+        match client.batch_execute(&text).await.map_err(HubError::from) {
+            Ok(()) => {}
+            Err(error) if error.may_concern_one_table() => {
+                refused.insert(one.table.from.clone(), error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+        client.batch_execute("ROLLBACK TO spcd_trial").await?;
+    }
+    Ok(refused)
 }
 
 /// Returns the schema of the tables, and the statements that prepare it and the server.

@@ -1,5 +1,6 @@
 //! `spcd adopt`
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use spcd_core::config::{Connection, DesiredState, Loaded};
 use spcd_core::diff::{self, Blockers};
+use spcd_core::naming;
 use spcd_core::observed::Observed;
 use spcd_core::planner::{self, Import, Plan, Running, Task};
 use spcd_core::plugin::connection_block;
@@ -205,19 +207,27 @@ async fn tables(
     secrets::prepare(&asking.client).await?;
     let remote = import::fetch_remote_schema(&asking, &import.target).await;
     let remote = remote.context("its tables stay as they are until it answers")?;
+    let remote = naming::apply(&remote, &import.target);
     let detail = observed.details.get(name).cloned().unwrap_or_default();
-    let remote = remote.with_skipped_tables(&detail.tables, &import.target.import);
-    let changes = import.changes(&detail, &remote);
+    let aligned = import.align(&detail, &remote, &BTreeMap::new());
+    let renames = &aligned.renames;
+    let changes = import.changes(&aligned.detail, &aligned.remote);
     let risky = changes
         .iter()
         .filter(|change| change.may_break_dependents());
-    let risky: Vec<&str> = risky.map(|change| change.table()).collect();
+    let risky: Vec<&str> = risky
+        .map(|change| renames.present_table(change.table()))
+        .collect();
+    let found = dependents::of_tables(&session.client, name, &risky).await?;
     let blockers = Blockers {
-        dependents: dependents::of_tables(&session.client, name, &risky).await?,
+        dependents: renames.rename_dependents(found),
         ..Blockers::default()
     };
     let (changes, refused) = diff::separate_blocked(changes, &blockers);
     let mut out = String::new();
+    for rename in renames.tables() {
+        let _ = writeln!(out, "    {}", rename.to_string().replace('\n', "\n    "));
+    }
     for change in changes {
         let _ = writeln!(out, "    {}", change.to_string().replace('\n', "\n    "));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use spcd_core::config::{DesiredState, HubUse, Loaded, Severity, UnknownInput};
 use spcd_core::csv::keep_column_types;
-use spcd_core::diff::{self, Blockers};
+use spcd_core::diff::{self, Blockers, Renames};
 use spcd_core::observed::{Attempt, Detail, Extension, ImportPreview, Observed};
 use spcd_core::planner::{self, Plan, Running, Task};
 use tokio::sync::Semaphore;
@@ -314,9 +314,10 @@ async fn read_files(
                 diff::normalize(&mut detail.tables, target.wrapper_traits());
                 let changes = diff::diff(&detail.tables, &remote, target.wrapper_traits());
                 let following = Arc::default();
-                blockers = preview::find_blockers(client, &name, &detail, &changes, &following)
-                    .await?
-                    .blockers;
+                let none = Renames::default();
+                let found =
+                    preview::find_blockers(client, &name, &detail, &none, &changes, &following);
+                blockers = found.await?.blockers;
                 if !changes.is_empty() {
                     observed.ask.insert(name.clone());
                 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::super::Import;
-use super::grant;
+use super::super::{Import, RowChange};
+use super::{Bookkeeping, WriteUnit};
 use crate::diff::{Table, TableChange};
 use crate::observed::{Detail, Presence};
 use crate::{aggregator, sql};
+use spcd_protocol::Status;
 
 /// Returns whether a connection's schema exists, and whether it must be renamed.
 fn schema_state(name: &str, import: &Import) -> (bool, bool) {
@@ -71,4 +72,39 @@ pub(super) fn admit_readers(
     let (is_there, moves) = schema_state(name, import);
     let is_readable = (import.applied.as_ref()).is_none_or(|applied| applied.readable);
     grant(name, !is_there || moves || !is_readable, tables, sql);
+}
+
+pub(super) fn grant(name: &str, schema: bool, tables: BTreeSet<&str>, sql: &mut String) {
+    if schema {
+        sql.push_str(&sql::grant_schema(name));
+    }
+    if !tables.is_empty() {
+        sql.push_str(&sql::grant_tables(name, tables));
+    }
+}
+
+/// Returns the statements that grant `spcd_users` access to existing tables.
+pub fn grant_unit(name: &str, status: Status, tables: &[String]) -> WriteUnit {
+    let mut sql = String::new();
+    grant(
+        name,
+        true,
+        tables.iter().map(String::as_str).collect(),
+        &mut sql,
+    );
+    WriteUnit {
+        name: name.into(),
+        sql,
+        row: RowChange {
+            name: name.into(),
+            route: match status {
+                Status::Ready => vec![Status::Updating, Status::Ready],
+                status => Status::route(Some(status), Status::Ready),
+            },
+            ..RowChange::default()
+        },
+        // The privileges may be revoked again: the next pass compares in full.
+        record: Bookkeeping::Keep,
+        ..WriteUnit::default()
+    }
 }

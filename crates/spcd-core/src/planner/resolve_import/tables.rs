@@ -31,7 +31,6 @@ pub(super) fn decide_tables(
     blockers: &Blockers,
 ) -> Result<TableDecision, String> {
     let target = &import.target;
-    let remote = remote.with_skipped_tables(&detail.tables, &target.import);
     let mut of_tables = remote.left_out.clone();
     let desired = without_clashes(&remote.tables, detail, &mut of_tables);
     let desired = tuning::tuned_tables(target, detail.existing(target), &desired);

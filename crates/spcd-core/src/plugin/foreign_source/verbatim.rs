@@ -30,6 +30,7 @@ impl Builder<'_, '_> {
                 self.target.wrapper = text;
             }
             "extension" => self.target.extension = text,
+            "table_name" => self.target.table_name_option = Some(text),
             "column_name" => self.target.column_name_option = Some(text),
             _ => {
                 if self.target.import.schema.is_empty() {

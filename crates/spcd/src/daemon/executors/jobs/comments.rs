@@ -149,7 +149,7 @@ impl JobContext {
         let texts = self.sources.comments(target, source, priority).await?;
         let found = {
             let session = self.sources.session(priority).await?;
-            let found = comments::compare(session.client(), name, &texts).await;
+            let found = comments::compare(session.client(), name, target, texts).await;
             session.give_back_after(&found);
             found?
         };

@@ -1,5 +1,7 @@
 //! Imports: asks a source, and writes its tables.
 
+use std::collections::BTreeMap;
+
 use spcd_core::diff::{self, Blockers};
 use spcd_core::health::FailureKind;
 use spcd_core::observed::Detail;
@@ -206,21 +208,34 @@ impl JobContext {
         let found = observe::details(client, &names, import.readers).await?;
         let mut detail = found.into_values().next().unwrap_or_default();
         diff::normalize(&mut detail.tables, import.target.wrapper_traits());
-        let remote = &*remote.with_skipped_tables(&detail.tables, &import.target.import);
-        let changes = import.changes(&detail, remote);
+        let mut fixed = BTreeMap::new();
+        let mut aligned = import.align(&detail, remote, &fixed);
+        if careful && !aligned.renames.is_empty() {
+            let renames = &aligned.renames;
+            fixed = savepoint_check::refused_renames(client, name, import, renames).await?;
+            aligned = import.align(&detail, remote, &fixed);
+        }
+        let changes = import.changes(&aligned.detail, &aligned.remote);
         let preview::FoundBlockers {
             mut blockers,
             followers,
             guard: turn,
-        } = preview::find_blockers(client, name, &detail, &changes, &self.following).await?;
-        let step = aggregators::MemberChange::new(
+        } = preview::find_blockers(
+            client,
             name,
-            &detail,
-            remote,
-            changes,
-            &blockers,
-            import.schema(name),
-        );
+            &aligned.detail,
+            &aligned.renames,
+            &changes,
+            &self.following,
+        )
+        .await?;
+        blockers.fixed = fixed;
+        let member_change = |changes, blockers: &Blockers| {
+            let (detail, remote) = (&aligned.detail, &aligned.remote);
+            let schema = import.schema(name);
+            aggregators::MemberChange::new(name, detail, remote, changes, blockers, schema)
+        };
+        let step = member_change(changes, &blockers);
         let scope = aggregators::ObservationScope {
             readers: import.readers,
             // Other sessions may have altered other members, too.
@@ -230,21 +245,15 @@ impl JobContext {
         let (mut first, mut last) =
             aggregators::follow_statements(client, &followers, &step, scope).await?;
         if careful {
-            let changes = &step.changes;
+            let (detail, changes) = (&aligned.detail, &step.changes);
+            let before = import.rename_statements(name, &aligned.renames) + &first;
             let refused =
-                savepoint_check::refused_changes(client, name, import, &detail, &first, changes)
+                savepoint_check::refused_changes(client, name, import, detail, &before, changes)
                     .await?;
             for (table, reason) in refused {
                 blockers.refused.entry(table).or_insert(reason);
             }
-            let step = aggregators::MemberChange::new(
-                name,
-                &detail,
-                remote,
-                step.changes,
-                &blockers,
-                import.schema(name),
-            );
+            let step = member_change(step.changes, &blockers);
             (first, last) =
                 aggregators::follow_statements(client, &followers, &step, scope).await?;
         }
@@ -252,7 +261,7 @@ impl JobContext {
             name, status, import, &detail, remote, &blockers,
         ))?;
         if let Some(unit) = &mut unit {
-            unit.sql = first + &unit.sql + &last;
+            unit.follow(&first, &last);
         }
         Ok((unit, turn))
     }

@@ -5,6 +5,7 @@ mod batch;
 mod privileges;
 mod sessions;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use spcd_core::config::{ForeignSource, OptionValue, UnknownTypePolicy};
 use spcd_core::diff::{self, Table};
 use spcd_core::health::FailureKind;
+use spcd_core::naming;
 use spcd_core::planner::{Comment, Import, Reason, RemoteSchema};
 use spcd_core::scheduler::{PermitKind, Priority, SessionBudget, Urgency};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -179,9 +181,25 @@ impl Sources {
         }
     }
 
-    /// Returns the tables of a connection's source: its own answer, or the one that all connections of
-    /// its plugin instance share. As long as the permits are held, no other source is asked instead.
+    /// Returns the tables of a connection's source under their names here. As long as the permits are
+    /// held, no other source is asked instead.
     pub async fn tables(
+        &self,
+        import: &Import,
+        context: ImportContext<'_>,
+    ) -> Result<(Arc<SourceTables>, ImportPermits), HubError> {
+        let (tables, held) = self.remote_tables(import, context).await?;
+        let named = match naming::apply(&tables.remote, &import.target) {
+            Cow::Owned(named) => Some(named),
+            Cow::Borrowed(_) => None,
+        };
+        let named = named.map(|named| Arc::new(SourceTables::of(named, &import.target)));
+        Ok((named.unwrap_or(tables), held))
+    }
+
+    /// Returns the tables of a connection's source: its own answer, or the one that all connections of
+    /// its plugin instance share.
+    async fn remote_tables(
         &self,
         import: &Import,
         context: ImportContext<'_>,

@@ -55,3 +55,16 @@
 #   plugin      = "postgres"
 #   connections = ["sales*"]
 # }
+
+# A connection for each account in a file: {"prod": {"host": "…", "dbname": "…"}, …}. Saving the
+# file adds and removes connections.
+#
+# connection "account" {
+#   for_each = jsondecode(file("accounts.json"))
+#   name     = "account_${each.key}"
+#   plugin   = "postgres"
+#   host     = each.value.host
+#   dbname   = each.value.dbname
+#   user     = "reader"
+#   password = credential("account_${each.key}")
+# }

@@ -41,6 +41,8 @@ pub struct TableStatistics {
     pub pages: f64,
     /// Number of rows (`reltuples`).
     pub rows: f64,
+    /// Number of pages that VACUUM has found visible to all (`relallvisible`).
+    pub visible_pages: f64,
     /// Number of pages of the values that are stored out of line.
     pub toast_pages: f64,
 }
@@ -58,9 +60,9 @@ const MIN_FETCH_SIZE: u32 = 100;
 const MAX_FETCH_SIZE: u32 = 50_000;
 /// Limit for a table without statistics whose rows may have any size.
 const MAX_UNKNOWN_FETCH_SIZE: u32 = 1_000;
-/// Limit for one with statistics that name no values out of line: only VACUUM counts their pages, which
-/// autovacuum runs once there are about 2 MiB of them.
-const MAX_UNBOUNDED_FETCH_SIZE: u32 = 20_000;
+/// Limit for one with statistics on which VACUUM never ran: only VACUUM counts the pages of values out of
+/// line. Autovacuum runs once there are about 2 MiB of them.
+const MAX_UNBOUNDED_FETCH_SIZE: u32 = 10_000;
 /// Size of the header of a row, and the assumed size of a value without limit, in bytes.
 const ROW_HEADER_BYTES: u32 = 24;
 const UNBOUNDED_BYTES: u32 = 64;
@@ -74,7 +76,8 @@ pub fn default_fetch_size(columns: &[Column], statistics: Option<TableStatistics
     let is_average = |of: &TableStatistics| of.pages >= MIN_PAGES && of.rows >= 1.0;
     if let Some(of) = statistics.filter(is_average) {
         let pages = of.pages + TOAST_COMPRESSION * of.toast_pages;
-        let limit = match sizes.contains(&None) && of.toast_pages < 1.0 {
+        let is_vacuumed = of.toast_pages >= 1.0 || of.visible_pages >= 1.0;
+        let limit = match sizes.contains(&None) && !is_vacuumed {
             true => MAX_UNBOUNDED_FETCH_SIZE,
             false => MAX_FETCH_SIZE,
         };

@@ -52,18 +52,21 @@ fn written(mut target: ForeignSource, option: &str, value: &str) -> ForeignSourc
 
 #[test]
 fn a_fetch_takes_about_four_mebibytes() {
-    let statistics = |pages: f64, rows: f64, toast_pages: f64| {
+    let of = |pages: f64, rows: f64, visible_pages: f64, toast_pages: f64| {
         default_fetch_size(
             &[column("text")],
             Some(TableStatistics {
                 pages,
                 rows,
+                visible_pages,
                 toast_pages,
             }),
         )
     };
-    // 100 bytes a row, of which some may be out of line, and 100 of which some are.
-    assert_eq!(statistics(12_208.0, 1_000_000.0, 0.0), 20_000);
+    let statistics = |pages, rows, toast_pages| of(pages, rows, 0.0, toast_pages);
+    // 100 bytes a row, of which some may be out of line, none is, and some are.
+    assert_eq!(statistics(12_208.0, 1_000_000.0, 0.0), 10_000);
+    assert_eq!(of(12_204.0, 1_000_000.0, 9_000.0, 0.0), 41_000);
     assert_eq!(statistics(12_204.0, 1_000_000.0, 1.0), 41_000);
     // 8,192 bytes a row, and as much out of line.
     assert_eq!(statistics(1_000.0, 1_000.0, 0.0), 510);

@@ -49,10 +49,10 @@ pub fn is_supported(target: &ForeignSource) -> bool {
 }
 
 /// Number of columns of the query.
-const COLUMN_COUNT: usize = 12;
+const COLUMN_COUNT: usize = 13;
 /// Column of the schema.
 const SCHEMA_COLUMN: usize = 8;
-/// First of the three columns of the statistics.
+/// First of the four columns of the statistics.
 const STATISTICS_COLUMN: usize = 9;
 
 /// Returns the statement that creates a foreign table over a catalog table of the source. Schema and
@@ -110,6 +110,7 @@ pub(super) fn catalog_tables(name: &str) -> String {
                 ("relispartition", "boolean"),
                 ("relpages", "integer"),
                 ("reltuples", "real"),
+                ("relallvisible", "integer"),
                 ("reltoastrelid", "oid"),
             ],
         ),
@@ -206,13 +207,13 @@ fn tables_query(
     let table = |table: &str| sql::qualified(name, table);
     let (statistics, toast) = match target.is_tuned() {
         true => (
-            "c.relpages, c.reltuples, o.relpages",
+            "c.relpages, c.reltuples, c.relallvisible, o.relpages",
             format!(
                 "LEFT JOIN {} o ON o.oid = c.reltoastrelid ",
                 table("pg_class")
             ),
         ),
-        false => ("NULL, NULL, NULL", String::new()),
+        false => ("NULL, NULL, NULL, NULL", String::new()),
     };
     format!(
         "SELECT c.relname, k.attnum, k.attname,
@@ -528,7 +529,8 @@ fn statistics(row: &SimpleQueryRow) -> Result<Option<TableStatistics>, HubError>
         (Some(pages), Some(rows)) => Some(TableStatistics {
             pages,
             rows,
-            toast_pages: number(2)?.unwrap_or_default(),
+            visible_pages: number(2)?.unwrap_or_default(),
+            toast_pages: number(3)?.unwrap_or_default(),
         }),
         _ => None,
     })

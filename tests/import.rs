@@ -9,6 +9,7 @@ use crate::support::{Spcd, query, shared, value};
 mod encoding;
 mod expressions;
 mod namesakes;
+mod wanted;
 
 async fn warnings(hub: &str) -> Vec<String> {
     let sql = "SELECT unnest(warnings) FROM spcd.connection_state";

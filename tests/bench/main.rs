@@ -28,6 +28,7 @@ mod planner;
 mod queries;
 mod scale;
 mod united;
+mod wanted;
 
 #[tokio::main]
 async fn main() {
@@ -83,6 +84,9 @@ async fn main() {
     }
     if runs(&["for_each"]) {
         for_each::run().await;
+    }
+    if runs(&["one_wanted"]) {
+        wanted::run().await;
     }
     if runs(&["one_file"]) {
         united::one_file().await;

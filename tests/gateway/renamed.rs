@@ -30,6 +30,8 @@ async fn the_hub_renames_what_the_gateway_has() {
     .await;
     until(&hub.url, &["a ready"]).await;
     assert_eq!(value(&hub.url, "SELECT token FROM v").await, "one");
+    let old = "SELECT to_regclass('a.account') IS NULL";
+    assert_eq!(value(&hub.url, old).await, "t");
     let in_gateway = "SELECT count(*) FROM pg_class WHERE relkind = 'f' AND relname = 'account'";
     assert_eq!(value(&gateway.url("postgres"), in_gateway).await, "1");
     spcd.stop();

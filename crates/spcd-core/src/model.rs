@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use crate::csv::CsvSettings;
-use crate::diff::{FETCH_SIZE, TableWarning, WrapperTraits};
+use crate::diff::{FETCH_SIZE, MAX_NAME_BYTES, TableWarning, WrapperTraits};
 use crate::hash::Hasher;
 use crate::health;
 use crate::pattern::Pattern;
@@ -487,6 +487,20 @@ impl Import {
                 .any(|text| Pattern::new(text).is_ok_and(|pattern| pattern.matches(table)))
         };
         (self.tables.is_empty() || any(&self.tables)) && !any(&self.exclude)
+    }
+
+    /// Returns the tables to import if each is named exactly; `None` if the source's list of tables is
+    /// needed. A name that the server would truncate is none of its tables.
+    pub fn exact_tables(&self) -> Option<Vec<String>> {
+        if self.tables.is_empty() || !self.exclude.is_empty() {
+            return None;
+        }
+        let exact = |text: &String| Pattern::new(text).ok()?.exact();
+        let is_name = |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len());
+        let names = self.tables.iter().map(|text| exact(text).filter(is_name));
+        names
+            .collect::<Option<BTreeSet<String>>>()
+            .map(|names| names.into_iter().collect())
     }
 
     /// Returns a warning for each pattern that matches no table of the source. `taken` are the

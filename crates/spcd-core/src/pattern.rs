@@ -60,6 +60,12 @@ impl Pattern {
         self.0.iter().map_while(exactly).collect()
     }
 
+    /// Returns the only matching name; `None` if several may match.
+    pub fn exact(&self) -> Option<String> {
+        let prefix = self.prefix();
+        (prefix.chars().count() == self.0.len()).then_some(prefix)
+    }
+
     /// Returns whether the whole name matches.
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();
@@ -177,6 +183,15 @@ mod tests {
         ] {
             assert_eq!(Pattern::new(pattern), Err(BadPattern), "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_pattern_without_wildcards_is_a_name() {
+        let exact = |text: &str| Pattern::new(text).unwrap().exact();
+        assert_eq!(exact("a\\*b").as_deref(), Some("a*b"));
+        assert_eq!(exact("ä").as_deref(), Some("ä"));
+        assert_eq!(exact("a*"), None);
+        assert_eq!(exact("[a]"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub mod source_info;
 mod source_state;
 pub(crate) mod temporary_server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use spcd_core::config::ForeignSource;
@@ -207,7 +207,10 @@ async fn import_schema(
     let text = prepare(&session.client, name, target).await?;
     session.client.batch_execute(&text).await?;
     source_state::ensure_ready(&session.client, name, target).await?;
-    let (mut remote, others) = partial::import(session, target, name, name, None).await?;
+    let (mut remote, others) = match import_exact(session, name, target).await? {
+        Some(remote) => (remote, None),
+        None => partial::import(session, target, name, name, None).await?,
+    };
     tuning::set_fetch_sizes(&mut remote.tables, &BTreeMap::new(), target);
     let selected: Vec<String> = remote.tables.iter().map(|t| t.name.clone()).collect();
     let selected: Vec<&str> = selected.iter().map(String::as_str).collect();
@@ -228,6 +231,32 @@ async fn import_schema(
         privileges::check(&session.client, name, target, &mut remote).await?;
     }
     Ok(remote)
+}
+
+/// Imports the tables that the target names exactly, by LIMIT TO. Returns `None` if there are no such names,
+/// or if one of them is missing: an import of all tables then shows why.
+async fn import_exact(
+    session: &Session,
+    name: &str,
+    target: &ForeignSource,
+) -> Result<Option<RemoteSchema>, HubError> {
+    let Some(exact) = target.import.exact_tables() else {
+        return Ok(None);
+    };
+    let client = &session.client;
+    client.batch_execute("SAVEPOINT spcd_exact").await?;
+    match partial::import(session, target, name, name, Some(&exact)).await {
+        Ok((remote, _)) => {
+            let found: BTreeSet<&str> = remote.tables.iter().map(|t| t.name.as_str()).collect();
+            if exact.iter().all(|name| found.contains(name.as_str())) {
+                return Ok(Some(remote));
+            }
+        }
+        Err(error) if is_source_error(&error) => return Err(error),
+        Err(_) => {}
+    }
+    client.batch_execute("ROLLBACK TO spcd_exact").await?;
+    Ok(None)
 }
 
 /// The wrapper of GDAL, and its remote schema that stands for all layers.

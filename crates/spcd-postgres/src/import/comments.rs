@@ -194,15 +194,14 @@ fn postgres_query(name: &str, target: &ForeignSource, only: &str) -> String {
          JOIN {} c ON c.relnamespace = n.oid
          JOIN {} d ON d.objoid = c.oid AND d.classoid = {}
          LEFT JOIN {} k ON k.attrelid = c.oid AND k.attnum = d.objsubid AND d.objsubid > 0
-         WHERE n.nspname = {} AND c.relkind IN ('r', 'v', 'f', 'm', 'p') AND NOT c.relispartition
-           AND (d.objsubid = 0 OR k.attnum IS NOT NULL){only};\n",
+         {} AND (d.objsubid = 0 OR k.attnum IS NOT NULL){only};\n",
         table("pg_namespace"),
         table("pg_class"),
         table("pg_description"),
         // OID of pg_class, the same on every server.
         1259,
         table("pg_attribute"),
-        sql::literal(&target.import.schema)
+        source_catalog::table_condition(&[&target.import.schema], &target.import)
     )
 }
 

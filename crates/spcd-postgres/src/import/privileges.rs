@@ -156,7 +156,7 @@ async fn find_unreadable(
         table("acl_namespace"),
         table("acl_class"),
         table("pg_roles"),
-        source_catalog::schema_condition(schemas)
+        source_catalog::table_condition(schemas, &target.import)
     );
     let mut closed: BTreeMap<u32, (String, String)> = BTreeMap::new();
     for row in client.query(&lists, &[]).await? {

@@ -6,6 +6,7 @@
 
 mod collations;
 mod many;
+mod selection;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use crate::HubError;
 
 pub(super) use many::read_many;
+pub(super) use selection::table_condition;
+use selection::{names_query, parse_names};
 
 /// Tables of a source's catalog.
 #[derive(Debug, Default)]
@@ -232,16 +235,8 @@ fn tables_query(
         table("pg_class"),
         table("pg_attribute"),
         toast,
-        schema_condition(schemas),
+        table_condition(schemas, &target.import),
         only.map(oid_condition).unwrap_or_default(),
-    )
-}
-
-/// Returns the condition that selects the tables of remote schemas.
-pub(super) fn schema_condition(schemas: &[&str]) -> String {
-    format!(
-        "WHERE n.nspname IN ({}) AND c.relkind IN ('r', 'v', 'f', 'm', 'p') AND NOT c.relispartition",
-        literals(schemas)
     )
 }
 
@@ -268,16 +263,47 @@ pub async fn read(
     before: &str,
     target: &ForeignSource,
 ) -> Result<CatalogTables, HubError> {
-    let text = [
-        before,
-        &catalog_tables(name),
-        &tables_query(name, target, &[&target.import.schema], None),
-    ]
-    .concat();
+    let before = [before, &catalog_tables(name)].concat();
+    let schema = [target.import.schema.as_str()];
     let mut rows = CatalogRows::default();
-    rows.add(&client.simple_query(&text).await?, target)?;
+    if !target.import.tables.is_empty() && target.import.exact_tables().is_none() {
+        // The columns of the other tables are not asked for.
+        let list = before + &names_query(name, target);
+        let (selected, others) = parse_names(&client.simple_query(&list).await?)?
+            .into_iter()
+            .partition::<Vec<_>, _>(|(_, table)| target.import.selects(table));
+        rows.unselected = others.into_iter().map(|(_, table)| table).collect();
+        let oids: Vec<u32> = selected.into_iter().map(|(oid, _)| oid).collect();
+        if oids.is_empty() {
+            return Ok(rows.into_tables(target));
+        }
+        let query = tables_query(name, target, &schema, Some(&oids));
+        rows.add(&client.simple_query(&query).await?, target)?;
+    } else {
+        let text = before + &tables_query(name, target, &schema, None);
+        rows.add(&client.simple_query(&text).await?, target)?;
+    }
     types::resolve(client, name, target, &mut rows).await?;
-    Ok(rows.into_tables(target))
+    let mut found = rows.into_tables(target);
+    if found.lacks_exact_table(target) {
+        // For the warning that a name matches no table.
+        let all = client.simple_query(&names_query(name, target)).await?;
+        let names = parse_names(&all)?.into_iter().map(|(_, table)| table);
+        found.unselected = names
+            .filter(|table| !target.import.selects(table))
+            .collect();
+    }
+    Ok(found)
+}
+
+impl CatalogTables {
+    /// Whether a table that the target names exactly is missing.
+    fn lacks_exact_table(&self, target: &ForeignSource) -> bool {
+        let exact = target.import.exact_tables().unwrap_or_default();
+        let found = self.tables.iter().map(|table| &table.name);
+        let found: BTreeSet<&String> = found.chain(&self.import_only).collect();
+        exact.iter().any(|name| !found.contains(name))
+    }
 }
 
 /// [`read`] for a source with names that the hub's encoding cannot represent. Schema and server exist;
@@ -335,7 +361,7 @@ pub(super) async fn query_in_parts(
         "SELECT c.oid FROM {} n JOIN {} c ON c.relnamespace = n.oid {}",
         sql::qualified(name, "pg_namespace"),
         sql::qualified(name, "pg_class"),
-        schema_condition(&[&target.import.schema])
+        table_condition(&[&target.import.schema], &target.import)
     );
     let oids = client.query(&all, &[]).await?;
     let oids = oids.iter().map(|row| row.try_get(0));

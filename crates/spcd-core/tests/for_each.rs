@@ -171,6 +171,51 @@ fn a_text_that_is_half_written_leaves_the_connections_in_doubt() {
 }
 
 #[test]
+fn a_block_with_an_error_in_its_text_leaves_the_connections_in_doubt() {
+    let whole = r#"{"a": {"host": "a"}, "b": {"host": "b"}}"#;
+    let (for_each, name) = (
+        "for_each = jsondecode(file(\"accounts.json\"))",
+        "name = \"shop_${each.key}\"",
+    );
+    for (before, after) in [
+        (for_each, "for_each = [1 2]"),
+        (for_each, "for_each = "),
+        (for_each, "for_each = jsondecode(file(\"accounts.json\")"),
+        (for_each, "for_each = [\"a\"]\n  for_each = [\"b\"]"),
+        (name, "name = \"shop_${each.key\""),
+        (name, "name = \"shop_${each.key}"),
+        (name, "name = "),
+        (
+            name,
+            "name = \"${each.key}\"\n  name = \"shop_${each.key}\"",
+        ),
+        // Without `for_each` the others of its connections are not known.
+        (for_each, "for_each jsondecode(file(\"accounts.json\"))"),
+        (for_each, "for_each { a = {} }"),
+        (for_each, "for_ea"),
+        (for_each, "for_each_ = jsondecode(file(\"accounts.json\"))"),
+        (for_each, "# for_each"),
+    ] {
+        let text = BLOCK.replace(before, after);
+        assert_ne!(text, BLOCK);
+        let files = [("a.spc", &*text), ("b.spc", AFTER)];
+        let loaded = load_with(&files, whole, &mut Cache::default());
+        let doubts = &loaded.desired.unknown_inputs;
+        assert!(doubts.iter().any(|doubt| doubt.holds("a.spc")), "{text}");
+        assert!(doubts.iter().all(|doubt| !doubt.holds("b.spc")), "{text}");
+    }
+}
+
+#[test]
+fn a_block_without_elements_is_checked() {
+    for wrong in ["hots = 1", "port = [1 2]"] {
+        let text = BLOCK.replace("host =", &format!("{wrong}\n  host ="));
+        let loaded = load_with(&[("a.spc", &text)], "{}", &mut Cache::default());
+        assert_eq!(messages(&loaded).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
 fn offline_a_block_is_checked_without_its_elements() {
     let wrong = BLOCK.replace("host =", "hots =");
     let locals = "locals {\n  a = env(\"A\")\n}\nconnection \"l\" {\n  plugin = \"postgres\"\n  host = local.a\n}\n";

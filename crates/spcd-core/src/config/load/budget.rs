@@ -52,6 +52,8 @@ pub(in crate::config) struct FileEnvironment<'a, 'g> {
     pub(super) calls: bool,
     /// Whether a local value was read.
     pub(super) uses_locals: bool,
+    /// Whether `each` was read where it has no meaning.
+    pub(super) lacks_each: bool,
 }
 
 /// Meaning of `each`.
@@ -78,6 +80,7 @@ impl<'a, 'g> FileEnvironment<'a, 'g> {
             each: Each::Absent,
             calls: false,
             uses_locals: false,
+            lacks_each: false,
         }
     }
 
@@ -102,10 +105,13 @@ impl Environment for FileEnvironment<'_, '_> {
             }
             ("each", Each::Element(each), _) => Some(Variable::Known(each.clone())),
             ("each", Each::Unknown, _) => Some(Variable::Unknown),
-            ("each", Each::Absent, _) => Some(Variable::Missing(
-                "`each` has no value here".to_owned(),
-                Some("it has one in the attributes of a connection with `for_each`".to_owned()),
-            )),
+            ("each", Each::Absent, _) => {
+                self.lacks_each = true;
+                Some(Variable::Missing(
+                    "`each` has no value here".to_owned(),
+                    Some("it has one in the attributes of a connection with `for_each`".to_owned()),
+                ))
+            }
             _ => None,
         }
     }

@@ -216,10 +216,15 @@ impl Loader<'_, '_> {
         }
         let mut read = connection::read(block, name, path, &self.instances, &mut lookup, whole);
         let (calls, uses_locals) = (lookup.calls, lookup.uses_locals);
+        let lacks_each = lookup.lacks_each;
         let work = self.budget.spent() - before;
         problems.append(&mut read.problems);
         (read.connection.start_line, read.connection.end_line) = self.brace_lines(item, block);
         let error = self.error_of(item, &problems);
+        // The block may have lost its `for_each` to a typing error: the connections that it gave stay.
+        if let (true, Some(error)) = (lacks_each, &error) {
+            self.mark_unknown_with(item.file, error.clone());
+        }
         let warnings = std::mem::take(&mut read.warnings);
         let is_plain = !calls && error.is_none() && warnings.is_empty();
         if !is_valid {

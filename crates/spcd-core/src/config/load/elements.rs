@@ -48,15 +48,22 @@ impl Loader<'_, '_> {
         let for_each = attribute(block, FOR_EACH)?;
         let mut problems = Vec::new();
         let found = self.named_elements(item, block, for_each, &mut problems);
-        // Connections that an element without a name gave before keep what they have.
-        if let Some(error) = self.error_of(item, &problems) {
+        let elements = found.unwrap_or_default();
+        // Connections that an element without a name gave before keep what they have. So do those of a
+        // block that could not be parsed in full: what is wrong may be in `for_each` or `name`.
+        let doubts: Vec<Problem> = problems
+            .iter()
+            .cloned()
+            .chain(item.own_problems())
+            .collect();
+        if let Some(error) = self.error_of(item, &doubts) {
             self.mark_unknown_with(item.file, error);
         }
-        if found.is_none() {
+        if elements.is_empty() {
             self.check_body(item, block, &mut problems);
         }
         self.report_errors(item, &problems, None);
-        Some(found.unwrap_or_default())
+        Some(elements)
     }
 
     /// Reads a block of which no element is known, for its problems.

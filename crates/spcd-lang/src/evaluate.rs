@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::functions::too_large;
 use super::number::{Number, arithmetic, checked, fraction, number};
-use super::operations::{boolean, check_depth, equal, size};
+use super::operations::{OBJECT_SIZE, boolean, check_depth, equal, size};
 use super::syntax::{
     BinaryOperator, Expression, ExpressionKind, ForExpression, MAX_DEPTH, Problem, Span,
     TemplatePart, UnaryOperator,
@@ -184,6 +184,7 @@ impl Evaluation<'_, '_> {
                 .collect::<Result<_>>()
                 .map(Value::List),
             ExpressionKind::Object(items) => {
+                self.spend(OBJECT_SIZE, span)?;
                 let mut object = BTreeMap::new();
                 for (key, value) in items {
                     object.insert(self.key(key)?, self.value(value)?);
@@ -328,6 +329,9 @@ impl Evaluation<'_, '_> {
     fn for_expression(&mut self, head: &ForExpression) -> Result<Value> {
         let mut list = Vec::new();
         let mut object: BTreeMap<Box<str>, Value> = BTreeMap::new();
+        if let Some(key) = &head.result_key {
+            self.spend(OBJECT_SIZE, key.span)?;
+        }
         for (key, element) in self.elements(head)? {
             let before = self.bind(head, key, element)?;
             let result = self.for_element(head);

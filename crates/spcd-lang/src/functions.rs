@@ -84,7 +84,7 @@ impl ValueFunction {
     /// cost its size before.
     pub(super) fn reading_cost(&self, argument: &Value) -> usize {
         match (self.name, argument) {
-            ("lookup", _) => 1,
+            ("lookup", Value::List(_) | Value::Object(_)) => 1,
             ("length" | "keys", Value::List(values)) => values.len(),
             ("length" | "keys", Value::Object(values)) => values.len(),
             _ => size(argument),

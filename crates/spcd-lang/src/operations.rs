@@ -26,6 +26,9 @@ fn is_deeper(value: &Value, levels: usize) -> bool {
     }
 }
 
+/// Size of an object besides its attributes: it takes that much more memory than a list.
+pub(super) const OBJECT_SIZE: usize = 16;
+
 pub(super) fn size(value: &Value) -> usize {
     match value {
         Value::String(text) => 1 + text.len(),
@@ -35,7 +38,7 @@ pub(super) fn size(value: &Value) -> usize {
                 .iter()
                 .map(|(key, value)| key.len() + size(value))
                 .sum::<usize>()
-                + 1
+                + OBJECT_SIZE
         }
         _ => 1,
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::operations::OBJECT_SIZE;
 use super::super::syntax::Span;
 use super::{Arguments, Problem, Result, Value, fail, without_byte_order_mark};
 
@@ -27,7 +28,7 @@ fn decode(text: &str, limit: usize) -> Result<Value> {
         return fail(Problem::new(at, "two columns have the same name"));
     }
     // Each row repeats the names.
-    let names_size = header.iter().map(|name| name.len() + 1).sum::<usize>();
+    let names_size = header.iter().map(|name| name.len() + 1).sum::<usize>() + OBJECT_SIZE;
     let mut used = 0_usize;
     let mut rows = Vec::new();
     while let Some((at, fields)) = reader.record()? {

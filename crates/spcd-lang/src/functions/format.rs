@@ -1,7 +1,7 @@
 //! `format`: `%s` and the like, as in Terraform.
 
 use super::super::number::{Number, number};
-use super::super::operations::boolean;
+use super::super::operations::{boolean, size};
 use super::super::syntax::Span;
 use super::{Arguments, Problem, Result, Value, fail};
 
@@ -16,6 +16,8 @@ pub(super) fn format(arguments: &Arguments<'_>) -> Result<Value> {
     let mut rest = &*pattern;
     // Index of the last argument used, and the highest one.
     let (mut last, mut highest) = (0_usize, 0_usize);
+    // Size of all values that are read: `%.1s` writes little of a long text.
+    let mut read = 0_usize;
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
@@ -32,6 +34,8 @@ pub(super) fn format(arguments: &Arguments<'_>) -> Result<Value> {
             let message = format!("`format`: there is no value {last} for `%{}`", verb.letter);
             return fail(Problem::new(span, message));
         };
+        read = read.saturating_add(size(value));
+        arguments.check_size(read)?;
         let text = verb.text(value, *at)?;
         verb.pad(&text, &mut out);
         arguments.check_size(out.len())?;

@@ -255,6 +255,27 @@ fn what_grows_is_refused_before_it_is_built() {
     ] {
         refused(&call, "this value grows too large");
     }
+    // A long text of which little is written, and one that is only looked up.
+    let short = "%.1[1]s".repeat(100);
+    refused(
+        &format!("[for v in [{large}] : format(\"{short}\", v)]"),
+        "this value grows too large",
+    );
+    let looked_up = "lookup(o, k), ".repeat(10);
+    refused(
+        &format!("[for o in [{{ ({large}) = 1 }}] : [for k in keys(o) : [{looked_up}]]]"),
+        "this value grows too large",
+    );
+    // A million objects take half a gigabyte.
+    let hundred = format!("split(\"\", \"{}\")", "x".repeat(100));
+    for object in ["{}", "{for x in [] : x => x}"] {
+        refused(
+            &format!(
+                "[for x in {hundred} : [for x in {hundred} : [for x in {hundred} : {object}]]]"
+            ),
+            "this value grows too large",
+        );
+    }
     let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
     refused(&format!("jsondecode(\"{deep}\")"), "levels deep");
     refused(&format!("yamldecode(\"{deep}\")"), "levels deep");

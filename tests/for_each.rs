@@ -143,11 +143,11 @@ async fn an_element_without_a_name_removes_no_connection() {
     until(&hub.url, &["a ready", "b error", "c error"]).await;
     assert_eq!(imported(&hub).await, "a b c");
 
-    // Two of one name are both in error, and what is applied stays.
+    // Two of one name are both in error, and what is applied stays: one of them had another name.
     accounts.write(&[account("a"), accounts.account("b", ", \"name\": \"a\"")]);
     until_error(&hub.url, "a", "2 elements of `for_each` give the name `a`").await;
-    until(&hub.url, &["a error"]).await;
-    assert_eq!(imported(&hub).await, "a");
+    until(&hub.url, &["a error", "b error", "c error"]).await;
+    assert_eq!(imported(&hub).await, "a b c");
 
     accounts.write(&[account("a")]);
     until(&hub.url, &["a ready"]).await;

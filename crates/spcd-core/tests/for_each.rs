@@ -207,6 +207,28 @@ fn a_block_with_an_error_in_its_text_leaves_the_connections_in_doubt() {
 }
 
 #[test]
+fn an_element_without_a_name_of_its_own_leaves_the_connections_in_doubt() {
+    let block = BLOCK.replace("shop_", "");
+    let read = |key: &str| {
+        let accounts = format!(r#"{{"a": {{"host": "a"}}, "{key}": {{"host": "b"}}}}"#);
+        load_with(&[("a.spc", &block)], &accounts, &mut Cache::default())
+    };
+    for key in ["", "pg_b", "b\\n", &"b".repeat(64)] {
+        let loaded = read(key);
+        assert_eq!(names(&loaded), ["a"], "{key}");
+        assert_eq!(host(&loaded.desired.connections["a"]), "a");
+        assert!(loaded.desired.unknown_inputs[0].holds("a.spc"), "{key}");
+    }
+    assert!(read("b").desired.unknown_inputs.is_empty());
+    // Two of one name: one of them had another before.
+    let same = BLOCK.replace("shop_${each.key}", "${each.value.host}");
+    let accounts = r#"{"a": {"host": "x"}, "b": {"host": "x"}}"#;
+    let loaded = load_with(&[("a.spc", &same)], accounts, &mut Cache::default());
+    assert_eq!(names(&loaded), ["x"]);
+    assert!(loaded.desired.unknown_inputs[0].holds("a.spc"));
+}
+
+#[test]
 fn a_block_without_elements_is_checked() {
     for wrong in ["hots = 1", "port = [1 2]"] {
         let text = BLOCK.replace("host =", &format!("{wrong}\n  host ="));

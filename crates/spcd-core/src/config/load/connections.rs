@@ -221,8 +221,11 @@ impl Loader<'_, '_> {
         problems.append(&mut read.problems);
         (read.connection.start_line, read.connection.end_line) = self.brace_lines(item, block);
         let error = self.error_of(item, &problems);
-        // The block may have lost its `for_each` to a typing error: the connections that it gave stay.
-        if let (true, Some(error)) = (lacks_each, &error) {
+        // The block may have lost its `for_each` to a typing error, and an element its own name: the
+        // connections that they gave stay.
+        let is_nameless = !is_valid || reading.twin.is_some();
+        let is_lost = lacks_each || (is_nameless && reading.each.is_some());
+        if let (true, Some(error)) = (is_lost, &error) {
             self.mark_unknown_with(item.file, error.clone());
         }
         let warnings = std::mem::take(&mut read.warnings);

@@ -146,6 +146,14 @@ impl Config {
         }
     }
 
+    /// Returns the gateway for which it loads.
+    pub fn gateway(&self) -> Option<&Link> {
+        match &self.side {
+            Side::Gateway(link) => Some(link),
+            Side::Alone | Side::Hub(..) | Side::Both => None,
+        }
+    }
+
     /// Sets what the hub reads in gateways.
     pub async fn learn_lanes(&self, hub: &Client) -> Result<(), HubError> {
         if let Some((links, _)) = self.gateways() {

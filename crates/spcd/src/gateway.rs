@@ -460,6 +460,7 @@ async fn follow_session(
         tokio::select! {
             // All notifications that arrived meanwhile cause one read.
             notified = session.notified() => notified.context("its session ended")?,
+            () = link.until_rows_are_written() => {}
             _ = checks.tick() => check::reader(endpoint, &session.client, password).await?,
         }
     }

@@ -37,6 +37,8 @@ struct Place {
     endpoint: watch::Sender<Option<Arc<Endpoint>>>,
     presence: Mutex<PresenceRecord>,
     identity: Mutex<Option<DatabaseIdentity>>,
+    /// Notified when rows of its `spcd.connection_state` were written, also without an event.
+    written: Notify,
 }
 
 /// One of the gateways.
@@ -54,6 +56,7 @@ impl Links {
             endpoint: watch::channel(None).0,
             presence: Mutex::new(PresenceRecord::new(0)),
             identity: Mutex::new(None),
+            written: Notify::new(),
         };
         let places = (0..list.len()).map(place).collect();
         let gateway = |(name, options)| Gateway {
@@ -330,6 +333,22 @@ impl Link {
         }
     }
 
+    /// Records that the gateway's loop has written rows. Columns may change without an event, and so
+    /// without a notification of the database: the patterns of a lane, for example.
+    pub fn rows_written(&self) {
+        if let Some(place) = self.place() {
+            place.written.notify_one();
+        }
+    }
+
+    /// Waits until rows are written.
+    pub async fn until_rows_are_written(&self) {
+        match self.place() {
+            Some(place) => place.written.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Notifies `waker` whenever the assignment of connections to gateways may have changed.
     pub async fn wake_on_changes(&self, waker: Arc<Notify>) {
         let mut state = self.links.state.subscribe();
@@ -373,4 +392,25 @@ pub fn place_name(options: &BTreeMap<String, String>) -> String {
 fn placement(gateways: &Gateways) -> (Vec<Availability>, Option<Arc<HubLanes>>) {
     let availabilities = gateways.list.iter().map(|gateway| gateway.availability);
     (availabilities.collect(), gateways.hub.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rows_that_were_written_before_the_wait_end_it() {
+        let list = vec![
+            ("a".to_owned(), BTreeMap::new()),
+            ("b".to_owned(), BTreeMap::new()),
+        ];
+        let links = Links::new(list, Arc::default()).all();
+        links[0].rows_written();
+        // Ends only if the first wait ends, and the second does not.
+        tokio::select! {
+            biased;
+            () = links[1].until_rows_are_written() => panic!("the other gateway's"),
+            () = links[0].until_rows_are_written() => {}
+        }
+    }
 }

@@ -37,6 +37,9 @@ impl LeaderSession<'_> {
             )
             .await?;
             self.log_rows(rows);
+            if let Some(gateway) = self.config.gateway() {
+                gateway.rows_written();
+            }
         }
         Ok(Event::Published { generation })
     }

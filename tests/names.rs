@@ -136,9 +136,9 @@ async fn of_names_that_become_one_the_first_is_kept() {
         warnings(&hub.url, "s").await,
         [
             "\"gone\" in import.rename is the name of no imported table or column",
-            "column \"id\" of table \"A\" is left out: its name here would be \"id\", which that of \
-             \"ID\" is",
-            "table \"a\" is left out: its name here would be \"a\", which that of \"A\" is",
+            "column \"id\" of table \"A\" is left out: its name here would be \"id\", the same as that of \
+             \"ID\"",
+            "table \"a\" is left out: its name here would be \"a\", the same as that of \"A\"",
         ]
     );
     // Another table gets the name; a table of a user's is in the way of neither.

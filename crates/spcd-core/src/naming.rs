@@ -35,8 +35,8 @@ pub fn apply<'a>(remote: &'a RemoteSchema, source: &ForeignSource) -> Cow<'a, Re
         match remote_names.get(&table.name) {
             Some(first) => named.left_out.push(TableWarning {
                 text: format!(
-                    "table {remote_name:?} is left out: its name here would be {:?}, which that of \
-                     {first:?} is",
+                    "table {remote_name:?} is left out: its name here would be {:?}, the same \
+                     as that of {first:?}",
                     table.name
                 ),
                 table: Some(remote_name),
@@ -110,7 +110,7 @@ impl Namer<'_> {
                 Some(first) => {
                     self.warnings.push(format!(
                         "column {remote:?} of table {remote_table:?} is left out: its name here would \
-                         be {:?}, which that of {first:?} is",
+                         be {:?}, the same as that of {first:?}",
                         column.name
                     ));
                     doubles.insert(at);
@@ -283,13 +283,13 @@ mod tests {
         assert_eq!(warnings.len(), 4, "{warnings:?}");
         assert_eq!(
             warnings[0],
-            "table \"item\" is left out: its name here would be \"item\", which that of \"ITEM\" is"
+            "table \"item\" is left out: its name here would be \"item\", the same as that of \"ITEM\""
         );
         assert!(warnings[1].starts_with(&format!("table \"{whole}2\" is left out")));
         assert_eq!(
             warnings[2],
-            "column \"Id\" of table \"ITEM\" is left out: its name here would be \"id\", which that \
-             of \"ID\" is"
+            "column \"Id\" of table \"ITEM\" is left out: its name here would be \"id\", the same \
+             as that of \"ID\""
         );
     }
 

@@ -44,8 +44,8 @@ CREATE OR REPLACE FUNCTION spcd.view_definition_hash(p_view oid) RETURNS text LA
 $$;
 
 -- Records created views: an array of {hidden, name, table, definition}, without definition for a
--- dropped view. The aggregator's tables are what clients see until its own job has run: a change of a
--- member replaces the views of an aggregator that is ready.
+-- dropped view. Also records the visible ones as the aggregator's tables: the change of a member replaces
+-- views of an aggregator that is ready and stays so until its own job runs.
 CREATE OR REPLACE FUNCTION spcd.record_views(p_connection text, p_views jsonb) RETURNS void
 LANGUAGE sql AS $$
     DELETE FROM spcd.aggregator_view v

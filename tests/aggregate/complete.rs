@@ -56,6 +56,23 @@ async fn until_complete(hub: &Database, members: &[&str], what: &str) {
     );
 }
 
+/// A daemon whose members of these names, before `g` in byte order, and whose aggregator `g` of them are
+/// ready.
+async fn united<const N: usize>(hub: &Database, source: &Database, members: [&str; N]) -> Spcd {
+    let mut spcd = Spcd::new(&hub.url);
+    let blocks = members.map(|name| postgres(name, source)).concat();
+    spcd.write("m.spc", &(blocks + &aggregator("g", &members)));
+    spcd.start();
+    let ready = members.map(|name| format!("{name} ready"));
+    let ready: Vec<&str> = ready
+        .iter()
+        .map(String::as_str)
+        .chain(["g ready"])
+        .collect();
+    until(&hub.url, &ready).await;
+    spcd
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_never_ready_without_a_table_that_was_dropped_a_moment_before() {
     let hub = shared().database().await;
@@ -83,12 +100,8 @@ async fn it_is_never_ready_without_a_table_that_was_dropped_a_moment_before() {
 async fn what_was_dropped_before_a_look_a_start_or_a_take_over_is_there_when_it_is_ready() {
     let hub = shared().database().await;
     let source = made_by("CREATE TABLE t (id integer); INSERT INTO t VALUES (1)").await;
-    let mut spcd = Spcd::new(&hub.url);
     let members = ["a", "b"];
-    let blocks = members.map(|name| postgres(name, &source)).concat();
-    spcd.write("m.spc", &(blocks + &aggregator("g", &members)));
-    spcd.start();
-    until(&hub.url, &["a ready", "b ready", "g ready"]).await;
+    let mut spcd = united(&hub, &source, members).await;
     query(&hub.url, RECORD).await;
     let drop = "DROP FOREIGN TABLE b.t CASCADE; TRUNCATE public.shown";
     for command in [
@@ -138,12 +151,7 @@ const RECORD_LACKS: &str = "
 async fn its_record_names_no_view_that_a_members_change_has_dropped() {
     let hub = shared().database().await;
     let source = made_by("CREATE TABLE t (id integer); CREATE TABLE x (id integer)").await;
-    let mut spcd = Spcd::new(&hub.url);
-    let members = ["a", "b"];
-    let blocks = members.map(|name| postgres(name, &source)).concat();
-    spcd.write("m.spc", &(blocks + &aggregator("g", &members)));
-    spcd.start();
-    until(&hub.url, &["a ready", "b ready", "g ready"]).await;
+    let mut spcd = united(&hub, &source, ["a", "b"]).await;
     query(&hub.url, RECORD_LACKS).await;
     let steps = [
         ("DROP TABLE x", "t"),

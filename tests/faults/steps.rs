@@ -289,6 +289,8 @@ impl World {
                 second.env(name, value);
             }
             second.start();
+            // It handles signals before it logs anything.
+            second.logged("{");
             self.second = Some(second);
             return;
         };

@@ -70,7 +70,7 @@
 //! | `spcd-core` | [`config`], [`plugin`], [`pattern`], [`report`] | from blocks to connections and diagnostics |
 //! | | [`model`], [`observed`], [`remote_schema`], [`diff`] | plain data that the others share: desired state, observed state, a source's tables, changes of tables |
 //! | | [`csv`] | columns and types of CSV files, by the rules of the server's COPY |
-//! | | [`naming`] | names of a source's tables and columns
+//! | | [`naming`] | names of a source's tables and columns in the hub |
 //! | | [`tuning`] | options that make queries of Postgres sources fast |
 //! | | [`planner`], [`sql`] | from desired and observed state to statements |
 //! | | [`aggregator`], [`search_path`] | views of aggregators; search paths of the members of `spcd_users` |
